@@ -1,0 +1,159 @@
+//! The command line. It owns the shape of the commands; every setting of the configuration is a
+//! flag of the commands that use it, made from the table of settings.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{SETTINGS, Setting};
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Standalone,
+    Token,
+    ConfigCheck,
+    ConfigDefault,
+    ConfigDoc,
+}
+
+/// The command line, read.
+pub(crate) struct Invocation {
+    pub(crate) action: Action,
+    pub(crate) file: Option<PathBuf>,
+    /// By [`Setting::flag`].
+    pub(crate) flags: BTreeMap<String, String>,
+    pub(crate) user: String,
+    pub(crate) ttl: Duration,
+    pub(crate) scope: Option<String>,
+}
+
+fn with_settings(command: Command) -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .help("A TOML file with settings")
+        .value_parser(clap::value_parser!(PathBuf));
+    SETTINGS.iter().fold(command.arg(file), |command, setting| {
+        let Setting { doc, default, .. } = setting;
+        let env = setting.env();
+        let mut arg = Arg::new(setting.flag())
+            .long(setting.flag())
+            .value_name("VALUE")
+            .help(format!(
+                "{} [default: {default:?}] [env: {env}]",
+                doc.trim()
+            ))
+            .action(ArgAction::Set)
+            .help_heading(setting.section);
+        match setting.name().as_str() {
+            "server.listen" => arg = arg.visible_alias("listen"),
+            "store.data" => arg = arg.visible_alias("data"),
+            _ => {}
+        }
+        command.arg(arg)
+    })
+}
+
+fn command() -> Command {
+    let check = Command::new("check").about("Shows the settings in effect, or all that is wrong");
+    let default = Command::new("default").about("Prints a file with every setting at its default");
+    let doc = Command::new("doc").about("Prints the reference page in Markdown");
+    Command::new("online-status-edge")
+        .about("A real-time presence server")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(
+            Command::new("standalone").about("Runs one edge that needs no Redis and no Kafka"),
+        ))
+        .subcommand(with_settings(
+            Command::new("token")
+                .about("Makes a test token for auth.secret")
+                .arg(
+                    Arg::new("user")
+                        .long("user")
+                        .short('u')
+                        .required(true)
+                        .help("The user"),
+                )
+                .arg(
+                    Arg::new("ttl")
+                        .long("ttl")
+                        .short('t')
+                        .default_value("1h")
+                        .help("How long it is good, like 30s, 1h, 7d"),
+                )
+                .arg(
+                    Arg::new("scope")
+                        .long("scope")
+                        .help("Its scope, like presence:admin"),
+                ),
+        ))
+        .subcommand(
+            Command::new("config")
+                .about("Checks and explains the configuration")
+                .subcommand_required(true)
+                .subcommand(with_settings(check))
+                .subcommand(default)
+                .subcommand(doc),
+        )
+}
+
+/// Reads the process's command line; prints help or mistakes and exits (2) by itself.
+pub(crate) fn parse() -> Invocation {
+    let matches = command().get_matches();
+    let (name, arguments) = matches.subcommand().expect("a subcommand is required");
+    let (action, arguments) = match name {
+        "standalone" => (Action::Standalone, arguments),
+        "token" => (Action::Token, arguments),
+        _ => match arguments.subcommand().expect("a subcommand is required") {
+            ("check", arguments) => (Action::ConfigCheck, arguments),
+            ("default", arguments) => (Action::ConfigDefault, arguments),
+            (_, arguments) => (Action::ConfigDoc, arguments),
+        },
+    };
+    let text = |name: &str| -> Option<String> {
+        arguments
+            .try_get_one::<String>(name)
+            .ok()
+            .flatten()
+            .cloned()
+    };
+    let ttl = text("ttl").unwrap_or_default();
+    let ttl = match (action, crate::config::parse_duration(&ttl)) {
+        (Action::Token, Err(what)) => {
+            let message = format!("--ttl {ttl:?}: {what}\n");
+            command()
+                .error(clap::error::ErrorKind::ValueValidation, message)
+                .exit()
+        }
+        (_, ttl) => ttl.unwrap_or_default(),
+    };
+    Invocation {
+        action,
+        file: arguments
+            .try_get_one::<PathBuf>("config")
+            .ok()
+            .flatten()
+            .cloned(),
+        flags: given_flags(arguments),
+        user: text("user").unwrap_or_default(),
+        ttl,
+        scope: text("scope"),
+    }
+}
+
+fn given_flags(arguments: &ArgMatches) -> BTreeMap<String, String> {
+    let given = |setting: &Setting| {
+        let flag = setting.flag();
+        let text = arguments
+            .try_get_one::<String>(&flag)
+            .ok()
+            .flatten()?
+            .clone();
+        Some((flag, text))
+    };
+    SETTINGS.iter().filter_map(given).collect()
+}

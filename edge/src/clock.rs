@@ -1,0 +1,29 @@
+//! The process's clocks, read here and nowhere else.
+
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use presence::Now;
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as u64)
+}
+
+/// Microseconds since the first call.
+pub(crate) fn mono_us() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_micros() as u64
+}
+
+/// Both.
+pub(crate) fn now() -> Now {
+    Now {
+        mono_us: mono_us(),
+        wall_ms: wall_ms(),
+    }
+}

@@ -1,0 +1,245 @@
+//! The kinds of values a setting can have: how each is read from text, shown, and described.
+//! It owns syntax only; what a setting means stands in the table.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A kind of value. Every value is given as text, in the file, the environment and flags alike.
+pub(crate) trait Kind: Sized {
+    /// What is allowed, for errors and the reference.
+    const ALLOWED: &'static str;
+
+    /// `Err` says what is wrong.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// The text that gives this value again; secrets are hidden.
+    fn show(&self) -> String;
+}
+
+impl Kind for bool {
+    const ALLOWED: &'static str = "true or false";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| "it is neither true nor false".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for u64 {
+    const ALLOWED: &'static str = "a whole number";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.replace('_', "")
+            .parse()
+            .map_err(|_| "it is not a whole number".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for String {
+    const ALLOWED: &'static str = "a text";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_set() { "(set)" } else { "(not set)" })
+    }
+}
+
+impl Kind for Secret {
+    const ALLOWED: &'static str = "a text, never shown";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        if self.is_set() {
+            "(set)".into()
+        } else {
+            String::new()
+        }
+    }
+}
+
+impl Kind for PathBuf {
+    const ALLOWED: &'static str = "a path";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Kind for SocketAddr {
+    const ALLOWED: &'static str = "an address and port like 127.0.0.1:8080 or [::]:8080";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| "it is not an address with a port".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+const DURATIONS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+impl Kind for Duration {
+    const ALLOWED: &'static str = "a number with ms, s, m, h or d, like 25s";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = &text[digits.len()..];
+        let Some((_, ms)) = DURATIONS.iter().find(|(name, _)| *name == unit) else {
+            return Err("it has no unit of time".into());
+        };
+        let number: u64 = digits
+            .trim()
+            .parse()
+            .map_err(|_| "it is not a whole number with a unit")?;
+        let ms = number.checked_mul(*ms).ok_or("it is too long")?;
+        Ok(Self::from_millis(ms))
+    }
+
+    fn show(&self) -> String {
+        let ms = self.as_millis() as u64;
+        let (unit, factor) = DURATIONS
+            .iter()
+            .rev()
+            .find(|(_, factor)| ms != 0 && ms.is_multiple_of(*factor))
+            .unwrap_or(&("s", 1_000));
+        format!("{}{unit}", ms / factor)
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bytes(pub(crate) usize);
+
+const SIZES: [(&str, usize); 4] = [
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
+
+impl Kind for Bytes {
+    const ALLOWED: &'static str = "a number with B, KiB, MiB or GiB, like 16KiB";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = &text[digits.len()..];
+        let Some((_, factor)) = SIZES.iter().find(|(name, _)| *name == unit) else {
+            return Err("it has no unit of size".into());
+        };
+        let number: usize = digits
+            .trim()
+            .parse()
+            .map_err(|_| "it is not a whole number with a unit")?;
+        number
+            .checked_mul(*factor)
+            .map(Self)
+            .ok_or_else(|| "it is too large".into())
+    }
+
+    fn show(&self) -> String {
+        let (unit, factor) = SIZES
+            .iter()
+            .rev()
+            .find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor))
+            .unwrap_or(&SIZES[0]);
+        format!("{}{unit}", self.0 / factor)
+    }
+}
+
+/// Texts separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct List(pub(crate) Vec<String>);
+
+impl Kind for List {
+    const ALLOWED: &'static str = "texts separated by commas";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        Ok(Self(parts.map(str::to_owned).collect()))
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_need_a_unit_and_come_back_as_given() {
+        for text in ["25s", "500ms", "10m", "30d", "0s", "36h"] {
+            assert_eq!(Duration::parse(text).expect(text).show(), text);
+        }
+        for text in ["64KiB", "1GiB", "0B", "1500B"] {
+            assert_eq!(Bytes::parse(text).expect(text).show(), text);
+        }
+        for text in [
+            "25",
+            "s",
+            "-1s",
+            "1.5s",
+            "5 weeks",
+            "99999999999999999999d",
+            "",
+        ] {
+            assert!(Duration::parse(text).is_err(), "{text}");
+        }
+        for text in ["64", "KiB", "64kb"] {
+            assert!(Bytes::parse(text).is_err(), "{text}");
+        }
+    }
+}

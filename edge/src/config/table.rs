@@ -1,0 +1,183 @@
+//! Every setting of the edge: its name, type, default and meaning, once. File, environment, flags,
+//! `config check`, `config default` and the reference page all come from here.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::kinds::{Bytes, Kind, List, Secret};
+
+/// A setting as text.
+pub(crate) struct Setting {
+    pub(crate) section: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) default: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) allowed: &'static str,
+    /// What is wrong with a text for it.
+    pub(super) check: fn(&str) -> Result<(), String>,
+    /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`.
+    pub(crate) short_env: Option<&'static str>,
+}
+
+impl Setting {
+    /// As errors and the file name it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    pub(crate) fn flag(&self) -> String {
+        format!("{}-{}", self.section, self.key).replace('_', "-")
+    }
+
+    pub(crate) fn env(&self) -> String {
+        format!("ONLINE_STATUS_{}_{}", self.section, self.key).to_uppercase()
+    }
+}
+
+macro_rules! settings {
+    ($($section:ident as $type:ident { $(
+        $(#[doc = $doc:literal])+
+        $(#[env($env:literal)])?
+        $key:ident: $kind:ty = $default:literal,
+    )+ })+) => {
+        /// The whole configuration.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Config { $(pub(crate) $section: $type,)+ }
+
+        $(
+            #[doc = concat!("The settings of `", stringify!($section), "`.")]
+            #[derive(Debug, Clone)]
+            pub(crate) struct $type { $(
+                $(#[doc = $doc])+
+                pub(crate) $key: $kind,
+            )+ }
+        )+
+
+        pub(crate) const SETTINGS: &[Setting] = &[$($(Setting {
+            section: stringify!($section),
+            key: stringify!($key),
+            default: $default,
+            doc: concat!($($doc),+),
+            allowed: <$kind as Kind>::ALLOWED,
+            check: |text| <$kind as Kind>::parse(text).map(drop),
+            short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
+        },)+)+];
+
+        impl Config {
+            /// Builds the configuration from the text of each setting, in the table's order.
+            ///
+            /// # Panics
+            /// When a text is not what its setting's `check` accepts.
+            pub(super) fn from_checked(texts: &[String]) -> Self {
+                let mut texts = texts.iter();
+                let mut next = || texts.next().expect("one text a setting");
+                Self { $($section: $type { $(
+                    $key: <$kind>::parse(next()).expect("it was checked"),
+                )+ },)+ }
+            }
+
+            /// The text of each setting, in the table's order, secrets hidden.
+            pub(crate) fn show(&self) -> Vec<String> {
+                vec![$($(self.$section.$key.show(),)+)+]
+            }
+        }
+    };
+}
+
+settings! {
+    server as Server {
+        /// Where clients connect.
+        listen: SocketAddr = "127.0.0.1:8080",
+        /// Where health, metrics and administration are served.
+        admin_listen: SocketAddr = "127.0.0.1:8081",
+        /// The WebSocket URL that clients are told; empty = made from `listen`.
+        public_url: String = "",
+        /// Threads, each on a core of its own; 0 = one for each CPU the process may use.
+        cores: u64 = "0",
+        /// Pins each thread to a CPU.
+        pin: bool = "true",
+        /// Connections at a time; 0 = what the limit of open files allows. More are answered 503.
+        max_connections: u64 = "0",
+        /// Connections of one address; 0 = no limit. More are answered 429.
+        max_per_address: u64 = "0",
+        /// Time for the upgrade request, TLS included; later, the connection is closed.
+        upgrade_timeout: Duration = "5s",
+        /// Time for the token after the upgrade; later, 4408.
+        auth_timeout: Duration = "5s",
+        /// Bytes of a request's head; more are answered 431.
+        max_header: Bytes = "8KiB",
+        /// Bytes of a WebSocket message; more end the session with 1009.
+        max_message: Bytes = "16KiB",
+        /// Origins that browsers may connect from, like `https://example.com`; empty = all.
+        origins: List = "",
+        /// Sessions closed a second at shutdown.
+        drain_rate: u64 = "5000",
+        /// Time for a shutdown; what is left then is closed at once.
+        drain_timeout: Duration = "30s",
+        /// How long the kernel tries to deliver bytes before it drops a connection.
+        tcp_user_timeout: Duration = "30s",
+    }
+    node as Node {
+        /// The node's name, 1 to 64 of `A-Z a-z 0-9 . _ -`.
+        #[env("NODE_ID")]
+        id: String = "standalone",
+    }
+    presence as Presence {
+        /// How long a user stays online after its last session broke.
+        grace: Duration = "15s",
+        /// The same after a clean close; 0s = offline at once.
+        clean_close_grace: Duration = "0s",
+        /// Between two pings.
+        heartbeat: Duration = "25s",
+        /// A session is dead when nothing came for `heartbeat` and this.
+        heartbeat_timeout: Duration = "10s",
+        /// How long a question waits for the store.
+        store_patience: Duration = "2s",
+        /// Sessions of one user; more are refused with 4409.
+        max_devices: u64 = "100",
+        /// Users that one session may watch.
+        max_watches: u64 = "1000",
+        /// Bytes of answers that may wait for one slow session; more end it with 1013.
+        outbox: Bytes = "256KiB",
+        /// Messages a second that a session may send in the long run; more end it with 4429.
+        message_rate: u64 = "100",
+        /// Messages that a session may send at once.
+        message_burst: u64 = "1200",
+        /// Who may watch whom: `open`, or `claim`: whom the token's `watch` claim lists.
+        watch_policy: String = "open",
+    }
+    auth as Auth {
+        /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
+        #[env("JWT_SECRET")]
+        secret: Secret = "",
+        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
+        algorithms: List = "HS256",
+        /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
+        public_key: PathBuf = "",
+        /// A JSON Web Key Set file; read again on SIGHUP.
+        jwks_file: PathBuf = "",
+        /// What `iss` must be; empty = anything.
+        issuer: String = "",
+        /// What `aud` must contain; empty = anything.
+        audience: String = "",
+        /// By how much clocks may differ.
+        leeway: Duration = "0s",
+        /// The scope that bulk and admin endpoints need.
+        admin_scope: String = "presence:admin",
+    }
+    tls as Tls {
+        /// The certificate chain in PEM; with `key` it turns TLS on. Read again on SIGHUP.
+        certificate: PathBuf = "",
+        /// The private key in PEM.
+        key: PathBuf = "",
+    }
+    store as Store {
+        /// A directory to keep presence in; empty = in memory.
+        data: PathBuf = "",
+        /// How long an offline user is remembered.
+        retention: Duration = "30d",
+    }
+    cluster as Cluster {
+        /// How many vnodes there are, a power of two, for the cluster's life.
+        vnodes: u64 = "4096",
+    }
+}

@@ -1,0 +1,366 @@
+//! What the edge counts and how Prometheus reads it. Every metric's name and labels stand here.
+//! Cores count plain numbers of their own and publish a copy now and then; nothing is shared on a
+//! session's path.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Mutex};
+
+use presence::Counters;
+
+/// Upper bounds of the latency buckets, in microseconds.
+const BUCKETS: [u64; 14] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000,
+];
+
+/// A histogram of latencies.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Latency {
+    /// One more than there are bounds.
+    counts: [u64; BUCKETS.len() + 1],
+    sum_us: u64,
+}
+
+impl Latency {
+    pub(crate) fn record(&mut self, us: u64) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < us);
+        self.counts[bucket] += 1;
+        self.sum_us += us;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_us += other.sum_us;
+    }
+}
+
+/// What a core counts around its presence.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CoreStats {
+    pub(crate) presence: Counters,
+    /// Connections of any kind, now.
+    pub(crate) connections: u64,
+    pub(crate) accepted: u64,
+    pub(crate) accept_errors: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) outbox_bytes: u64,
+    pub(crate) vnodes_loading: u64,
+    /// By HTTP status.
+    pub(crate) responses: BTreeMap<u16, u64>,
+    /// By close code.
+    pub(crate) closes: BTreeMap<u16, u64>,
+    /// By kind of mistake.
+    pub(crate) bad_tokens: BTreeMap<&'static str, u64>,
+    /// From accept to welcome.
+    pub(crate) handshake: Latency,
+    /// From a change to its bytes' way to the socket.
+    pub(crate) delivery: Latency,
+}
+
+/// The last copies, by core.
+pub(crate) struct Metrics(Vec<Mutex<CoreStats>>);
+
+impl Metrics {
+    pub(crate) fn new(cores: usize) -> Self {
+        Self((0..cores).map(|_| Mutex::default()).collect())
+    }
+
+    /// How many cores there are.
+    pub(crate) fn cores(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn publish(&self, core: usize, stats: &CoreStats) {
+        *self.0[core].lock().expect("nobody panics with this lock") = stats.clone();
+    }
+
+    /// All, in Prometheus' text format 0.0.4.
+    pub(crate) fn render(&self, node: &str, draining: bool) -> String {
+        let cores: Vec<CoreStats> = self
+            .0
+            .iter()
+            .map(|stats| stats.lock().expect("nobody panics with this lock").clone())
+            .collect();
+        let mut page = Page(String::new());
+        page.head("build_info", "gauge", "The release.");
+        page.value(
+            "build_info",
+            &format!(
+                "{{version=\"{}\",node=\"{node}\"}}",
+                env!("CARGO_PKG_VERSION")
+            ),
+            1,
+        );
+        page.head("draining", "gauge", "Whether the edge is shutting down.");
+        page.value("draining", "", u64::from(draining));
+        for (name, kind, help, read) in PER_CORE {
+            page.head(name, kind, help);
+            for (core, stats) in cores.iter().enumerate() {
+                page.value(name, &format!("{{core=\"{core}\"}}"), read(stats));
+            }
+        }
+        for (name, help, label, read) in BY_LABEL {
+            page.head(name, "counter", help);
+            let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+            for (value, count) in cores.iter().flat_map(read) {
+                *sum.entry(value).or_default() += count;
+            }
+            for (value, count) in sum {
+                page.value(name, &format!("{{{label}=\"{value}\"}}"), count);
+            }
+        }
+        page.latency(
+            "handshake_seconds",
+            "From accept to welcome.",
+            cores.iter().map(|c| &c.handshake),
+        );
+        page.latency(
+            "delivery_seconds",
+            "From a change to the send of its bytes, on the watcher's core.",
+            cores.iter().map(|c| &c.delivery),
+        );
+        page.0
+    }
+}
+
+type PerCore = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&CoreStats) -> u64,
+);
+
+const PER_CORE: &[PerCore] = &[
+    ("connections", "gauge", "Open connections.", |c| {
+        c.connections
+    }),
+    ("sessions", "gauge", "Open sessions.", |c| {
+        c.presence.sessions
+    }),
+    ("users", "gauge", "Users in memory.", |c| c.presence.users),
+    (
+        "watchers",
+        "gauge",
+        "Watches: one a session and user it watches.",
+        |c| c.presence.watches,
+    ),
+    (
+        "ready_sessions",
+        "gauge",
+        "Sessions with something to send.",
+        |c| c.presence.ready,
+    ),
+    (
+        "store_queue",
+        "gauge",
+        "Requests that wait for the store.",
+        |c| c.presence.store_queue,
+    ),
+    (
+        "bus_queue",
+        "gauge",
+        "Changes that wait for the bus.",
+        |c| c.presence.bus_queue,
+    ),
+    (
+        "peer_queue",
+        "gauge",
+        "Messages that wait for other cores.",
+        |c| c.presence.peer_queue,
+    ),
+    (
+        "outbox_bytes",
+        "gauge",
+        "Bytes that wait for slow sockets.",
+        |c| c.outbox_bytes,
+    ),
+    (
+        "vnodes_loading",
+        "gauge",
+        "Vnodes whose users are not loaded yet.",
+        |c| c.vnodes_loading,
+    ),
+    ("accepted_total", "counter", "Connections accepted.", |c| {
+        c.accepted
+    }),
+    (
+        "accept_errors_total",
+        "counter",
+        "Connections that could not be accepted.",
+        |c| c.accept_errors,
+    ),
+    ("connects_total", "counter", "Sessions opened.", |c| {
+        c.presence.connects
+    }),
+    ("messages_total", "counter", "Messages of clients.", |c| {
+        c.presence.messages
+    }),
+    (
+        "bad_messages_total",
+        "counter",
+        "Messages that were not understood.",
+        |c| c.presence.bad_messages,
+    ),
+    (
+        "not_allowed_total",
+        "counter",
+        "Watches and queries that the token did not allow.",
+        |c| c.presence.not_allowed,
+    ),
+    (
+        "events_total",
+        "counter",
+        "Changes of users' public records.",
+        |c| c.presence.changes,
+    ),
+    (
+        "deliveries_total",
+        "counter",
+        "Records sent to watchers.",
+        |c| c.presence.deliveries,
+    ),
+    (
+        "delivery_frames_total",
+        "counter",
+        "Frames that carried them.",
+        |c| c.presence.frames,
+    ),
+    (
+        "conflations_total",
+        "counter",
+        "Changes merged into one that still waited.",
+        |c| c.presence.conflations,
+    ),
+    (
+        "blocked_total",
+        "counter",
+        "Times a client's socket took no more.",
+        |c| c.presence.blocked,
+    ),
+    (
+        "stale_total",
+        "counter",
+        "States dropped because a newer one was known.",
+        |c| c.presence.stale,
+    ),
+    (
+        "impatient_total",
+        "counter",
+        "Questions answered without waiting on for the store.",
+        |c| c.presence.impatient,
+    ),
+    (
+        "store_writes_total",
+        "counter",
+        "Records written to the store.",
+        |c| c.presence.store_writes,
+    ),
+    (
+        "store_failures_total",
+        "counter",
+        "Requests that the store failed.",
+        |c| c.presence.store_failures,
+    ),
+    (
+        "published_total",
+        "counter",
+        "Events delivered to the bus.",
+        |c| c.presence.published,
+    ),
+    (
+        "bus_failures_total",
+        "counter",
+        "Events that the bus did not take.",
+        |c| c.presence.bus_failures,
+    ),
+    (
+        "sent_bytes_total",
+        "counter",
+        "Bytes sent to clients.",
+        |c| c.sent_bytes,
+    ),
+    (
+        "received_bytes_total",
+        "counter",
+        "Bytes received from clients.",
+        |c| c.received_bytes,
+    ),
+];
+
+type ByLabel = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&CoreStats) -> Vec<(String, u64)>,
+);
+
+const BY_LABEL: &[ByLabel] = &[
+    (
+        "closes_total",
+        "Sessions ended by this edge.",
+        "code",
+        |c| labelled(&c.closes),
+    ),
+    (
+        "http_responses_total",
+        "Answers to HTTP requests.",
+        "status",
+        |c| labelled(&c.responses),
+    ),
+    (
+        "bad_tokens_total",
+        "Tokens that were refused.",
+        "reason",
+        |c| labelled(&c.bad_tokens),
+    ),
+];
+
+fn labelled<T: ToString>(counts: &BTreeMap<T, u64>) -> Vec<(String, u64)> {
+    counts
+        .iter()
+        .map(|(label, count)| (label.to_string(), *count))
+        .collect()
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(
+            self.0,
+            "# HELP online_status_{name} {help}\n# TYPE online_status_{name} {kind}"
+        )
+        .expect("a String takes all text");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: u64) {
+        writeln!(self.0, "online_status_{name}{labels} {value}").expect("a String takes all text");
+    }
+
+    fn latency<'a>(&mut self, name: &str, help: &str, parts: impl Iterator<Item = &'a Latency>) {
+        let mut all = Latency::default();
+        parts.for_each(|part| all.add(part));
+        self.head(name, "histogram", help);
+        let mut count = 0;
+        for (bound, more) in BUCKETS.iter().zip(all.counts) {
+            count += more;
+            let bound = *bound as f64 / 1e6;
+            self.value(
+                &format!("{name}_bucket"),
+                &format!("{{le=\"{bound}\"}}"),
+                count,
+            );
+        }
+        count += all.counts[BUCKETS.len()];
+        self.value(&format!("{name}_bucket"), "{le=\"+Inf\"}", count);
+        writeln!(
+            self.0,
+            "online_status_{name}_sum {}",
+            all.sum_us as f64 / 1e6
+        )
+        .expect("a String takes all text");
+        self.value(&format!("{name}_count"), "", count);
+    }
+}

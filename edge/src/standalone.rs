@@ -1,0 +1,433 @@
+//! The standalone edge: the embedded store and bus, all vnodes, no other process. It owns the
+//! start, the signals and the shutdown.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use presence::{Core, Owner, Settings};
+use ring::{CoreId, Epoch, Member, VnodeCount};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{
+    admin,
+    auth::{self, AuthError, Verifier},
+    bus, clock,
+    config::{Config, DEVELOPMENT_SECRET, Secret},
+    connection,
+    mesh::Mesh,
+    shared::{Shared, SharedParts},
+    socket, store,
+    store::Store,
+    tls::{self, TlsError},
+    worker::{Mail, Worker},
+};
+
+/// Descriptors that are not connections: rings, listeners, files.
+const RESERVED_DESCRIPTORS: u64 = 128;
+
+/// Why the edge does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(
+        "no JWT_SECRET is set, so tokens of the public development secret are accepted, and \
+         server.listen = {0} is not a loopback address; set JWT_SECRET (at least 32 bytes)"
+    )]
+    DevelopmentSecret(SocketAddr),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    #[error("{0} = {1}: cannot listen there: {2}")]
+    Listen(&'static str, SocketAddr, std::io::Error),
+    #[error("server.cores = {0}: more than the {1} CPUs that this process may use")]
+    Cores(usize, usize),
+    #[error(
+        "the kernel does not give an io_uring to this process: {0}. Linux 6.1 or newer is needed; \
+         in a container its seccomp profile has to allow io_uring_setup, io_uring_enter and \
+         io_uring_register"
+    )]
+    Uring(std::io::Error),
+    #[error("{0} cores did not finish the shutdown in time")]
+    Drain(usize),
+    #[error("the process cannot be set up: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
+    clock::mono_us();
+    let development = !config.auth.secret.is_set()
+        && config.auth.public_key.as_os_str().is_empty()
+        && config.auth.jwks_file.as_os_str().is_empty();
+    let listen = config.server.listen;
+    if development {
+        if !listen.ip().is_loopback() {
+            return Err(StartError::DevelopmentSecret(listen));
+        }
+        config.auth.secret = Secret::new(DEVELOPMENT_SECRET);
+    }
+    crate::send_ring::SendRing::new().map_err(StartError::Uring)?;
+    let cpus = allowed_cpus();
+    let cores = match config.server.cores as usize {
+        0 => cpus.len().min(64),
+        cores if config.server.pin && cores > cpus.len() => {
+            return Err(StartError::Cores(cores, cpus.len()));
+        }
+        cores => cores,
+    };
+    config.server.cores = cores as u64;
+    let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
+    let max_connections = match config.server.max_connections {
+        0 => limit,
+        most => limit.min(most as usize),
+    };
+    let verifier = Verifier::new(&config)?;
+    let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
+    let tls = (!tls_paths.0.as_os_str().is_empty())
+        .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
+        .transpose()?;
+    let wrong_listen = |name, address| move |error| StartError::Listen(name, address, error);
+    // Without a shared port first: another process there would silently take its half.
+    let probe = TcpListener::bind(listen).map_err(wrong_listen("server.listen", listen))?;
+    let listen = probe.local_addr()?;
+    drop(probe);
+    let listeners: Vec<TcpListener> = (0..cores)
+        .map(|_| socket::listen(listen).map_err(wrong_listen("server.listen", listen)))
+        .collect::<Result<_, _>>()?;
+    let admin_listen = config.server.admin_listen;
+    let admin = TcpListener::bind(admin_listen)
+        .map_err(wrong_listen("server.admin_listen", admin_listen))?;
+    let admin_address = admin.local_addr()?;
+
+    let scheme = if tls.is_some() { "wss" } else { "ws" };
+    let public_url = match config.server.public_url.as_str() {
+        "" => format!("{scheme}://{listen}/socket"),
+        url => url.to_owned(),
+    };
+    let vnodes = VnodeCount::new(config.cluster.vnodes as usize).expect("checked with the rest");
+    let members = vec![
+        Member {
+            weight: 1,
+            ..Member::default()
+        };
+        cores
+    ];
+    let owners = ring::assign(&vec![None; vnodes.get()], &members).expect("nothing is pinned");
+    let core_of = |owner: Option<usize>| CoreId::new(owner.expect("all have weight") as u16);
+
+    let meshes = Mesh::<Mail>::connect(cores);
+    let bells: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.bell)).collect();
+    let retention = config.store.retention.as_millis() as u64;
+    let (stores, epoch, seq) = open_store(&config, retention, &bells)?;
+    let shared = Arc::new(Shared::new(SharedParts {
+        verifier,
+        development,
+        tls,
+        cores: owners.into_iter().map(core_of).collect(),
+        core_count: cores,
+        vnodes,
+        epoch,
+        public_url,
+        max_connections,
+        config,
+    }));
+    let settings = settings(&shared, cores as u16);
+    let running = Arc::new(AtomicUsize::new(cores));
+    let parts = listeners
+        .into_iter()
+        .zip(meshes)
+        .zip(stores)
+        .zip(cpus.into_iter().cycle());
+    for (n, (((listener, mesh), store), cpu)) in parts.enumerate() {
+        let shared = Arc::clone(&shared);
+        let running = Arc::clone(&running);
+        let id = CoreId::new(n as u16);
+        let settings = Settings {
+            core: id,
+            ..settings.clone()
+        };
+        std::thread::Builder::new()
+            .name(format!("core-{n}"))
+            .spawn(move || {
+                if shared.config.server.pin
+                    && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
+                {
+                    eprintln!("core {n} is not pinned to CPU {cpu}: {error}");
+                }
+                let start = CoreStart {
+                    shared,
+                    id,
+                    settings,
+                    epoch,
+                    seq,
+                    listener,
+                    mesh,
+                    store,
+                };
+                if let Err(error) = start.run() {
+                    eprintln!("error: core {n}: {error}");
+                    std::process::exit(1);
+                }
+                running.fetch_sub(1, Ordering::AcqRel);
+            })?;
+    }
+    let admin_shared = Arc::clone(&shared);
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || admin::run(&admin, &admin_shared))?;
+    announce(&shared, listen, admin_address);
+    wait_for_end(&shared, &running, &tls_paths)
+}
+
+type Stores = (Vec<Box<dyn Store + Send>>, Epoch, u64);
+
+fn open_store(
+    config: &Config,
+    retention: u64,
+    bells: &[Arc<crate::mesh::Bell>],
+) -> Result<Stores, StartError> {
+    if config.store.data.as_os_str().is_empty() {
+        let memory = |_| Box::new(store::Memory::new(retention)) as Box<dyn Store + Send>;
+        // Nothing of a former process is left but what clients know: versions must be newer.
+        // Days count as epochs and 64ths of milliseconds as the sequence of the day.
+        const DAY: u64 = 86_400_000;
+        let now = clock::wall_ms();
+        let epoch = Epoch::new((now / DAY) as u32);
+        return Ok((bells.iter().map(memory).collect(), epoch, now % DAY * 64));
+    }
+    let (handles, epoch) = store::Durable::open(&config.store.data, retention, bells)?;
+    let boxed = |handle| Box::new(handle) as Box<dyn Store + Send>;
+    Ok((handles.into_iter().map(boxed).collect(), epoch, 0))
+}
+
+fn settings(shared: &Shared, cores: u16) -> Settings {
+    let presence = &shared.config.presence;
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    Settings {
+        node: shared.config.node.id.as_str().into(),
+        core: CoreId::default(),
+        cores,
+        vnodes: shared.vnodes,
+        seed: random_seed(),
+        grace: ms(presence.grace),
+        clean_close_grace: ms(presence.clean_close_grace),
+        heartbeat: ms(presence.heartbeat),
+        heartbeat_timeout: ms(presence.heartbeat_timeout),
+        store_patience: ms(presence.store_patience),
+        max_devices: presence.max_devices as u32,
+        max_watches: presence.max_watches as u32,
+        outbox: presence.outbox.0,
+        message_rate: presence.message_rate as u32,
+        message_burst: presence.message_burst as u32,
+    }
+}
+
+/// From the operating system, by way of the standard library's hasher.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(clock::wall_ms())
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None);
+    let cpus: Vec<usize> = set
+        .map(|set| {
+            (0..rustix::thread::CpuSet::MAX_CPU)
+                .filter(|cpu| set.is_set(*cpu))
+                .collect()
+        })
+        .unwrap_or_default();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Raises the limit of open files as far as it goes; how many connections it allows.
+fn raise_descriptor_limit(reserved: u64) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where that is not allowed, the limit stays as it is.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    current.saturating_sub(reserved).max(1) as usize
+}
+
+struct CoreStart {
+    shared: Arc<Shared>,
+    id: CoreId,
+    settings: Settings,
+    epoch: Epoch,
+    seq: u64,
+    listener: TcpListener,
+    mesh: Mesh<Mail>,
+    store: Box<dyn Store + Send>,
+}
+
+impl CoreStart {
+    /// Runs the core until it is drained.
+    fn run(self) -> std::io::Result<()> {
+        let mut ring = io_uring::IoUring::builder();
+        // Completions interrupt nothing, and are noticed without a system call: with work that is
+        // deferred to the next wait instead, a busy loop would see them late.
+        ring.setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_single_issuer()
+            .setup_cqsize(65_536);
+        let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+            .with_entries(4_096)
+            .uring_builder(ring)
+            .enable_timer()
+            .build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> std::io::Result<()> {
+        let Self {
+            shared,
+            id,
+            settings,
+            epoch,
+            seq,
+            listener,
+            mesh,
+            store,
+        } = self;
+        let mut core = Core::new(settings, clock::now());
+        for vnode in shared.vnodes.all() {
+            match shared.core_of(vnode) {
+                owner if owner == id => core.own(vnode, epoch, seq),
+                owner => core.owned_by(vnode, Owner::Core(owner)),
+            }
+        }
+        let bus = Box::new(bus::Embedded::default());
+        let worker = Worker::new(Arc::clone(&shared), core, id, mesh, store, bus)?;
+        monoio::spawn(Rc::clone(&worker).pump_task());
+        monoio::spawn(Rc::clone(&worker).mail_task());
+        monoio::spawn(Rc::clone(&worker).tick_task());
+        let listener = monoio::net::TcpListener::from_std(listener)?;
+        monoio::spawn(accept(Rc::clone(&worker), listener));
+        let started = std::cell::Cell::new(None);
+        loop {
+            monoio::time::sleep(Duration::from_millis(50)).await;
+            if shared.is_draining() {
+                let since = started.get().unwrap_or_else(clock::mono_us);
+                started.set(Some(since));
+                let passed = Duration::from_micros(clock::mono_us() - since);
+                if worker.is_drained() || passed > shared.config.server.drain_timeout {
+                    worker.publish_stats();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: monoio::net::TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                monoio::spawn(connection::serve(Rc::clone(&worker), stream, peer));
+            }
+            Err(_) => {
+                // Out of descriptors, mostly: the others go on, and it is tried again.
+                worker.stats.borrow_mut().accept_errors += 1;
+                monoio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
+    let scheme = if shared.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    println!(
+        "online-status-edge {} standalone, {} cores, up to {} connections",
+        env!("CARGO_PKG_VERSION"),
+        shared.config.server.cores,
+        shared.max_connections
+    );
+    println!("  clients   {}", shared.public_url);
+    println!("  admin     http://{admin}  (/healthz /readyz /metrics)");
+    println!(
+        "  store     {}",
+        match shared.config.store.data.as_os_str().is_empty() {
+            true => "in memory; use --data DIR to keep it".to_owned(),
+            false => shared.config.store.data.display().to_string(),
+        }
+    );
+    println!(
+        "  a vanished client is offline within {} ms",
+        shared.config.ghost_bound()
+    );
+    if shared.development {
+        println!("  JWT_SECRET is not set: tokens of the public development secret are accepted");
+        let expires = clock::wall_ms() + 86_400_000;
+        let token = auth::sign(DEVELOPMENT_SECRET, "alice", expires, None);
+        println!("  live page {scheme}://{listen}/  (open it in two tabs)");
+        println!("  a token for alice, good for a day:\n{token}");
+    } else {
+        println!(
+            "  live page {scheme}://{listen}/  (make a token: online-status-edge token --user alice)"
+        );
+    }
+}
+
+fn wait_for_end(
+    shared: &Arc<Shared>,
+    running: &AtomicUsize,
+    tls_paths: &(std::path::PathBuf, std::path::PathBuf),
+) -> Result<(), StartError> {
+    // The cores end by themselves; one that does not is not waited for.
+    let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
+    let mut told = None;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    loop {
+        for signal in signals.pending() {
+            match signal {
+                SIGHUP => reload(shared, tls_paths),
+                _ if shared.is_draining() => {
+                    eprintln!("told twice to stop: ending now");
+                    return Ok(());
+                }
+                _ => {
+                    println!("shutting down: sessions are told to go elsewhere");
+                    shared.draining.store(true, Ordering::Relaxed);
+                    told = Some(std::time::Instant::now());
+                }
+            }
+        }
+        if told.is_some_and(|told| told.elapsed() > patience) {
+            return Err(StartError::Drain(running.load(Ordering::Acquire)));
+        }
+        if running.load(Ordering::Acquire) == 0 {
+            println!("done");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Takes new certificates and keys for new connections; on an error the old ones stay.
+fn reload(shared: &Shared, (certificate, key): &(std::path::PathBuf, std::path::PathBuf)) {
+    if let Some(tls) = &shared.tls {
+        match tls.reload(certificate, key) {
+            Ok(()) => println!("the certificate was loaded again"),
+            Err(error) => eprintln!("the old certificate stays: {error}"),
+        }
+    }
+    match Verifier::new(&shared.config) {
+        Ok(verifier) => shared.verifier.store(Arc::new(verifier)),
+        Err(error) => eprintln!("the old token keys stay: {error}"),
+    }
+}

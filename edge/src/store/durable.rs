@@ -1,0 +1,281 @@
+//! The store in a directory (redb): records outlive a restart and a `kill -9`. One thread owns the
+//! database and commits each batch before it answers; cores hand it requests and poll the answers.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, Sender, channel},
+    },
+};
+
+use presence::{StoreReply, StoreRequest};
+use protocol::{Status, Stored};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use ring::{Epoch, Vnode};
+
+use super::Store;
+use crate::mesh::Bell;
+
+/// Vnode and user to record.
+const USERS: TableDefinition<'_, (u16, &str), &[u8]> = TableDefinition::new("users");
+/// `boot` to how often the database was opened, which is the epoch of its vnodes.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+/// Requests of one core that may wait for the database.
+const ROOM: usize = 4_096;
+/// Requests in one commit.
+const BATCH: usize = 4_096;
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("store.data = {0}: {1}")]
+    Directory(String, std::io::Error),
+    #[error("store.data = {0}: {1}")]
+    Database(String, redb::Error),
+}
+
+struct Request {
+    core: usize,
+    requests: Vec<StoreRequest>,
+}
+
+/// A core's handle.
+pub(crate) struct Durable {
+    core: usize,
+    requests: Sender<Request>,
+    replies: Arc<Mutex<Vec<StoreReply>>>,
+    waiting: usize,
+}
+
+impl Durable {
+    /// Opens the database in `directory` and gives a handle to each core, whose bell is rung when
+    /// there are answers; and the epoch of this opening.
+    pub(crate) fn open(
+        directory: &Path,
+        retention: u64,
+        bells: &[Arc<Bell>],
+    ) -> Result<(Vec<Self>, Epoch), OpenError> {
+        let shown = directory.display().to_string();
+        std::fs::create_dir_all(directory)
+            .map_err(|error| OpenError::Directory(shown.clone(), error))?;
+        let wrong = |error: redb::Error| OpenError::Database(shown.clone(), error);
+        let database = Database::create(directory.join("presence.redb"))
+            .map_err(|error| wrong(error.into()))?;
+        let boot = count_boot(&database).map_err(wrong)?;
+        let (sender, receiver) = channel();
+        let mailboxes: Vec<Mailbox> = bells
+            .iter()
+            .map(|bell| Mailbox {
+                replies: Arc::default(),
+                bell: Arc::clone(bell),
+            })
+            .collect();
+        let handles = mailboxes.iter().enumerate().map(|(core, mailbox)| Self {
+            core,
+            requests: sender.clone(),
+            replies: Arc::clone(&mailbox.replies),
+            waiting: 0,
+        });
+        let handles = handles.collect();
+        let keeper = Keeper {
+            database,
+            retention,
+            mailboxes,
+        };
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || keeper.run(&receiver))
+            .map_err(|error| OpenError::Directory(shown.clone(), error))?;
+        Ok((handles, Epoch::new(boot as u32)))
+    }
+}
+
+fn count_boot(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let boot = {
+        let mut numbers = transaction.open_table(NUMBERS)?;
+        let boot = numbers.get("boot")?.map_or(0, |boot| boot.value()) + 1;
+        numbers.insert("boot", boot)?;
+        transaction.open_table(USERS)?;
+        boot
+    };
+    transaction.commit()?;
+    Ok(boot)
+}
+
+impl Store for Durable {
+    fn room(&self) -> usize {
+        ROOM.saturating_sub(self.waiting)
+    }
+
+    fn submit(&mut self, requests: Vec<StoreRequest>) {
+        self.waiting += requests.len();
+        let request = Request {
+            core: self.core,
+            requests,
+        };
+        // The thread ends only with the process.
+        self.requests
+            .send(request)
+            .expect("the store's thread runs as long as the process");
+    }
+
+    fn poll(&mut self, replies: &mut Vec<StoreReply>) {
+        let mut waiting = self.replies.lock().expect("nobody panics with this lock");
+        self.waiting -= waiting.len();
+        replies.append(&mut waiting);
+    }
+
+    fn tick(&mut self, _now: u64) {}
+}
+
+struct Mailbox {
+    replies: Arc<Mutex<Vec<StoreReply>>>,
+    bell: Arc<Bell>,
+}
+
+struct Keeper {
+    database: Database,
+    retention: u64,
+    mailboxes: Vec<Mailbox>,
+}
+
+impl Keeper {
+    fn run(&self, receiver: &Receiver<Request>) {
+        while let Ok(first) = receiver.recv() {
+            let mut batch = vec![first];
+            let mut size = batch[0].requests.len();
+            while size < BATCH
+                && let Ok(next) = receiver.try_recv()
+            {
+                size += next.requests.len();
+                batch.push(next);
+            }
+            match self.execute(&batch) {
+                Ok(replies) => self.answer(replies),
+                Err(error) => {
+                    eprintln!("store: {error}");
+                    let failed = batch.into_iter().map(|Request { core, requests }| {
+                        (core, requests.iter().map(failure).collect())
+                    });
+                    self.answer(failed.collect());
+                    // A full or broken disk: it is asked again, but not as fast as it fails.
+                    std::thread::sleep(std::time::Duration::from_millis(500));
+                }
+            }
+        }
+    }
+
+    fn answer(&self, replies: Vec<(usize, Vec<StoreReply>)>) {
+        for (core, replies) in replies {
+            let mailbox = &self.mailboxes[core];
+            mailbox
+                .replies
+                .lock()
+                .expect("nobody panics with this lock")
+                .extend(replies);
+            mailbox.bell.ring();
+        }
+    }
+
+    fn execute(&self, batch: &[Request]) -> Result<Vec<(usize, Vec<StoreReply>)>, redb::Error> {
+        let writes = batch
+            .iter()
+            .flat_map(|request| &request.requests)
+            .any(|request| matches!(request, StoreRequest::Write { .. }));
+        if writes {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut users = transaction.open_table(USERS)?;
+                let mut bytes = Vec::new();
+                for request in batch.iter().flat_map(|request| &request.requests) {
+                    if let StoreRequest::Write {
+                        vnode,
+                        user,
+                        stored,
+                        ..
+                    } = request
+                    {
+                        bytes.clear();
+                        stored.encode(&mut bytes);
+                        users.insert((vnode.get(), &**user), bytes.as_slice())?;
+                    }
+                }
+            }
+            transaction.commit()?;
+        }
+        let transaction = self.database.begin_read()?;
+        let users = transaction.open_table(USERS)?;
+        let answer = |request: &StoreRequest| -> Result<StoreReply, redb::Error> {
+            Ok(match request {
+                StoreRequest::Load { vnode, epoch } => {
+                    StoreReply::Loaded(*vnode, *epoch, connected(&users, *vnode)?)
+                }
+                StoreRequest::Read {
+                    ticket,
+                    vnode,
+                    user,
+                } => {
+                    let bytes = users.get((vnode.get(), &**user))?;
+                    let stored = bytes.and_then(|bytes| self.decode(user, bytes.value()));
+                    StoreReply::Read(*ticket, stored)
+                }
+                StoreRequest::Write { ticket, .. } => StoreReply::Written(*ticket),
+            })
+        };
+        batch
+            .iter()
+            .map(|Request { core, requests }| {
+                Ok((
+                    *core,
+                    requests.iter().map(answer).collect::<Result<_, _>>()?,
+                ))
+            })
+            .collect()
+    }
+
+    /// A record that is too old or not understood is as good as none.
+    fn decode(&self, user: &str, bytes: &[u8]) -> Option<Stored> {
+        match Stored::decode(bytes) {
+            Ok(stored) => {
+                let now = crate::clock::wall_ms();
+                let recent = stored.record.last_seen.saturating_add(self.retention) >= now;
+                let kept = stored.record.status != Status::Offline || stored.connected || recent;
+                kept.then_some(stored)
+            }
+            Err(error) => {
+                eprintln!("store: the record of {user:?} is left aside: {error}");
+                None
+            }
+        }
+    }
+}
+
+fn connected(
+    users: &impl ReadableTable<(u16, &'static str), &'static [u8]>,
+    vnode: Vnode,
+) -> Result<Vec<(Box<str>, Stored)>, redb::Error> {
+    let mut found = Vec::new();
+    for entry in users.range((vnode.get(), "")..)? {
+        let (key, value) = entry?;
+        let (of, user) = key.value();
+        if of != vnode.get() {
+            break;
+        }
+        match Stored::decode(value.value()) {
+            Ok(stored) if stored.connected => found.push((user.into(), stored)),
+            Ok(_) => {}
+            Err(error) => eprintln!("store: the record of {user:?} is left aside: {error}"),
+        }
+    }
+    Ok(found)
+}
+
+fn failure(request: &StoreRequest) -> StoreReply {
+    match request {
+        StoreRequest::Load { vnode, epoch } => StoreReply::LoadFailed(*vnode, *epoch),
+        StoreRequest::Read { ticket, .. } => StoreReply::ReadFailed(*ticket),
+        StoreRequest::Write { ticket, .. } => StoreReply::WriteFailed(*ticket),
+    }
+}

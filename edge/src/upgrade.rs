@@ -1,0 +1,130 @@
+//! The upgrade request (RFC 6455 §4.2): what it must have, who is allowed, and the answer.
+//! It decides by the request alone and does no I/O.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use protocol::Encoding;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::{
+    auth::Claims,
+    clock,
+    http::{Request, Response},
+    shared::Shared,
+};
+
+/// The prefix of a subprotocol that carries a token, since browsers cannot set headers.
+const BEARER: &str = "bearer.";
+
+/// A good upgrade.
+pub(crate) struct Upgrade {
+    pub(crate) encoding: Encoding,
+    /// With a token in the request.
+    pub(crate) claims: Option<Claims>,
+    /// The head of the answer.
+    pub(crate) response: Vec<u8>,
+}
+
+/// A refused one.
+pub(crate) struct Refused {
+    pub(crate) response: Response,
+    /// What was wrong with the token, when that was it.
+    pub(crate) bad_token: Option<&'static str>,
+}
+
+fn refuse(status: u16, what: &str) -> Refused {
+    Refused {
+        response: Response::problem(status, what),
+        bad_token: None,
+    }
+}
+
+/// Decides on an upgrade request.
+pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refused> {
+    if request.method != "GET" {
+        let mut refused = refuse(405, "an upgrade is a GET");
+        refused.response = refused.response.with("allow", "GET");
+        return Err(refused);
+    }
+    if !request.has_word("upgrade", "websocket") || !request.has_word("connection", "upgrade") {
+        let mut refused = refuse(426, "this is the address of a WebSocket");
+        refused.response = refused
+            .response
+            .with("upgrade", "websocket")
+            .with("connection", "upgrade");
+        return Err(refused);
+    }
+    if request.header("sec-websocket-version") != Some("13") {
+        let mut refused = refuse(426, "only version 13 of WebSocket is spoken here");
+        refused.response = refused.response.with("sec-websocket-version", "13");
+        return Err(refused);
+    }
+    let key = request.header("sec-websocket-key").unwrap_or_default();
+    if STANDARD.decode(key).map_or(true, |key| key.len() != 16) {
+        return Err(refuse(400, "sec-websocket-key must be 16 bytes in base64"));
+    }
+    if request.body_length > 0 {
+        return Err(refuse(400, "an upgrade request has no body"));
+    }
+    let origins = &shared.config.server.origins.0;
+    if let Some(origin) = request.header("origin")
+        && !origins.is_empty()
+        && !origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    {
+        return Err(refuse(403, "this origin is not allowed"));
+    }
+    if shared.is_draining() {
+        let mut refused = refuse(503, "the edge is shutting down");
+        refused.response = refused.response.with("retry-after", "1");
+        return Err(refused);
+    }
+    let offered: Vec<&str> = request.words("sec-websocket-protocol").collect();
+    let encoding = offered
+        .iter()
+        .find_map(|name| Encoding::from_subprotocol(name));
+    let bearer = offered.iter().find_map(|name| name.strip_prefix(BEARER));
+    if encoding.is_none() && offered.iter().any(|name| !name.starts_with(BEARER)) {
+        let what = "none of the subprotocols is spoken here: online-status.v1.json and \
+                    online-status.v1.cbor are";
+        return Err(refuse(400, what));
+    }
+    let claims = match request.bearer().or(bearer) {
+        None if request.header("authorization").is_some() => {
+            return Err(unauthorized(
+                "the authorization must be a bearer token",
+                "malformed",
+            ));
+        }
+        None => None,
+        Some(token) => match shared.verifier.load().verify(token, clock::wall_ms()) {
+            Ok(claims) => Some(claims),
+            Err(error) => return Err(unauthorized(&error.to_string(), error.label())),
+        },
+    };
+    let mut response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-accept: {}\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    if let Some(encoding) = encoding {
+        response.push_str("sec-websocket-protocol: ");
+        response.push_str(encoding.subprotocol());
+        response.push_str("\r\n");
+    }
+    response.push_str("\r\n");
+    let encoding = encoding.unwrap_or(Encoding::Json);
+    Ok(Upgrade {
+        encoding,
+        claims,
+        response: response.into_bytes(),
+    })
+}
+
+fn unauthorized(what: &str, label: &'static str) -> Refused {
+    let response = Response::problem(401, what).with("www-authenticate", "Bearer");
+    Refused {
+        response,
+        bad_token: Some(label),
+    }
+}

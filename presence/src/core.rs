@@ -1,0 +1,579 @@
+//! One core's presence: sessions come, speak and go, time passes, and what has to be sent, stored
+//! and published is pulled out again. Everything here is a function of the inputs and their times.
+//! It owns all state of its users; it never does I/O and never waits.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::FixedState;
+use protocol::{
+    BadMessage, Chosen, ClientMessage, CloseCode, Encoding, ErrorCode, MessageId, Reported,
+    Request, ServerMessage, frame,
+};
+use ring::{Epoch, Vnode};
+
+use crate::{
+    Counters, Now, SessionId, Settings, Transmit, WatchRule,
+    fanout::{Fanout, append_frame},
+    session::{Session, Sessions},
+    user::{Knowledge, NONE, Users},
+    vnodes::{Owner, Vnodes},
+    waiting::Waiting,
+    wheel::{self, TimerId, Wheel},
+};
+
+/// The most the core's clock moves in one tick, ms: a pause of the process counts no longer than
+/// this against anyone's timeout, and the sockets are read between ticks.
+const MAX_STEP: u64 = 1_000;
+/// How long before a token's end its session is told, ms.
+const EXPIRING: u64 = 30_000;
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// With a close frame of code 1000, or `bye`.
+    Clean,
+    /// In any other way.
+    Broken,
+    /// With silence.
+    TimedOut,
+}
+
+/// A client that has shown its token.
+#[derive(Debug, Clone)]
+pub struct Hello<'a> {
+    /// The token's `sub`, checked.
+    pub user: &'a str,
+    /// What the client speaks.
+    pub encoding: Encoding,
+    /// When the token ends, ms since 1970; 0 = never.
+    pub expires: u64,
+    /// Whom the token lets it watch.
+    pub rule: WatchRule,
+}
+
+/// Why a client gets no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The user has as many sessions as one may have: 4409.
+    #[error("the user has too many sessions")]
+    TooManySessions,
+    /// Another core or node owns the user: 4421 when it is a node.
+    #[error("the user belongs elsewhere")]
+    NotOwner,
+}
+
+/// The presence of the users of one core.
+pub struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) now: Now,
+    /// The monotonic time up to which `clock` has counted, µs.
+    ticked: u64,
+    /// Milliseconds that passed, pauses left out.
+    pub(crate) clock: u64,
+    pub(crate) users: Users,
+    pub(crate) sessions: Sessions,
+    pub(crate) vnodes: Vnodes,
+    pub(crate) wheel: Wheel,
+    pub(crate) fanout: Fanout,
+    pub(crate) waiting: Waiting,
+    pub(crate) counters: Counters,
+    pub(crate) store_queue: VecDeque<u32>,
+    pub(crate) load_queue: VecDeque<(Vnode, Epoch)>,
+    /// Owned vnodes that are not loaded yet.
+    pub(crate) loading: usize,
+    /// Users whose vnode is not loaded yet.
+    pub(crate) load_waiters: HashMap<Vnode, Vec<u32>, FixedState>,
+    pub(crate) bus_queue: VecDeque<u32>,
+    pub(crate) peers: Box<[VecDeque<u32>]>,
+    /// Ends with the marks of one message.
+    pub(crate) mark: u32,
+    /// State of a xorshift generator that spreads the heartbeats.
+    jitter: u64,
+    due: Vec<wheel::Owner>,
+}
+
+impl Core {
+    /// A core that owns nothing yet.
+    ///
+    /// # Panics
+    /// With more than 64 cores.
+    #[must_use]
+    pub fn new(settings: Settings, now: Now) -> Self {
+        assert!(
+            (1..=64).contains(&settings.cores),
+            "a node has 1 to 64 cores"
+        );
+        Self {
+            now,
+            ticked: now.mono_us,
+            clock: 0,
+            users: Users::new(settings.seed, settings.vnodes),
+            sessions: Sessions::default(),
+            vnodes: Vnodes::new(settings.vnodes),
+            wheel: Wheel::new(),
+            fanout: Fanout::new(),
+            waiting: Waiting::default(),
+            counters: Counters::default(),
+            store_queue: VecDeque::new(),
+            load_queue: VecDeque::new(),
+            loading: 0,
+            load_waiters: HashMap::with_hasher(FixedState::with_seed(settings.seed)),
+            bus_queue: VecDeque::new(),
+            peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
+            mark: 0,
+            jitter: settings.seed | 1,
+            due: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Lets time pass: heartbeats, dead sessions, ended tokens and grace periods. To be called
+    /// about every 100 ms, with the sockets read in between.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        let passed = now.mono_us.saturating_sub(self.ticked) / 1_000;
+        // What is left of a millisecond is not lost: the next tick counts from here.
+        self.ticked += passed * 1_000;
+        self.clock += passed.min(MAX_STEP);
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.clock, &mut due);
+        for owner in due.drain(..) {
+            match owner {
+                wheel::Owner::Session(session) => self.check_session(session),
+                wheel::Owner::Grace(slot) => self.grace_over(slot),
+            }
+        }
+        self.due = due;
+        self.waiting_out_of_patience();
+        self.users.sweep();
+    }
+
+    /// Sets the time of the inputs that follow; the clock of timeouts only moves in [`Core::tick`].
+    pub fn at(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Opens a session and welcomes it.
+    pub fn connect(&mut self, hello: &Hello<'_>) -> Result<SessionId, Refused> {
+        let vnode = self.settings.vnodes.vnode(hello.user);
+        if !matches!(self.vnodes.owner(vnode), Owner::Here(_)) {
+            return Err(Refused::NotOwner);
+        }
+        let slot = self.users.find_or_insert(hello.user);
+        if self.users[slot].sessions >= self.settings.max_devices {
+            return Err(Refused::TooManySessions);
+        }
+        let burst = self.settings.message_burst.saturating_mul(1_000);
+        let first_ping = 1 + self.random() % self.settings.heartbeat.max(1);
+        let id = self.sessions.insert(Session {
+            generation: 0,
+            user: slot,
+            next: NONE,
+            pieces: NONE,
+            timer: TimerId::NONE,
+            away: false,
+            encoding: hello.encoding,
+            queued: false,
+            blocked: false,
+            warned: false,
+            closing: None,
+            asked: 0,
+            tokens: burst,
+            refilled: self.clock,
+            heard: self.clock,
+            ping_due: self.clock + first_ping,
+            blocked_since: 0,
+            expires: hello.expires,
+            pending_since: 0,
+            watches: Vec::new(),
+            replies: Vec::new(),
+            rule: rule(&hello.rule),
+        });
+        self.counters.sessions += 1;
+        self.counters.connects += 1;
+        self.welcome(id.index);
+        self.attach(slot, id.index);
+        self.arm_session(id.index);
+        Ok(id)
+    }
+
+    /// The client showed a new token for the same user: its session lives as long as that.
+    pub fn renewed(&mut self, id: SessionId, expires: u64, new_rule: &WatchRule) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        let slot = &mut self.sessions[session];
+        slot.expires = expires;
+        slot.warned = false;
+        slot.rule = rule(new_rule);
+        self.welcome(session);
+        self.arm_session(session);
+    }
+
+    /// Whose session it is, until it closes.
+    #[must_use]
+    pub fn user_of(&self, id: SessionId) -> Option<&str> {
+        let session = self.sessions.live(id)?;
+        Some(&self.users[self.sessions[session].user].name)
+    }
+
+    fn welcome(&mut self, session: u32) {
+        let id = self.sessions.id(session);
+        let name = format!(
+            "{}-{:x}-{:x}{:04x}",
+            self.settings.node,
+            self.settings.core.get(),
+            id.index,
+            id.generation & 0xffff
+        );
+        let slot = &mut self.sessions[session];
+        let encoding = slot.encoding;
+        let welcome = ServerMessage::Welcome {
+            user: &self.users[slot.user].name,
+            session: &name,
+            node: &self.settings.node,
+            heartbeat: (self.settings.heartbeat / 1_000).max(1) as u32,
+            expires: slot.expires,
+        };
+        append_frame(&mut slot.replies, encoding, |out| {
+            welcome.encode(encoding, out);
+        });
+        self.replied(session);
+    }
+
+    /// Bytes came from the client.
+    pub fn heard(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            self.sessions[session].heard = self.clock;
+        }
+    }
+
+    /// A message came. `auth` is the shell's to check: see [`Core::renewed`].
+    pub fn receive(&mut self, id: SessionId, message: ClientMessage<'_>) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        if !self.spend(session) {
+            return;
+        }
+        let reply_to = message.id;
+        match message.request {
+            Request::Auth { .. } => {}
+            Request::Watch { users, known } => self.watch(session, &users, &known, reply_to),
+            Request::Unwatch { users } => self.unwatch(session, &users, reply_to.as_ref()),
+            Request::Query { users } => self.query(session, &users, reply_to),
+            Request::Status { status, text } => {
+                self.set_status(session, status, text.as_deref());
+                self.reply(
+                    session,
+                    &ServerMessage::Ok {
+                        id: reply_to.as_ref(),
+                    },
+                );
+            }
+            Request::Ping => self.reply(
+                session,
+                &ServerMessage::Pong {
+                    id: reply_to.as_ref(),
+                },
+            ),
+            Request::Bye => self.close_session(session, How::Clean, CloseCode::NORMAL, "bye"),
+        }
+    }
+
+    /// Something came that is no message: the session is told and stays.
+    pub fn reject(&mut self, id: SessionId, bad: &BadMessage) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        self.counters.bad_messages += 1;
+        if self.spend(session) {
+            self.reply_error(session, bad.id.as_ref(), bad.code, &bad.message);
+        }
+    }
+
+    /// A control frame came; its answer, if any, is the shell's.
+    pub fn control(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            self.spend(session);
+        }
+    }
+
+    /// Sends whole frames that the shell made.
+    pub fn send_frames(&mut self, id: SessionId, frames: &[u8]) {
+        if let Some(session) = self.sessions.live(id) {
+            self.sessions[session].replies.extend_from_slice(frames);
+            self.replied(session);
+        }
+    }
+
+    /// Sends an answer that the shell made.
+    pub fn send_message(&mut self, id: SessionId, message: &ServerMessage<'_>) {
+        if let Some(session) = self.sessions.live(id) {
+            self.reply(session, message);
+        }
+    }
+
+    /// Takes a message's worth of the session's allowance; a session without is closed.
+    fn spend(&mut self, session: u32) -> bool {
+        let slot = &mut self.sessions[session];
+        let passed = self.clock - slot.refilled;
+        let refill = passed.saturating_mul(self.settings.message_rate.into());
+        let full = self.settings.message_burst.saturating_mul(1_000);
+        slot.tokens = u32::try_from(refill)
+            .map_or(full, |refill| slot.tokens.saturating_add(refill).min(full));
+        slot.refilled = self.clock;
+        let Some(rest) = slot.tokens.checked_sub(1_000) else {
+            let reason = "too many messages";
+            self.close_session(session, How::Broken, CloseCode::RATE_LIMIT, reason);
+            return false;
+        };
+        slot.tokens = rest;
+        self.counters.messages += 1;
+        true
+    }
+
+    fn set_status(&mut self, session: u32, status: Option<Reported>, text: Option<&str>) {
+        let slot = self.sessions[session].user;
+        let user = &mut self.users[slot];
+        let chosen = match status {
+            None => user.chosen,
+            Some(Reported::Online | Reported::Away) => Chosen::None,
+            Some(Reported::Busy) => Chosen::Busy,
+            Some(Reported::Invisible) => Chosen::Invisible,
+        };
+        if let Some(Reported::Online | Reported::Away) = status {
+            self.sessions[session].away = status == Some(Reported::Away);
+        }
+        if status.is_some() && user.knowledge != Knowledge::Known {
+            user.chosen_set = true;
+        }
+        let mut publish = false;
+        if let Some(text) = text
+            && (*user.record.text != *text || user.knowledge != Knowledge::Known)
+        {
+            user.record.text = text.into();
+            user.text_set = user.knowledge != Knowledge::Known;
+            publish = user.knowledge != Knowledge::Asked;
+        }
+        if chosen != user.chosen {
+            user.chosen = chosen;
+            if chosen == Chosen::Invisible {
+                // To others it leaves now.
+                user.record.last_seen = self.now.wall_ms;
+            }
+            self.store_mark(slot);
+        }
+        let version = self.users[slot].record.version;
+        self.refresh(slot, protocol::Cause::Status);
+        if publish && self.users[slot].record.version == version {
+            self.publish(slot, protocol::Cause::Status);
+        }
+    }
+
+    pub(crate) fn reply(&mut self, session: u32, message: &ServerMessage<'_>) {
+        let slot = &mut self.sessions[session];
+        let encoding = slot.encoding;
+        append_frame(&mut slot.replies, encoding, |out| {
+            message.encode(encoding, out);
+        });
+        self.replied(session);
+    }
+
+    pub(crate) fn reply_error(
+        &mut self,
+        session: u32,
+        id: Option<&MessageId>,
+        code: ErrorCode,
+        message: &str,
+    ) {
+        self.reply(session, &ServerMessage::Error { id, code, message });
+    }
+
+    /// Sends what was appended to the session's replies; a session that lets too much pile up is
+    /// closed.
+    pub(crate) fn replied(&mut self, session: u32) {
+        let slot = &self.sessions[session];
+        if slot.blocked && slot.replies.len() > self.settings.outbox {
+            let reason = "answers are not read";
+            self.close_session(session, How::Broken, CloseCode::OVERLOADED, reason);
+            return;
+        }
+        self.fanout.queue(&mut self.sessions, session);
+    }
+
+    /// Ends a session: the user's state moves on at once, the close frame goes out with the next
+    /// flush. Ignored when it is ending already.
+    pub fn close(&mut self, id: SessionId, how: How, code: CloseCode, reason: &str) {
+        if let Some(session) = self.sessions.live(id) {
+            self.close_session(session, how, code, reason);
+        }
+    }
+
+    pub(crate) fn close_session(&mut self, session: u32, how: How, code: CloseCode, reason: &str) {
+        self.leave(session, how);
+        let slot = &mut self.sessions[session];
+        if code == CloseCode::OVERLOADED {
+            slot.replies = Vec::new();
+        }
+        frame::close(&mut slot.replies, code, reason);
+        slot.closing = Some(code);
+        self.counters.closes += 1;
+        self.fanout.queue(&mut self.sessions, session);
+    }
+
+    /// The connection is gone and its index free: the last call for this session. `how` matters
+    /// only when the session had not ended before.
+    pub fn closed(&mut self, id: SessionId, how: How) {
+        let Some(session) = self.sessions.open(id) else {
+            return;
+        };
+        if self.sessions.live(id).is_some() {
+            self.leave(session, how);
+        }
+        self.sessions.slots.remove(session as usize);
+        self.counters.sessions -= 1;
+    }
+
+    fn leave(&mut self, session: u32, how: How) {
+        let mut timer = std::mem::replace(&mut self.sessions[session].timer, TimerId::NONE);
+        self.wheel.cancel(&mut timer);
+        self.fanout.drop_pieces(&mut self.sessions, session);
+        self.unwatch_all(session);
+        self.detach(session, how);
+    }
+
+    /// The session's socket takes no more bytes: its changes conflate until [`Core::unblocked`].
+    pub fn blocked(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            let slot = &mut self.sessions[session];
+            slot.blocked = true;
+            slot.blocked_since = self.clock;
+            self.counters.blocked += 1;
+        }
+    }
+
+    /// The session's socket takes bytes again.
+    pub fn unblocked(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            self.sessions[session].blocked = false;
+            self.fanout.relist(&mut self.sessions, session);
+            if !self.sessions[session].replies.is_empty() {
+                self.fanout.queue(&mut self.sessions, session);
+            }
+        }
+    }
+
+    fn check_session(&mut self, session: u32) {
+        self.sessions[session].timer = TimerId::NONE;
+        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let slot = &mut self.sessions[session];
+        if self.clock - slot.heard >= silence {
+            let reason = "nothing was heard";
+            self.close_session(session, How::TimedOut, CloseCode::TIMEOUT, reason);
+            return;
+        }
+        if slot.blocked && self.clock - slot.blocked_since >= silence {
+            let reason = "nothing was read";
+            self.close_session(session, How::Broken, CloseCode::OVERLOADED, reason);
+            return;
+        }
+        if slot.expires != 0 {
+            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            if left == 0 {
+                let reason = "the token expired";
+                self.close_session(session, How::Broken, CloseCode::BAD_TOKEN, reason);
+                return;
+            }
+            if left <= EXPIRING && !slot.warned {
+                slot.warned = true;
+                self.reply(
+                    session,
+                    &ServerMessage::Expiring {
+                        seconds: left.div_ceil(1_000),
+                    },
+                );
+            }
+        }
+        let slot = &mut self.sessions[session];
+        if slot.closing.is_some() {
+            return;
+        }
+        if self.clock >= slot.ping_due {
+            slot.ping_due = self.clock + self.settings.heartbeat;
+            if !slot.blocked {
+                frame::control(&mut slot.replies, frame::Opcode::Ping, &[]);
+                self.fanout.queue(&mut self.sessions, session);
+            }
+        }
+        self.arm_session(session);
+    }
+
+    fn arm_session(&mut self, session: u32) {
+        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let slot = &mut self.sessions[session];
+        let mut next = slot.ping_due.min(slot.heard + silence);
+        if slot.expires != 0 {
+            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            let warn = if slot.warned {
+                left
+            } else {
+                left.saturating_sub(EXPIRING)
+            };
+            // The wall clock may step, so a far end is looked at again with the next ping.
+            next = next.min(self.clock + warn);
+        }
+        self.wheel.cancel(&mut slot.timer);
+        slot.timer = self.wheel.arm(next, wheel::Owner::Session(session));
+    }
+
+    /// Composes what is to be sent to at most `limit` sessions; `true` when more waits. The
+    /// results are in [`Core::transmits`] and [`Core::arena`] until the next call.
+    pub fn flush(&mut self, limit: usize) -> bool {
+        self.users.sweep();
+        self.fanout.flush(
+            &mut self.users,
+            &mut self.sessions,
+            &mut self.counters,
+            limit,
+        )
+    }
+
+    /// What the last [`Core::flush`] composed.
+    #[must_use]
+    pub fn transmits(&self) -> &[Transmit] {
+        &self.fanout.transmits
+    }
+
+    /// The bytes of the last [`Core::flush`].
+    #[must_use]
+    pub fn arena(&self) -> &[u8] {
+        &self.fanout.arena
+    }
+
+    /// What this core counted so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters.users = self.users.slots.len() as u64;
+        counters.ready = self.fanout.ready() as u64;
+        counters.store_queue = (self.store_queue.len() + self.load_queue.len()) as u64;
+        counters.bus_queue = self.bus_queue.len() as u64;
+        counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
+        counters
+    }
+
+    fn random(&mut self) -> u64 {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        self.jitter
+    }
+}
+
+fn rule(rule: &WatchRule) -> Option<Box<WatchRule>> {
+    match rule {
+        WatchRule::Anyone => None,
+        WatchRule::Only(_) => Some(Box::new(rule.clone())),
+    }
+}

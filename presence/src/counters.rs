@@ -1,0 +1,52 @@
+//! What a core counts. Plain numbers: the shell publishes a copy now and then.
+
+/// Counts since the core's start, except where it says "now".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sessions, now.
+    pub sessions: u64,
+    /// Users in memory (with sessions, watched, or waiting for store or bus), now.
+    pub users: u64,
+    /// Watches (one a session and user watched), now.
+    pub watches: u64,
+    /// Sessions with something to send, now.
+    pub ready: u64,
+    /// Requests that wait for the store, now.
+    pub store_queue: u64,
+    /// Changes that wait for the bus, now.
+    pub bus_queue: u64,
+    /// Messages that wait for other cores, now.
+    pub peer_queue: u64,
+    /// Sessions opened.
+    pub connects: u64,
+    /// Sessions that this core ended.
+    pub closes: u64,
+    /// Messages of clients.
+    pub messages: u64,
+    /// Of those, not understood.
+    pub bad_messages: u64,
+    /// Watches and queries that the token did not allow.
+    pub not_allowed: u64,
+    /// Changes of owned users' public records.
+    pub changes: u64,
+    /// Records sent to watchers.
+    pub deliveries: u64,
+    /// Frames that carried them.
+    pub frames: u64,
+    /// Changes that were merged into one that still waited.
+    pub conflations: u64,
+    /// Times a socket took no more.
+    pub blocked: u64,
+    /// States of other cores' and nodes' users that were not newer than known.
+    pub stale: u64,
+    /// Questions answered without waiting on for the store.
+    pub impatient: u64,
+    /// Records written to the store.
+    pub store_writes: u64,
+    /// Requests the store did not answer.
+    pub store_failures: u64,
+    /// Events delivered to the bus.
+    pub published: u64,
+    /// Events the bus did not take.
+    pub bus_failures: u64,
+}

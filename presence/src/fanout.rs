@@ -1,0 +1,325 @@
+//! What waits to be sent, and how it becomes bytes: one contiguous piece of the arena a session
+//! and flush. A record is encoded once a flush and encoding; sessions that get nothing else share
+//! those bytes. It owns the arena and the ready list; nothing here is allocated a delivery.
+
+use std::{collections::VecDeque, ops::Range};
+
+use protocol::{
+    CloseCode, Encoding, FrameStart, ListKind, begin_list, end_list, frame, list_record,
+};
+
+use crate::{
+    Counters, SessionId,
+    session::{Sessions, Watch},
+    user::{NONE, Users},
+};
+
+/// Bytes of [`crate::Core::arena`] for one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// To whom.
+    pub session: SessionId,
+    /// Where the bytes lie: whole frames.
+    pub range: Range<usize>,
+    /// When the oldest change in it was made, monotonic µs; 0 = no change in it.
+    pub since: u64,
+    /// These are the last bytes: the close frame with this code is among them. The shell closes
+    /// the connection and then calls [`crate::Core::closed`].
+    pub close: Option<CloseCode>,
+}
+
+/// Appends one frame with what `encode` writes, and no gap before it.
+pub(crate) fn append_frame(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    encode: impl FnOnce(&mut Vec<u8>),
+) {
+    let end = out.len();
+    let start = frame::begin(out);
+    encode(out);
+    let frame = frame::end(out, start, encoding.opcode());
+    out.drain(end..frame.start);
+}
+
+struct Piece {
+    watch: u32,
+    next: u32,
+}
+
+/// A record's bytes in the arena, alone in its frame.
+#[derive(Clone, Default)]
+struct Encoded {
+    frame: Range<u32>,
+    record: Range<u32>,
+}
+
+struct Changed {
+    user: u32,
+    json: Option<Encoded>,
+    cbor: Option<Encoded>,
+}
+
+#[derive(Default)]
+pub(crate) struct Fanout {
+    pieces: Vec<Piece>,
+    free: u32,
+    ready: VecDeque<u32>,
+    changed: Vec<Changed>,
+    pub(crate) arena: Vec<u8>,
+    pub(crate) transmits: Vec<Transmit>,
+    /// The users of the message that is being composed.
+    composing: Vec<u32>,
+}
+
+impl Fanout {
+    pub(crate) fn new() -> Self {
+        Self {
+            free: NONE,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn queue(&mut self, sessions: &mut Sessions, session: u32) {
+        let slot = &mut sessions[session];
+        if !slot.queued && (!slot.blocked || slot.closing.is_some()) {
+            slot.queued = true;
+            self.ready.push_back(session);
+        }
+    }
+
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Notes that the user behind one of the session's watches changed at `at` (monotonic µs).
+    pub(crate) fn change(
+        &mut self,
+        sessions: &mut Sessions,
+        counters: &mut Counters,
+        session: u32,
+        watch: u32,
+        at: u64,
+    ) {
+        let slot = &mut sessions[session];
+        let entry = &mut slot.watches[watch as usize];
+        if entry.has(Watch::AWAITING) {
+            return;
+        }
+        if entry.has(Watch::PENDING) {
+            counters.conflations += 1;
+            return;
+        }
+        entry.set(Watch::PENDING);
+        if slot.pending_since == 0 {
+            slot.pending_since = at;
+        }
+        if slot.blocked {
+            // The flags say what to send once the socket takes bytes again.
+            return;
+        }
+        self.add_piece(sessions, session, watch);
+        self.queue(sessions, session);
+    }
+
+    fn add_piece(&mut self, sessions: &mut Sessions, session: u32, watch: u32) {
+        let first = &mut sessions[session].pieces;
+        let piece = Piece {
+            watch,
+            next: *first,
+        };
+        *first = match self.free {
+            NONE => {
+                self.pieces.push(piece);
+                self.pieces.len() as u32 - 1
+            }
+            free => {
+                self.free = self.pieces[free as usize].next;
+                self.pieces[free as usize] = piece;
+                free
+            }
+        };
+    }
+
+    /// Gives the session's pieces back and calls `each` with their watches, newest first.
+    fn take_pieces(&mut self, sessions: &mut Sessions, session: u32, mut each: impl FnMut(u32)) {
+        let mut piece = std::mem::replace(&mut sessions[session].pieces, NONE);
+        while piece != NONE {
+            let slot = &mut self.pieces[piece as usize];
+            each(slot.watch);
+            let next = std::mem::replace(&mut slot.next, self.free);
+            self.free = piece;
+            piece = next;
+        }
+    }
+
+    pub(crate) fn drop_pieces(&mut self, sessions: &mut Sessions, session: u32) {
+        self.take_pieces(sessions, session, |_| {});
+    }
+
+    /// After watches were removed the pieces' positions are stale: finds them again by the flags.
+    pub(crate) fn relist(&mut self, sessions: &mut Sessions, session: u32) {
+        self.drop_pieces(sessions, session);
+        if sessions[session].blocked {
+            return;
+        }
+        let mut pending = 0..sessions[session].watches.len() as u32;
+        let mut any = false;
+        while let Some(watch) =
+            pending.find(|watch| sessions[session].watches[*watch as usize].has(Watch::PENDING))
+        {
+            any = true;
+            self.add_piece(sessions, session, watch);
+        }
+        if any {
+            self.queue(sessions, session);
+        }
+    }
+
+    /// Composes what waits for at most `limit` sessions into the arena; `true` when more waits.
+    pub(crate) fn flush(
+        &mut self,
+        users: &mut Users,
+        sessions: &mut Sessions,
+        counters: &mut Counters,
+        limit: usize,
+    ) -> bool {
+        self.arena.clear();
+        self.transmits.clear();
+        while self.transmits.len() < limit {
+            let Some(session) = self.ready.pop_front() else {
+                break;
+            };
+            // A session that was closed while it stood in the list left a hole.
+            let Some(slot) = sessions.slots.get_mut(session as usize) else {
+                continue;
+            };
+            if !std::mem::take(&mut slot.queued) {
+                continue;
+            }
+            if slot.blocked && slot.closing.is_none() {
+                self.drop_pieces(sessions, session);
+                continue;
+            }
+            self.compose(users, sessions, counters, session);
+        }
+        for changed in self.changed.drain(..) {
+            if let Some(user) = users.slots.get_mut(changed.user as usize) {
+                user.encoded = NONE;
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    fn compose(
+        &mut self,
+        users: &mut Users,
+        sessions: &mut Sessions,
+        counters: &mut Counters,
+        session: u32,
+    ) {
+        let mut composing = std::mem::take(&mut self.composing);
+        composing.clear();
+        let mut watches = std::mem::take(&mut sessions[session].watches);
+        self.take_pieces(sessions, session, |watch| {
+            if let Some(watch) = watches.get_mut(watch as usize)
+                && watch.has(Watch::PENDING)
+            {
+                watch.clear(Watch::PENDING);
+                composing.push(watch.user());
+            }
+        });
+        let slot = &mut sessions[session];
+        slot.watches = watches;
+        let replies = std::mem::take(&mut slot.replies);
+        let encoding = slot.encoding;
+        let since = std::mem::take(&mut slot.pending_since);
+        let close = slot.closing;
+        let range = match (&*composing, &*replies) {
+            ([], []) => 0..0,
+            ([], replies) => {
+                let start = self.arena.len();
+                self.arena.extend_from_slice(replies);
+                start..self.arena.len()
+            }
+            ([user], []) => {
+                let frame = self.encoded(users, *user, encoding).frame;
+                frame.start as usize..frame.end as usize
+            }
+            (composing, replies) => self.compose_list(users, composing, replies, encoding),
+        };
+        counters.deliveries += composing.len() as u64;
+        counters.frames += u64::from(!composing.is_empty());
+        self.composing = composing;
+        if !range.is_empty() || close.is_some() {
+            let session = sessions.id(session);
+            self.transmits.push(Transmit {
+                session,
+                range,
+                since,
+                close,
+            });
+        }
+    }
+
+    /// Replies, then one `presence` frame with the record of each of `composing`.
+    fn compose_list(
+        &mut self,
+        users: &mut Users,
+        composing: &[u32],
+        replies: &[u8],
+        encoding: Encoding,
+    ) -> Range<usize> {
+        for user in composing {
+            self.encoded(users, *user, encoding);
+        }
+        // The frame's header may need fewer bytes than are kept for it, so the replies are put
+        // right before it once it is known where it begins.
+        let space = self.arena.len();
+        self.arena.resize(space + replies.len(), 0);
+        let start = frame::begin(&mut self.arena);
+        begin_list(encoding, ListKind::Presence, &mut self.arena);
+        for (n, user) in composing.iter().enumerate() {
+            if n > 0 && encoding == Encoding::Json {
+                self.arena.push(b',');
+            }
+            let record = self.encoded(users, *user, encoding).record;
+            self.arena
+                .extend_from_within(record.start as usize..record.end as usize);
+        }
+        end_list(encoding, &mut self.arena);
+        let frame = frame::end(&mut self.arena, start, encoding.opcode());
+        let begin = frame.start - replies.len();
+        self.arena[begin..frame.start].copy_from_slice(replies);
+        begin..frame.end
+    }
+
+    fn encoded(&mut self, users: &mut Users, user: u32, encoding: Encoding) -> Encoded {
+        let slot = &mut users[user];
+        if slot.encoded == NONE {
+            slot.encoded = self.changed.len() as u32;
+            self.changed.push(Changed {
+                user,
+                json: None,
+                cbor: None,
+            });
+        }
+        let changed = &mut self.changed[slot.encoded as usize];
+        let cached = match encoding {
+            Encoding::Json => &mut changed.json,
+            Encoding::Cbor => &mut changed.cbor,
+        };
+        if let Some(encoded) = cached {
+            return encoded.clone();
+        }
+        let start: FrameStart = frame::begin(&mut self.arena);
+        begin_list(encoding, ListKind::Presence, &mut self.arena);
+        let record = self.arena.len();
+        list_record(encoding, true, &slot.name, &slot.record, &mut self.arena);
+        let record = record as u32..self.arena.len() as u32;
+        end_list(encoding, &mut self.arena);
+        // A single record is far below 65,535 bytes, so the frame's payload does not move.
+        let frame = frame::end(&mut self.arena, start, encoding.opcode());
+        let frame = frame.start as u32..frame.end as u32;
+        cached.insert(Encoded { frame, record }).clone()
+    }
+}

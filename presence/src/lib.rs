@@ -1,0 +1,29 @@
+//! The presence core: sessions, the state machine that makes users online and offline, the watch
+//! index, and what has to be sent, stored and published. (input, time) in, outputs pulled out.
+//! Pure: no socket, clock, thread, random source, environment or log of its own.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod core;
+mod counters;
+mod fanout;
+mod session;
+mod settings;
+mod state;
+mod sync;
+mod user;
+mod vnodes;
+mod waiting;
+mod watch;
+mod wheel;
+
+pub use crate::{
+    core::{Core, Hello, How, Refused},
+    counters::Counters,
+    fanout::Transmit,
+    session::SessionId,
+    settings::{Now, Pattern, Settings, WatchRule},
+    sync::{PeerMessage, Publication, StoreReply, StoreRequest, Ticket},
+    vnodes::Owner,
+    waiting::Answer,
+};

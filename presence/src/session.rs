@@ -1,0 +1,149 @@
+//! The sessions of a core. It owns what a session costs; it never decides a status.
+
+use protocol::{CloseCode, Encoding};
+use slab::Slab;
+
+use crate::{WatchRule, user::NONE, wheel::TimerId};
+
+/// A session of this core. The index is dense and used again after [`crate::Core::closed`]; the
+/// generation tells its uses apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    /// Position in the core's table.
+    pub index: u32,
+    /// Which use of that position.
+    pub generation: u32,
+}
+
+/// A user that a session watches: the user's slot, where the session stands in its list of
+/// watchers, and two flags in the slot's top bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    bits: u32,
+    pub(crate) position: u32,
+}
+
+impl Watch {
+    /// A change has not been sent yet.
+    pub(crate) const PENDING: u32 = 1 << 31;
+    /// The snapshot has not been answered yet; changes wait for it.
+    pub(crate) const AWAITING: u32 = 1 << 30;
+    const FLAGS: u32 = Self::PENDING | Self::AWAITING;
+
+    pub(crate) fn new(user: u32, position: u32) -> Self {
+        assert!(user & Self::FLAGS == 0, "a core has fewer than 2^30 users");
+        Self {
+            bits: user,
+            position,
+        }
+    }
+
+    pub(crate) fn user(self) -> u32 {
+        self.bits & !Self::FLAGS
+    }
+
+    pub(crate) fn has(self, flag: u32) -> bool {
+        self.bits & flag != 0
+    }
+
+    pub(crate) fn set(&mut self, flag: u32) {
+        self.bits |= flag;
+    }
+
+    pub(crate) fn clear(&mut self, flag: u32) {
+        self.bits &= !flag;
+    }
+}
+
+pub(crate) struct Session {
+    pub(crate) generation: u32,
+    /// The user's slot; `NONE` once the session has left it.
+    pub(crate) user: u32,
+    /// The user's next session.
+    pub(crate) next: u32,
+    /// First of the pieces that wait for a flush.
+    pub(crate) pieces: u32,
+    pub(crate) timer: TimerId,
+    pub(crate) away: bool,
+    pub(crate) encoding: Encoding,
+    /// In the ready list.
+    pub(crate) queued: bool,
+    /// The socket takes nothing at the moment.
+    pub(crate) blocked: bool,
+    pub(crate) warned: bool,
+    pub(crate) closing: Option<CloseCode>,
+    /// Questions that wait for users.
+    pub(crate) asked: u8,
+    /// Messages that may come now, in thousandths.
+    pub(crate) tokens: u32,
+    /// Times on the core's clock, ms.
+    pub(crate) refilled: u64,
+    pub(crate) heard: u64,
+    pub(crate) ping_due: u64,
+    pub(crate) blocked_since: u64,
+    /// When the token ends, ms since 1970; 0 = never.
+    pub(crate) expires: u64,
+    /// When the oldest change that waits was made, monotonic µs.
+    pub(crate) pending_since: u64,
+    pub(crate) watches: Vec<Watch>,
+    /// Whole frames to send before any record.
+    pub(crate) replies: Vec<u8>,
+    /// None = anyone.
+    pub(crate) rule: Option<Box<WatchRule>>,
+}
+
+impl Session {
+    pub(crate) fn may_watch(&self, user: &str) -> bool {
+        self.rule.as_ref().is_none_or(|rule| rule.allows(user))
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Sessions {
+    pub(crate) slots: Slab<Session>,
+    generation: u32,
+}
+
+impl Sessions {
+    pub(crate) fn insert(&mut self, mut session: Session) -> SessionId {
+        self.generation = self.generation.wrapping_add(1);
+        session.generation = self.generation;
+        let index = self.slots.insert(session) as u32;
+        SessionId {
+            index,
+            generation: self.generation,
+        }
+    }
+
+    /// The index of `id` while the session takes part in anything.
+    pub(crate) fn live(&self, id: SessionId) -> Option<u32> {
+        let session = self.slots.get(id.index as usize)?;
+        (session.generation == id.generation && session.user != NONE).then_some(id.index)
+    }
+
+    /// The index of `id` until it is closed.
+    pub(crate) fn open(&self, id: SessionId) -> Option<u32> {
+        let session = self.slots.get(id.index as usize)?;
+        (session.generation == id.generation).then_some(id.index)
+    }
+
+    pub(crate) fn id(&self, index: u32) -> SessionId {
+        SessionId {
+            index,
+            generation: self[index].generation,
+        }
+    }
+}
+
+impl std::ops::Index<u32> for Sessions {
+    type Output = Session;
+    fn index(&self, index: u32) -> &Session {
+        &self.slots[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Sessions {
+    fn index_mut(&mut self, index: u32) -> &mut Session {
+        &mut self.slots[index as usize]
+    }
+}

@@ -1,0 +1,295 @@
+//! The presence state machine: from sessions and choices to the public record (the rules of the
+//! architecture's "presence semantics"), and who has to hear of a change.
+
+use protocol::{Cause, Chosen, Status, Stored};
+
+use crate::{
+    Core,
+    core::How,
+    user::{Knowledge, NONE, User},
+    vnodes::Owner,
+    wheel::{self, TimerId},
+};
+
+/// What others see of a user with these sessions and choices.
+pub(crate) fn status(connected: bool, any_online: bool, chosen: Chosen) -> Status {
+    match chosen {
+        _ if !connected => Status::Offline,
+        Chosen::Invisible => Status::Offline,
+        Chosen::Busy => Status::Busy,
+        Chosen::None if any_online => Status::Online,
+        Chosen::None => Status::Away,
+    }
+}
+
+impl Core {
+    fn any_online(&self, user: &User) -> bool {
+        let mut session = user.first_session;
+        if session == NONE {
+            return !user.away;
+        }
+        while session != NONE {
+            let slot = &self.sessions[session];
+            if !slot.away {
+                return true;
+            }
+            session = slot.next;
+        }
+        false
+    }
+
+    /// Brings the public record of an owned user up to date; a change gets a version and goes to
+    /// watchers, store and bus.
+    pub(crate) fn refresh(&mut self, slot: u32, cause: Cause) {
+        let user = &self.users[slot];
+        if !matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional) {
+            return;
+        }
+        let status = status(user.connected(), self.any_online(user), user.chosen);
+        let devices = match status {
+            Status::Offline => 0,
+            // Nobody sees the gap before the last session, or those of before a takeover, return.
+            _ if user.grace != TimerId::NONE => user.record.devices.max(user.sessions).max(1),
+            Status::Online | Status::Away | Status::Busy => user.sessions,
+        };
+        let record = &user.record;
+        if status == record.status && devices == record.devices && cause != Cause::Takeover {
+            return;
+        }
+        let now = self.now.wall_ms;
+        let record = &mut self.users[slot].record;
+        if status != record.status {
+            // A user that left was last there when its last session was, not when grace ended.
+            record.since = if status == Status::Offline {
+                record.last_seen
+            } else {
+                now
+            };
+        }
+        record.status = status;
+        record.devices = devices;
+        self.publish(slot, cause);
+    }
+
+    /// Gives the user's record a new version and tells everyone.
+    pub(crate) fn publish(&mut self, slot: u32, cause: Cause) {
+        let user = &mut self.users[slot];
+        user.record.version = self.vnodes.next(user.vnode);
+        user.cause = cause;
+        self.counters.changes += 1;
+        self.store_mark(slot);
+        if self.users[slot].bus.mark() {
+            self.bus_queue.push_back(slot);
+        }
+        self.tell_peers(slot);
+        self.tell_watchers(slot);
+    }
+
+    /// Queues the user's record for every watcher of this core.
+    pub(crate) fn tell_watchers(&mut self, slot: u32) {
+        let at = self.now.mono_us.max(1);
+        for watcher in &self.users[slot].watchers {
+            self.fanout.change(
+                &mut self.sessions,
+                &mut self.counters,
+                watcher.session,
+                watcher.watch,
+                at,
+            );
+        }
+    }
+
+    pub(crate) fn store_mark(&mut self, slot: u32) {
+        if self.users[slot].store.mark() {
+            self.store_queue.push_back(slot);
+        }
+    }
+
+    /// Adds a session to its user.
+    pub(crate) fn attach(&mut self, slot: u32, session: u32) {
+        let user = &mut self.users[slot];
+        let was_connected = user.connected();
+        if user.sessions == 0 {
+            if user.grace != TimerId::NONE {
+                // Back within grace: as it was, until the session says otherwise.
+                self.sessions[session].away = user.away;
+            }
+            if !user.adopted {
+                self.wheel.cancel(&mut user.grace);
+            }
+        }
+        let user = &mut self.users[slot];
+        user.sessions += 1;
+        self.sessions[session].next = std::mem::replace(&mut user.first_session, session);
+        match user.knowledge {
+            Knowledge::Known | Knowledge::Provisional => {
+                self.refresh(slot, Cause::Connect);
+                if !was_connected && self.users[slot].chosen == Chosen::Invisible {
+                    // Nobody sees it, but a new owner has to know.
+                    self.store_mark(slot);
+                }
+            }
+            Knowledge::Nothing => self.ask_store(slot),
+            Knowledge::Asked => {}
+        }
+    }
+
+    /// Takes a session from its user.
+    pub(crate) fn detach(&mut self, session: u32, how: How) {
+        let slot = self.sessions[session].user;
+        self.sessions[session].user = NONE;
+        let next = self.sessions[session].next;
+        if self.users[slot].first_session == session {
+            self.users[slot].first_session = next;
+        } else {
+            let mut at = self.users[slot].first_session;
+            while self.sessions[at].next != session {
+                at = self.sessions[at].next;
+            }
+            self.sessions[at].next = next;
+        }
+        let gone = match how {
+            How::Clean | How::Broken => self.now.wall_ms,
+            How::TimedOut => {
+                let silence = self.clock - self.sessions[session].heard;
+                self.now.wall_ms.saturating_sub(silence)
+            }
+        };
+        let user = &mut self.users[slot];
+        user.sessions -= 1;
+        if user.sessions > 0 {
+            self.refresh(slot, Cause::Close);
+            return;
+        }
+        user.away = self.sessions[session].away;
+        // An invisible user's record stays as it was when it went invisible.
+        if user.record.status != Status::Offline || user.knowledge == Knowledge::Asked {
+            user.record.last_seen = gone;
+        }
+        let grace = match how {
+            How::Clean => self.settings.clean_close_grace,
+            How::Broken | How::TimedOut => self.settings.grace,
+        };
+        self.wheel.cancel(&mut user.grace);
+        user.adopted = false;
+        if grace > 0 {
+            user.grace = self
+                .wheel
+                .arm(self.clock + grace, wheel::Owner::Grace(slot));
+            return;
+        }
+        self.went(slot, Cause::Close);
+    }
+
+    /// The user is gone: no session, grace over.
+    pub(crate) fn went(&mut self, slot: u32, cause: Cause) {
+        if self.users[slot].chosen == Chosen::Invisible {
+            self.store_mark(slot);
+        }
+        self.refresh(slot, cause);
+        self.users.doubt(slot);
+    }
+
+    /// The grace period of a user ended.
+    pub(crate) fn grace_over(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        user.grace = TimerId::NONE;
+        user.adopted = false;
+        if user.sessions > 0 {
+            // After a takeover: by now all its devices are back that come back.
+            self.refresh(slot, Cause::Connect);
+        } else {
+            self.went(slot, Cause::Timeout);
+        }
+    }
+
+    /// Takes what the store knows of an owned user and goes on from there.
+    pub(crate) fn learn(&mut self, slot: u32, stored: Option<Stored>, cause: Cause) {
+        let user = &mut self.users[slot];
+        let provisional = user.knowledge == Knowledge::Provisional;
+        user.knowledge = Knowledge::Known;
+        let Stored {
+            record,
+            chosen,
+            connected: _,
+        } = stored.unwrap_or_default();
+        if !user.chosen_set {
+            user.chosen = chosen;
+        }
+        self.vnodes.saw(user.vnode, record.version);
+        if provisional {
+            // Its watchers already saw versions of ours: only the text is the store's.
+            if !user.text_set && user.record.text != record.text {
+                user.record.text = record.text;
+                self.publish(slot, Cause::Resync);
+            }
+        } else {
+            let text = std::mem::take(&mut user.record.text);
+            let last_seen = user.record.last_seen;
+            let own_text = user.text_set;
+            user.record = record;
+            if user.chosen != Chosen::Invisible {
+                user.record.last_seen = user.record.last_seen.max(last_seen);
+            }
+            if own_text {
+                user.record.text = text;
+                self.publish(slot, Cause::Status);
+            }
+        }
+        self.refresh(slot, cause);
+        self.known(slot);
+    }
+
+    /// The user's record became known (to an owner or a mirror): who waited for it is answered, and
+    /// those whose snapshot was answered without it get it as a change.
+    pub(crate) fn known(&mut self, slot: u32) {
+        self.tell_peers(slot);
+        self.tell_watchers(slot);
+        self.answer_waiting(slot);
+        self.users.doubt(slot);
+    }
+
+    /// What this core keeps in the store of the user.
+    pub(crate) fn stored(user: &User) -> Stored {
+        Stored {
+            record: user.record.clone(),
+            chosen: user.chosen,
+            connected: user.connected(),
+        }
+    }
+
+    /// Adopts a user of the vnode's former owner: online users wait in grace, and everyone is
+    /// published again under the new epoch, whatever the former owner had half done.
+    pub(crate) fn adopt(&mut self, slot: u32, stored: Stored) {
+        let connected = stored.connected;
+        let user = &mut self.users[slot];
+        let watched_at = user.record.version;
+        user.knowledge = Knowledge::Known;
+        if !user.chosen_set {
+            user.chosen = stored.chosen;
+        }
+        let text = user.text_set.then(|| std::mem::take(&mut user.record.text));
+        user.record = stored.record;
+        if let Some(text) = text {
+            user.record.text = text;
+        }
+        debug_assert!(watched_at.epoch() < self.vnodes.epoch(user.vnode).unwrap_or_default());
+        if connected {
+            user.adopted = true;
+            user.away = user.record.status == Status::Away;
+            let deadline = self.clock + self.settings.grace;
+            self.wheel.cancel(&mut user.grace);
+            user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+            if user.record.status != Status::Offline {
+                user.record.last_seen = self.now.wall_ms;
+            }
+        }
+        self.refresh(slot, Cause::Takeover);
+        self.known(slot);
+    }
+
+    /// The core that owns the user, as this core sees it.
+    pub(crate) fn owner_of(&self, slot: u32) -> Owner {
+        self.vnodes.owner(self.users[slot].vnode)
+    }
+}

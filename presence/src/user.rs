@@ -1,0 +1,232 @@
+//! The table of users a core knows: those it owns, and those its sessions watch.
+//! It owns names, records and who watches whom; it never decides a status.
+
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+use protocol::{Cause, Chosen, Record, Status};
+use ring::{Vnode, VnodeCount};
+use slab::Slab;
+
+use crate::wheel::TimerId;
+
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// How much this core knows of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Knowledge {
+    /// Nothing, and nobody was asked.
+    Nothing,
+    /// The store or the owning core was asked.
+    Asked,
+    /// The owner works without the store's answer, which did not come in time: nothing may be
+    /// written until it does.
+    Provisional,
+    /// The record is the newest this core can know.
+    Known,
+}
+
+/// Whether a copy of the user's state elsewhere (store, bus) is as new as ours. A user is queued
+/// at most once, so that what waits is bounded by the users and not by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    Clean,
+    Queued,
+    InFlight,
+    /// In flight, and changed since.
+    Stale,
+}
+
+impl Sync {
+    /// Notes a change; `true` when the user has to be queued.
+    #[must_use]
+    pub(crate) fn mark(&mut self) -> bool {
+        let queue = *self == Self::Clean;
+        *self = match self {
+            Self::Clean | Self::Queued => Self::Queued,
+            Self::InFlight | Self::Stale => Self::Stale,
+        };
+        queue
+    }
+
+    /// Notes that the newest state left.
+    pub(crate) fn sent(&mut self) {
+        *self = Self::InFlight;
+    }
+
+    /// Notes the answer; `true` when the user has to be queued (again).
+    #[must_use]
+    pub(crate) fn answered(&mut self, accepted: bool) -> bool {
+        let queue = !accepted || *self == Self::Stale;
+        *self = if queue { Self::Queued } else { Self::Clean };
+        queue
+    }
+}
+
+/// A session that watches, and where in its list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watcher {
+    pub(crate) session: u32,
+    pub(crate) watch: u32,
+}
+
+pub(crate) struct User {
+    pub(crate) name: Box<str>,
+    pub(crate) record: Record,
+    pub(crate) watchers: Vec<Watcher>,
+    /// Cores of this node that mirror the user, by bit; the owner's.
+    pub(crate) interest: u64,
+    /// Of those, who lack the newest state.
+    pub(crate) unsent: u64,
+    /// Cores in whose outgoing queue the user waits, by bit.
+    pub(crate) queued: u64,
+    /// The user's sessions here, linked through [`crate::session::Session::next`].
+    pub(crate) first_session: u32,
+    pub(crate) sessions: u32,
+    /// Armed: the user stays as it was.
+    pub(crate) grace: TimerId,
+    /// The grace period is that of a takeover: it runs on when the first session returns.
+    pub(crate) adopted: bool,
+    /// Questions that wait for this user.
+    pub(crate) waiters: u32,
+    /// Index in this flush's encoded records, or `NONE`.
+    pub(crate) encoded: u32,
+    /// Marks the users of one message; see `watch.rs`.
+    pub(crate) mark: u32,
+    pub(crate) mark_watch: u32,
+    pub(crate) vnode: Vnode,
+    pub(crate) knowledge: Knowledge,
+    pub(crate) chosen: Chosen,
+    /// What the last session reported, for the time without one.
+    pub(crate) away: bool,
+    /// The user changed `chosen` or `text` before the store answered: the store's are older.
+    pub(crate) chosen_set: bool,
+    pub(crate) text_set: bool,
+    pub(crate) store: Sync,
+    pub(crate) bus: Sync,
+    pub(crate) cause: Cause,
+    /// Whether the owning core knows of our interest; the mirror's.
+    pub(crate) told: bool,
+    /// In the list of those to look at.
+    doubted: bool,
+}
+
+impl User {
+    /// Whether the user has a session or a running grace period.
+    pub(crate) fn connected(&self) -> bool {
+        self.sessions > 0 || self.grace != TimerId::NONE
+    }
+
+    /// Whether nothing holds the entry any more.
+    pub(crate) fn idle(&self) -> bool {
+        !self.connected()
+            && self.record.status == Status::Offline
+            && self.watchers.is_empty()
+            && self.interest == 0
+            && self.queued == 0
+            && self.waiters == 0
+            && self.store == Sync::Clean
+            && self.bus == Sync::Clean
+            && !self.told
+    }
+}
+
+pub(crate) struct Users {
+    pub(crate) slots: Slab<User>,
+    index: HashTable<u32>,
+    doubted: Vec<u32>,
+    hasher: foldhash::quality::FixedState,
+    vnodes: VnodeCount,
+}
+
+impl Users {
+    pub(crate) fn new(seed: u64, vnodes: VnodeCount) -> Self {
+        Self {
+            slots: Slab::new(),
+            index: HashTable::new(),
+            doubted: Vec::new(),
+            hasher: foldhash::quality::FixedState::with_seed(seed),
+            vnodes,
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        let same = |slot: &u32| *self.slots[*slot as usize].name == *name;
+        self.index.find(self.hasher.hash_one(name), same).copied()
+    }
+
+    pub(crate) fn find_or_insert(&mut self, name: &str) -> u32 {
+        if let Some(slot) = self.find(name) {
+            return slot;
+        }
+        let slot = self.slots.insert(User {
+            name: name.into(),
+            record: Record::default(),
+            watchers: Vec::new(),
+            interest: 0,
+            unsent: 0,
+            queued: 0,
+            first_session: NONE,
+            sessions: 0,
+            grace: TimerId::NONE,
+            adopted: false,
+            waiters: 0,
+            encoded: NONE,
+            mark: 0,
+            mark_watch: NONE,
+            vnode: self.vnodes.vnode(name),
+            knowledge: Knowledge::Nothing,
+            chosen: Chosen::None,
+            away: false,
+            chosen_set: false,
+            text_set: false,
+            store: Sync::Clean,
+            bus: Sync::Clean,
+            cause: Cause::Connect,
+            told: false,
+            doubted: false,
+        }) as u32;
+        let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot as usize].name);
+        self.index
+            .insert_unique(self.hasher.hash_one(name), slot, rehash);
+        slot
+    }
+
+    /// Notes that nothing may hold the user any more: [`Users::sweep`] will look.
+    pub(crate) fn doubt(&mut self, slot: u32) {
+        if !self[slot].doubted {
+            self[slot].doubted = true;
+            self.doubted.push(slot);
+        }
+    }
+
+    /// Forgets the users that nothing holds. Only here a slot becomes free, so that no one holds a
+    /// free one in the middle of an input.
+    pub(crate) fn sweep(&mut self) {
+        for slot in std::mem::take(&mut self.doubted) {
+            let user = &mut self[slot];
+            user.doubted = false;
+            if !user.idle() {
+                continue;
+            }
+            let hash = self.hasher.hash_one(&*self[slot].name);
+            if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
+                entry.remove();
+            }
+            self.slots.remove(slot as usize);
+        }
+    }
+}
+
+impl std::ops::Index<u32> for Users {
+    type Output = User;
+    fn index(&self, slot: u32) -> &User {
+        &self.slots[slot as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Users {
+    fn index_mut(&mut self, slot: u32) -> &mut User {
+        &mut self.slots[slot as usize]
+    }
+}

@@ -1,0 +1,280 @@
+//! Questions (snapshots, queries) that wait until every user they name is known here.
+//! It owns the questions; a session has few of them at a time, so their number is bounded.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use protocol::{ErrorCode, ListKind, MessageId, Record, begin_list, end_list, list_record};
+use slab::Slab;
+
+use crate::{Core, SessionId, fanout::append_frame, session::Watch, user::Knowledge};
+
+/// Questions of one session that may wait at a time; one more is an `error`.
+pub(crate) const MAX_ASKED: u8 = 16;
+/// A user that the asker claims to know nothing of.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Who asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Asker {
+    /// A session that now watches the users; with each the version it knows.
+    Watch {
+        session: SessionId,
+        id: Option<MessageId>,
+        known: Box<[u64]>,
+    },
+    /// A session that only asked.
+    Query {
+        session: SessionId,
+        id: Option<MessageId>,
+    },
+    /// The shell, with its ticket.
+    Shell(u64),
+}
+
+/// The answer to [`Core::ask`].
+#[derive(Debug)]
+pub struct Answer {
+    /// The ticket of the question.
+    pub ticket: u64,
+    /// A record for each user asked, in order; `None` when some could not be read in time.
+    pub records: Option<Vec<(Box<str>, Record)>>,
+}
+
+struct Question {
+    asker: Asker,
+    /// With repetitions, in the asker's order.
+    users: Box<[u32]>,
+    /// How many of `users` are not known yet.
+    missing: u32,
+    deadline: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Waiting {
+    questions: Slab<Question>,
+    by_user: HashMap<u32, Vec<u32>, FixedState>,
+    answers: Vec<Answer>,
+}
+
+/// The versions that the client says it knows, in the order of `users`.
+pub(crate) fn known_versions<'a>(
+    users: &[impl AsRef<str>],
+    known: &'a [(impl AsRef<str> + 'a, u64)],
+) -> Box<[u64]> {
+    if known.is_empty() {
+        return vec![UNKNOWN; users.len()].into();
+    }
+    let known: HashMap<&str, u64> = known.iter().map(|(user, v)| (user.as_ref(), *v)).collect();
+    users
+        .iter()
+        .map(|user| known.get(user.as_ref()).copied().unwrap_or(UNKNOWN))
+        .collect()
+}
+
+impl Core {
+    /// Asks for the records of `users`; [`Core::next_answer`] gives them, with `ticket`.
+    pub fn ask(&mut self, ticket: u64, users: &[&str]) {
+        let users = users
+            .iter()
+            .map(|user| self.users.find_or_insert(user))
+            .collect();
+        self.question(Asker::Shell(ticket), users);
+    }
+
+    /// The answer to a former [`Core::ask`], if there is one.
+    pub fn next_answer(&mut self) -> Option<Answer> {
+        self.waiting.answers.pop()
+    }
+
+    /// Answers now when all `users` are known, else once they are.
+    pub(crate) fn question(&mut self, asker: Asker, users: Box<[u32]>) {
+        let mut missing = 0;
+        let deadline = self.clock + self.settings.store_patience;
+        let entry = self.waiting.questions.vacant_key() as u32;
+        for slot in &users {
+            self.users[*slot].waiters += 1;
+            if !self.knows(*slot) {
+                missing += 1;
+                self.waiting.by_user.entry(*slot).or_default().push(entry);
+                self.seek(*slot);
+            }
+        }
+        let question = Question {
+            asker,
+            users,
+            missing,
+            deadline,
+        };
+        if missing == 0 {
+            self.answer(question);
+            return;
+        }
+        if let Asker::Watch { session, .. } | Asker::Query { session, .. } = question.asker {
+            self.sessions[session.index].asked += 1;
+        }
+        self.waiting.questions.insert(question);
+    }
+
+    fn knows(&self, slot: u32) -> bool {
+        matches!(
+            self.users[slot].knowledge,
+            Knowledge::Known | Knowledge::Provisional
+        )
+    }
+
+    /// The user is known now: questions that waited for nobody else are answered.
+    pub(crate) fn answer_waiting(&mut self, slot: u32) {
+        let Some(entries) = self.waiting.by_user.remove(&slot) else {
+            return;
+        };
+        for entry in entries {
+            let Some(question) = self.waiting.questions.get_mut(entry as usize) else {
+                continue;
+            };
+            question.missing -= 1;
+            if question.missing == 0 {
+                let question = self.waiting.questions.remove(entry as usize);
+                self.settle(&question);
+                self.answer(question);
+            }
+        }
+    }
+
+    fn settle(&mut self, question: &Question) {
+        if let Asker::Watch { session, .. } | Asker::Query { session, .. } = question.asker
+            && let Some(session) = self.sessions.open(session)
+        {
+            self.sessions[session].asked -= 1;
+        }
+    }
+
+    /// Answers what waited too long: queries with an error, snapshots with the users that are
+    /// known; the others follow as changes.
+    pub(crate) fn waiting_out_of_patience(&mut self) {
+        if self.waiting.questions.is_empty() {
+            return;
+        }
+        let late = |(entry, question): (usize, &Question)| {
+            (question.deadline <= self.clock).then_some(entry)
+        };
+        let late: Vec<usize> = self.waiting.questions.iter().filter_map(late).collect();
+        for entry in late {
+            let question = self.waiting.questions.remove(entry);
+            for slot in &question.users {
+                if let Some(entries) = self.waiting.by_user.get_mut(slot) {
+                    entries.retain(|other| *other != entry as u32);
+                    if entries.is_empty() {
+                        self.waiting.by_user.remove(slot);
+                    }
+                }
+            }
+            self.counters.impatient += 1;
+            self.settle(&question);
+            self.answer(question);
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        let Question {
+            asker,
+            users,
+            missing,
+            ..
+        } = question;
+        match asker {
+            Asker::Shell(ticket) => {
+                let record = |slot: &u32| {
+                    let user = &self.users[*slot];
+                    (user.name.clone(), user.record.clone())
+                };
+                let records = (missing == 0).then(|| users.iter().map(record).collect());
+                self.waiting.answers.push(Answer { ticket, records });
+            }
+            Asker::Query { session, id } => {
+                self.answer_query(session, id.as_ref(), &users, missing);
+            }
+            Asker::Watch { session, id, known } => {
+                self.answer_watch(session, id.as_ref(), &users, &known);
+            }
+        }
+        for slot in &users {
+            self.users[*slot].waiters -= 1;
+        }
+        for slot in users {
+            self.release(slot);
+        }
+    }
+
+    fn answer_query(
+        &mut self,
+        id: SessionId,
+        reply_to: Option<&MessageId>,
+        users: &[u32],
+        missing: u32,
+    ) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        if missing > 0 {
+            let message = "some users could not be read in time";
+            self.reply_error(session, reply_to, ErrorCode::Unavailable, message);
+            return;
+        }
+        self.reply_list(session, ListKind::Result(reply_to), users);
+    }
+
+    fn answer_watch(
+        &mut self,
+        id: SessionId,
+        reply_to: Option<&MessageId>,
+        users: &[u32],
+        known: &[u64],
+    ) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        self.mark_watches(session);
+        let mut news = Vec::with_capacity(users.len());
+        for (slot, known) in users.iter().zip(known) {
+            let user = &mut self.users[*slot];
+            if user.mark != self.mark {
+                // Unwatched while it waited, or named twice.
+                continue;
+            }
+            user.mark = 0;
+            let watch = user.mark_watch;
+            self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
+            if !self.knows(*slot) {
+                continue;
+            }
+            self.sessions[session].watches[watch as usize].clear(Watch::PENDING);
+            if self.users[*slot].record.version.get() != *known {
+                news.push(*slot);
+            }
+        }
+        self.reply_list(session, ListKind::Snapshot(reply_to), &news);
+    }
+
+    fn reply_list(&mut self, session: u32, kind: ListKind<'_>, list: &[u32]) {
+        let slot = &mut self.sessions[session];
+        let encoding = slot.encoding;
+        append_frame(&mut slot.replies, encoding, |out| {
+            begin_list(encoding, kind, out);
+            for (n, user) in list.iter().enumerate() {
+                let user = &self.users[*user];
+                list_record(encoding, n == 0, &user.name, &user.record, out);
+            }
+            end_list(encoding, out);
+        });
+        self.replied(session);
+    }
+
+    /// Lets go of a user that nothing here may need any more.
+    pub(crate) fn release(&mut self, slot: u32) {
+        if self.users[slot].watchers.is_empty() && self.users[slot].waiters == 0 {
+            self.lose_interest(slot);
+        }
+        self.users.doubt(slot);
+    }
+}

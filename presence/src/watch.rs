@@ -1,0 +1,174 @@
+//! The watch index: who watches whom, both ways, with O(1) removal.
+//! It owns the links between sessions and users; what they are told is the fan-out's business.
+
+use protocol::{ErrorCode, MessageId, ServerMessage};
+
+use crate::{
+    Core,
+    session::Watch,
+    user::{Knowledge, NONE, Watcher},
+    waiting::{Asker, MAX_ASKED, known_versions},
+};
+
+impl Core {
+    /// Registers the interest first and reads the state then, so that nothing falls in between.
+    pub(crate) fn watch(
+        &mut self,
+        session: u32,
+        names: &[impl AsRef<str>],
+        known: &[(impl AsRef<str>, u64)],
+        id: Option<MessageId>,
+    ) {
+        if !self.may_ask(session, names, id.as_ref()) {
+            return;
+        }
+        self.mark_watches(session);
+        let mut users = Vec::with_capacity(names.len());
+        let mut added = 0;
+        for name in names {
+            let slot = self.users.find_or_insert(name.as_ref());
+            users.push(slot);
+            let user = &mut self.users[slot];
+            if user.mark != self.mark {
+                user.mark = self.mark;
+                user.mark_watch = NONE;
+                added += 1;
+            }
+        }
+        let watches = self.sessions[session].watches.len();
+        if watches + added > self.settings.max_watches as usize {
+            let message = format!(
+                "a session watches at most {} users; it watches {watches} and {added} more were asked for",
+                self.settings.max_watches
+            );
+            for slot in users {
+                self.users[slot].mark = 0;
+                self.users.doubt(slot);
+            }
+            self.reply_error(session, id.as_ref(), ErrorCode::WatchLimit, &message);
+            return;
+        }
+        self.sessions[session].watches.reserve_exact(added);
+        for slot in &users {
+            let user = &mut self.users[*slot];
+            if user.mark_watch == NONE {
+                user.mark_watch = self.sessions[session].watches.len() as u32;
+                let watch = Watch::new(*slot, user.watchers.len() as u32);
+                user.watchers.push(Watcher {
+                    session,
+                    watch: user.mark_watch,
+                });
+                self.sessions[session].watches.push(watch);
+                self.counters.watches += 1;
+            }
+            self.sessions[session].watches[user.mark_watch as usize].set(Watch::AWAITING);
+        }
+        let session = self.sessions.id(session);
+        let known = known_versions(names, known);
+        self.question(Asker::Watch { session, id, known }, users.into());
+    }
+
+    pub(crate) fn query(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<MessageId>) {
+        if !self.may_ask(session, names, id.as_ref()) {
+            return;
+        }
+        let users = names
+            .iter()
+            .map(|name| self.users.find_or_insert(name.as_ref()))
+            .collect();
+        let session = self.sessions.id(session);
+        self.question(Asker::Query { session, id }, users);
+    }
+
+    fn may_ask(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<&MessageId>) -> bool {
+        let slot = &self.sessions[session];
+        if let Some(name) = names.iter().find(|name| !slot.may_watch(name.as_ref())) {
+            let message = format!("the token does not allow to watch {:?}", name.as_ref());
+            self.counters.not_allowed += 1;
+            self.reply_error(session, id, ErrorCode::NotAllowed, &message);
+            return false;
+        }
+        if slot.asked >= MAX_ASKED {
+            let message = "too many questions wait for an answer";
+            self.reply_error(session, id, ErrorCode::Unavailable, message);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn unwatch(
+        &mut self,
+        session: u32,
+        names: &[impl AsRef<str>],
+        id: Option<&MessageId>,
+    ) {
+        self.mark_watches(session);
+        for name in names {
+            let Some(slot) = self.users.find(name.as_ref()) else {
+                continue;
+            };
+            let user = &mut self.users[slot];
+            if user.mark == self.mark {
+                user.mark = 0;
+                let watch = user.mark_watch;
+                self.remove_watch(session, watch);
+            }
+        }
+        self.sessions[session].watches.shrink_to_fit();
+        self.fanout.relist(&mut self.sessions, session);
+        self.reply(session, &ServerMessage::Ok { id });
+    }
+
+    pub(crate) fn unwatch_all(&mut self, session: u32) {
+        while let Some(last) = self.sessions[session].watches.len().checked_sub(1) {
+            self.remove_watch(session, last as u32);
+        }
+        self.sessions[session].watches = Vec::new();
+    }
+
+    fn remove_watch(&mut self, session: u32, watch: u32) {
+        let watches = &mut self.sessions[session].watches;
+        let removed = watches.swap_remove(watch as usize);
+        if let Some(moved) = watches.get(watch as usize) {
+            let user = &mut self.users[moved.user()];
+            user.watchers[moved.position as usize].watch = watch;
+            user.mark_watch = watch;
+        }
+        let user = &mut self.users[removed.user()];
+        user.watchers.swap_remove(removed.position as usize);
+        if let Some(moved) = user.watchers.get(removed.position as usize) {
+            let watch = &mut self.sessions[moved.session].watches[moved.watch as usize];
+            watch.position = removed.position;
+        }
+        if user.watchers.is_empty() {
+            user.watchers = Vec::new();
+        }
+        self.counters.watches -= 1;
+        self.release(removed.user());
+    }
+
+    /// Marks the users that the session watches, each with its place in the session's list, so
+    /// that one message's names are looked up in O(1) each.
+    pub(crate) fn mark_watches(&mut self, session: u32) {
+        self.mark = self.mark.wrapping_add(1).max(1);
+        for (n, watch) in (0..).zip(&self.sessions[session].watches) {
+            let user = &mut self.users[watch.user()];
+            user.mark = self.mark;
+            user.mark_watch = n;
+        }
+    }
+
+    /// Makes sure that somebody is asked for the user's state.
+    pub(crate) fn seek(&mut self, slot: u32) {
+        if self.users[slot].knowledge != Knowledge::Nothing {
+            return;
+        }
+        match self.owner_of(slot) {
+            crate::Owner::Here(_) | crate::Owner::Elsewhere => self.ask_store(slot),
+            crate::Owner::Core(core) => {
+                self.users[slot].knowledge = Knowledge::Asked;
+                self.queue_for(slot, core);
+            }
+        }
+    }
+}

@@ -1,0 +1,660 @@
+//! What a client sends, from either encoding to one checked form. It owns the rules for members;
+//! whatever bytes come, the result is a message or an error to answer with, never a panic.
+
+mod cbor;
+mod json;
+
+use std::borrow::Cow;
+
+use crate::{
+    ErrorCode, MAX_TEXT, Opcode, Reported, check_user,
+    names::{Member, MessageType},
+};
+
+/// The most users one message may name.
+pub const MAX_USERS_PER_MESSAGE: usize = 1_000;
+/// The longest textual id of a message, in bytes.
+pub const MAX_ID: usize = 64;
+
+/// How messages become bytes, by subprotocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// `online-status.v1.json`: text frames, a JSON object each.
+    Json,
+    /// `online-status.v1.cbor`: binary frames, a CBOR map each (RFC 8949).
+    Cbor,
+}
+
+impl Encoding {
+    /// The name in `Sec-WebSocket-Protocol`.
+    #[must_use]
+    pub const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => "online-status.v1.json",
+            Self::Cbor => "online-status.v1.cbor",
+        }
+    }
+
+    /// The encoding of that name.
+    #[must_use]
+    pub fn from_subprotocol(name: &str) -> Option<Self> {
+        [Self::Json, Self::Cbor]
+            .into_iter()
+            .find(|encoding| encoding.subprotocol() == name)
+    }
+
+    /// The frames it goes in.
+    #[must_use]
+    pub const fn opcode(self) -> Opcode {
+        match self {
+            Self::Json => Opcode::Text,
+            Self::Cbor => Opcode::Binary,
+        }
+    }
+}
+
+/// The client's own id of a message, echoed in the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageId {
+    /// An integer.
+    Integer(i64),
+    /// At most [`MAX_ID`] bytes.
+    Text(Box<str>),
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// To be known by this token.
+    Auth {
+        /// A JWT, not checked yet.
+        token: Cow<'a, str>,
+    },
+    /// To be told of these users.
+    Watch {
+        /// At most [`MAX_USERS_PER_MESSAGE`], each a good name.
+        users: Vec<Cow<'a, str>>,
+        /// Versions the client has already.
+        known: Vec<(Cow<'a, str>, u64)>,
+    },
+    /// To be told of these no more.
+    Unwatch {
+        /// As for `Watch`.
+        users: Vec<Cow<'a, str>>,
+    },
+    /// To be told of these once.
+    Query {
+        /// As for `Watch`.
+        users: Vec<Cow<'a, str>>,
+    },
+    /// To set at least one of these.
+    Status {
+        /// The session's or user's status.
+        status: Option<Reported>,
+        /// The user's text, at most [`MAX_TEXT`] bytes without control characters.
+        text: Option<Cow<'a, str>>,
+    },
+    /// A `pong`.
+    Ping,
+    /// To leave at once.
+    Bye,
+}
+
+/// A message of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientMessage<'a> {
+    /// To be echoed.
+    pub id: Option<MessageId>,
+    /// What it asks for.
+    pub request: Request<'a>,
+}
+
+/// Why something is no message, as the `error` that answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadMessage {
+    /// To be echoed, when it could be read.
+    pub id: Option<MessageId>,
+    /// The kind of mistake.
+    pub code: ErrorCode,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+/// The message in `payload`, which is one WebSocket message's.
+pub fn decode(encoding: Encoding, payload: &[u8]) -> Result<ClientMessage<'_>, BadMessage> {
+    let members = match encoding {
+        Encoding::Json => json::members(payload),
+        Encoding::Cbor => cbor::members(payload),
+    };
+    let members = members.map_err(|message| BadMessage {
+        id: None,
+        code: ErrorCode::BadMessage,
+        message,
+    })?;
+    let id = match members.id.map(Value::into_id).transpose() {
+        Ok(id) => id,
+        Err(what) => {
+            return Err(BadMessage {
+                id: None,
+                ..bad_member(Member::Id, what)
+            });
+        }
+    };
+    match request(members.kind, members.rest) {
+        Ok(request) => Ok(ClientMessage { id, request }),
+        Err(bad) => Err(BadMessage { id, ..bad }),
+    }
+}
+
+/// The known members of a message as they stand there; unknown ones are gone.
+#[derive(Default)]
+struct Members<'a> {
+    kind: Option<Value<'a>>,
+    id: Option<Value<'a>>,
+    rest: Arguments<'a>,
+}
+
+#[derive(Default)]
+struct Arguments<'a> {
+    token: Option<Value<'a>>,
+    users: Option<Value<'a>>,
+    known: Option<Value<'a>>,
+    status: Option<Value<'a>>,
+    text: Option<Value<'a>>,
+}
+
+impl<'a> Members<'a> {
+    /// Where the value of that member goes, when clients send it.
+    fn slot(&mut self, member: Member) -> Option<&mut Option<Value<'a>>> {
+        match member {
+            Member::Type => Some(&mut self.kind),
+            Member::Id => Some(&mut self.id),
+            Member::Token => Some(&mut self.rest.token),
+            Member::Users => Some(&mut self.rest.users),
+            Member::Known => Some(&mut self.rest.known),
+            Member::Status => Some(&mut self.rest.status),
+            Member::Text => Some(&mut self.rest.text),
+            _ => None,
+        }
+    }
+}
+
+/// A member's value, as far as members of clients go.
+#[derive(Debug, PartialEq)]
+enum Value<'a> {
+    Integer(i64),
+    Text(Cow<'a, str>),
+    Texts(Vec<Cow<'a, str>>),
+    Numbers(Vec<(Cow<'a, str>, u64)>),
+    /// Anything else.
+    Other,
+}
+
+impl<'a> Value<'a> {
+    fn into_id(self) -> Result<MessageId, String> {
+        match self {
+            Self::Integer(id) => Ok(MessageId::Integer(id)),
+            Self::Text(id) if id.len() <= MAX_ID => Ok(MessageId::Text(id.into())),
+            _ => Err(format!(
+                "must be an integer or a text of at most {MAX_ID} bytes"
+            )),
+        }
+    }
+
+    fn into_text(self) -> Result<Cow<'a, str>, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            _ => Err("must be a text".into()),
+        }
+    }
+}
+
+fn bad(code: ErrorCode, message: String) -> BadMessage {
+    BadMessage {
+        id: None,
+        code,
+        message,
+    }
+}
+
+fn bad_member(member: Member, what: impl std::fmt::Display) -> BadMessage {
+    bad(ErrorCode::BadMember, format!("{member} {what}"))
+}
+
+fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'a>, BadMessage> {
+    let kind = match kind {
+        None => return Err(bad(ErrorCode::BadMessage, "type is missing".into())),
+        Some(Value::Text(word)) => MessageType::parse(&word)
+            .ok_or_else(|| format!("there is no message type {}", shortened(&word))),
+        Some(Value::Integer(number)) => u64::try_from(number)
+            .ok()
+            .and_then(MessageType::from_number)
+            .ok_or_else(|| format!("there is no message type {number}")),
+        Some(_) => Err("type is neither a name nor a number".into()),
+    };
+    match kind.map_err(|message| bad(ErrorCode::UnknownType, message))? {
+        MessageType::Auth => {
+            let token = rest
+                .token
+                .ok_or_else(|| bad_member(Member::Token, "is missing"))?;
+            let token = token
+                .into_text()
+                .map_err(|what| bad_member(Member::Token, what))?;
+            Ok(Request::Auth { token })
+        }
+        MessageType::Watch => {
+            let known = match rest.known {
+                None => Vec::new(),
+                Some(Value::Numbers(known)) => known,
+                Some(_) => {
+                    let what = "must be an object of users and versions (integers below 2^53)";
+                    return Err(bad_member(Member::Known, what));
+                }
+            };
+            Ok(Request::Watch {
+                users: users(rest.users)?,
+                known,
+            })
+        }
+        MessageType::Unwatch => Ok(Request::Unwatch {
+            users: users(rest.users)?,
+        }),
+        MessageType::Query => Ok(Request::Query {
+            users: users(rest.users)?,
+        }),
+        MessageType::Status => status(rest.status, rest.text),
+        MessageType::Ping => Ok(Request::Ping),
+        MessageType::Bye => Ok(Request::Bye),
+        server => {
+            let message = format!("{server} is a message of the server");
+            Err(bad(ErrorCode::UnknownType, message))
+        }
+    }
+}
+
+fn users(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, BadMessage> {
+    let users = match value {
+        None => return Err(bad_member(Member::Users, "is missing")),
+        Some(Value::Texts(users)) => users,
+        Some(_) => return Err(bad_member(Member::Users, "must be a list of texts")),
+    };
+    if users.len() > MAX_USERS_PER_MESSAGE {
+        let message = format!(
+            "users has {} entries; at most {MAX_USERS_PER_MESSAGE} are allowed",
+            users.len()
+        );
+        return Err(bad(ErrorCode::TooManyUsers, message));
+    }
+    for user in &users {
+        if let Err(error) = check_user(user) {
+            let message = format!("{} is no user: {error}", shortened(user));
+            return Err(bad(ErrorCode::BadUser, message));
+        }
+    }
+    Ok(users)
+}
+
+fn status<'a>(
+    status: Option<Value<'a>>,
+    text: Option<Value<'a>>,
+) -> Result<Request<'a>, BadMessage> {
+    if status.is_none() && text.is_none() {
+        return Err(bad_member(Member::Status, "and text are both missing"));
+    }
+    let status = status
+        .map(|value| {
+            let word = value.into_text().ok();
+            word.and_then(|word| Reported::parse(&word)).ok_or_else(|| {
+                bad_member(Member::Status, "must be online, away, busy or invisible")
+            })
+        })
+        .transpose()?;
+    let text = text
+        .map(|value| {
+            value
+                .into_text()
+                .map_err(|what| bad_member(Member::Text, what))
+        })
+        .transpose()?;
+    if let Some(text) = &text {
+        if text.len() > MAX_TEXT {
+            let message = format!(
+                "text is {} bytes long; at most {MAX_TEXT} are allowed",
+                text.len()
+            );
+            return Err(bad(ErrorCode::TextTooLong, message));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(bad_member(Member::Text, "must not have control characters"));
+        }
+    }
+    Ok(Request::Status { status, text })
+}
+
+/// The text as it may be shown in an error.
+fn shortened(text: &str) -> String {
+    let cut = text.floor_char_boundary(40);
+    let dots = if cut < text.len() { "…" } else { "" };
+    format!("{:?}{dots}", &text[..cut])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
+        decode(Encoding::Json, text.as_bytes())
+    }
+
+    #[test]
+    fn each_mistake_is_named_and_its_id_comes_back() {
+        let cases = [
+            ("", ErrorCode::BadMessage, None),
+            ("[]", ErrorCode::BadMessage, None),
+            ("{}", ErrorCode::BadMessage, None),
+            ("nonsense", ErrorCode::BadMessage, None),
+            (r#"{"type":"ping"} x"#, ErrorCode::BadMessage, None),
+            (r#"{"id":7}"#, ErrorCode::BadMessage, Some(7)),
+            (
+                r#"{"type":"dance","id":7}"#,
+                ErrorCode::UnknownType,
+                Some(7),
+            ),
+            (
+                r#"{"type":["ping"],"id":7}"#,
+                ErrorCode::UnknownType,
+                Some(7),
+            ),
+            (
+                r#"{"type":"welcome","id":7}"#,
+                ErrorCode::UnknownType,
+                Some(7),
+            ),
+            (r#"{"type":"ping","id":1.5}"#, ErrorCode::BadMember, None),
+            (r#"{"type":"ping","id":{}}"#, ErrorCode::BadMember, None),
+            (r#"{"type":"auth","id":7}"#, ErrorCode::BadMember, Some(7)),
+            (
+                r#"{"type":"auth","token":7,"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (r#"{"type":"watch","id":7}"#, ErrorCode::BadMember, Some(7)),
+            (
+                r#"{"type":"watch","users":"bob","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"watch","users":["bob",1],"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"watch","users":[""],"id":7}"#,
+                ErrorCode::BadUser,
+                Some(7),
+            ),
+            (
+                r#"{"type":"query","users":["a\u0000"],"id":7}"#,
+                ErrorCode::BadUser,
+                Some(7),
+            ),
+            (
+                r#"{"type":"watch","users":[],"known":[],"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"watch","users":[],"known":{"a":-1},"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (r#"{"type":"status","id":7}"#, ErrorCode::BadMember, Some(7)),
+            (
+                r#"{"type":"status","status":"offline","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"status","text":"a\nb","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+        ];
+        for (text, code, id) in cases {
+            let bad = json(text).expect_err(text);
+            assert_eq!(
+                (bad.code, bad.id),
+                (code, id.map(MessageId::Integer)),
+                "{text}"
+            );
+            assert!(!bad.message.is_empty() && bad.message.len() < 200, "{text}");
+        }
+        let long = format!(r#"{{"type":"status","text":"{}"}}"#, "é".repeat(65));
+        assert_eq!(
+            json(&long).expect_err("130 bytes").code,
+            ErrorCode::TextTooLong
+        );
+        let many = format!(
+            r#"{{"type":"query","users":[{}"b"]}}"#,
+            r#""a","#.repeat(1_000)
+        );
+        assert_eq!(
+            json(&many).expect_err("1001 users").code,
+            ErrorCode::TooManyUsers
+        );
+        let deep = format!(r#"{{"type":"ping","x":{}}}"#, "[".repeat(10_000));
+        assert_eq!(
+            json(&deep).expect_err("too deep").code,
+            ErrorCode::BadMessage
+        );
+    }
+
+    #[test]
+    fn unknown_members_and_members_of_other_types_are_ignored() {
+        let text = r#"{"x":{"y":[1,null]},"users":7,"type":"ping","id":"é"}"#;
+        let id = Some(MessageId::Text("é".into()));
+        assert_eq!(
+            json(text),
+            Ok(ClientMessage {
+                id,
+                request: Request::Ping
+            })
+        );
+        let text = r#"{"type":"status","text":"","status":"busy","id":null}"#;
+        let request = Request::Status {
+            status: Some(Reported::Busy),
+            text: Some("".into()),
+        };
+        assert_eq!(json(text), Ok(ClientMessage { id: None, request }));
+    }
+
+    fn cbor_of(message: &ClientMessage<'_>) -> Vec<u8> {
+        let mut e = minicbor::Encoder::new(Vec::new());
+        let key = |member: Member| member.number();
+        let texts = |e: &mut minicbor::Encoder<Vec<u8>>, users: &[Cow<'_, str>]| {
+            e.u8(key(Member::Users))
+                .expect("a Vec")
+                .array(users.len() as u64)
+                .expect("a Vec");
+            for user in users {
+                e.str(user).expect("a Vec");
+            }
+        };
+        e.begin_map().expect("a Vec");
+        match &message.id {
+            None => {}
+            Some(MessageId::Integer(id)) => {
+                e.u8(key(Member::Id))
+                    .expect("a Vec")
+                    .i64(*id)
+                    .expect("a Vec");
+            }
+            Some(MessageId::Text(id)) => {
+                e.u8(key(Member::Id))
+                    .expect("a Vec")
+                    .str(id)
+                    .expect("a Vec");
+            }
+        }
+        // Unknown members: a key beyond the table, a text key, nested.
+        e.u8(99)
+            .expect("a Vec")
+            .array(1)
+            .expect("a Vec")
+            .null()
+            .expect("a Vec");
+        e.str("x").expect("a Vec").bool(true).expect("a Vec");
+        let kind = match &message.request {
+            Request::Auth { token } => {
+                e.u8(key(Member::Token))
+                    .expect("a Vec")
+                    .str(token)
+                    .expect("a Vec");
+                MessageType::Auth
+            }
+            Request::Watch { users, known } => {
+                texts(&mut e, users);
+                e.u8(key(Member::Known))
+                    .expect("a Vec")
+                    .map(known.len() as u64)
+                    .expect("a Vec");
+                for (user, version) in known {
+                    e.str(user).expect("a Vec").u64(*version).expect("a Vec");
+                }
+                MessageType::Watch
+            }
+            Request::Unwatch { users } => {
+                texts(&mut e, users);
+                MessageType::Unwatch
+            }
+            Request::Query { users } => {
+                texts(&mut e, users);
+                MessageType::Query
+            }
+            Request::Status { status, text } => {
+                if let Some(status) = status {
+                    e.u8(key(Member::Status))
+                        .expect("a Vec")
+                        .str(status.as_str())
+                        .expect("a Vec");
+                }
+                if let Some(text) = text {
+                    e.u8(key(Member::Text))
+                        .expect("a Vec")
+                        .str(text)
+                        .expect("a Vec");
+                }
+                MessageType::Status
+            }
+            Request::Ping => MessageType::Ping,
+            Request::Bye => MessageType::Bye,
+        };
+        e.u8(key(Member::Type))
+            .expect("a Vec")
+            .u8(kind.number())
+            .expect("a Vec");
+        e.end().expect("a Vec");
+        e.into_writer()
+    }
+
+    fn json_of(message: &ClientMessage<'_>) -> Vec<u8> {
+        let mut object = serde_json::Map::new();
+        match &message.id {
+            None => {}
+            Some(MessageId::Integer(id)) => drop(object.insert("id".into(), (*id).into())),
+            Some(MessageId::Text(id)) => drop(object.insert("id".into(), (**id).into())),
+        }
+        let kind = match &message.request {
+            Request::Auth { token } => {
+                object.insert("token".into(), (**token).into());
+                "auth"
+            }
+            Request::Watch { users, known } => {
+                object.insert("users".into(), users.iter().map(|user| &**user).collect());
+                let known = known
+                    .iter()
+                    .map(|(user, version)| (user.to_string(), *version));
+                object.insert("known".into(), known.collect());
+                "watch"
+            }
+            Request::Unwatch { users } => {
+                object.insert("users".into(), users.iter().map(|user| &**user).collect());
+                "unwatch"
+            }
+            Request::Query { users } => {
+                object.insert("users".into(), users.iter().map(|user| &**user).collect());
+                "query"
+            }
+            Request::Status { status, text } => {
+                if let Some(status) = status {
+                    object.insert("status".into(), status.as_str().into());
+                }
+                if let Some(text) = text {
+                    object.insert("text".into(), (**text).into());
+                }
+                "status"
+            }
+            Request::Ping => "ping",
+            Request::Bye => "bye",
+        };
+        object.insert("type".into(), kind.into());
+        serde_json::to_vec(&object).expect("a JSON value")
+    }
+
+    fn any_user() -> impl Strategy<Value = Cow<'static, str>> {
+        "[a-zé\"\\\\🦀]{1,12}".prop_map(Cow::Owned)
+    }
+
+    fn any_message() -> impl Strategy<Value = ClientMessage<'static>> {
+        let users = || prop::collection::vec(any_user(), 0..5);
+        let known = prop::collection::btree_map(any_user(), 0_u64..1 << 53, 0..4)
+            .prop_map(|known| known.into_iter().collect());
+        let statuses = prop::sample::select(Reported::ALL);
+        let id = prop_oneof![
+            Just(None),
+            any::<i64>().prop_map(|id| Some(MessageId::Integer(id))),
+            "[a-z\"]{0,20}".prop_map(|id| Some(MessageId::Text(id.into()))),
+        ];
+        let request = prop_oneof![
+            any_user().prop_map(|token| Request::Auth { token }),
+            (users(), known).prop_map(|(users, known)| Request::Watch { users, known }),
+            users().prop_map(|users| Request::Unwatch { users }),
+            users().prop_map(|users| Request::Query { users }),
+            (statuses, prop::option::of(any_user())).prop_map(|(status, text)| Request::Status {
+                status: Some(status),
+                text
+            }),
+            any_user().prop_map(|text| Request::Status {
+                status: None,
+                text: Some(text)
+            }),
+            Just(Request::Ping),
+            Just(Request::Bye),
+        ];
+        (id, request).prop_map(|(id, request)| ClientMessage { id, request })
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_means_the_same_in_both_encodings(message in any_message()) {
+            let json = json_of(&message);
+            prop_assert_eq!(decode(Encoding::Json, &json), Ok(message.clone()));
+            let cbor = cbor_of(&message);
+            prop_assert_eq!(decode(Encoding::Cbor, &cbor), Ok(message));
+            for cut in 0..cbor.len() {
+                prop_assert!(decode(Encoding::Cbor, &cbor[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            for encoding in [Encoding::Json, Encoding::Cbor] {
+                if let Err(bad) = decode(encoding, &bytes) {
+                    prop_assert!(!bad.message.is_empty());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The store's keys and the topic's partitions. A vnode's keys share the hash tag `{v<N>}`, so
+//! that they lie on one slot of a Redis Cluster and one script may touch them all.
+
+use ring::Vnode;
+
+/// Makes the keys under one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    prefix: Box<str>,
+}
+
+/// A prefix with a brace would move the hash tag away from the vnode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the key prefix {0:?} must not have braces")]
+pub struct PrefixError(Box<str>);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            prefix: "os:".into(),
+        }
+    }
+}
+
+impl Keys {
+    /// Keys that begin with `prefix`, which must not have `{` or `}`.
+    pub fn new(prefix: &str) -> Result<Self, PrefixError> {
+        if prefix.contains(['{', '}']) {
+            return Err(PrefixError(prefix.into()));
+        }
+        Ok(Self {
+            prefix: prefix.into(),
+        })
+    }
+
+    fn of_vnode(&self, vnode: Vnode, what: &str) -> String {
+        format!("{}{{v{}}}:{what}", self.prefix, vnode.get())
+    }
+
+    fn of_fleet(&self, what: &str) -> String {
+        format!("{}{what}", self.prefix)
+    }
+
+    /// Hash: user → [`crate::Stored`].
+    #[must_use]
+    pub fn users(&self, vnode: Vnode) -> String {
+        self.of_vnode(vnode, "users")
+    }
+
+    /// Sorted set: user → last seen, ms since 1970.
+    #[must_use]
+    pub fn seen(&self, vnode: Vnode) -> String {
+        self.of_vnode(vnode, "seen")
+    }
+
+    /// String: the newest accepted epoch.
+    #[must_use]
+    pub fn epoch(&self, vnode: Vnode) -> String {
+        self.of_vnode(vnode, "epoch")
+    }
+
+    /// String with a TTL: a node's lease.
+    #[must_use]
+    pub fn node(&self, id: &str) -> String {
+        format!("{}node:{id}", self.prefix)
+    }
+
+    /// Set: the ids of all nodes that may have a lease.
+    #[must_use]
+    pub fn nodes(&self) -> String {
+        self.of_fleet("nodes")
+    }
+
+    /// String: the map.
+    #[must_use]
+    pub fn map(&self) -> String {
+        self.of_fleet("map")
+    }
+
+    /// String: the map's version.
+    #[must_use]
+    pub fn map_version(&self) -> String {
+        self.of_fleet("map:version")
+    }
+
+    /// Channel: new versions of the map are announced here.
+    #[must_use]
+    pub fn map_changed(&self) -> String {
+        self.of_fleet("map:changed")
+    }
+
+    /// String with a TTL: the leading coordinator and its fencing token.
+    #[must_use]
+    pub fn leader(&self) -> String {
+        self.of_fleet("leader")
+    }
+
+    /// String: a random id that is lost with the store's content.
+    #[must_use]
+    pub fn incarnation(&self) -> String {
+        self.of_fleet("incarnation")
+    }
+}
+
+/// The topic's partition of a vnode: `vnode × partitions / vnodes`, so that a vnode's events
+/// stay in order and neighbours share a partition.
+///
+/// # Panics
+/// When `partitions` is not positive or `vnode` is not below `vnodes`.
+#[must_use]
+pub fn partition(vnode: Vnode, partitions: i32, vnodes: u32) -> i32 {
+    assert!(partitions > 0, "a topic has partitions");
+    assert!(
+        u32::from(vnode.get()) < vnodes,
+        "the vnode belongs to the cluster"
+    );
+    let partition = i64::from(vnode.get()) * i64::from(partitions) / i64::from(vnodes);
+    i32::try_from(partition).expect("below `partitions`, since the vnode is below `vnodes`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_the_documented_form_and_the_vnode_as_the_only_hash_tag() {
+        let keys = Keys::default();
+        assert_eq!(keys.users(Vnode::new(12)), "os:{v12}:users");
+        assert_eq!(keys.seen(Vnode::new(0)), "os:{v0}:seen");
+        assert_eq!(keys.epoch(Vnode::new(4095)), "os:{v4095}:epoch");
+        assert_eq!(keys.node("n1"), "os:node:n1");
+        assert_eq!(keys.map_version(), "os:map:version");
+        let custom = Keys::new("eu:").expect("a good prefix");
+        assert_eq!(custom.leader(), "eu:leader");
+        assert!(Keys::new("{eu}:").is_err());
+    }
+
+    #[test]
+    fn partitions_are_even_ordered_runs_of_vnodes() {
+        let all: Vec<i32> = (0..4096)
+            .map(|v| partition(Vnode::new(v), 12, 4096))
+            .collect();
+        assert!(all.is_sorted());
+        for p in 0..12 {
+            let size = all.iter().filter(|q| **q == p).count();
+            assert!((341..=342).contains(&size));
+        }
+        assert_eq!(
+            partition(Vnode::new(u16::MAX), i32::MAX, 65_536),
+            2_147_450_879
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Everything of online-status that crosses a wire: client messages, the presence record in the
+//! store, the event on the topic, the store's keys, and WebSocket framing towards clients.
+//! Pure: bytes and values in, bytes and values out; no socket, clock, thread or random source.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod words;
+
+pub mod client;
+pub mod close;
+pub mod event;
+pub mod frame;
+pub mod keys;
+pub mod names;
+pub mod record;
+pub mod server;
+mod varint;
+pub mod version;
+
+pub use client::{
+    BadMessage, ClientMessage, Encoding, MAX_USERS_PER_MESSAGE, MessageId, Request, decode,
+};
+pub use close::CloseCode;
+pub use event::{Cause, Event, EventError};
+pub use frame::{FrameStart, Opcode};
+pub use keys::{Keys, partition};
+pub use record::{
+    Chosen, MAX_TEXT, MAX_USER, Record, Reported, Status, Stored, StoredError, UserId, UserIdError,
+    check_user,
+};
+pub use server::{ErrorCode, ListKind, ServerMessage, begin_list, end_list, list_record};
+pub use version::Version;

@@ -1,0 +1,149 @@
+//! The names of the client protocol's members and message types, in both encodings: the word in
+//! JSON, the small integer in CBOR. The one place where these numbers are given; a number, once
+//! released, must never change its meaning. `docs/protocol.md` repeats the tables (tested).
+
+use crate::words::words;
+
+words! {
+    /// A member of a message or record. Its number is the CBOR key; all are below 24, so that a
+    /// key is one byte.
+    pub enum Member {
+        /// The message's type, a [`MessageType`].
+        Type = 0 => "type",
+        /// The client's own id of a message, echoed in the answer.
+        Id = 1 => "id",
+        /// One user.
+        User = 2 => "user",
+        /// A list of users, or of records.
+        Users = 3 => "users",
+        /// The versions that a watcher knows.
+        Known = 4 => "known",
+        /// A status.
+        Status = 5 => "status",
+        /// The user's text.
+        Text = 6 => "text",
+        /// When the status began, ms since 1970.
+        Since = 7 => "since",
+        /// When the user was last seen, ms since 1970.
+        LastSeen = 8 => "last_seen",
+        /// How many sessions the user has.
+        Devices = 9 => "devices",
+        /// A record's version.
+        Version = 10 => "version",
+        /// A JWT.
+        Token = 11 => "token",
+        /// A session's name.
+        Session = 12 => "session",
+        /// A node's name.
+        Node = 13 => "node",
+        /// Seconds between the server's pings.
+        Heartbeat = 14 => "heartbeat",
+        /// When the token ends, ms since 1970.
+        Expires = 15 => "expires",
+        /// A whole WebSocket URL.
+        Address = 16 => "address",
+        /// Seconds from now.
+        In = 17 => "in",
+        /// An error code's word.
+        Code = 18 => "code",
+        /// An error's text, for people.
+        Message = 19 => "message",
+    }
+}
+
+words! {
+    /// The type of a message. Its number is what CBOR carries; all are below 24, one byte.
+    pub enum MessageType {
+        /// Client: a token.
+        Auth = 1 => "auth",
+        /// Client: users to watch.
+        Watch = 2 => "watch",
+        /// Client: users to watch no more.
+        Unwatch = 3 => "unwatch",
+        /// Client: users to tell about once.
+        Query = 4 => "query",
+        /// Client: a new status or text.
+        Status = 5 => "status",
+        /// Client: are you there?
+        Ping = 6 => "ping",
+        /// Client: a clean goodbye.
+        Bye = 7 => "bye",
+        /// Server: the session stands.
+        Welcome = 8 => "welcome",
+        /// Server: the answer to `watch`.
+        Snapshot = 9 => "snapshot",
+        /// Server: changes of watched users.
+        Presence = 10 => "presence",
+        /// Server: the answer to `query`.
+        Result = 11 => "result",
+        /// Server: done.
+        Ok = 12 => "ok",
+        /// Server: the answer to `ping`.
+        Pong = 13 => "pong",
+        /// Server: a message was refused.
+        Error = 14 => "error",
+        /// Server: connect somewhere else.
+        Move = 15 => "move",
+        /// Server: the token ends soon.
+        Expiring = 16 => "expiring",
+    }
+}
+
+impl Member {
+    /// The CBOR key.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl MessageType {
+    /// The CBOR value of `type`.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The type with that CBOR number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| u64::from(kind.number()) == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_single_cbor_bytes_and_all_differ() {
+        let members: std::collections::BTreeSet<u8> =
+            Member::ALL.iter().map(|m| m.number()).collect();
+        let types: std::collections::BTreeSet<u8> =
+            MessageType::ALL.iter().map(|t| t.number()).collect();
+        assert_eq!(members.len(), Member::ALL.len());
+        assert_eq!(types.len(), MessageType::ALL.len());
+        assert!(members.last() < Some(&24) && types.last() < Some(&24));
+        for kind in MessageType::ALL {
+            assert_eq!(MessageType::from_number(kind.number().into()), Some(*kind));
+        }
+    }
+
+    #[test]
+    fn the_document_has_every_row_of_both_tables() {
+        let document = include_str!("../../docs/protocol.md");
+        let member_rows = Member::ALL.iter().map(|m| (m.number(), m.as_str()));
+        let type_rows = MessageType::ALL.iter().map(|t| (t.number(), t.as_str()));
+        for (number, word) in member_rows.chain(type_rows) {
+            let row = format!("| {number} | `{word}` |");
+            assert!(document.contains(&row), "docs/protocol.md lacks {row}");
+        }
+        for code in crate::ErrorCode::ALL {
+            let row = format!("| `{code}` |");
+            assert!(document.contains(&row), "docs/protocol.md lacks {row}");
+        }
+    }
+}

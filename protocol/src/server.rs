@@ -1,0 +1,534 @@
+//! What the server sends, appended to a buffer in either encoding, without a WebSocket header.
+//! It owns both layouts; a record's bytes do not depend on where in a list they stand, so that
+//! they can be copied from one list to another. Nothing is allocated beyond growing the buffer.
+
+use std::io::Write;
+
+use crate::{
+    Encoding, MessageId, Record, Status,
+    names::{Member, MessageType},
+    words::words,
+};
+
+words! {
+    /// Why a client's message was refused.
+    pub enum ErrorCode {
+        /// Not JSON, not CBOR, no object, or no type.
+        BadMessage => "bad_message",
+        /// No such type of message.
+        UnknownType => "unknown_type",
+        /// A member is missing or not what it must be.
+        BadMember => "bad_member",
+        /// A user's name is none.
+        BadUser => "bad_user",
+        /// The text is longer than 128 bytes.
+        TextTooLong => "text_too_long",
+        /// More users in one message than allowed.
+        TooManyUsers => "too_many_users",
+        /// More users watched than a session may.
+        WatchLimit => "watch_limit",
+        /// The token does not allow it.
+        NotAllowed => "not_allowed",
+        /// Something came before the token.
+        NotAuthenticated => "not_authenticated",
+        /// The new token is another user's.
+        WrongUser => "wrong_user",
+        /// It cannot be answered at the moment.
+        Unavailable => "unavailable",
+        /// The token was refused.
+        BadToken => "bad_token",
+    }
+}
+
+/// A message that is not a list of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerMessage<'a> {
+    /// The session stands.
+    Welcome {
+        /// The token's user.
+        user: &'a str,
+        /// The session's name, for logs.
+        session: &'a str,
+        /// The node's name.
+        node: &'a str,
+        /// Seconds between pings.
+        heartbeat: u32,
+        /// When the token ends, ms since 1970; 0 = never (left out).
+        expires: u64,
+    },
+    /// Done.
+    Ok {
+        /// Of the message it answers.
+        id: Option<&'a MessageId>,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// Of the message it answers.
+        id: Option<&'a MessageId>,
+    },
+    /// A message was refused.
+    Error {
+        /// Of the message it answers.
+        id: Option<&'a MessageId>,
+        /// Why, for programs.
+        code: ErrorCode,
+        /// Why, for people.
+        message: &'a str,
+    },
+    /// The user's vnode moves.
+    Move {
+        /// A whole WebSocket URL.
+        address: &'a str,
+    },
+    /// The token ends soon.
+    Expiring {
+        /// Seconds from now.
+        seconds: u64,
+    },
+}
+
+impl ServerMessage<'_> {
+    /// Appends the message.
+    pub fn encode(&self, encoding: Encoding, out: &mut Vec<u8>) {
+        let mut object = Object::begin(encoding, out);
+        match *self {
+            Self::Welcome {
+                user,
+                session,
+                node,
+                heartbeat,
+                expires,
+            } => {
+                object.kind(MessageType::Welcome);
+                object.text(Member::User, user);
+                object.text(Member::Session, session);
+                object.text(Member::Node, node);
+                object.number(Member::Heartbeat, heartbeat.into());
+                if expires != 0 {
+                    object.number(Member::Expires, expires);
+                }
+            }
+            Self::Ok { id } => {
+                object.kind(MessageType::Ok);
+                object.id(id);
+            }
+            Self::Pong { id } => {
+                object.kind(MessageType::Pong);
+                object.id(id);
+            }
+            Self::Error { id, code, message } => {
+                object.kind(MessageType::Error);
+                object.id(id);
+                object.text(Member::Code, code.as_str());
+                object.text(Member::Message, message);
+            }
+            Self::Move { address } => {
+                object.kind(MessageType::Move);
+                object.text(Member::Address, address);
+            }
+            Self::Expiring { seconds } => {
+                object.kind(MessageType::Expiring);
+                object.number(Member::In, seconds);
+            }
+        }
+        object.end();
+    }
+}
+
+/// Which list of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListKind<'a> {
+    /// Changes of watched users.
+    Presence,
+    /// The answer to `watch`.
+    Snapshot(Option<&'a MessageId>),
+    /// The answer to `query`.
+    Result(Option<&'a MessageId>),
+}
+
+/// Begins a message that is a list of records.
+pub fn begin_list(encoding: Encoding, kind: ListKind<'_>, out: &mut Vec<u8>) {
+    let (kind, id) = match kind {
+        ListKind::Presence => (MessageType::Presence, None),
+        ListKind::Snapshot(id) => (MessageType::Snapshot, id),
+        ListKind::Result(id) => (MessageType::Result, id),
+    };
+    let mut object = Object::begin(encoding, out);
+    object.kind(kind);
+    object.id(id);
+    object.key(Member::Users);
+    match encoding {
+        Encoding::Json => out.push(b'['),
+        Encoding::Cbor => out.push(CBOR_ARRAY),
+    }
+}
+
+/// Appends the record of `user`; after the `first`, JSON needs a comma before it.
+pub fn list_record(
+    encoding: Encoding,
+    first: bool,
+    user: &str,
+    record: &Record,
+    out: &mut Vec<u8>,
+) {
+    if !first && encoding == Encoding::Json {
+        out.push(b',');
+    }
+    let mut object = Object::begin(encoding, out);
+    object.text(Member::User, user);
+    object.text(Member::Status, record.status.as_str());
+    if !record.text.is_empty() {
+        object.text(Member::Text, &record.text);
+    }
+    if record.status == Status::Offline && record.last_seen != 0 {
+        object.number(Member::LastSeen, record.last_seen);
+    }
+    if record.since != 0 {
+        object.number(Member::Since, record.since);
+    }
+    object.number(Member::Devices, record.devices.into());
+    object.number(Member::Version, record.version.get());
+    object.end();
+}
+
+/// Ends what [`begin_list`] began.
+pub fn end_list(encoding: Encoding, out: &mut Vec<u8>) {
+    out.extend_from_slice(match encoding {
+        Encoding::Json => b"]}",
+        Encoding::Cbor => &[CBOR_BREAK, CBOR_BREAK],
+    });
+}
+
+// RFC 8949 §3.2: containers of indefinite length, so that nothing has to be counted ahead.
+const CBOR_MAP: u8 = 0xbf;
+const CBOR_ARRAY: u8 = 0x9f;
+const CBOR_BREAK: u8 = 0xff;
+
+/// An object that is being written.
+struct Object<'a> {
+    encoding: Encoding,
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'a> Object<'a> {
+    fn begin(encoding: Encoding, out: &'a mut Vec<u8>) -> Self {
+        out.push(match encoding {
+            Encoding::Json => b'{',
+            Encoding::Cbor => CBOR_MAP,
+        });
+        Self {
+            encoding,
+            out,
+            empty: true,
+        }
+    }
+
+    fn key(&mut self, member: Member) {
+        match self.encoding {
+            Encoding::Json => {
+                if !std::mem::take(&mut self.empty) {
+                    self.out.push(b',');
+                }
+                self.out.push(b'"');
+                self.out.extend_from_slice(member.as_str().as_bytes());
+                self.out.extend_from_slice(b"\":");
+            }
+            Encoding::Cbor => self.out.push(member.number()),
+        }
+    }
+
+    fn kind(&mut self, kind: MessageType) {
+        match self.encoding {
+            Encoding::Json => self.text(Member::Type, kind.as_str()),
+            Encoding::Cbor => self.number(Member::Type, kind.number().into()),
+        }
+    }
+
+    fn id(&mut self, id: Option<&MessageId>) {
+        match id {
+            None => {}
+            Some(MessageId::Text(id)) => self.text(Member::Id, id),
+            Some(MessageId::Integer(id)) => {
+                self.key(Member::Id);
+                match self.encoding {
+                    Encoding::Json => write_json_number(*id, self.out),
+                    Encoding::Cbor => match u64::try_from(*id) {
+                        Ok(id) => cbor_head(0, id, self.out),
+                        // RFC 8949 §3.1: major type 1 carries -1 - n.
+                        Err(_) => cbor_head(1, !*id as u64, self.out),
+                    },
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, member: Member, text: &str) {
+        self.key(member);
+        match self.encoding {
+            Encoding::Json => json_text(text, self.out),
+            Encoding::Cbor => {
+                cbor_head(3, text.len() as u64, self.out);
+                self.out.extend_from_slice(text.as_bytes());
+            }
+        }
+    }
+
+    fn number(&mut self, member: Member, number: u64) {
+        self.key(member);
+        match self.encoding {
+            Encoding::Json => write_json_number(number, self.out),
+            Encoding::Cbor => cbor_head(0, number, self.out),
+        }
+    }
+
+    fn end(self) {
+        self.out.push(match self.encoding {
+            Encoding::Json => b'}',
+            Encoding::Cbor => CBOR_BREAK,
+        });
+    }
+}
+
+fn write_json_number(number: impl std::fmt::Display, out: &mut Vec<u8>) {
+    write!(out, "{number}").expect("a Vec takes all bytes");
+}
+
+fn json_text(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text;
+    // Names are mostly plain: copy up to what needs an escape (RFC 8259 §7).
+    while let Some(at) = rest
+        .bytes()
+        .position(|b| b < 0x20 || b == b'"' || b == b'\\')
+    {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        match rest.as_bytes()[at] {
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            byte => write!(out, "\\u{byte:04x}").expect("a Vec takes all bytes"),
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out.push(b'"');
+}
+
+/// The head of a CBOR item in its shortest form (RFC 8949 §3).
+fn cbor_head(major: u8, argument: u64, out: &mut Vec<u8>) {
+    let major = major << 5;
+    let bytes = argument.to_be_bytes();
+    match argument {
+        0..24 => out.push(major | argument as u8),
+        24..0x100 => out.extend_from_slice(&[major | 24, argument as u8]),
+        0x100..0x1_0000 => {
+            out.push(major | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..0x1_0000_0000 => {
+            out.push(major | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Version;
+    use minicbor::data::Token;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn to_json(message: ServerMessage<'_>) -> String {
+        let mut out = Vec::new();
+        message.encode(Encoding::Json, &mut out);
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    /// A CBOR message with its numbers turned into words, as JSON.
+    fn cbor_value(bytes: &[u8]) -> Value {
+        let mut tokens = minicbor::decode::Tokenizer::new(bytes).map(|t| t.expect("CBOR"));
+        let value = cbor_item(&mut tokens, None).expect("one item");
+        assert_eq!(tokens.next(), None);
+        value
+    }
+
+    fn cbor_item<'a>(
+        tokens: &mut impl Iterator<Item = Token<'a>>,
+        member: Option<&str>,
+    ) -> Option<Value> {
+        let number = |n: i128| match member {
+            Some("type") => MessageType::from_number(n as u64)
+                .expect("a type")
+                .as_str()
+                .into(),
+            _ => Value::from(n as i64),
+        };
+        Some(match tokens.next().expect("an item") {
+            Token::Break => return None,
+            Token::BeginArray => std::iter::from_fn(|| cbor_item(tokens, None)).collect(),
+            Token::BeginMap => {
+                let mut object = serde_json::Map::new();
+                while let Some(key) = cbor_item(tokens, None) {
+                    let number = key.as_u64().expect("a numeric key");
+                    let name = Member::ALL
+                        .iter()
+                        .find(|member| u64::from(member.number()) == number)
+                        .expect("a member")
+                        .as_str();
+                    let value = cbor_item(tokens, Some(name)).expect("a value");
+                    object.insert(name.into(), value);
+                }
+                object.into()
+            }
+            Token::String(text) => text.into(),
+            Token::U8(n) => number(n.into()),
+            Token::U16(n) => number(n.into()),
+            Token::U32(n) => number(n.into()),
+            Token::U64(n) => number(n.into()),
+            Token::I8(n) => number(n.into()),
+            Token::I16(n) => number(n.into()),
+            Token::I32(n) => number(n.into()),
+            Token::I64(n) => number(n.into()),
+            other => panic!("no message has {other:?}"),
+        })
+    }
+
+    #[test]
+    fn messages_look_as_documented() {
+        let welcome = ServerMessage::Welcome {
+            user: "alice",
+            session: "n1-7f3a",
+            node: "n1",
+            heartbeat: 25,
+            expires: 1_795_480_000_000,
+        };
+        assert_eq!(
+            to_json(welcome),
+            r#"{"type":"welcome","user":"alice","session":"n1-7f3a","node":"n1","heartbeat":25,"expires":1795480000000}"#
+        );
+        let id = MessageId::Integer(-7);
+        assert_eq!(
+            to_json(ServerMessage::Ok { id: Some(&id) }),
+            r#"{"type":"ok","id":-7}"#
+        );
+        assert_eq!(
+            to_json(ServerMessage::Pong { id: None }),
+            r#"{"type":"pong"}"#
+        );
+        assert_eq!(
+            to_json(ServerMessage::Move {
+                address: "wss://b/socket"
+            }),
+            r#"{"type":"move","address":"wss://b/socket"}"#
+        );
+        assert_eq!(
+            to_json(ServerMessage::Expiring { seconds: 30 }),
+            r#"{"type":"expiring","in":30}"#
+        );
+        let error = ServerMessage::Error {
+            id: None,
+            code: ErrorCode::BadUser,
+            message: "no",
+        };
+        assert_eq!(
+            to_json(error),
+            r#"{"type":"error","code":"bad_user","message":"no"}"#
+        );
+        let mut out = Vec::new();
+        begin_list(Encoding::Json, ListKind::Snapshot(Some(&id)), &mut out);
+        list_record(Encoding::Json, true, "x", &Record::default(), &mut out);
+        end_list(Encoding::Json, &mut out);
+        assert_eq!(
+            String::from_utf8(out).expect("JSON is UTF-8"),
+            r#"{"type":"snapshot","id":-7,"users":[{"user":"x","status":"offline","devices":0,"version":0}]}"#
+        );
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let statuses = prop::sample::select(Status::ALL);
+        let times = || prop_oneof![Just(0), 1_u64..1 << 42];
+        (
+            statuses,
+            any::<String>(),
+            times(),
+            times(),
+            any::<u32>(),
+            0_u64..1 << 53,
+        )
+            .prop_map(
+                |(status, text, since, last_seen, devices, version)| Record {
+                    status,
+                    text: text.into(),
+                    since,
+                    last_seen,
+                    devices,
+                    version: Version::from_u64(version).expect("below 2^53"),
+                },
+            )
+    }
+
+    fn expected(user: &str, record: &Record) -> Value {
+        let mut value = json!({
+            "user": user,
+            "status": record.status.as_str(),
+            "devices": record.devices,
+            "version": record.version.get(),
+        });
+        if !record.text.is_empty() {
+            value["text"] = (*record.text).into();
+        }
+        if record.since != 0 {
+            value["since"] = record.since.into();
+        }
+        if record.status == Status::Offline && record.last_seen != 0 {
+            value["last_seen"] = record.last_seen.into();
+        }
+        value
+    }
+
+    proptest! {
+        #[test]
+        fn lists_say_the_same_in_both_encodings(
+            records in prop::collection::vec((any::<String>(), any_record()), 0..5),
+            id in any::<i64>(),
+        ) {
+            let id = MessageId::Integer(id);
+            let users: Vec<Value> = records.iter().map(|(u, r)| expected(u, r)).collect();
+            let MessageId::Integer(number) = &id else { unreachable!() };
+            let expected = json!({ "type": "result", "id": number, "users": users });
+            for encoding in [Encoding::Json, Encoding::Cbor] {
+                let mut out = Vec::new();
+                begin_list(encoding, ListKind::Result(Some(&id)), &mut out);
+                for (n, (user, record)) in records.iter().enumerate() {
+                    list_record(encoding, n == 0, user, record, &mut out);
+                }
+                end_list(encoding, &mut out);
+                let value = match encoding {
+                    Encoding::Json => serde_json::from_slice(&out).expect("JSON"),
+                    Encoding::Cbor => cbor_value(&out),
+                };
+                prop_assert_eq!(value, expected.clone());
+            }
+        }
+
+        #[test]
+        fn any_text_survives(message in any::<String>(), id in any::<String>()) {
+            let id = MessageId::Text(id.into());
+            let error =
+                ServerMessage::Error { id: Some(&id), code: ErrorCode::BadUser, message: &message };
+            let MessageId::Text(id) = &id else { unreachable!() };
+            let expected =
+                json!({ "type": "error", "id": **id, "code": "bad_user", "message": message });
+            let value: Value = serde_json::from_str(&to_json(error)).expect("JSON");
+            prop_assert_eq!(&value, &expected);
+            let mut out = Vec::new();
+            error.encode(Encoding::Cbor, &mut out);
+            prop_assert_eq!(cbor_value(&out), expected);
+        }
+    }
+}

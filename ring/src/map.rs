@@ -1,0 +1,351 @@
+//! The map of vnodes to nodes: versions, epochs, and the compact form that travels.
+//! It owns the rule that an epoch grows with each change of owner and never falls.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{Epoch, MapVersion, NodeId, Vnode, VnodeCount};
+
+/// A node as the map knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// The whole WebSocket URL that clients of its vnodes use; at most 65,535 bytes.
+    pub address: String,
+    /// Its weight in the rebalance.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    /// Index into the nodes, or `NOBODY`.
+    owner: u16,
+    epoch: Epoch,
+}
+
+const NOBODY: u16 = u16::MAX;
+const MAGIC: &[u8; 4] = b"OSM\x01";
+
+/// Who owns each vnode, under which epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    version: MapVersion,
+    nodes: Vec<Node>,
+    slots: Vec<Slot>,
+}
+
+/// Why bytes are not a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// They do not begin like a map of this release.
+    #[error("not a map of a known format")]
+    Format,
+    /// They were cut off or changed on the way.
+    #[error("the map's checksum is wrong: it was cut off or changed")]
+    Checksum,
+    /// A part has a value it cannot have.
+    #[error("the map has a bad {0}")]
+    Bad(&'static str),
+}
+
+impl Map {
+    /// The map in which nobody owns anything.
+    #[must_use]
+    pub fn empty(count: VnodeCount) -> Self {
+        let slot = Slot {
+            owner: NOBODY,
+            epoch: Epoch::default(),
+        };
+        Self {
+            version: MapVersion::default(),
+            nodes: Vec::new(),
+            slots: vec![slot; count.get()],
+        }
+    }
+
+    /// Grows with every change.
+    #[must_use]
+    pub fn version(&self) -> MapVersion {
+        self.version
+    }
+
+    /// How many vnodes it has.
+    #[must_use]
+    pub fn count(&self) -> VnodeCount {
+        VnodeCount::new(self.slots.len()).expect("a map is only made with an allowed count")
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The vnode's owner and epoch; `None` when nobody owns it.
+    ///
+    /// # Panics
+    /// When the vnode is beyond the map's count.
+    #[must_use]
+    pub fn owner(&self, vnode: Vnode) -> Option<(&Node, Epoch)> {
+        let slot = self.slots[vnode.index()];
+        self.nodes
+            .get(usize::from(slot.owner))
+            .map(|node| (node, slot.epoch))
+    }
+
+    /// The vnode's epoch, which outlives its owner.
+    #[must_use]
+    pub fn epoch(&self, vnode: Vnode) -> Epoch {
+        self.slots[vnode.index()].epoch
+    }
+
+    /// The vnodes of one node, with their epochs, in order.
+    pub fn owned_by<'a>(&'a self, node: &NodeId) -> impl Iterator<Item = (Vnode, Epoch)> + 'a {
+        let index = self.nodes.iter().position(|other| other.id == *node);
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(move |(vnode, slot)| {
+                let mine = index == Some(usize::from(slot.owner));
+                mine.then(|| (Vnode::new(vnode as u16), slot.epoch))
+            })
+    }
+
+    /// Each vnode's owner as an index of `nodes`, by name: the input of [`crate::assign`].
+    #[must_use]
+    pub fn owners_among(&self, nodes: &[Node]) -> Vec<Option<usize>> {
+        let index: Vec<Option<usize>> = self
+            .nodes
+            .iter()
+            .map(|node| nodes.iter().position(|other| other.id == node.id))
+            .collect();
+        let owner = |slot: &Slot| index.get(usize::from(slot.owner)).copied().flatten();
+        self.slots.iter().map(owner).collect()
+    }
+
+    /// The next map: `nodes`, and for each vnode its owner among them. A vnode that gets another
+    /// owner, or one at all, gets the next epoch.
+    ///
+    /// # Panics
+    /// When `owners` has not one entry a vnode, names a node that is not there, or there are
+    /// 65,535 nodes or more.
+    #[must_use]
+    pub fn apply(&self, nodes: Vec<Node>, owners: &[Option<usize>]) -> Self {
+        assert_eq!(owners.len(), self.slots.len(), "one owner a vnode");
+        assert!(
+            nodes.len() < usize::from(NOBODY),
+            "too many nodes for a map"
+        );
+        let now = self.owners_among(&nodes);
+        let slot = |(vnode, next): (usize, &Option<usize>)| {
+            let epoch = self.slots[vnode].epoch;
+            match *next {
+                None => Slot {
+                    owner: NOBODY,
+                    epoch,
+                },
+                Some(next) => {
+                    assert!(next < nodes.len(), "an owner is one of the nodes");
+                    let epoch = if now[vnode] == Some(next) {
+                        epoch
+                    } else {
+                        epoch.next()
+                    };
+                    Slot {
+                        owner: next as u16,
+                        epoch,
+                    }
+                }
+            }
+        };
+        let slots = owners.iter().enumerate().map(slot).collect();
+        Self {
+            version: MapVersion::new(self.version.get() + 1),
+            nodes,
+            slots,
+        }
+    }
+
+    /// The compact form, little-endian: magic and format `OSM` 1, version u64, log2 of the count
+    /// u8, number of nodes u16, each node (length u8 and name, length u16 and address, weight
+    /// u32), then runs of equal vnodes (length u32, owner u16, epoch u32), and xxh3_64 of it all.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend(self.version.get().to_le_bytes());
+        out.push(self.slots.len().ilog2() as u8);
+        out.extend((self.nodes.len() as u16).to_le_bytes());
+        for node in &self.nodes {
+            out.push(node.id.len() as u8);
+            out.extend(node.id.as_bytes());
+            let address = &node.address.as_bytes()[..node.address.len().min(usize::from(u16::MAX))];
+            out.extend((address.len() as u16).to_le_bytes());
+            out.extend(address);
+            out.extend(node.weight.to_le_bytes());
+        }
+        for run in self.slots.chunk_by(|a, b| a == b) {
+            out.extend((run.len() as u32).to_le_bytes());
+            out.extend(run[0].owner.to_le_bytes());
+            out.extend(run[0].epoch.get().to_le_bytes());
+        }
+        out.extend(xxh3_64(&out).to_le_bytes());
+        out
+    }
+
+    /// The map in `bytes`, which may come from anywhere.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MapError> {
+        use MapError::{Bad, Checksum, Format};
+        if !bytes.starts_with(MAGIC) {
+            return Err(Format);
+        }
+        let (body, checksum) = bytes.split_last_chunk().ok_or(Checksum)?;
+        if xxh3_64(body) != u64::from_le_bytes(*checksum) {
+            return Err(Checksum);
+        }
+        let mut rest = &body[MAGIC.len()..];
+        let version = u64::from_le_bytes(take(&mut rest).ok_or(Bad("version"))?);
+        let [log2] = take(&mut rest).ok_or(Bad("count"))?;
+        let count = 1_usize.checked_shl(log2.into()).ok_or(Bad("count"))?;
+        let count = VnodeCount::new(count).map_err(|_| Bad("count"))?;
+        let number = u16::from_le_bytes(take(&mut rest).ok_or(Bad("number of nodes"))?);
+        let mut nodes: Vec<Node> = Vec::new();
+        for _ in 0..number {
+            let [length] = take(&mut rest).ok_or(Bad("node"))?;
+            let id = text(&mut rest, length.into()).ok_or(Bad("node's name"))?;
+            let length = u16::from_le_bytes(take(&mut rest).ok_or(Bad("node"))?);
+            let address = text(&mut rest, length.into())
+                .ok_or(Bad("node's address"))?
+                .to_owned();
+            let weight = u32::from_le_bytes(take(&mut rest).ok_or(Bad("node's weight"))?);
+            let id = NodeId::parse(id).map_err(|_| Bad("node's name"))?;
+            nodes.push(Node {
+                id,
+                address,
+                weight,
+            });
+        }
+        let mut slots = Vec::with_capacity(count.get());
+        while !rest.is_empty() {
+            let length = u32::from_le_bytes(take(&mut rest).ok_or(Bad("run"))?) as usize;
+            let owner = u16::from_le_bytes(take(&mut rest).ok_or(Bad("run"))?);
+            let epoch = Epoch::new(u32::from_le_bytes(take(&mut rest).ok_or(Bad("run"))?));
+            if length == 0 || length > count.get() - slots.len() {
+                return Err(Bad("run's length"));
+            }
+            if owner != NOBODY && usize::from(owner) >= nodes.len() {
+                return Err(Bad("owner"));
+            }
+            slots.resize(slots.len() + length, Slot { owner, epoch });
+        }
+        if slots.len() != count.get() {
+            return Err(Bad("number of vnodes"));
+        }
+        Ok(Self {
+            version: MapVersion::new(version),
+            nodes,
+            slots,
+        })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*first)
+}
+
+fn text<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a str> {
+    let (text, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nodes(count: usize) -> Vec<Node> {
+        let node = |n| Node {
+            id: NodeId::parse(&format!("edge-{n}")).expect("a good name"),
+            address: format!("ws://127.0.0.1:{}/socket", 8100 + n),
+            weight: 100,
+        };
+        (0..count).map(node).collect()
+    }
+
+    #[test]
+    fn an_epoch_grows_exactly_when_the_owner_changes() {
+        let count = VnodeCount::new(4).expect("a power of two");
+        let first = Map::empty(count).apply(nodes(2), &[Some(0), Some(0), Some(1), None]);
+        let second = first.apply(nodes(2), &[Some(0), Some(1), None, None]);
+        let third = second.apply(nodes(2), &[Some(0), Some(1), Some(1), Some(0)]);
+        let epochs = |map: &Map| count.all().map(|v| map.epoch(v).get()).collect::<Vec<_>>();
+        assert_eq!(epochs(&first), [1, 1, 1, 0]);
+        assert_eq!(epochs(&second), [1, 2, 1, 0]);
+        assert_eq!(epochs(&third), [1, 2, 2, 1]);
+        assert_eq!(third.version(), MapVersion::new(3));
+        let owned: Vec<_> = third.owned_by(&nodes(2)[1].id).collect();
+        assert_eq!(
+            owned,
+            [
+                (Vnode::new(1), Epoch::new(2)),
+                (Vnode::new(2), Epoch::new(2))
+            ]
+        );
+    }
+
+    #[test]
+    fn the_worst_map_of_4096_vnodes_stays_below_50_kb() {
+        let count = VnodeCount::default();
+        let owners: Vec<_> = (0..4096).map(|vnode| Some(vnode % 3)).collect();
+        let map = Map::empty(count).apply(nodes(3), &owners);
+        assert!(map.encode().len() < 50_000);
+    }
+
+    proptest! {
+        #[test]
+        fn a_map_comes_back_and_any_changed_byte_is_noticed(
+            owners in prop::collection::vec(prop::option::of(0_usize..3), 16),
+            at in any::<prop::sample::Index>(),
+            flip in 1_u8..,
+        ) {
+            let count = VnodeCount::new(16).expect("a power of two");
+            let map = Map::empty(count).apply(nodes(3), &owners);
+            let mut bytes = map.encode();
+            prop_assert_eq!(Map::decode(&bytes), Ok(map));
+            let cut = at.index(bytes.len());
+            prop_assert!(Map::decode(&bytes[..cut]).is_err());
+            bytes[cut] ^= flip;
+            prop_assert!(Map::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn bytes_with_a_good_checksum_and_bad_content_are_an_error_and_no_panic(
+            content in prop::collection::vec(any::<u8>(), 0..200)
+        ) {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(content);
+            bytes.extend(xxh3_64(&bytes).to_le_bytes());
+            if let Ok(map) = Map::decode(&bytes) {
+                prop_assert_eq!(map.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn epochs_never_fall(
+            steps in prop::collection::vec(
+                prop::collection::vec(prop::option::of(0_usize..3), 8), 1..10)
+        ) {
+            let count = VnodeCount::new(8).expect("a power of two");
+            let mut map = Map::empty(count);
+            for owners in steps {
+                let next = map.apply(nodes(3), &owners);
+                for vnode in count.all() {
+                    prop_assert!(next.epoch(vnode) >= map.epoch(vnode));
+                }
+                map = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The numbers and names of the ring: vnodes, epochs, nodes, cores, and the hash from a user to
+//! its vnode. It owns the hash, which is fixed for a cluster's life.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name($inner);
+
+        impl $name {
+            /// Wraps the number.
+            #[must_use]
+            pub const fn new(value: $inner) -> Self {
+                Self(value)
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn get(self) -> $inner {
+                self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// One of the slots that users hash to.
+    Vnode(u16)
+}
+number! {
+    /// The fencing token of a vnode: one higher at each change of owner.
+    Epoch(u32)
+}
+number! {
+    /// The version of a map, which only grows.
+    MapVersion(u64)
+}
+number! {
+    /// A pinned thread of a node.
+    CoreId(u16)
+}
+
+impl Vnode {
+    /// The vnode as an index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Epoch {
+    /// The epoch of the next owner.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Why a text is not the name of a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a node's name: 1 to 64 of A-Z a-z 0-9 . _ - are allowed")]
+pub struct NodeIdError(String);
+
+/// The name of a node: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Box<str>);
+
+impl NodeId {
+    /// Takes `name` when it is one.
+    pub fn parse(name: &str) -> Result<Self, NodeIdError> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=64).contains(&name.len()) && name.bytes().all(good) {
+            Ok(Self(name.into()))
+        } else {
+            Err(NodeIdError(name.chars().take(80).collect()))
+        }
+    }
+}
+
+impl std::ops::Deref for NodeId {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a number cannot be a cluster's count of vnodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a count of vnodes: it must be a power of two from 1 to 65536")]
+pub struct VnodeCountError(pub usize);
+
+/// How many vnodes a cluster has: a power of two from 1 to 65,536, fixed for the cluster's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VnodeCount {
+    log2: u8,
+}
+
+impl Default for VnodeCount {
+    /// 4,096.
+    fn default() -> Self {
+        Self { log2: 12 }
+    }
+}
+
+impl VnodeCount {
+    /// Takes `count` when it is allowed.
+    pub fn new(count: usize) -> Result<Self, VnodeCountError> {
+        if count.is_power_of_two() && count <= 1 << 16 {
+            Ok(Self {
+                log2: count.ilog2() as u8,
+            })
+        } else {
+            Err(VnodeCountError(count))
+        }
+    }
+
+    /// The count.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        1 << self.log2
+    }
+
+    /// The user's vnode: the top bits of xxh3_64 (seed 0) of its UTF-8 bytes.
+    #[must_use]
+    pub fn vnode(self, user: &str) -> Vnode {
+        let hash = u128::from(xxh3_64(user.as_bytes()));
+        // In 128 bits, since a shift by 64 is one too many for a count of 1.
+        Vnode((hash >> (64 - self.log2)) as u16)
+    }
+
+    /// All vnodes, in order.
+    pub fn all(self) -> impl DoubleEndedIterator<Item = Vnode> + ExactSizeIterator {
+        (0..self.get()).map(|index| Vnode(index as u16))
+    }
+}
