@@ -127,6 +127,12 @@ impl Core {
         }
     }
 
+    /// Which of the node's cores this is.
+    #[must_use]
+    pub fn id(&self) -> ring::CoreId {
+        self.settings.core
+    }
+
     /// Lets time pass: heartbeats, dead sessions, ended tokens and grace periods. To be called
     /// about every 100 ms, with the sockets read in between.
     pub fn tick(&mut self, now: Now) {
@@ -137,10 +143,15 @@ impl Core {
         self.clock += passed.min(MAX_STEP);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.clock, &mut due);
+        // A session that ends now may start its user's grace: the one that ended goes first.
+        for owner in &due {
+            if let wheel::Owner::Grace(slot) = owner {
+                self.grace_over(*slot);
+            }
+        }
         for owner in due.drain(..) {
-            match owner {
-                wheel::Owner::Session(session) => self.check_session(session),
-                wheel::Owner::Grace(slot) => self.grace_over(slot),
+            if let wheel::Owner::Session(session) = owner {
+                self.check_session(session);
             }
         }
         self.due = due;
@@ -186,6 +197,7 @@ impl Core {
             expires: hello.expires,
             pending_since: 0,
             watches: Vec::new(),
+            late: Vec::new(),
             replies: Vec::new(),
             rule: rule(&hello.rule),
         });

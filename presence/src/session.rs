@@ -86,6 +86,8 @@ pub(crate) struct Session {
     /// When the oldest change that waits was made, monotonic µs.
     pub(crate) pending_since: u64,
     pub(crate) watches: Vec<Watch>,
+    /// Users whose state was not known in time for the snapshot, with the version the client has.
+    pub(crate) late: Vec<(u32, u64)>,
     /// Whole frames to send before any record.
     pub(crate) replies: Vec<u8>,
     /// None = anyone.

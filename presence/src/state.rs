@@ -76,11 +76,9 @@ impl Core {
         let user = &mut self.users[slot];
         user.record.version = self.vnodes.next(user.vnode);
         user.cause = cause;
+        user.unpublished = true;
         self.counters.changes += 1;
         self.store_mark(slot);
-        if self.users[slot].bus.mark() {
-            self.bus_queue.push_back(slot);
-        }
         self.tell_peers(slot);
         self.tell_watchers(slot);
     }
@@ -211,8 +209,10 @@ impl Core {
         let Stored {
             record,
             chosen,
-            connected: _,
+            connected,
         } = stored.unwrap_or_default();
+        // What was made without the store is not in it, nor is that an invisible user is here.
+        let lags = provisional || user.chosen_set || connected != user.connected();
         if !user.chosen_set {
             user.chosen = chosen;
         }
@@ -237,7 +237,12 @@ impl Core {
             }
         }
         self.refresh(slot, cause);
-        self.known(slot);
+        if lags {
+            self.store_mark(slot);
+        }
+        if !provisional {
+            self.known(slot);
+        }
     }
 
     /// The user's record became known (to an owner or a mirror): who waited for it is answered, and
@@ -245,6 +250,7 @@ impl Core {
     pub(crate) fn known(&mut self, slot: u32) {
         self.tell_peers(slot);
         self.tell_watchers(slot);
+        self.answer_late(slot);
         self.answer_waiting(slot);
         self.users.doubt(slot);
     }

@@ -88,6 +88,8 @@ pub enum PeerMessage {
     Interest(Box<str>),
     /// To the owner: no more.
     Uninterest(Box<str>),
+    /// To the owner: a watcher has this version of a former owner, make a newer one.
+    Behind(Box<str>, Version),
     /// From the owner: the newest state.
     State(Box<str>, Record),
 }
@@ -186,6 +188,12 @@ impl Core {
             StoreReply::Written(Ticket(slot)) => {
                 self.counters.store_writes += 1;
                 let again = self.users[slot].store.answered(true);
+                let user = &mut self.users[slot];
+                if again && user.unpublished && !user.overtaken {
+                    user.overtaken = true;
+                } else {
+                    self.offer(slot);
+                }
                 self.requeue(slot, again);
             }
             StoreReply::ReadFailed(Ticket(slot)) | StoreReply::WriteFailed(Ticket(slot)) => {
@@ -198,8 +206,18 @@ impl Core {
                     self.refresh(slot, Cause::Connect);
                     self.known(slot);
                 }
+                self.offer(slot);
                 self.requeue(slot, again);
             }
+        }
+    }
+
+    /// The store has the user's newest state, or cannot: now the bus may have it.
+    fn offer(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        user.overtaken = false;
+        if std::mem::take(&mut user.unpublished) && user.bus.mark() {
+            self.bus_queue.push_back(slot);
         }
     }
 
@@ -304,6 +322,11 @@ impl Core {
                     user.told = wanted;
                     let name = user.name.clone();
                     if wanted {
+                        if user.behind != Version::NEVER {
+                            // That is told next.
+                            user.queued |= bit;
+                            self.peers[usize::from(core.get())].push_back(slot);
+                        }
                         Some(PeerMessage::Interest(name))
                     } else {
                         user.knowledge = Knowledge::Nothing;
@@ -311,6 +334,10 @@ impl Core {
                         user.record = Record::default();
                         Some(PeerMessage::Uninterest(name))
                     }
+                }
+                Owner::Core(owner) if owner == core && user.behind != Version::NEVER => {
+                    let behind = std::mem::take(&mut user.behind);
+                    Some(PeerMessage::Behind(user.name.clone(), behind))
                 }
                 Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
             };
@@ -345,8 +372,23 @@ impl Core {
                     self.users.doubt(slot);
                 }
             }
-            PeerMessage::State(name, record) => {
+            PeerMessage::Behind(name, known) => {
                 if let Some(slot) = self.users.find(&name) {
+                    let user = &self.users[slot];
+                    let known_here = user.knowledge == Knowledge::Known;
+                    if known_here
+                        && user.record.version < known
+                        && self.vnodes.is_former(user.vnode, known)
+                    {
+                        self.publish(slot, Cause::Resync);
+                    }
+                }
+            }
+            PeerMessage::State(name, record) => {
+                // What crossed our `Uninterest` is followed by nothing newer.
+                if let Some(slot) = self.users.find(&name)
+                    && self.users[slot].told
+                {
                     self.see(slot, record);
                 }
             }

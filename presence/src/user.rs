@@ -4,7 +4,7 @@
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
-use protocol::{Cause, Chosen, Record, Status};
+use protocol::{Cause, Chosen, Record, Status, Version};
 use ring::{Vnode, VnodeCount};
 use slab::Slab;
 
@@ -104,9 +104,18 @@ pub(crate) struct User {
     pub(crate) text_set: bool,
     pub(crate) store: Sync,
     pub(crate) bus: Sync,
+    /// A change waits for the store before it goes to the bus: a successor finds in the store
+    /// whatever anybody may have heard.
+    pub(crate) unpublished: bool,
+    /// The change waited for one write already, and the user has changed again.
+    pub(crate) overtaken: bool,
     pub(crate) cause: Cause,
     /// Whether the owning core knows of our interest; the mirror's.
     pub(crate) told: bool,
+    /// A version that a watcher has and the owner has to overtake; the mirror's.
+    pub(crate) behind: Version,
+    /// Whether some session has it in its `late`.
+    pub(crate) late: bool,
     /// In the list of those to look at.
     doubted: bool,
 }
@@ -182,8 +191,12 @@ impl Users {
             text_set: false,
             store: Sync::Clean,
             bus: Sync::Clean,
+            unpublished: false,
+            overtaken: false,
             cause: Cause::Connect,
             told: false,
+            behind: Version::NEVER,
+            late: false,
             doubted: false,
         }) as u32;
         let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot as usize].name);

@@ -20,6 +20,8 @@ struct Slot {
     owner: Owner,
     /// The last sequence made under the epoch.
     seq: u64,
+    /// The sequence at the takeover.
+    start: u64,
     /// Whether the predecessor's users have been adopted.
     loaded: bool,
 }
@@ -31,6 +33,7 @@ impl Vnodes {
         let nobody = Slot {
             owner: Owner::Elsewhere,
             seq: 0,
+            start: 0,
             loaded: false,
         };
         Self(vec![nobody; count.get()].into())
@@ -57,6 +60,7 @@ impl Vnodes {
         self.0[vnode.index()] = Slot {
             owner,
             seq,
+            start: seq,
             loaded: false,
         };
     }
@@ -70,6 +74,15 @@ impl Vnodes {
         let slot = &mut self.0[vnode.index()];
         if slot.owner == Owner::Here(version.epoch()) {
             slot.seq = slot.seq.max(version.seq());
+        }
+    }
+
+    /// Whether `version` may be of a former owner of this core's vnode.
+    pub(crate) fn is_former(&self, vnode: Vnode, version: Version) -> bool {
+        let slot = &self.0[vnode.index()];
+        match slot.owner {
+            Owner::Here(epoch) => Version::new(epoch, slot.start).is_some_and(|at| version <= at),
+            Owner::Core(_) | Owner::Elsewhere => false,
         }
     }
 

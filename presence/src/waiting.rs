@@ -4,10 +4,17 @@
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
-use protocol::{ErrorCode, ListKind, MessageId, Record, begin_list, end_list, list_record};
+use protocol::{
+    Cause, ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list, list_record,
+};
 use slab::Slab;
 
-use crate::{Core, SessionId, fanout::append_frame, session::Watch, user::Knowledge};
+use crate::{
+    Core, Owner, SessionId,
+    fanout::append_frame,
+    session::Watch,
+    user::{Knowledge, Watcher},
+};
 
 /// Questions of one session that may wait at a time; one more is an `error`.
 pub(crate) const MAX_ASKED: u8 = 16;
@@ -243,17 +250,83 @@ impl Core {
                 continue;
             }
             user.mark = 0;
-            let watch = user.mark_watch;
-            self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
+            let watch = user.mark_watch as usize;
             if !self.knows(*slot) {
+                self.answer_later(session, watch, *slot, *known);
                 continue;
             }
-            self.sessions[session].watches[watch as usize].clear(Watch::PENDING);
+            let entry = &mut self.sessions[session].watches[watch];
+            entry.clear(Watch::AWAITING);
+            if self.catch_up(*slot, *known) {
+                continue;
+            }
+            // The snapshot has what waited, and what `catch_up` published.
+            self.sessions[session].watches[watch].clear(Watch::PENDING);
             if self.users[*slot].record.version.get() != *known {
                 news.push(*slot);
             }
         }
         self.reply_list(session, ListKind::Snapshot(reply_to), &news);
+    }
+
+    /// The snapshot goes out without the user: its state follows as a change, if it is news.
+    fn answer_later(&mut self, session: u32, watch: usize, slot: u32, known: u64) {
+        let session = &mut self.sessions[session];
+        session.late.retain(|(user, _)| *user != slot);
+        if known == UNKNOWN {
+            session.watches[watch].clear(Watch::AWAITING);
+        } else {
+            session.late.push((slot, known));
+            self.users[slot].late = true;
+        }
+    }
+
+    /// The user is known now: it is news to those whose snapshot went out without it.
+    pub(crate) fn answer_late(&mut self, slot: u32) {
+        if !std::mem::take(&mut self.users[slot].late) {
+            return;
+        }
+        for n in 0..self.users[slot].watchers.len() {
+            let Watcher { session, watch } = self.users[slot].watchers[n];
+            let late = &mut self.sessions[session].late;
+            let Some(entry) = late.iter().position(|(user, _)| *user == slot) else {
+                continue;
+            };
+            let (_, known) = late.swap_remove(entry);
+            if late.is_empty() {
+                *late = Vec::new();
+            }
+            self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
+            if !self.catch_up(slot, known) && self.users[slot].record.version.get() != known {
+                let at = self.now.mono_us.max(1);
+                let (sessions, counters) = (&mut self.sessions, &mut self.counters);
+                self.fanout.change(sessions, counters, session, watch, at);
+            }
+        }
+    }
+
+    /// A watcher has the version `known`. When that is newer than ours it saw a change that a
+    /// former owner did not get into the store: then the owner makes a newer one. `true` when that
+    /// is another core, whose newer record follows as a change.
+    fn catch_up(&mut self, slot: u32, known: u64) -> bool {
+        if known == UNKNOWN || self.users[slot].record.version.get() >= known {
+            return false;
+        }
+        let known = Version::from_u64(known).unwrap_or_default();
+        match self.owner_of(slot) {
+            Owner::Here(_) => {
+                if self.vnodes.is_former(self.users[slot].vnode, known) {
+                    self.publish(slot, Cause::Resync);
+                }
+                false
+            }
+            Owner::Core(core) => {
+                self.users[slot].behind = known;
+                self.queue_for(slot, core);
+                true
+            }
+            Owner::Elsewhere => false,
+        }
     }
 
     fn reply_list(&mut self, session: u32, kind: ListKind<'_>, list: &[u32]) {

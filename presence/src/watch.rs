@@ -124,6 +124,7 @@ impl Core {
             self.remove_watch(session, last as u32);
         }
         self.sessions[session].watches = Vec::new();
+        self.sessions[session].late = Vec::new();
     }
 
     fn remove_watch(&mut self, session: u32, watch: u32) {
@@ -133,6 +134,10 @@ impl Core {
             let user = &mut self.users[moved.user()];
             user.watchers[moved.position as usize].watch = watch;
             user.mark_watch = watch;
+        }
+        let late = &mut self.sessions[session].late;
+        if !late.is_empty() {
+            late.retain(|(user, _)| *user != removed.user());
         }
         let user = &mut self.users[removed.user()];
         user.watchers.swap_remove(removed.position as usize);

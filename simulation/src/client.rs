@@ -1,0 +1,63 @@
+//! A simulated client: parses frames, keeps what it was shown, and knows what it asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use presence::SessionId;
+use serde_json::Value;
+
+/// What a watcher last saw of a user.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct View {
+    pub(crate) version: u64,
+    pub(crate) status: String,
+    pub(crate) text: String,
+    pub(crate) devices: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    pub(crate) user: String,
+    pub(crate) core: usize,
+    pub(crate) session: Option<SessionId>,
+    /// Users that it watches in this session.
+    pub(crate) watched: BTreeSet<String>,
+    /// Survives reconnects.
+    pub(crate) views: BTreeMap<String, View>,
+    /// It reads nothing; what is sent waits in the socket.
+    pub(crate) slow: bool,
+    /// What it reads may be as old as it was slow, until then.
+    pub(crate) lags_until: u64,
+    pub(crate) socket: Vec<u8>,
+    /// The server was told that the socket is full.
+    pub(crate) blocked: bool,
+    /// It neither reads nor sends nor closes.
+    pub(crate) vanished: bool,
+}
+
+/// One frame of the server.
+pub(crate) enum Frame {
+    Message(Value),
+    Ping,
+    Close,
+}
+
+/// The frames in `bytes`, which are whole.
+pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (header, length) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => panic!("no message of a simulation is so long"),
+            short => (2, usize::from(short)),
+        };
+        let payload = &bytes[header..header + length];
+        frames.push(match bytes[0] {
+            0x81 => Frame::Message(serde_json::from_slice(payload).expect("messages are JSON")),
+            0x88 => Frame::Close,
+            0x89 => Frame::Ping,
+            other => panic!("a frame begins with {other:#x}"),
+        });
+        bytes = &bytes[header + length..];
+    }
+    frames
+}
