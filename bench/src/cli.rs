@@ -1,0 +1,167 @@
+//! The command line. It owns the options and their defaults; what they mean is `plan.rs`.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::plan::Scenario;
+
+/// The secret of a standalone edge that was given none; it listens on loopback only.
+const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
+
+/// Load and correctness for an online-status server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "online-status-bench",
+    version,
+    about,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Opens sessions, holds them idle, and reports what one costs the server.
+    Connect(Options),
+    /// Users come, go and change status on a schedule; every watcher is timed and checked.
+    Presence(Options),
+    /// One user changes status; all sessions watch it.
+    Fanout(Options),
+    /// All sessions break at once and come back at once.
+    Storm(Options),
+    #[command(hide = true)]
+    Worker,
+}
+
+/// What a run is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Where the sessions connect (ws:// only).
+    #[arg(long, default_value = "ws://127.0.0.1:8080/socket")]
+    pub(crate) url: String,
+    /// The HS256 secret for tokens.
+    #[arg(long, env = "JWT_SECRET", default_value = DEVELOPMENT_SECRET, hide_default_value = true, hide_env_values = true)]
+    pub(crate) secret: String,
+    /// Sessions that are held open, one a user.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) sessions: u32,
+    /// How many users each session watches [default: 20; connect: 0; fanout: 1].
+    #[arg(long)]
+    pub(crate) watch: Option<u32>,
+    /// Presence changes a second [default: presence 1000, fanout 10].
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Share of the changes that are users who come or go, the others are status changes, percent.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=50))]
+    pub(crate) moves: u64,
+    /// How long changes are made, or idle sessions held, seconds.
+    #[arg(long, default_value_t = 20.0)]
+    pub(crate) duration: f64,
+    /// How long to wait for the last deliveries, seconds.
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) drain: f64,
+    /// New sessions a second while the sessions are opened.
+    #[arg(long, default_value_t = 3_000.0)]
+    pub(crate) connect_rate: f64,
+    /// Worker processes [default: as many as the limit of open files asks for].
+    #[arg(long)]
+    pub(crate) workers: Option<u32>,
+    /// The server's process, for CPU and memory [default: who listens on the port, if it is ours].
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Chooses who watches whom.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Fail unless this holds, for example p99<50ms; may be given several times.
+    #[arg(long = "assert", value_parser = parse_limit)]
+    pub(crate) limits: Vec<Limit>,
+    /// Print one JSON object to standard output instead of the summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress on standard error.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    #[arg(skip)]
+    pub(crate) scenario: Scenario,
+}
+
+/// A bound on a percentile of the delivery latency.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Limit {
+    /// 0 to 100; 100 is the maximum.
+    pub(crate) percentile: f64,
+    pub(crate) below: Duration,
+    pub(crate) text: String,
+}
+
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    let wrong = || format!("{text:?} is not like p99<50ms or max<1s");
+    let (what, below) = text.split_once('<').ok_or_else(wrong)?;
+    let percentile = match what {
+        "max" => 100.0,
+        what => what
+            .strip_prefix('p')
+            .and_then(|p| p.parse().ok())
+            .ok_or_else(wrong)?,
+    };
+    let (number, unit) = match () {
+        () if below.ends_with("us") => (&below[..below.len() - 2], 1e-6),
+        () if below.ends_with("ms") => (&below[..below.len() - 2], 1e-3),
+        () if below.ends_with('s') => (&below[..below.len() - 1], 1.0),
+        () => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let below = Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())?;
+    if !(0.0..=100.0).contains(&percentile) {
+        return Err(wrong());
+    }
+    Ok(Limit {
+        percentile,
+        below,
+        text: text.into(),
+    })
+}
+
+/// What to do.
+pub(crate) enum Command {
+    /// To be a worker of the process that started this one.
+    Worker,
+    /// To run a scenario.
+    Run(Box<Options>),
+}
+
+/// Reads the command line; wrong usage ends the process with 2.
+pub(crate) fn parse() -> Command {
+    let (scenario, options) = match Arguments::parse().scenario {
+        Commands::Worker => return Command::Worker,
+        Commands::Connect(options) => (Scenario::Connect, options),
+        Commands::Presence(options) => (Scenario::Presence, options),
+        Commands::Fanout(options) => (Scenario::Fanout, options),
+        Commands::Storm(options) => (Scenario::Storm, options),
+    };
+    Command::Run(Box::new(Options {
+        scenario,
+        ..options
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_percentiles_and_times() {
+        let limit = parse_limit("p99.9<50ms").expect("a limit");
+        assert_eq!(
+            (limit.percentile, limit.below),
+            (99.9, Duration::from_millis(50))
+        );
+        assert_eq!(parse_limit("max<1s").expect("a limit").percentile, 100.0);
+        for wrong in ["p99", "p99<5", "q99<5ms", "p101<5ms", "p99<-5ms"] {
+            assert!(parse_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+}

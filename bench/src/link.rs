@@ -1,0 +1,192 @@
+//! What the processes of a run tell each other: one JSON object a line, over the worker's standard
+//! input and output. First comes the plan, then orders; back come progress and the results.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hdrhistogram::{
+    Histogram,
+    serialization::{Deserializer, Serializer, V2Serializer},
+};
+use serde::{Deserialize, Serialize};
+
+/// To a worker, after its plan.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// Begin the measured part at this monotonic time, µs.
+    Go(u64),
+    /// Tell the results and end.
+    Stop,
+}
+
+/// From a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum News {
+    /// About twice a second.
+    Progress {
+        ready: u64,
+        delivered: u64,
+        /// Of the deliveries so far, µs.
+        p99: u64,
+    },
+    /// All sessions of this worker are open and have their snapshots.
+    Ready,
+    /// The end.
+    Done(Box<Results>),
+}
+
+/// What a worker counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// Sessions that are open and have their snapshot.
+    pub(crate) ready: u64,
+    /// Connections opened.
+    pub(crate) connects: u64,
+    /// Connections that could not be opened, or were not upgraded.
+    pub(crate) refused: u64,
+    /// Open sessions that broke or were closed, and were wanted.
+    pub(crate) broken: u64,
+    /// Changes made.
+    pub(crate) changes: u64,
+    /// Of these, made within 1 ms and 10 ms of their time.
+    pub(crate) within_1ms: u64,
+    pub(crate) within_10ms: u64,
+    /// Changes that every watcher should have seen.
+    pub(crate) expected: u64,
+    pub(crate) delivered: u64,
+    /// Not seen because a newer state of the same user came instead.
+    pub(crate) conflated: u64,
+    pub(crate) missed: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+    pub(crate) flaps: u64,
+    /// Records outside the schedule.
+    pub(crate) other: u64,
+    /// `error` messages.
+    pub(crate) errors: u64,
+    /// By code.
+    pub(crate) closes: BTreeMap<u16, u64>,
+    /// How often, by what went wrong.
+    pub(crate) causes: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// Adds another worker's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.ready, other.ready),
+            (&mut self.connects, other.connects),
+            (&mut self.refused, other.refused),
+            (&mut self.broken, other.broken),
+            (&mut self.changes, other.changes),
+            (&mut self.within_1ms, other.within_1ms),
+            (&mut self.within_10ms, other.within_10ms),
+            (&mut self.expected, other.expected),
+            (&mut self.delivered, other.delivered),
+            (&mut self.conflated, other.conflated),
+            (&mut self.missed, other.missed),
+            (&mut self.duplicated, other.duplicated),
+            (&mut self.reordered, other.reordered),
+            (&mut self.flaps, other.flaps),
+            (&mut self.other, other.other),
+            (&mut self.errors, other.errors),
+        ];
+        for (mine, others) in pairs {
+            *mine += others;
+        }
+        for (code, count) in &other.closes {
+            *self.closes.entry(*code).or_default() += count;
+        }
+        for (cause, count) in &other.causes {
+            *self.causes.entry(cause.clone()).or_default() += count;
+        }
+    }
+}
+
+/// A histogram of times in µs, up to a minute.
+#[derive(Debug, Clone)]
+pub(crate) struct Times(pub(crate) Histogram<u64>);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds"))
+    }
+}
+
+impl Times {
+    pub(crate) fn record(&mut self, us: u64) {
+        self.0.saturating_record(us);
+    }
+}
+
+impl Serialize for Times {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        V2Serializer::new()
+            .serialize(&self.0, &mut bytes)
+            .map_err(|error| serde::ser::Error::custom(format!("{error:?}")))?;
+        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Times {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let text = String::deserialize(deserializer)?;
+        let bytes = BASE64_STANDARD.decode(text).map_err(D::Error::custom)?;
+        let times = Deserializer::new().deserialize(&mut &*bytes);
+        times
+            .map(Self)
+            .map_err(|error| D::Error::custom(format!("{error:?}")))
+    }
+}
+
+/// What a worker measured.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) counts: Counts,
+    /// From a status change's intended time to its delivery.
+    pub(crate) status: Times,
+    /// The same for a user that comes, its connection and token included.
+    pub(crate) come: Times,
+    /// The same for a user that goes.
+    pub(crate) leave: Times,
+    /// From the intended connection to `welcome`.
+    pub(crate) handshake: Times,
+    /// From the start of a storm until this worker's last session was back, µs.
+    pub(crate) recovered: u64,
+}
+
+impl Results {
+    /// Adds another worker's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.status.0 += &other.status.0;
+        self.come.0 += &other.come.0;
+        self.leave.0 += &other.leave.0;
+        self.handshake.0 += &other.handshake.0;
+        self.recovered = self.recovered.max(other.recovered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_survive_the_way_to_the_parent() {
+        let mut results = Results::default();
+        results.counts.delivered = 3;
+        results.status.record(1_500);
+        let line = serde_json::to_string(&News::Done(Box::new(results.clone()))).expect("JSON");
+        let News::Done(back) = serde_json::from_str(&line).expect("news") else {
+            panic!("another kind of news");
+        };
+        assert_eq!(
+            (back.counts, back.status.0),
+            (results.counts, results.status.0)
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! Who connects, who watches whom, and which change happens when: all of it a function of the
+//! options and the seed, so that every worker knows what every watcher has to see, and when it was
+//! meant to happen.
+
+use serde::{Deserialize, Serialize};
+
+/// The kinds of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Scenario {
+    #[default]
+    Connect,
+    Presence,
+    Fanout,
+    Storm,
+}
+
+/// What a user does, in turns, from its second turn on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Has one session all the time.
+    Stays,
+    /// Stays, and is away and online in turns.
+    Toggles,
+    /// Comes and goes.
+    Moves,
+}
+
+/// What a watcher is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Online,
+    Away,
+    Offline,
+}
+
+/// A run, as the workers get it. Users are numbered: `0..sessions` hold a session each, then the
+/// one that all watch in `Fanout`, then those that come and go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) scenario: Scenario,
+    pub(crate) address: std::net::SocketAddr,
+    /// For the `Host` header.
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) secret: String,
+    /// Users are `<prefix>-<number>`; a run never meets the users of another.
+    pub(crate) prefix: String,
+    pub(crate) seed: u64,
+    pub(crate) sessions: u32,
+    pub(crate) watch: u32,
+    pub(crate) movers: u32,
+    /// Every so many changes one is a user that comes or goes; 0 = none is.
+    pub(crate) move_every: u64,
+    /// Changes in all.
+    pub(crate) changes: u64,
+    /// Changes a second.
+    pub(crate) rate: f64,
+    /// Seconds that idle sessions are held, when there are no changes.
+    pub(crate) hold: f64,
+    pub(crate) drain: f64,
+    pub(crate) connect_rate: f64,
+    pub(crate) workers: u32,
+    /// Which worker this is.
+    pub(crate) worker: u32,
+}
+
+fn mix(seed: u64, n: u64) -> u64 {
+    // splitmix64 (Steele 2014).
+    let mut z = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Plan {
+    pub(crate) fn user(&self, number: u32) -> String {
+        format!("{}-{number}", self.prefix)
+    }
+
+    /// The number of one of this run's users.
+    pub(crate) fn number(&self, user: &str) -> Option<u32> {
+        user.strip_prefix(&*self.prefix)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()
+    }
+
+    /// Users that hold a session all the time.
+    pub(crate) fn holders(&self) -> u32 {
+        self.sessions + u32::from(self.scenario == Scenario::Fanout)
+    }
+
+    /// All users.
+    pub(crate) fn users(&self) -> u32 {
+        self.holders() + self.movers
+    }
+
+    pub(crate) fn kind(&self, user: u32) -> Kind {
+        match self.scenario {
+            _ if user >= self.holders() => Kind::Moves,
+            Scenario::Presence => Kind::Toggles,
+            Scenario::Fanout if user == self.sessions => Kind::Toggles,
+            Scenario::Connect | Scenario::Storm | Scenario::Fanout => Kind::Stays,
+        }
+    }
+
+    /// First and number of those that toggle.
+    fn togglers(&self) -> (u32, u32) {
+        match self.scenario {
+            Scenario::Presence => (0, self.sessions),
+            Scenario::Fanout => (self.sessions, 1),
+            Scenario::Connect | Scenario::Storm => (0, 0),
+        }
+    }
+
+    /// Whom the user's session watches, in order of their numbers.
+    pub(crate) fn watched(&self, user: u32) -> Vec<u32> {
+        if user >= self.sessions {
+            return Vec::new();
+        }
+        if self.scenario == Scenario::Fanout {
+            return vec![self.sessions];
+        }
+        let all = u64::from(self.users());
+        let mut watched = std::collections::BTreeSet::new();
+        let mut draw = u64::from(user) << 32;
+        while (watched.len() as u64) < u64::from(self.watch).min(all - 1) {
+            let other = (mix(self.seed, draw) % all) as u32;
+            draw += 1;
+            if other != user {
+                watched.insert(other);
+            }
+        }
+        watched.into_iter().collect()
+    }
+
+    /// The user that makes the `n`th change, and which of its changes that is.
+    pub(crate) fn change(&self, n: u64) -> (u32, u64) {
+        let every = self.move_every;
+        if every > 0 && n % every == every - 1 {
+            let turn = n / every;
+            let movers = u64::from(self.movers);
+            return (self.holders() + (turn % movers) as u32, turn / movers);
+        }
+        let turn = n - n.checked_div(every).unwrap_or(0);
+        let (first, count) = self.togglers();
+        (
+            first + (turn % u64::from(count)) as u32,
+            turn / u64::from(count),
+        )
+    }
+
+    /// Which change of all is the user's `k`th.
+    fn position(&self, user: u32, k: u64) -> u64 {
+        let every = self.move_every;
+        if user >= self.holders() {
+            return (k * u64::from(self.movers) + u64::from(user - self.holders())) * every
+                + (every - 1);
+        }
+        let (first, count) = self.togglers();
+        let turn = k * u64::from(count) + u64::from(user - first);
+        if every > 0 {
+            turn / (every - 1) * every + turn % (every - 1)
+        } else {
+            turn
+        }
+    }
+
+    /// When the user's `k`th change is meant to happen, µs from the start; `None` when it has
+    /// fewer.
+    pub(crate) fn intended(&self, user: u32, k: u64) -> Option<u64> {
+        if self.kind(user) == Kind::Stays {
+            return None;
+        }
+        let n = self.position(user, k);
+        (n < self.changes).then(|| self.time(n))
+    }
+
+    /// When the `n`th change is meant to happen, µs from the start.
+    pub(crate) fn time(&self, n: u64) -> u64 {
+        (n as f64 * 1e6 / self.rate) as u64
+    }
+
+    /// How many changes the user makes.
+    pub(crate) fn changes_of(&self, user: u32) -> u64 {
+        if self.kind(user) == Kind::Stays {
+            return 0;
+        }
+        let mut k = 0;
+        while self.position(user, k) < self.changes {
+            k += 1;
+        }
+        k
+    }
+
+    /// What the user looks like after its `k`th change; `None` for before the first.
+    pub(crate) fn shown(&self, user: u32, k: Option<u64>) -> Shown {
+        match (self.kind(user), k) {
+            (Kind::Stays, _) | (Kind::Toggles, None) => Shown::Online,
+            (Kind::Toggles, Some(k)) => [Shown::Away, Shown::Online][(k % 2) as usize],
+            (Kind::Moves, None) => Shown::Offline,
+            (Kind::Moves, Some(k)) => [Shown::Online, Shown::Offline][(k % 2) as usize],
+        }
+    }
+
+    /// Whether the user belongs to this worker.
+    pub(crate) fn mine(&self, user: u32) -> bool {
+        user % self.workers == self.worker
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn plan(scenario: Scenario) -> Plan {
+        Plan {
+            scenario,
+            address: ([127, 0, 0, 1], 1).into(),
+            host: String::new(),
+            path: String::new(),
+            secret: String::new(),
+            prefix: "b".into(),
+            seed: 7,
+            sessions: 50,
+            watch: 20,
+            movers: if scenario == Scenario::Presence { 9 } else { 0 },
+            move_every: if scenario == Scenario::Presence { 5 } else { 0 },
+            changes: 1_003,
+            rate: 100.0,
+            hold: 0.0,
+            drain: 1.0,
+            connect_rate: 100.0,
+            workers: 3,
+            worker: 1,
+        }
+    }
+
+    #[test]
+    fn every_change_is_found_again_from_its_user_and_turn() {
+        for scenario in [Scenario::Presence, Scenario::Fanout] {
+            let plan = plan(scenario);
+            let mut turns = vec![0; plan.users() as usize];
+            for n in 0..plan.changes {
+                let (user, k) = plan.change(n);
+                assert_eq!(turns[user as usize], k, "turns of a user follow each other");
+                turns[user as usize] += 1;
+                assert_eq!(plan.intended(user, k), Some(plan.time(n)));
+            }
+            for (user, turns) in (0..).zip(turns) {
+                assert_eq!(plan.changes_of(user), turns);
+                assert_eq!(plan.intended(user, turns), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_watches_others_once_each() {
+        let plan = plan(Scenario::Presence);
+        for user in 0..plan.sessions {
+            let watched = plan.watched(user);
+            assert_eq!(watched.len(), 20);
+            assert!(watched.windows(2).all(|pair| pair[0] < pair[1]) && !watched.contains(&user));
+        }
+        assert_eq!(plan.watched(plan.sessions), Vec::<u32>::new());
+    }
+}
