@@ -326,22 +326,26 @@ async fn first_message(
     let worker = Rc::clone(&io.worker);
     let deadline = worker.deadline(&io.stream, worker.shared.config.server.auth_timeout);
     loop {
-        let mut answers = Vec::new();
+        let mut pongs = Vec::new();
         let mut verdict = None;
         let input = std::mem::take(&mut io.inbox);
-        let rest = websocket::read_one(context, &input, &mut answers, |inbound| {
+        let rest = websocket::read_one(context, &input, |inbound| {
             verdict = Some(match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
                     authenticate(&worker, encoding, payload)
                 }
                 Inbound::Message(..) => Err((CloseCode::UNSUPPORTED, "wrong kind of frame".into())),
-                Inbound::Ping => return,
+                Inbound::Ping(payload) => {
+                    frame::control(&mut pongs, frame::Opcode::Pong, payload);
+                    return;
+                }
+                Inbound::Pong => return,
                 Inbound::Close(code) => Err((code.unwrap_or(CloseCode::NORMAL), String::new())),
                 Inbound::Error(code, reason) => Err((code, reason)),
             });
         });
         io.inbox = rest.to_vec();
-        io.write(&answers).await?;
+        io.write(&pongs).await?;
         if let Some(verdict) = verdict {
             return Ok(verdict);
         }
@@ -547,42 +551,34 @@ impl Session {
         core.at(clock::now());
         core.heard(self.id);
         let (id, encoding) = (self.id, self.encoding);
-        let mut answers = Vec::new();
-        websocket::read(
-            &mut self.context,
-            bytes,
-            &mut answers,
-            |inbound| match inbound {
-                Inbound::Message(kind, payload) if kind == encoding => {
-                    match protocol::decode(encoding, payload) {
-                        Ok(message) => match message.request {
-                            Request::Auth { token } => {
-                                renew(worker, &mut core, id, &token, message.id.as_ref());
-                            }
-                            _ => core.receive(id, message),
-                        },
-                        Err(bad) => core.reject(id, &bad),
-                    }
+        websocket::read(&mut self.context, bytes, |inbound| match inbound {
+            Inbound::Message(kind, payload) if kind == encoding => {
+                match protocol::decode(encoding, payload) {
+                    Ok(message) => match message.request {
+                        Request::Auth { token } => {
+                            renew(worker, &mut core, id, &token, message.id.as_ref());
+                        }
+                        _ => core.receive(id, message),
+                    },
+                    Err(bad) => core.reject(id, &bad),
                 }
-                Inbound::Message(..) => {
-                    let reason = "this subprotocol has the other kind of frames";
-                    core.close(id, How::Broken, CloseCode::UNSUPPORTED, reason);
-                }
-                Inbound::Ping => core.control(id),
-                Inbound::Close(code) => {
-                    let how = if code == Some(CloseCode::NORMAL) {
-                        How::Clean
-                    } else {
-                        How::Broken
-                    };
-                    core.close(id, how, code.unwrap_or(CloseCode::NORMAL), "");
-                }
-                Inbound::Error(code, reason) => core.close(id, How::Broken, code, &reason),
-            },
-        );
-        if !answers.is_empty() {
-            core.send_frames(id, &answers);
-        }
+            }
+            Inbound::Message(..) => {
+                let reason = "this subprotocol has the other kind of frames";
+                core.close(id, How::Broken, CloseCode::UNSUPPORTED, reason);
+            }
+            Inbound::Ping(payload) => core.ping(id, payload),
+            Inbound::Pong => core.pong(id),
+            Inbound::Close(code) => {
+                let how = if code == Some(CloseCode::NORMAL) {
+                    How::Clean
+                } else {
+                    How::Broken
+                };
+                core.close(id, how, code.unwrap_or(CloseCode::NORMAL), "");
+            }
+            Inbound::Error(code, reason) => core.close(id, How::Broken, code, &reason),
+        });
     }
 }
 
@@ -594,6 +590,10 @@ fn renew(
     token: &str,
     reply_to: Option<&protocol::MessageId>,
 ) {
+    // Checking a token costs more than most, so it counts as a message before.
+    if !core.spend(id) {
+        return;
+    }
     let refused = match verify(worker, token) {
         Ok(claims) if core.user_of(id) == Some(&*claims.user) => {
             core.renewed(id, claims.expires, &claims.rule);

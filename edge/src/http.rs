@@ -57,6 +57,11 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
     if request.has_word("connection", "close") {
         request.keep_alive = false;
     }
+    let hosts = request.headers.iter().filter(|(name, _)| name == "host");
+    // RFC 9112 §3.2.
+    if hosts.count() != 1 && parsed.version == Some(1) {
+        return Err(BadRequest(400, "HTTP/1.1 needs one host header"));
+    }
     if request.header("transfer-encoding").is_some() {
         return Err(BadRequest(411, "a body needs a content-length"));
     }
@@ -227,14 +232,24 @@ mod tests {
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(65));
         for (text, status) in [
             ("nonsense\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
             (
-                "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
                 400,
             ),
-            ("POST / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n", 413),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n",
+                413,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+                411,
+            ),
             (&large, 431),
             (&many, 431),
         ] {

@@ -37,7 +37,8 @@ pub(crate) async fn answer(worker: &Rc<Worker>, request: &Request, body: &[u8]) 
         ("/status", "GET" | "HEAD") => one_status(worker, request).await,
         ("/status", "POST") => bulk_status(worker, request, body).await,
         ("/demo/token", "GET") if shared.development => demo_token(shared, request),
-        ("/" | "/route" | "/demo/token", _) => wrong_method("GET, HEAD"),
+        ("/demo/token", _) if shared.development => wrong_method("GET"),
+        ("/" | "/route", _) => wrong_method("GET, HEAD"),
         ("/status", _) => wrong_method("GET, HEAD, POST"),
         _ => Response::problem(404, "there is nothing at this path"),
     }

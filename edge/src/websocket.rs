@@ -13,8 +13,10 @@ use tungstenite::{
 pub(crate) enum Inbound<'a> {
     /// A whole message, with the encoding whose kind of frame it came in.
     Message(Encoding, &'a [u8]),
-    /// A ping or pong; a ping's answer is in the answers.
-    Ping,
+    /// A ping, to be answered with its payload.
+    Ping(&'a [u8]),
+    /// A pong, asked for or not.
+    Pong,
     /// The client says goodbye.
     Close(Option<CloseCode>),
     /// The client broke a rule: the connection has to be closed so.
@@ -33,24 +35,20 @@ pub(crate) fn context(already_read: Vec<u8>, max_message: usize) -> WebSocketCon
     WebSocketContext::from_partially_read(already_read, Role::Server, Some(config))
 }
 
-/// Bytes in, answers out.
-struct Pipe<'i, 'o> {
-    input: &'i [u8],
-    answers: &'o mut Vec<u8>,
-}
+/// Bytes in. What would go out is dropped: the session answers, in the order of what came.
+struct Inlet<'i>(&'i [u8]);
 
-impl Read for Pipe<'_, '_> {
+impl Read for Inlet<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
+        if self.0.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.input.read(buffer)
+        self.0.read(buffer)
     }
 }
 
-impl Write for Pipe<'_, '_> {
+impl Write for Inlet<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.answers.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -59,56 +57,51 @@ impl Write for Pipe<'_, '_> {
     }
 }
 
-/// Reads everything in `input`, and what waited before it. Pongs are appended to `answers`.
+/// Reads everything in `input`, and what waited before it.
 pub(crate) fn read(
     context: &mut WebSocketContext,
     input: &[u8],
-    answers: &mut Vec<u8>,
     mut each: impl FnMut(Inbound<'_>),
 ) {
-    let mut pipe = Pipe { input, answers };
-    while next(context, &mut pipe, &mut each) {}
+    let mut inlet = Inlet(input);
+    while next(context, &mut inlet, &mut each) {}
 }
 
 /// As [`read`], but only to the first message; gives back what stands behind it.
 pub(crate) fn read_one<'a>(
     context: &mut WebSocketContext,
     input: &'a [u8],
-    answers: &mut Vec<u8>,
     mut each: impl FnMut(Inbound<'_>),
 ) -> &'a [u8] {
-    let mut pipe = Pipe { input, answers };
+    let mut inlet = Inlet(input);
     let mut found = false;
     let mut first = |inbound: Inbound<'_>| {
-        found = !matches!(inbound, Inbound::Ping);
+        found = !matches!(inbound, Inbound::Ping(_) | Inbound::Pong);
         each(inbound);
         found
     };
     let mut done = false;
-    while !done && next(context, &mut pipe, &mut |inbound| done = first(inbound)) {}
-    pipe.input
+    while !done && next(context, &mut inlet, &mut |inbound| done = first(inbound)) {}
+    inlet.0
 }
 
 fn next(
     context: &mut WebSocketContext,
-    pipe: &mut Pipe<'_, '_>,
+    inlet: &mut Inlet<'_>,
     each: &mut impl FnMut(Inbound<'_>),
 ) -> bool {
-    let before = pipe.answers.len();
-    match context.read(pipe) {
+    match context.read(inlet) {
         Ok(Message::Text(text)) => each(Inbound::Message(Encoding::Json, text.as_bytes())),
         Ok(Message::Binary(bytes)) => each(Inbound::Message(Encoding::Cbor, &bytes)),
-        Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => each(Inbound::Ping),
+        Ok(Message::Ping(payload)) => each(Inbound::Ping(&payload)),
+        Ok(Message::Pong(_) | Message::Frame(_)) => each(Inbound::Pong),
         Ok(Message::Close(close)) => {
-            // The answer is made by the session, after what it still has to say.
-            pipe.answers.truncate(before);
             let code = close.map(|close| CloseCode::from_wire(u16::from(close.code)));
             each(Inbound::Close(code));
             return false;
         }
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
         Err(error) => {
-            pipe.answers.truncate(before);
             let code = match &error {
                 Error::Utf8(_) => CloseCode::INVALID_DATA,
                 Error::Capacity(_) => CloseCode::TOO_BIG,

@@ -265,7 +265,7 @@ impl Core {
         let Some(session) = self.sessions.live(id) else {
             return;
         };
-        if !self.spend(session) {
+        if !self.spend(id) {
             return;
         }
         let reply_to = message.id;
@@ -299,24 +299,25 @@ impl Core {
             return;
         };
         self.counters.bad_messages += 1;
-        if self.spend(session) {
+        if self.spend(id) {
             self.reply_error(session, bad.id.as_ref(), bad.code, &bad.message);
         }
     }
 
-    /// A control frame came; its answer, if any, is the shell's.
-    pub fn control(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.live(id) {
-            self.spend(session);
+    /// A ping came.
+    pub fn ping(&mut self, id: SessionId, payload: &[u8]) {
+        if self.spend(id)
+            && let Some(session) = self.sessions.live(id)
+        {
+            let replies = &mut self.sessions[session].replies;
+            frame::control(replies, frame::Opcode::Pong, payload);
+            self.replied(session);
         }
     }
 
-    /// Sends whole frames that the shell made.
-    pub fn send_frames(&mut self, id: SessionId, frames: &[u8]) {
-        if let Some(session) = self.sessions.live(id) {
-            self.sessions[session].replies.extend_from_slice(frames);
-            self.replied(session);
-        }
+    /// A pong came.
+    pub fn pong(&mut self, id: SessionId) {
+        self.spend(id);
     }
 
     /// Sends an answer that the shell made.
@@ -326,8 +327,12 @@ impl Core {
         }
     }
 
-    /// Takes a message's worth of the session's allowance; a session without is closed.
-    fn spend(&mut self, session: u32) -> bool {
+    /// Takes a message's worth of the session's allowance; a session without is closed, and `false`
+    /// says that it takes no part any more.
+    pub fn spend(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.live(id) else {
+            return false;
+        };
         let slot = &mut self.sessions[session];
         let passed = self.clock - slot.refilled;
         let refill = passed.saturating_mul(self.settings.message_rate.into());

@@ -1,0 +1,472 @@
+//! Starts edges, and a WebSocket client of its own that can also say what no client should.
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+pub(crate) const SECRET: &str = "a secret of the tests, long enough for HS256";
+/// Far longer than anything takes, so that a slow machine fails no test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+fn free_port() -> u16 {
+    // Below the ports that the kernel gives to clients; apart from other test processes.
+    let base = 20_000 + (std::process::id() % 50) as u16 * 200;
+    loop {
+        let port = base + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 200;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A folder that is gone with the test.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let name = format!(
+            "online-status-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).expect("a file");
+        path.to_str().expect("UTF-8").into()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left is in the temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running edge; killed with the test.
+pub(crate) struct Edge {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    child: Child,
+}
+
+impl Edge {
+    /// Starts one with a secret and these flags, and waits until it is ready.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let secret = ["--auth-secret", SECRET];
+        Self::start_with(&[&secret[..], flags].concat())
+    }
+
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let child = Command::new(env!("CARGO_BIN_EXE_online-status-edge"))
+            .args(["standalone", "--listen", &address.to_string()])
+            .args(["--server-admin-listen", &admin.to_string()])
+            .args(flags)
+            .env_remove("JWT_SECRET")
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the edge starts");
+        let mut edge = Self {
+            address,
+            admin,
+            child,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(admin).is_err() || edge.get_admin("/readyz").0 != 200 {
+            assert!(Instant::now() < deadline, "the edge is not ready");
+            let ended = edge.child.try_wait().expect("a child");
+            assert!(ended.is_none(), "the edge ended: {ended:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        edge
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// The exit code, once it ends by itself.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child").code()
+    }
+
+    /// A client of the user, welcomed.
+    pub(crate) fn user(&self, user: &str) -> Client {
+        let mut client = Client::open(self, &bearer(&token(user)));
+        let welcome = client.message();
+        assert_eq!(
+            (&welcome["type"], &welcome["user"]),
+            (&json!("welcome"), &json!(user))
+        );
+        client
+    }
+
+    /// A client without a token yet.
+    pub(crate) fn stranger(&self) -> Client {
+        Client::open(self, "")
+    }
+
+    /// Status and body of a plain request on the clients' address.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        request(
+            self.address,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"),
+        )
+    }
+
+    pub(crate) fn get_admin(&self, path: &str) -> (u16, String) {
+        request(
+            self.admin,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"),
+        )
+    }
+
+    /// The sum of a metric over the lines that contain `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        let page = self.get_admin("/metrics").1;
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label));
+        lines
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until a metric is what it should be.
+    pub(crate) fn until_metric(&self, name: &str, label: &str, value: f64) {
+        self.until_metric_is(name, label, |is| (is - value).abs() < 0.5);
+    }
+
+    /// Waits until a metric has got so far.
+    pub(crate) fn until_metric_reaches(&self, name: &str, label: &str, value: f64) {
+        self.until_metric_is(name, label, |is| is >= value);
+    }
+
+    fn until_metric_is(&self, name: &str, label: &str, good: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is = self.metric(name, label);
+            if good(is) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name}{{{label}}} stays {is}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // It may have ended already, as a test of that wants.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a raw request and reads the answer to it: status and body.
+pub(crate) fn request(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("it is read");
+    let (head, body) = read_response(&mut stream);
+    (status_of(&head), body)
+}
+
+fn status_of(head: &str) -> u16 {
+    let status = head
+        .split(' ')
+        .nth(1)
+        .unwrap_or_else(|| panic!("no HTTP: {head:?}"));
+    status.parse().expect("a status")
+}
+
+fn read_response(stream: &mut impl Read) -> (String, String) {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let mut more = [0; 4_096];
+        let count = stream.read(&mut more).expect("an answer");
+        assert!(
+            count > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes.extend_from_slice(&more[..count]);
+    };
+    let head = String::from_utf8(bytes[..end].to_vec())
+        .expect("ASCII")
+        .to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.map_or(0, |length| length.trim().parse().expect("a length"));
+    let mut body = bytes[end..].to_vec();
+    while body.len() < length {
+        let mut more = vec![0; length - body.len()];
+        let count = stream.read(&mut more).expect("a body");
+        assert!(count > 0, "closed in the body");
+        body.extend_from_slice(&more[..count]);
+    }
+    (head, String::from_utf8(body).expect("UTF-8"))
+}
+
+pub(crate) fn now() -> u64 {
+    jsonwebtoken::get_current_timestamp()
+}
+
+pub(crate) fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+/// A token of the tests' secret with these claims.
+pub(crate) fn signed(claims: &Value) -> String {
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).expect("a token")
+}
+
+pub(crate) fn token(user: &str) -> String {
+    signed(&json!({ "sub": user, "exp": now() + 3_600 }))
+}
+
+/// The head of an upgrade request with more header lines.
+pub(crate) fn upgrade(headers: &str) -> String {
+    format!(
+        "GET /socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+    )
+}
+
+pub(crate) trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
+pub(crate) const CLOSE: u8 = 8;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
+pub(crate) const FIN: u8 = 0x80;
+
+/// A frame as clients send it.
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [7, 0, 200, 31];
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(long as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&mask);
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+/// A client's connection.
+pub(crate) struct Client {
+    pub(crate) stream: Box<dyn Stream>,
+    input: VecDeque<u8>,
+    /// The head of the answer to the upgrade, in lower case.
+    pub(crate) head: String,
+}
+
+impl Client {
+    pub(crate) fn open(edge: &Edge, headers: &str) -> Self {
+        let stream = TcpStream::connect(edge.address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self::over(Box::new(stream), headers)
+    }
+
+    /// Upgrades an open connection.
+    pub(crate) fn over(mut stream: Box<dyn Stream>, headers: &str) -> Self {
+        stream
+            .write_all(upgrade(headers).as_bytes())
+            .expect("it is read");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            assert_eq!(
+                stream.read(&mut byte).expect("an answer"),
+                1,
+                "closed in the upgrade"
+            );
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(
+            head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{head}"
+        );
+        Self {
+            stream,
+            input: VecDeque::new(),
+            head,
+        }
+    }
+
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("it is read");
+    }
+
+    pub(crate) fn say(&mut self, message: &Value) {
+        self.raw(&frame(FIN | TEXT, message.to_string().as_bytes()));
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        if self.input.is_empty() {
+            let mut more = [0; 65_536];
+            let count = loop {
+                match self.stream.read(&mut more) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => break 0,
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => break 0,
+                    read => break read.expect("something comes"),
+                }
+            };
+            self.input.extend(&more[..count]);
+        }
+        self.input.pop_front()
+    }
+
+    /// The next frame: opcode and payload; `None` at the end of the connection.
+    pub(crate) fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let first = self.byte()?;
+        let second = self.byte()?;
+        assert_eq!(
+            (first & 0x70, second & 0x80),
+            (0, 0),
+            "no reserved bits, no mask"
+        );
+        let extended = match second {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mut length = if extended == 0 {
+            usize::from(second)
+        } else {
+            0
+        };
+        for _ in 0..extended {
+            length = length << 8 | usize::from(self.byte()?);
+        }
+        let payload = (0..length)
+            .map(|_| self.byte())
+            .collect::<Option<Vec<u8>>>()?;
+        assert_eq!(first & FIN, FIN, "the server does not fragment");
+        Some((first & 0xf, payload))
+    }
+
+    /// The next frame that is no ping; pings are answered.
+    pub(crate) fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            match self.frame()? {
+                (PING, payload) => self.raw(&frame(FIN | PONG, &payload)),
+                frame => return Some(frame),
+            }
+        }
+    }
+
+    /// The next message.
+    pub(crate) fn message(&mut self) -> Value {
+        let (opcode, payload) = self.next().expect("a message");
+        assert_eq!(opcode, TEXT, "{:?}", String::from_utf8_lossy(&payload));
+        serde_json::from_slice(&payload).expect("JSON")
+    }
+
+    /// Says something and takes the answer, which has to be of this type.
+    pub(crate) fn ask(&mut self, message: &Value, kind: &str) -> Value {
+        self.say(message);
+        let answer = self.message();
+        assert_eq!(answer["type"], kind, "{answer}");
+        answer
+    }
+
+    /// The code of the close frame that comes next, and that the connection ends with it.
+    pub(crate) fn closed(&mut self) -> u16 {
+        loop {
+            match self.next().expect("a close frame") {
+                (CLOSE, payload) => {
+                    let code = u16::from_be_bytes([payload[0], payload[1]]);
+                    std::str::from_utf8(&payload[2..]).expect("a reason in UTF-8");
+                    // The answer may find the connection closed.
+                    let _ = self.stream.write_all(&frame(FIN | CLOSE, &payload));
+                    assert!(self.next().is_none(), "nothing follows a close");
+                    return code;
+                }
+                (_, payload) => {
+                    let text = String::from_utf8_lossy(&payload).into_owned();
+                    assert!(!text.contains("\"error\""), "no close but {text}");
+                }
+            }
+        }
+    }
+
+    /// Shows that the session works.
+    pub(crate) fn works(&mut self) {
+        let pong = self.ask(&json!({ "type": "ping", "id": "alive" }), "pong");
+        assert_eq!(pong["id"], "alive");
+    }
+
+    /// Watches users; their records.
+    pub(crate) fn watch(&mut self, users: &[&str]) -> Vec<Value> {
+        let snapshot = self.ask(
+            &json!({ "type": "watch", "users": users, "id": 1 }),
+            "snapshot",
+        );
+        assert_eq!(snapshot["id"], 1);
+        snapshot["users"].as_array().expect("records").clone()
+    }
+
+    /// The only record of the `presence` that comes next.
+    pub(crate) fn change(&mut self) -> Value {
+        let message = self.message();
+        assert_eq!(message["type"], "presence", "{message}");
+        let users = message["users"].as_array().expect("records");
+        assert_eq!(users.len(), 1, "{message}");
+        users[0].clone()
+    }
+
+    /// Nothing is under way to this client: what it asks is answered next.
+    pub(crate) fn nothing_comes(&mut self) {
+        self.works();
+    }
+}
+
+/// Waits a moment in which something would have happened.
+pub(crate) fn moment() {
+    std::thread::sleep(Duration::from_millis(400));
+}

@@ -1,0 +1,197 @@
+//! Starts, stops, kills, and what is kept over them.
+
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::common::{Client, Edge, Folder, SECRET, bearer, moment, token};
+
+fn edge(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_online-status-edge"))
+        .args(arguments)
+        .env_remove("JWT_SECRET")
+        .output()
+        .expect("the edge runs")
+}
+
+#[test]
+fn sigterm_closes_every_session_with_1001() {
+    let mut edge = Edge::start(&["--server-drain-rate", "50"]);
+    let mut clients: Vec<Client> = (0..30).map(|n| edge.user(&format!("user-{n}"))).collect();
+    edge.signal(Signal::TERM);
+    for client in &mut clients {
+        assert_eq!(client.closed(), 1001);
+    }
+    assert_eq!(edge.wait(), Some(0));
+}
+
+#[test]
+fn a_data_folder_outlives_a_kill() {
+    let folder = Folder::new();
+    let data = folder.0.join("data");
+    let flags = [
+        "--data",
+        data.to_str().expect("UTF-8"),
+        "--presence-grace",
+        "1s",
+    ];
+    let edge = Edge::start(&flags);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["alice", "bob"]);
+    let mut alice = edge.user("alice");
+    alice.ask(
+        &json!({ "type": "status", "status": "busy", "text": "writing" }),
+        "ok",
+    );
+    let mut bob = edge.user("bob");
+    bob.say(&json!({ "type": "bye" }));
+    let (mut busy, mut offline) = (None, None);
+    while busy.is_none() || offline.is_none() {
+        for record in watcher.message()["users"].as_array().expect("records") {
+            match record["status"].as_str() {
+                Some("busy") => busy = Some(record.clone()),
+                Some("offline") => offline = Some(record.clone()),
+                _ => {}
+            }
+        }
+    }
+    edge.until_metric("online_status_store_queue", "", 0.0);
+    moment();
+    edge.signal(Signal::KILL);
+    drop(edge);
+
+    let edge = Edge::start(&flags);
+    let mut watcher = edge.user("watcher");
+    // Alice may still come back: she is in grace, and Bob was last seen when he was.
+    let records = watcher.watch(&["alice", "bob"]);
+    assert_eq!(
+        (&records[0]["status"], &records[0]["text"]),
+        (&json!("busy"), &json!("writing"))
+    );
+    assert!(records[0]["version"].as_u64() > busy.expect("a record")["version"].as_u64());
+    assert_eq!(
+        records[1]["last_seen"],
+        offline.expect("a record")["last_seen"]
+    );
+    let gone = watcher.change();
+    assert_eq!(
+        (&gone["user"], &gone["status"]),
+        (&json!("alice"), &json!("offline"))
+    );
+    let _alice = edge.user("alice");
+    let back = watcher.change();
+    assert_eq!(
+        (&back["status"], &back["text"]),
+        (&json!("busy"), &json!("writing"))
+    );
+}
+
+#[test]
+fn a_reconnecting_watcher_is_told_what_changed_over_a_restart() {
+    let folder = Folder::new();
+    let data = folder.0.join("data");
+    let flags = [
+        "--data",
+        data.to_str().expect("UTF-8"),
+        "--presence-grace",
+        "1s",
+    ];
+    let edge = Edge::start(&flags);
+    let alice = edge.user("alice");
+    let version = edge.user("watcher").watch(&["alice"])[0]["version"].clone();
+    moment();
+    edge.signal(Signal::KILL);
+    drop((alice, edge));
+    let edge = Edge::start(&flags);
+    let mut watcher = edge.user("watcher");
+    let again = json!({ "type": "watch", "users": ["alice"], "known": { "alice": version } });
+    let snapshot = watcher.ask(&again, "snapshot");
+    let mut last = snapshot["users"]
+        .as_array()
+        .expect("records")
+        .last()
+        .cloned();
+    while last
+        .as_ref()
+        .is_none_or(|record| record["status"] != "offline")
+    {
+        last = Some(watcher.change());
+    }
+    assert!(last.expect("a record")["version"].as_u64() > version.as_u64());
+}
+
+#[test]
+fn wrong_settings_are_named_with_what_is_allowed() {
+    let folder = Folder::new();
+    let file = folder.file(
+        "edge.toml",
+        "[presence]\ngrace = \"soon\"\nhartbeat = \"1s\"\n",
+    );
+    let output = edge(&["config", "check", "--config", &file]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        text.contains("presence.grace") && text.contains("soon"),
+        "{text}"
+    );
+    assert!(
+        text.contains("hartbeat") && text.contains("heartbeat"),
+        "{text}"
+    );
+    let output = edge(&["standalone", "--auth-secret", "short"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("32"), "{text}");
+    assert!(
+        !text.contains("short\""),
+        "a secret is not repeated: {text}"
+    );
+    let output = edge(&["standalone", "--listen", "0.0.0.0:0"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("JWT_SECRET"),
+        "{text}"
+    );
+    let output = edge(&["config", "check"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("50400"),
+        "the bound of I6: {text}"
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_so() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = edge(&[
+        "standalone",
+        "--listen",
+        &address,
+        "--server-admin-listen",
+        "127.0.0.1:0",
+    ]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains(&address),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_token_command_makes_tokens_that_are_accepted() {
+    let edge_ = Edge::start(&[]);
+    let output = edge(&[
+        "token",
+        "--user",
+        "alice",
+        "--ttl",
+        "1m",
+        "--auth-secret",
+        SECRET,
+    ]);
+    let made = String::from_utf8(output.stdout).expect("ASCII");
+    let mut client = Client::open(&edge_, &bearer(made.trim()));
+    assert_eq!(client.message()["user"], "alice");
+    assert_ne!(made.trim(), token("bob"));
+}

@@ -1,0 +1,9 @@
+//! The real binary, as its clients and operators meet it. Each test starts its own edge.
+
+mod common;
+mod conformance;
+mod http;
+mod lifecycle;
+mod presence;
+mod tls;
+mod tokens;

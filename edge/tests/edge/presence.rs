@@ -1,0 +1,317 @@
+//! What watchers are told, and when.
+
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, Edge, FIN, TEXT, bearer, frame, moment, token};
+
+/// Short times, so that tests need not wait for long ones.
+const QUICK: &[&str] = &[
+    "--presence-grace",
+    "1s",
+    "--presence-heartbeat",
+    "1s",
+    "--presence-heartbeat-timeout",
+    "1s",
+];
+
+fn state(record: &Value) -> (&str, u64) {
+    let devices = record["devices"].as_u64().expect("a number");
+    (record["status"].as_str().expect("a status"), devices)
+}
+
+fn set(client: &mut Client, status: &str) {
+    client.ask(&json!({ "type": "status", "status": status }), "ok");
+}
+
+#[test]
+fn a_user_is_online_with_its_first_session_and_offline_after_its_last() {
+    let edge = Edge::start(&[]);
+    let mut watcher = edge.user("watcher");
+    let records = watcher.watch(&["alice"]);
+    assert_eq!(state(&records[0]), ("offline", 0));
+    assert_eq!(records[0]["version"], 0);
+    let mut first = edge.user("alice");
+    let online = watcher.change();
+    assert_eq!(
+        (state(&online), &online["user"]),
+        (("online", 1), &json!("alice"))
+    );
+    let second = edge.user("alice");
+    assert_eq!(state(&watcher.change()), ("online", 2));
+    first.say(&json!({ "type": "bye" }));
+    assert_eq!(first.closed(), 1000);
+    assert_eq!(state(&watcher.change()), ("online", 1));
+    let mut second = second;
+    second.raw(&frame(FIN | 8, &[0x03, 0xe8]));
+    assert_eq!(second.closed(), 1000);
+    let offline = watcher.change();
+    assert_eq!(state(&offline), ("offline", 0));
+    let seen = offline["last_seen"].as_u64().expect("milliseconds") / 1_000;
+    assert!(seen.abs_diff(crate::common::now()) < 60);
+    assert!(offline["version"].as_u64() > online["version"].as_u64());
+}
+
+#[test]
+fn back_within_grace_is_no_event_and_after_it_one() {
+    let edge = Edge::start(QUICK);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["alice"]);
+    let alice = edge.user("alice");
+    assert_eq!(state(&watcher.change()), ("online", 1));
+    // A FIN without a close frame.
+    drop(alice);
+    edge.until_metric("online_status_sessions", "", 1.0);
+    watcher.nothing_comes();
+    let alice = edge.user("alice");
+    moment();
+    watcher.nothing_comes();
+    drop(alice);
+    assert_eq!(state(&watcher.change()), ("offline", 0));
+    moment();
+    watcher.nothing_comes();
+}
+
+#[test]
+fn resets_silence_and_ends_are_one_offline_each() {
+    let edge = Edge::start(QUICK);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["reset", "silent", "ended"]);
+    let stream = TcpStream::connect(edge.address).expect("a connection");
+    let handle = stream.try_clone().expect("a handle");
+    let mut reset = Client::over(Box::new(stream), &bearer(&token("reset")));
+    reset.message();
+    assert_eq!(watcher.change()["status"], "online");
+    let silent = edge.user("silent");
+    assert_eq!(watcher.change()["status"], "online");
+    let ended = edge.user("ended");
+    assert_eq!(watcher.change()["status"], "online");
+    let zero = Some(std::time::Duration::ZERO);
+    rustix::net::sockopt::set_socket_linger(&handle, zero).expect("an option");
+    drop((handle, reset, ended));
+    let mut gone: Vec<Value> = Vec::new();
+    while gone.len() < 3 {
+        let message = watcher.message();
+        assert_eq!(message["type"], "presence");
+        gone.extend(
+            message["users"]
+                .as_array()
+                .expect("records")
+                .iter()
+                .cloned(),
+        );
+    }
+    assert!(
+        gone.iter().all(|record| state(record) == ("offline", 0)),
+        "{gone:?}"
+    );
+    let mut names: Vec<&str> = gone
+        .iter()
+        .filter_map(|record| record["user"].as_str())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["ended", "reset", "silent"]);
+    moment();
+    watcher.nothing_comes();
+    drop(silent);
+}
+
+#[test]
+fn sessions_and_users_have_statuses() {
+    let edge = Edge::start(&[]);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["alice"]);
+    let (mut phone, mut desk) = (edge.user("alice"), edge.user("alice"));
+    let mut last = watcher.change();
+    while last["devices"] != 2 {
+        last = watcher.change();
+    }
+    set(&mut phone, "away");
+    watcher.nothing_comes();
+    set(&mut desk, "away");
+    assert_eq!(watcher.change()["status"], "away");
+    set(&mut phone, "busy");
+    assert_eq!(watcher.change()["status"], "busy");
+    set(&mut desk, "online");
+    assert_eq!(watcher.change()["status"], "online");
+    set(&mut phone, "invisible");
+    let invisible = watcher.change();
+    assert_eq!(state(&invisible), ("offline", 0));
+    assert!(invisible["last_seen"].is_u64());
+    // The text is kept from others' eyes too: nothing but its words changed.
+    phone.say(&json!({ "type": "bye" }));
+    assert_eq!(phone.closed(), 1000);
+    watcher.nothing_comes();
+    set(&mut desk, "online");
+    assert_eq!(state(&watcher.change()), ("online", 1));
+}
+
+#[test]
+fn a_text_is_kept_until_changed() {
+    let edge = Edge::start(&[]);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["alice"]);
+    let mut alice = edge.user("alice");
+    watcher.change();
+    let longest = "é".repeat(64);
+    alice.ask(&json!({ "type": "status", "text": longest, "id": 3 }), "ok");
+    assert_eq!(watcher.change()["text"], json!(longest));
+    let error = alice.ask(
+        &json!({ "type": "status", "text": "x".repeat(129) }),
+        "error",
+    );
+    assert_eq!(error["code"], "text_too_long");
+    watcher.nothing_comes();
+    alice.say(&json!({ "type": "bye" }));
+    assert_eq!(watcher.change()["text"], json!(longest));
+    let mut alice = edge.user("alice");
+    assert_eq!(watcher.change()["text"], json!(longest));
+    alice.ask(&json!({ "type": "status", "text": "" }), "ok");
+    assert!(watcher.change().get("text").is_none());
+}
+
+#[test]
+fn a_snapshot_has_what_the_client_does_not_know() {
+    let edge = Edge::start(&[]);
+    let _alice = edge.user("alice");
+    let mut watcher = edge.user("watcher");
+    let version = watcher.watch(&["alice"])[0]["version"].clone();
+    let known =
+        json!({ "type": "watch", "users": ["alice", "bob"], "known": { "alice": version } });
+    let mut again = edge.user("watcher");
+    let snapshot = again.ask(&known, "snapshot");
+    let users: Vec<&Value> = snapshot["users"]
+        .as_array()
+        .expect("records")
+        .iter()
+        .collect();
+    assert_eq!(users.len(), 1);
+    assert_eq!(users[0]["user"], "bob");
+    // A query answers for each, as often as asked.
+    let query = json!({ "type": "query", "users": ["alice", "bob", "alice"], "id": "q" });
+    let result = again.ask(&query, "result");
+    assert_eq!(result["users"].as_array().map(Vec::len), Some(3));
+    again.ask(
+        &json!({ "type": "unwatch", "users": ["bob", "nobody"], "id": 2 }),
+        "ok",
+    );
+    let _bob = edge.user("bob");
+    moment();
+    again.nothing_comes();
+}
+
+#[test]
+fn bad_messages_are_errors_and_the_session_stays() {
+    let edge = Edge::start(&["--presence-max-watches", "3"]);
+    let mut alice = edge.user("alice");
+    let cases = [
+        ("{", "bad_message"),
+        ("[]", "bad_message"),
+        ("7", "bad_message"),
+        ("{}", "bad_message"),
+        (r#"{"type":"dance"}"#, "unknown_type"),
+        (r#"{"type":"watch"}"#, "bad_member"),
+        (r#"{"type":"watch","users":"bob"}"#, "bad_member"),
+        (r#"{"type":"watch","users":[5]}"#, "bad_member"),
+        (r#"{"type":"watch","users":[""]}"#, "bad_user"),
+        (r#"{"type":"watch","users":["a\u0000"]}"#, "bad_user"),
+        (r#"{"type":"status","status":"asleep"}"#, "bad_member"),
+        (r#"{"type":"status","status":"offline"}"#, "bad_member"),
+        (r#"{"type":"ping","id":{}}"#, "bad_member"),
+        (
+            r#"{"type":"watch","users":["a","b","c","d"]}"#,
+            "watch_limit",
+        ),
+    ];
+    for (text, code) in cases {
+        alice.raw(&frame(FIN | TEXT, text.as_bytes()));
+        let error = alice.message();
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!(code)),
+            "{text}"
+        );
+        assert!(error["message"].is_string());
+    }
+    edge.until_metric_reaches("online_status_bad_messages_total", "", 13.0);
+    let many: Vec<String> = (0..1_001).map(|n| n.to_string()).collect();
+    let error = alice.ask(&json!({ "type": "query", "users": many }), "error");
+    assert_eq!(error["code"], "too_many_users");
+    // Unknown members are ignored.
+    let odd = json!({ "type": "watch", "users": ["a"], "id": 1, "colour": "red" });
+    alice.ask(&odd, "snapshot");
+    alice.works();
+}
+
+#[test]
+fn limits_close_with_their_codes() {
+    let edge = Edge::start(&[
+        "--presence-max-devices",
+        "2",
+        "--presence-message-rate",
+        "1",
+        "--presence-message-burst",
+        "20",
+    ]);
+    let mut first = edge.user("alice");
+    let _second = edge.user("alice");
+    let mut third = Client::open(&edge, &bearer(&token("alice")));
+    assert_eq!(third.closed(), 4409);
+    let mut talker = edge.user("bob");
+    for _ in 0..40 {
+        // The end may come before the last is written.
+        let _ = talker
+            .stream
+            .write_all(&frame(FIN | TEXT, br#"{"type":"ping"}"#));
+    }
+    assert_eq!(talker.closed(), 4429);
+    first.works();
+}
+
+#[test]
+fn a_client_that_does_not_read_is_ended_and_the_others_go_on() {
+    let edge = Edge::start(&[
+        "--presence-outbox",
+        "16KiB",
+        "--presence-message-burst",
+        "1000000",
+    ]);
+    let mut witness = edge.user("witness");
+    let mut deaf = edge.user("deaf");
+    let users: Vec<String> = (0..200).map(|n| format!("user-{n}")).collect();
+    let query = json!({ "type": "query", "users": users }).to_string();
+    let query = frame(FIN | TEXT, query.as_bytes());
+    let before = edge.metric("online_status_closes_total", "\"1013\"");
+    for _ in 0..1_000 {
+        // At the latest when the server has given up on it.
+        if deaf.stream.write_all(&query).is_err() {
+            break;
+        }
+    }
+    edge.until_metric("online_status_closes_total", "\"1013\"", before + 1.0);
+    witness.works();
+    edge.until_metric("online_status_sessions", "", 1.0);
+}
+
+#[test]
+fn slow_watchers_get_the_newest_state_and_no_more_than_that() {
+    let edge = Edge::start(&["--presence-message-burst", "1000000"]);
+    let mut slow = edge.user("slow");
+    slow.watch(&["alice"]);
+    let mut alice = edge.user("alice");
+    for n in 0..2_000 {
+        alice.ask(
+            &json!({ "type": "status", "text": format!("{n:0>100}") }),
+            "ok",
+        );
+    }
+    let (mut last, mut version) = (Value::Null, 0);
+    while last["text"] != json!(format!("{:0>100}", 1_999)) {
+        last = slow.change();
+        let newer = last["version"].as_u64().expect("a version");
+        assert!(newer > version);
+        version = newer;
+    }
+    slow.nothing_comes();
+}
