@@ -47,7 +47,7 @@ impl Keys {
         self.of_vnode(vnode, "users")
     }
 
-    /// Sorted set: user → last seen, ms since 1970.
+    /// Sorted set: user → last seen, ms since 1970; `+inf` while the user is connected.
     #[must_use]
     pub fn seen(&self, vnode: Vnode) -> String {
         self.of_vnode(vnode, "seen")
@@ -59,7 +59,13 @@ impl Keys {
         self.of_vnode(vnode, "epoch")
     }
 
-    /// String with a TTL: a node's lease.
+    /// String: the epoch whose owner has written everything and let go of the vnode.
+    #[must_use]
+    pub fn released(&self, vnode: Vnode) -> String {
+        self.of_vnode(vnode, "released")
+    }
+
+    /// String with a TTL: a node's [`crate::Lease`].
     #[must_use]
     pub fn node(&self, id: &str) -> String {
         format!("{}node:{id}", self.prefix)
@@ -93,6 +99,18 @@ impl Keys {
     #[must_use]
     pub fn leader(&self) -> String {
         self.of_fleet("leader")
+    }
+
+    /// String: how often there was a new leader; the last one's fencing token.
+    #[must_use]
+    pub fn leader_token(&self) -> String {
+        self.of_fleet("leader:token")
+    }
+
+    /// Set: the ids of the nodes that an operator drains.
+    #[must_use]
+    pub fn drained(&self) -> String {
+        self.of_fleet("drained")
     }
 
     /// String: a random id that is lost with the store's content.

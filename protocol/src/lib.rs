@@ -11,6 +11,7 @@ pub mod close;
 pub mod event;
 pub mod frame;
 pub mod keys;
+pub mod lease;
 pub mod names;
 pub mod record;
 pub mod server;
@@ -24,6 +25,7 @@ pub use close::CloseCode;
 pub use event::{Cause, Event, EventError};
 pub use frame::{FrameStart, Opcode};
 pub use keys::{Keys, partition};
+pub use lease::{Lease, LeaseError, Load};
 pub use record::{
     Chosen, MAX_TEXT, MAX_USER, Record, Reported, Status, Stored, StoredError, UserId, UserIdError,
     check_user,

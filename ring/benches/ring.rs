@@ -27,6 +27,7 @@ fn vnode_of_a_user(bencher: Bencher<'_, '_>) {
 fn owner_of_a_user(bencher: Bencher<'_, '_>) {
     let (users, count) = (users(), VnodeCount::new(4_096).expect("a power of two"));
     let node = |n: usize| Node {
+        boot: 1,
         id: NodeId::parse(&format!("n{n}")).expect("a name"),
         address: format!("wss://n{n}.example/socket"),
         weight: 1,

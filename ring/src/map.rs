@@ -10,6 +10,9 @@ use crate::{Epoch, MapVersion, NodeId, Vnode, VnodeCount};
 pub struct Node {
     /// Its name.
     pub id: NodeId,
+    /// Which life of it: another process under the same name has another, and none of the former
+    /// one's vnodes.
+    pub boot: u64,
     /// The whole WebSocket URL that clients of its vnodes use; at most 65,535 bytes.
     pub address: String,
     /// Its weight in the rebalance.
@@ -24,7 +27,7 @@ struct Slot {
 }
 
 const NOBODY: u16 = u16::MAX;
-const MAGIC: &[u8; 4] = b"OSM\x01";
+const MAGIC: &[u8; 4] = b"OSM\x02";
 
 /// Who owns each vnode, under which epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,8 +126,33 @@ impl Map {
         self.slots.iter().map(owner).collect()
     }
 
+    /// The highest epoch of any vnode.
+    #[must_use]
+    pub fn highest_epoch(&self) -> Epoch {
+        self.slots
+            .iter()
+            .map(|slot| slot.epoch)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// The same owners in a map that is newer than `version`, under epochs that are all newer than
+    /// `epoch` and than their own: what follows a map that was lost.
+    #[must_use]
+    pub fn raised(&self, version: MapVersion, epoch: Epoch) -> Self {
+        let raise = |slot: &Slot| Slot {
+            owner: slot.owner,
+            epoch: slot.epoch.max(epoch).next(),
+        };
+        Self {
+            version: MapVersion::new(self.version.max(version).get() + 1),
+            nodes: self.nodes.clone(),
+            slots: self.slots.iter().map(raise).collect(),
+        }
+    }
+
     /// The next map: `nodes`, and for each vnode its owner among them. A vnode that gets another
-    /// owner, or one at all, gets the next epoch.
+    /// owner, one at all, or its owner's next life, gets the next epoch.
     ///
     /// # Panics
     /// When `owners` has not one entry a vnode, names a node that is not there, or there are
@@ -136,6 +164,12 @@ impl Map {
             nodes.len() < usize::from(NOBODY),
             "too many nodes for a map"
         );
+        let lives = |node: &Node| {
+            self.nodes
+                .iter()
+                .any(|o| o.id == node.id && o.boot == node.boot)
+        };
+        let lives: Vec<bool> = nodes.iter().map(lives).collect();
         let now = self.owners_among(&nodes);
         let slot = |(vnode, next): (usize, &Option<usize>)| {
             let epoch = self.slots[vnode].epoch;
@@ -146,7 +180,7 @@ impl Map {
                 },
                 Some(next) => {
                     assert!(next < nodes.len(), "an owner is one of the nodes");
-                    let epoch = if now[vnode] == Some(next) {
+                    let epoch = if now[vnode] == Some(next) && lives[next] {
                         epoch
                     } else {
                         epoch.next()
@@ -166,9 +200,9 @@ impl Map {
         }
     }
 
-    /// The compact form, little-endian: magic and format `OSM` 1, version u64, log2 of the count
-    /// u8, number of nodes u16, each node (length u8 and name, length u16 and address, weight
-    /// u32), then runs of equal vnodes (length u32, owner u16, epoch u32), and xxh3_64 of it all.
+    /// The compact form, little-endian: magic and format `OSM` 2, version u64, log2 of the count
+    /// u8, number of nodes u16, each node (length u8 and name, boot u64, length u16 and address,
+    /// weight u32), then runs of equal vnodes (length u32, owner u16, epoch u32), and xxh3_64 of it all.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
@@ -178,6 +212,7 @@ impl Map {
         for node in &self.nodes {
             out.push(node.id.len() as u8);
             out.extend(node.id.as_bytes());
+            out.extend(node.boot.to_le_bytes());
             let address = &node.address.as_bytes()[..node.address.len().min(usize::from(u16::MAX))];
             out.extend((address.len() as u16).to_le_bytes());
             out.extend(address);
@@ -212,6 +247,7 @@ impl Map {
         for _ in 0..number {
             let [length] = take(&mut rest).ok_or(Bad("node"))?;
             let id = text(&mut rest, length.into()).ok_or(Bad("node's name"))?;
+            let boot = u64::from_le_bytes(take(&mut rest).ok_or(Bad("node's boot"))?);
             let length = u16::from_le_bytes(take(&mut rest).ok_or(Bad("node"))?);
             let address = text(&mut rest, length.into())
                 .ok_or(Bad("node's address"))?
@@ -220,6 +256,7 @@ impl Map {
             let id = NodeId::parse(id).map_err(|_| Bad("node's name"))?;
             nodes.push(Node {
                 id,
+                boot,
                 address,
                 weight,
             });
@@ -268,6 +305,7 @@ mod tests {
     fn nodes(count: usize) -> Vec<Node> {
         let node = |n| Node {
             id: NodeId::parse(&format!("edge-{n}")).expect("a good name"),
+            boot: 1,
             address: format!("ws://127.0.0.1:{}/socket", 8100 + n),
             weight: 100,
         };
@@ -293,6 +331,20 @@ mod tests {
                 (Vnode::new(2), Epoch::new(2))
             ]
         );
+    }
+
+    #[test]
+    fn another_life_of_a_node_and_a_lost_map_get_newer_epochs() {
+        let count = VnodeCount::new(2).expect("a power of two");
+        let map = Map::empty(count).apply(nodes(2), &[Some(0), Some(1)]);
+        let mut reborn = nodes(2);
+        reborn[1].boot = 2;
+        let next = map.apply(reborn, &[Some(0), Some(1)]);
+        let epochs = |map: &Map| count.all().map(|v| map.epoch(v).get()).collect::<Vec<_>>();
+        assert_eq!(epochs(&next), [1, 2]);
+        let raised = next.raised(MapVersion::new(9), Epoch::new(7));
+        assert_eq!((epochs(&raised), raised.version().get()), (vec![8, 8], 10));
+        assert_eq!(raised.highest_epoch(), Epoch::new(8));
     }
 
     #[test]

@@ -1,0 +1,122 @@
+//! A node's lease: who it is, what it can take and how far it has come, as JSON in the store.
+//! It owns that format; a foreign one is a named error.
+
+use ring::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// How busy a node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Load {
+    /// Open connections, sessions or not.
+    pub connections: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Changes of presence a second.
+    pub events_per_second: f64,
+    /// Age of the newest event taken from the bus, ms.
+    pub lag_ms: u64,
+    /// Share of the node's cores that is busy, 0 to 1.
+    pub cpu: f64,
+}
+
+/// What a node says of itself at each renewal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The node's name.
+    pub node: String,
+    /// Which life of it: random, made at its start.
+    pub boot: u64,
+    /// The whole WebSocket URL that its users connect to.
+    pub address: String,
+    /// Threads that serve sessions.
+    pub cores: u16,
+    /// Its weight in the rebalance.
+    pub weight: u32,
+    /// Vnodes it wants before others, in the syntax of `ASSIGNED_VNODES`.
+    #[serde(default)]
+    pub pins: String,
+    /// It wants to be relieved of all vnodes.
+    #[serde(default)]
+    pub draining: bool,
+    /// The newest map that it follows; 0 = none.
+    #[serde(default)]
+    pub map_version: u64,
+    /// The highest epoch that it has met, in a map or in the store.
+    #[serde(default)]
+    pub highest_epoch: u32,
+    /// Vnodes on their way: owned and not loaded yet, or not let go of yet.
+    #[serde(default)]
+    pub moving: u32,
+    /// How busy it is.
+    #[serde(default)]
+    pub load: Load,
+}
+
+/// Why a value is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Not the JSON of a lease.
+    #[error("not a lease: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A bad name.
+    #[error("a lease has a bad node: {0}")]
+    Node(#[from] ring::NodeIdError),
+}
+
+impl Lease {
+    /// The lease as JSON.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).expect("all keys are strings")
+    }
+
+    /// The lease in `value`. Unknown members are ignored.
+    pub fn decode(value: &[u8]) -> Result<Self, LeaseError> {
+        let lease: Self = serde_json::from_slice(value)?;
+        NodeId::parse(&lease.node)?;
+        Ok(lease)
+    }
+
+    /// The node's name.
+    ///
+    /// # Panics
+    /// When the name is none: [`Lease::decode`] refuses those.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        NodeId::parse(&self.node).expect("checked when it was read")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_comes_back_and_a_foreign_value_is_named() {
+        let lease = Lease {
+            node: "n1".into(),
+            boot: u64::MAX,
+            address: "ws://h/socket".into(),
+            cores: 2,
+            weight: 200,
+            pins: "0-9".into(),
+            draining: true,
+            map_version: 7,
+            highest_epoch: 3,
+            moving: 1,
+            load: Load {
+                sessions: 5,
+                ..Load::default()
+            },
+        };
+        assert_eq!(Lease::decode(lease.encode().as_bytes()).ok(), Some(lease));
+        let least =
+            r#"{"node":"n1","boot":1,"address":"ws://h/socket","cores":1,"weight":1,"x":2}"#;
+        assert!(Lease::decode(least.as_bytes()).is_ok());
+        let bad = least.replace("n1", "n 1");
+        let error = Lease::decode(bad.as_bytes()).expect_err("a space");
+        assert!(error.to_string().contains("bad node"));
+        assert!(Lease::decode(b"[]").is_err());
+    }
+}
