@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, Command};
+use settings::Table;
 
-use crate::config::{SETTINGS, Setting};
+use crate::config::TABLE;
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub(crate) enum Action {
 pub(crate) struct Invocation {
     pub(crate) action: Action,
     pub(crate) file: Option<PathBuf>,
-    /// By [`Setting::flag`].
+    /// By [`settings::Setting::flag`].
     pub(crate) flags: BTreeMap<String, String>,
     pub(crate) user: String,
     pub(crate) ttl: Duration,
@@ -29,31 +30,8 @@ pub(crate) struct Invocation {
 }
 
 fn with_settings(command: Command) -> Command {
-    let file = Arg::new("config")
-        .long("config")
-        .short('c')
-        .value_name("FILE")
-        .help("A TOML file with settings")
-        .value_parser(clap::value_parser!(PathBuf));
-    SETTINGS.iter().fold(command.arg(file), |command, setting| {
-        let Setting { doc, default, .. } = setting;
-        let env = setting.env();
-        let mut arg = Arg::new(setting.flag())
-            .long(setting.flag())
-            .value_name("VALUE")
-            .help(format!(
-                "{} [default: {default:?}] [env: {env}]",
-                doc.trim()
-            ))
-            .action(ArgAction::Set)
-            .help_heading(setting.section);
-        match setting.name().as_str() {
-            "server.listen" => arg = arg.visible_alias("listen"),
-            "store.data" => arg = arg.visible_alias("data"),
-            _ => {}
-        }
-        command.arg(arg)
-    })
+    let aliases = [("server.listen", "listen"), ("store.data", "data")];
+    TABLE.with_flags(command, &aliases)
 }
 
 fn command() -> Command {
@@ -122,7 +100,7 @@ pub(crate) fn parse() -> Invocation {
             .cloned()
     };
     let ttl = text("ttl").unwrap_or_default();
-    let ttl = match (action, crate::config::parse_duration(&ttl)) {
+    let ttl = match (action, settings::parse_duration(&ttl)) {
         (Action::Token, Err(what)) => {
             let message = format!("--ttl {ttl:?}: {what}\n");
             command()
@@ -133,27 +111,10 @@ pub(crate) fn parse() -> Invocation {
     };
     Invocation {
         action,
-        file: arguments
-            .try_get_one::<PathBuf>("config")
-            .ok()
-            .flatten()
-            .cloned(),
-        flags: given_flags(arguments),
+        file: Table::given_file(arguments),
+        flags: TABLE.given_flags(arguments),
         user: text("user").unwrap_or_default(),
         ttl,
         scope: text("scope"),
     }
-}
-
-fn given_flags(arguments: &ArgMatches) -> BTreeMap<String, String> {
-    let given = |setting: &Setting| {
-        let flag = setting.flag();
-        let text = arguments
-            .try_get_one::<String>(&flag)
-            .ok()
-            .flatten()?
-            .clone();
-        Some((flag, text))
-    };
-    SETTINGS.iter().filter_map(given).collect()
 }

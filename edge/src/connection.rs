@@ -7,10 +7,10 @@ use std::{cell::RefCell, io, net::SocketAddr, os::fd::OwnedFd, rc::Rc};
 use monoio::net::TcpStream;
 use presence::{Hello, How, Refused, SessionId};
 use protocol::{CloseCode, Encoding, ErrorCode, Request, ServerMessage, frame};
+use token::Claims;
 use tungstenite::protocol::WebSocketContext;
 
 use crate::{
-    auth::Claims,
     clock,
     http::{self, BadRequest, Response},
     pages,

@@ -1,7 +1,6 @@
 //! online-status-edge: starts what the command line asks for, and ends it.
 
 mod admin;
-mod auth;
 mod bus;
 mod cli;
 mod clock;
@@ -25,7 +24,7 @@ use std::process::ExitCode;
 
 use crate::{
     cli::{Action, Invocation},
-    config::{Config, ConfigError, DEVELOPMENT_SECRET, SETTINGS, Sources},
+    config::{Config, DEVELOPMENT_SECRET, SettingsError, Sources, TABLE},
 };
 
 #[global_allocator]
@@ -42,15 +41,15 @@ fn main() -> ExitCode {
     let invocation = cli::parse();
     let done = match invocation.action {
         Action::ConfigDefault => {
-            print!("{}", config::default_file());
+            print!("{}", TABLE.default_file());
             Ok(())
         }
         Action::ConfigDoc => {
-            print!("{}", config::reference());
+            print!("{}", TABLE.reference());
             Ok(())
         }
         Action::ConfigCheck => load(&invocation).map(|config| check(&config)),
-        Action::Token => load(&invocation).map(|config| token(&config, &invocation)),
+        Action::Token => load(&invocation).map(|config| test_token(&config, &invocation)),
         Action::Standalone => match load(&invocation) {
             Err(error) => Err(error),
             Ok(config) => match standalone::run(config) {
@@ -71,25 +70,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(invocation: &Invocation) -> Result<Config, ConfigError> {
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::load(&Sources {
-        file: invocation.file.as_deref(),
-        environment: environment.collect(),
-        flags: invocation.flags.clone(),
-    })
+fn load(invocation: &Invocation) -> Result<Config, SettingsError> {
+    let file = invocation.file.as_deref();
+    Config::load(&Sources::of_process(file, invocation.flags.clone()))
 }
 
 fn check(config: &Config) {
-    let mut section = "";
-    for (setting, text) in SETTINGS.iter().zip(config.show()) {
-        if setting.section != section {
-            section = setting.section;
-            println!("[{section}]");
-        }
-        println!("{} = {text:?}", setting.key);
-    }
+    print!("{}", TABLE.in_effect(&config.show()));
     println!(
         "\n# A client that vanishes is offline to its watchers within {} ms:",
         config.ghost_bound()
@@ -103,7 +90,7 @@ fn check(config: &Config) {
     );
 }
 
-fn token(config: &Config, invocation: &Invocation) {
+fn test_token(config: &Config, invocation: &Invocation) {
     let secret = match config.auth.secret.expose() {
         "" => {
             eprintln!(
@@ -116,7 +103,7 @@ fn token(config: &Config, invocation: &Invocation) {
     let expires = clock::wall_ms() + invocation.ttl.as_millis() as u64;
     println!(
         "{}",
-        auth::sign(
+        token::sign(
             secret,
             &invocation.user,
             expires,

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use protocol::{Record, Status};
 use serde_json::{Value, json};
+use token::Claims;
 
 use crate::{
-    auth::{self, Claims},
     clock,
     http::{Request, Response},
     shared::Shared,
@@ -193,7 +193,7 @@ fn demo_token(shared: &Shared, request: &Request) -> Response {
     match user_of(request) {
         Ok(user) => {
             let expires = clock::wall_ms() + DEMO_TTL;
-            let token = auth::sign(crate::config::DEVELOPMENT_SECRET, &user, expires, None);
+            let token = token::sign(crate::config::DEVELOPMENT_SECRET, &user, expires, None);
             debug_assert!(shared.development);
             Response::json(&json!({ "token": token }))
         }

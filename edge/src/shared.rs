@@ -12,8 +12,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ring::{CoreId, Epoch, Vnode, VnodeCount};
+use token::Verifier;
 
-use crate::{auth::Verifier, config::Config, metrics::Metrics, tls};
+use crate::{config::Config, metrics::Metrics, tls};
 
 pub(crate) struct Shared {
     pub(crate) config: Config,

@@ -15,11 +15,10 @@ use presence::{Core, Owner, Settings};
 use ring::{CoreId, Epoch, Member, VnodeCount};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use token::{KeyError, Verifier};
 
 use crate::{
-    admin,
-    auth::{self, AuthError, Verifier},
-    bus, clock,
+    admin, bus, clock,
     config::{Config, DEVELOPMENT_SECRET, Secret},
     connection,
     mesh::Mesh,
@@ -42,7 +41,7 @@ pub(crate) enum StartError {
     )]
     DevelopmentSecret(SocketAddr),
     #[error(transparent)]
-    Auth(#[from] AuthError),
+    Auth(#[from] KeyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -91,7 +90,7 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
         0 => limit,
         most => limit.min(most as usize),
     };
-    let verifier = Verifier::new(&config)?;
+    let verifier = Verifier::new(&config.token_options())?;
     let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
     let tls = (!tls_paths.0.as_os_str().is_empty())
         .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
@@ -373,7 +372,7 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
     if shared.development {
         println!("  JWT_SECRET is not set: tokens of the public development secret are accepted");
         let expires = clock::wall_ms() + 86_400_000;
-        let token = auth::sign(DEVELOPMENT_SECRET, "alice", expires, None);
+        let token = token::sign(DEVELOPMENT_SECRET, "alice", expires, None);
         println!("  live page {scheme}://{listen}/  (open it in two tabs)");
         println!("  a token for alice, good for a day:\n{token}");
     } else {
@@ -426,7 +425,7 @@ fn reload(shared: &Shared, (certificate, key): &(std::path::PathBuf, std::path::
             Err(error) => eprintln!("the old certificate stays: {error}"),
         }
     }
-    match Verifier::new(&shared.config) {
+    match Verifier::new(&shared.config.token_options()) {
         Ok(verifier) => shared.verifier.store(Arc::new(verifier)),
         Err(error) => eprintln!("the old token keys stay: {error}"),
     }

@@ -3,10 +3,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::Encoding;
+use token::Claims;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::{
-    auth::Claims,
     clock,
     http::{Request, Response},
     shared::Shared,

@@ -22,8 +22,9 @@ pub use crate::{
     counters::Counters,
     fanout::Transmit,
     session::SessionId,
-    settings::{Now, Pattern, Settings, WatchRule},
+    settings::{Now, Settings},
     sync::{PeerMessage, Publication, StoreReply, StoreRequest, Ticket},
     vnodes::Owner,
     waiting::Answer,
 };
+pub use protocol::{Pattern, WatchRule};

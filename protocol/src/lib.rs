@@ -17,6 +17,7 @@ pub mod record;
 pub mod server;
 mod varint;
 pub mod version;
+pub mod watch_rule;
 
 pub use client::{
     BadMessage, ClientMessage, Encoding, MAX_USERS_PER_MESSAGE, MessageId, Request, decode,
@@ -32,3 +33,4 @@ pub use record::{
 };
 pub use server::{ErrorCode, ListKind, ServerMessage, begin_list, end_list, list_record};
 pub use version::Version;
+pub use watch_rule::{Pattern, WatchRule};

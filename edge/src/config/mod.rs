@@ -2,85 +2,53 @@
 //! (a flag wins over the environment, that over the file, that over the default) and checked as a
 //! whole. It owns precedence and the rules between settings; all errors are shown at once.
 
-mod kinds;
 mod table;
 
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use settings::Table;
+pub(crate) use settings::{Secret, SettingsError, Sources};
+pub(crate) use token::DEVELOPMENT_SECRET;
 
-pub(crate) use self::{
-    kinds::Secret,
-    table::{Auth, Config, SETTINGS, Setting},
+pub(crate) use self::table::Config;
+
+/// The settings, and whose they are.
+pub(crate) const TABLE: Table = Table {
+    program: "online-status-edge",
+    subject: "the edge",
+    settings: table::SETTINGS,
+    // The names of the coordinator, and of the scripts and tests around the edge.
+    others: &[
+        "ONLINE_STATUS_COORDINATOR_",
+        "ONLINE_STATUS_REBALANCE_",
+        "ONLINE_STATUS_DEV_",
+        "ONLINE_STATUS_TEST_",
+    ],
+    foreign_sections: false,
 };
-
-/// The secret of a standalone edge that was given none. It is public, so such an edge only
-/// listens on loopback.
-pub(crate) const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
-
-/// A duration like `25s`.
-pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    kinds::Kind::parse(text)
-}
-
-/// Where settings come from.
-#[derive(Default)]
-pub(crate) struct Sources<'a> {
-    pub(crate) file: Option<&'a Path>,
-    /// The process's environment.
-    pub(crate) environment: BTreeMap<String, String>,
-    /// Flags that were given, by [`Setting::flag`].
-    pub(crate) flags: BTreeMap<String, String>,
-}
-
-/// All that is wrong with the configuration.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub(crate) struct ConfigError(pub(crate) Vec<String>);
-
-struct Given {
-    text: String,
-    source: String,
-}
 
 impl Config {
     /// Reads and checks everything.
-    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let mut errors = Vec::new();
-        let defaults = SETTINGS.iter().map(|setting| Given {
-            text: setting.default.to_owned(),
-            source: "default".into(),
-        });
-        let mut given: Vec<Given> = defaults.collect();
-        if let Some(path) = sources.file {
-            read_file(path, &mut given, &mut errors);
-        }
-        read_environment(&sources.environment, &mut given, &mut errors);
-        for (setting, given) in SETTINGS.iter().zip(&mut given) {
-            if let Some(text) = sources.flags.get(&setting.flag()) {
-                *given = Given {
-                    text: text.clone(),
-                    source: format!("--{}", setting.flag()),
-                };
-            }
-        }
-        for (setting, Given { text, source }) in SETTINGS.iter().zip(&given) {
-            if let Err(what) = (setting.check)(text) {
-                let name = setting.name();
-                let allowed = setting.allowed;
-                errors.push(format!(
-                    "{name} = {text:?} ({source}): {what}; allowed is {allowed}"
-                ));
-            }
-        }
-        if !errors.is_empty() {
-            return Err(ConfigError(errors));
-        }
-        let texts: Vec<String> = given.into_iter().map(|given| given.text).collect();
-        let config = Self::from_checked(&texts);
+    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, SettingsError> {
+        let config = Self::from_checked(&TABLE.read(sources)?);
         let errors = config.broken_rules();
         if errors.is_empty() {
             Ok(config)
         } else {
-            Err(ConfigError(errors))
+            Err(SettingsError(errors))
+        }
+    }
+
+    /// What tokens are checked by.
+    pub(crate) fn token_options(&self) -> token::Options {
+        let auth = &self.auth;
+        token::Options {
+            secret: auth.secret.expose().to_owned(),
+            algorithms: auth.algorithms.0.clone(),
+            public_key: auth.public_key.clone(),
+            jwks_file: auth.jwks_file.clone(),
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            leeway: auth.leeway,
+            by_claim: self.presence.watch_policy == "claim",
         }
     }
 
@@ -216,180 +184,11 @@ impl Config {
     }
 }
 
-fn find(name: &str) -> Option<usize> {
-    SETTINGS.iter().position(|setting| setting.name() == name)
-}
-
-/// " (did you mean …?)" for the nearest of `names`, if any is near.
-fn did_you_mean(wrong: &str, names: impl Iterator<Item = String>) -> String {
-    let near = names.map(|name| (distance(wrong, &name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + wrong.len() / 4 => {
-            format!(" (did you mean {name}?)")
-        }
-        _ => String::new(),
-    }
-}
-
-/// The edit distance (Levenshtein, 1965).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let cost = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-fn read_file(path: &Path, given: &mut [Given], errors: &mut Vec<String>) {
-    let shown = path.display();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return errors.push(format!("{shown}: {error}")),
-    };
-    let table: toml::Table = match text.parse() {
-        Ok(table) => table,
-        Err(error) => return errors.push(format!("{shown}: {error}")),
-    };
-    for (section, value) in table {
-        let toml::Value::Table(keys) = value else {
-            let line = format!("{shown}: {section} must be a section like [{section}]");
-            errors.push(line);
-            continue;
-        };
-        for (key, value) in keys {
-            let name = format!("{section}.{key}");
-            let Some(at) = find(&name) else {
-                let hint = did_you_mean(&name, SETTINGS.iter().map(Setting::name));
-                errors.push(format!("{shown}: there is no setting {name}{hint}"));
-                continue;
-            };
-            let text = match value {
-                toml::Value::String(text) => text,
-                toml::Value::Array(items) => {
-                    let texts = items.iter().map(|item| item.as_str().unwrap_or_default());
-                    texts.collect::<Vec<_>>().join(",")
-                }
-                other => other.to_string(),
-            };
-            given[at] = Given {
-                text,
-                source: shown.to_string(),
-            };
-        }
-    }
-}
-
-fn read_environment(
-    environment: &BTreeMap<String, String>,
-    given: &mut [Given],
-    errors: &mut Vec<String>,
-) {
-    for (setting, given) in SETTINGS.iter().zip(given) {
-        let long = setting.env();
-        let names = setting.short_env.into_iter().chain([long.as_str()]);
-        for name in names {
-            if let Some(text) = environment.get(name) {
-                *given = Given {
-                    text: text.clone(),
-                    source: name.to_owned(),
-                };
-            }
-        }
-    }
-    for name in environment
-        .keys()
-        .filter(|name| name.starts_with("ONLINE_STATUS_"))
-    {
-        // The names of the scripts and tests around the edge.
-        let others = [
-            "ONLINE_STATUS_DEV_",
-            "ONLINE_STATUS_TEST_",
-            "ONLINE_STATUS_COORDINATOR_",
-        ];
-        let known = SETTINGS.iter().any(|setting| setting.env() == *name);
-        if !known && !others.iter().any(|other| name.starts_with(other)) {
-            let hint = did_you_mean(name, SETTINGS.iter().map(Setting::env));
-            errors.push(format!("there is no setting for the variable {name}{hint}"));
-        }
-    }
-}
-
-/// A file with every setting at its default, each explained.
-pub(crate) fn default_file() -> String {
-    let mut out = String::from("# Every setting of online-status-edge with its default.\n");
-    let mut section = "";
-    for setting in SETTINGS {
-        if setting.section != section {
-            section = setting.section;
-            write!(out, "\n[{section}]\n").expect("a String takes all text");
-        }
-        let Setting {
-            key,
-            default,
-            doc,
-            allowed,
-            ..
-        } = setting;
-        write!(
-            out,
-            "#{doc}\n# Allowed: {allowed}.\n# {key} = {default:?}\n"
-        )
-        .expect("a String takes all text");
-    }
-    out
-}
-
-/// The reference page.
-pub(crate) fn reference() -> String {
-    let mut out = String::from(
-        "# Configuration of the edge\n\n\
-         Made by `online-status-edge config doc`. A flag wins over the environment, the environment\n\
-         over the file (`--config FILE`, TOML), the file over the default. What is unknown or wrong\n\
-         is an error at the start that names the setting, where it came from and what is allowed.\n",
-    );
-    let mut section = "";
-    for setting in SETTINGS {
-        if setting.section != section {
-            section = setting.section;
-            write!(
-                out,
-                "\n## {section}\n\n| setting | default | meaning | allowed | environment | flag |\n\
-                 |---|---|---|---|---|---|\n"
-            )
-            .expect("a String takes all text");
-        }
-        let default = match setting.default {
-            "" => "(empty)".to_owned(),
-            text => format!("`{text}`"),
-        };
-        let short = setting
-            .short_env
-            .map(|name| format!("`{name}`, "))
-            .unwrap_or_default();
-        writeln!(
-            out,
-            "| `{}` | {default} | {} | {} | {short}`{}` | `--{}` |",
-            setting.key,
-            setting.doc.trim(),
-            setting.allowed,
-            setting.env(),
-            setting.flag()
-        )
-        .expect("a String takes all text");
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn load(environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    fn load(environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, SettingsError> {
         let owned = |pairs: &[(&str, &str)]| {
             pairs
                 .iter()
@@ -473,10 +272,10 @@ mod tests {
     #[test]
     fn defaults_are_good_and_the_reference_page_is_current() {
         load(&[], &[]).expect("defaults");
-        assert!(default_file().parse::<toml::Table>().is_ok());
+        assert!(TABLE.default_file().parse::<toml::Table>().is_ok());
         let page = include_str!("../../../docs/configuration.md");
         assert!(
-            page == reference(),
+            page == TABLE.reference(),
             "run: online-status-edge config doc > docs/configuration.md"
         );
     }

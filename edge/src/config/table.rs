@@ -3,87 +3,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::kinds::{Bytes, Kind, List, Secret};
+use settings::{Bytes, List, Secret};
 
-/// A setting as text.
-pub(crate) struct Setting {
-    pub(crate) section: &'static str,
-    pub(crate) key: &'static str,
-    pub(crate) default: &'static str,
-    pub(crate) doc: &'static str,
-    pub(crate) allowed: &'static str,
-    /// What is wrong with a text for it.
-    pub(super) check: fn(&str) -> Result<(), String>,
-    /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`.
-    pub(crate) short_env: Option<&'static str>,
-}
-
-impl Setting {
-    /// As errors and the file name it.
-    pub(crate) fn name(&self) -> String {
-        format!("{}.{}", self.section, self.key)
-    }
-
-    pub(crate) fn flag(&self) -> String {
-        format!("{}-{}", self.section, self.key).replace('_', "-")
-    }
-
-    pub(crate) fn env(&self) -> String {
-        format!("ONLINE_STATUS_{}_{}", self.section, self.key).to_uppercase()
-    }
-}
-
-macro_rules! settings {
-    ($($section:ident as $type:ident { $(
-        $(#[doc = $doc:literal])+
-        $(#[env($env:literal)])?
-        $key:ident: $kind:ty = $default:literal,
-    )+ })+) => {
-        /// The whole configuration.
-        #[derive(Debug, Clone)]
-        pub(crate) struct Config { $(pub(crate) $section: $type,)+ }
-
-        $(
-            #[doc = concat!("The settings of `", stringify!($section), "`.")]
-            #[derive(Debug, Clone)]
-            pub(crate) struct $type { $(
-                $(#[doc = $doc])+
-                pub(crate) $key: $kind,
-            )+ }
-        )+
-
-        pub(crate) const SETTINGS: &[Setting] = &[$($(Setting {
-            section: stringify!($section),
-            key: stringify!($key),
-            default: $default,
-            doc: concat!($($doc),+),
-            allowed: <$kind as Kind>::ALLOWED,
-            check: |text| <$kind as Kind>::parse(text).map(drop),
-            short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
-        },)+)+];
-
-        impl Config {
-            /// Builds the configuration from the text of each setting, in the table's order.
-            ///
-            /// # Panics
-            /// When a text is not what its setting's `check` accepts.
-            pub(super) fn from_checked(texts: &[String]) -> Self {
-                let mut texts = texts.iter();
-                let mut next = || texts.next().expect("one text a setting");
-                Self { $($section: $type { $(
-                    $key: <$kind>::parse(next()).expect("it was checked"),
-                )+ },)+ }
-            }
-
-            /// The text of each setting, in the table's order, secrets hidden.
-            pub(crate) fn show(&self) -> Vec<String> {
-                vec![$($(self.$section.$key.show(),)+)+]
-            }
-        }
-    };
-}
-
-settings! {
+settings::settings! {
+    pub(crate) struct Config;
     server as Server {
         /// Where clients connect.
         listen: SocketAddr = "127.0.0.1:8080",

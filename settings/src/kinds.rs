@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A kind of value. Every value is given as text, in the file, the environment and flags alike.
-pub(crate) trait Kind: Sized {
+pub trait Kind: Sized {
     /// What is allowed, for errors and the reference.
     const ALLOWED: &'static str;
 
@@ -56,18 +56,24 @@ impl Kind for String {
 
 /// A text that is never shown.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Secret(String);
+pub struct Secret(String);
 
 impl Secret {
-    pub(crate) fn new(text: &str) -> Self {
+    /// Keeps `text`.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    pub(crate) fn expose(&self) -> &str {
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
         &self.0
     }
 
-    pub(crate) fn is_set(&self) -> bool {
+    /// Whether it is not empty.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
         !self.0.is_empty()
     }
 }
@@ -157,7 +163,7 @@ impl Kind for Duration {
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bytes(pub(crate) usize);
+pub struct Bytes(pub usize);
 
 const SIZES: [(&str, usize); 4] = [
     ("B", 1),
@@ -197,7 +203,7 @@ impl Kind for Bytes {
 
 /// Texts separated by commas.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct List(pub(crate) Vec<String>);
+pub struct List(pub Vec<String>);
 
 impl Kind for List {
     const ALLOWED: &'static str = "texts separated by commas";

@@ -1,0 +1,84 @@
+//! Every setting as a flag, and where the file is given.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::{Setting, Sources, Table};
+
+impl Table {
+    /// `command` with a flag for each setting, and `--config FILE`. `aliases` are (setting's name,
+    /// a shorter flag).
+    #[must_use]
+    pub fn with_flags(&self, command: Command, aliases: &[(&str, &'static str)]) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .short('c')
+            .value_name("FILE")
+            .help("A TOML file with settings")
+            .value_parser(clap::value_parser!(PathBuf));
+        let flag = |setting: &Setting| {
+            let Setting { doc, default, .. } = setting;
+            let env = setting.env();
+            let mut arg = Arg::new(setting.flag())
+                .long(setting.flag())
+                .value_name("VALUE")
+                .help(format!(
+                    "{} [default: {default:?}] [env: {env}]",
+                    doc.trim()
+                ))
+                .action(ArgAction::Set)
+                .help_heading(setting.section);
+            for (name, alias) in aliases {
+                if *name == setting.name() {
+                    arg = arg.visible_alias(*alias);
+                }
+            }
+            arg
+        };
+        command
+            .arg(file)
+            .args(self.settings.iter().map(flag).collect::<Vec<_>>())
+    }
+
+    /// The flags that were given to a command made by [`Table::with_flags`], by [`Setting::flag`].
+    #[must_use]
+    pub fn given_flags(&self, arguments: &ArgMatches) -> BTreeMap<String, String> {
+        let given = |setting: &Setting| {
+            let flag = setting.flag();
+            let text = arguments
+                .try_get_one::<String>(&flag)
+                .ok()
+                .flatten()?
+                .clone();
+            Some((flag, text))
+        };
+        self.settings.iter().filter_map(given).collect()
+    }
+
+    /// The file that was given to such a command.
+    #[must_use]
+    pub fn given_file(arguments: &ArgMatches) -> Option<PathBuf> {
+        let file = arguments.try_get_one::<PathBuf>("config").ok().flatten();
+        file.cloned()
+    }
+}
+
+impl<'a> Sources<'a> {
+    /// The process's environment, and what the command line gave. Variables that are not UTF-8
+    /// are nobody's setting.
+    #[must_use]
+    pub fn of_process(file: Option<&'a Path>, flags: BTreeMap<String, String>) -> Self {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self {
+            file,
+            environment,
+            flags,
+        }
+    }
+}
