@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use presence::{Core, Owner, Settings};
+use presence::{Core, Settings};
 use ring::{CoreId, Epoch, Member, VnodeCount};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -218,6 +218,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         cores,
         vnodes: shared.vnodes,
         seed: random_seed(),
+        cluster: false,
         grace: ms(presence.grace),
         clean_close_grace: ms(presence.clean_close_grace),
         heartbeat: ms(presence.heartbeat),
@@ -303,7 +304,7 @@ impl CoreStart {
         for vnode in shared.vnodes.all() {
             match shared.core_of(vnode) {
                 owner if owner == id => core.own(vnode, epoch, seq),
-                owner => core.owned_by(vnode, Owner::Core(owner)),
+                owner => core.at_home_on(vnode, owner),
             }
         }
         let bus = Box::new(bus::Embedded::default());

@@ -2,9 +2,8 @@
 //! and published is pulled out again. Everything here is a function of the inputs and their times.
 //! It owns all state of its users; it never does I/O and never waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use foldhash::fast::FixedState;
 use protocol::{
     BadMessage, Chosen, ClientMessage, CloseCode, Encoding, ErrorCode, MessageId, Reported,
     Request, ServerMessage, frame,
@@ -15,6 +14,7 @@ use crate::{
     Counters, Now, SessionId, Settings, Transmit, WatchRule,
     fanout::{Fanout, append_frame},
     session::{Session, Sessions},
+    sync::StoreRequest,
     user::{Knowledge, NONE, Users},
     vnodes::{Owner, Vnodes},
     waiting::Waiting,
@@ -79,16 +79,26 @@ pub struct Core {
     pub(crate) counters: Counters,
     pub(crate) store_queue: VecDeque<u32>,
     pub(crate) load_queue: VecDeque<(Vnode, Epoch)>,
+    pub(crate) release_queue: VecDeque<(Vnode, Epoch)>,
+    /// Claims and releases that are tried again with the next tick.
+    pub(crate) put_off: Vec<StoreRequest>,
     /// Owned vnodes that are not loaded yet.
     pub(crate) loading: usize,
-    /// Users whose vnode is not loaded yet.
-    pub(crate) load_waiters: HashMap<Vnode, Vec<u32>, FixedState>,
+    /// Left vnodes that are not released yet.
+    pub(crate) leaving: usize,
+    /// At most one a vnode and epoch, until the shell takes them.
+    pub(crate) fences: VecDeque<(Vnode, Epoch)>,
+    /// Users of whom a watcher knows something newer, and until when (core clock, ms) the store is
+    /// asked again.
+    pub(crate) behind: Vec<(u32, u64)>,
     pub(crate) bus_queue: VecDeque<u32>,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
     jitter: u64,
+    /// No timer fires: see [`Core::is_held`].
+    held: bool,
     due: Vec<wheel::Owner>,
 }
 
@@ -107,7 +117,7 @@ impl Core {
             now,
             ticked: now.mono_us,
             clock: 0,
-            users: Users::new(settings.seed, settings.vnodes),
+            users: Users::new(settings.seed, settings.vnodes, settings.cluster),
             sessions: Sessions::default(),
             vnodes: Vnodes::new(settings.vnodes),
             wheel: Wheel::new(),
@@ -116,12 +126,17 @@ impl Core {
             counters: Counters::default(),
             store_queue: VecDeque::new(),
             load_queue: VecDeque::new(),
+            release_queue: VecDeque::new(),
+            put_off: Vec::new(),
             loading: 0,
-            load_waiters: HashMap::with_hasher(FixedState::with_seed(settings.seed)),
+            leaving: 0,
+            fences: VecDeque::new(),
+            behind: Vec::new(),
             bus_queue: VecDeque::new(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,
             jitter: settings.seed | 1,
+            held: false,
             due: Vec::new(),
             settings,
         }
@@ -140,6 +155,12 @@ impl Core {
         let passed = now.mono_us.saturating_sub(self.ticked) / 1_000;
         // What is left of a millisecond is not lost: the next tick counts from here.
         self.ticked += passed * 1_000;
+        if self.settings.cluster && passed >= MAX_STEP {
+            self.held = true;
+        }
+        if self.held {
+            return;
+        }
         self.clock += passed.min(MAX_STEP);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.clock, &mut due);
@@ -156,7 +177,20 @@ impl Core {
         }
         self.due = due;
         self.waiting_out_of_patience();
-        self.users.sweep();
+        self.try_again();
+        self.users.sweep(&self.vnodes);
+    }
+
+    /// Whether the process stood still for so long that its vnodes may be another node's by now:
+    /// then nobody is judged until [`Core::resume`].
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The node knows again what it owns, or cannot know.
+    pub fn resume(&mut self) {
+        self.held = false;
     }
 
     /// Sets the time of the inputs that follow; the clock of timeouts only moves in [`Core::tick`].
@@ -170,7 +204,7 @@ impl Core {
         if !matches!(self.vnodes.owner(vnode), Owner::Here(_)) {
             return Err(Refused::NotOwner);
         }
-        let slot = self.users.find_or_insert(hello.user);
+        let slot = self.users.find_or_insert(hello.user, &self.vnodes);
         if self.users[slot].sessions >= self.settings.max_devices {
             return Err(Refused::TooManySessions);
         }
@@ -428,7 +462,13 @@ impl Core {
     }
 
     pub(crate) fn close_session(&mut self, session: u32, how: How, code: CloseCode, reason: &str) {
-        self.leave(session, how);
+        self.silence(session);
+        self.detach(session, how);
+        self.say_goodbye(session, code, reason);
+    }
+
+    /// The close frame goes out with the next flush, and is the last that does.
+    pub(crate) fn say_goodbye(&mut self, session: u32, code: CloseCode, reason: &str) {
         let slot = &mut self.sessions[session];
         if code == CloseCode::OVERLOADED {
             slot.replies = Vec::new();
@@ -446,18 +486,19 @@ impl Core {
             return;
         };
         if self.sessions.live(id).is_some() {
-            self.leave(session, how);
+            self.silence(session);
+            self.detach(session, how);
         }
         self.sessions.slots.remove(session as usize);
         self.counters.sessions -= 1;
     }
 
-    fn leave(&mut self, session: u32, how: How) {
+    /// The session hears of nothing any more.
+    pub(crate) fn silence(&mut self, session: u32) {
         let mut timer = std::mem::replace(&mut self.sessions[session].timer, TimerId::NONE);
         self.wheel.cancel(&mut timer);
         self.fanout.drop_pieces(&mut self.sessions, session);
         self.unwatch_all(session);
-        self.detach(session, how);
     }
 
     /// The session's socket takes no more bytes: its changes conflate until [`Core::unblocked`].
@@ -547,7 +588,7 @@ impl Core {
     /// Composes what is to be sent to at most `limit` sessions; `true` when more waits. The
     /// results are in [`Core::transmits`] and [`Core::arena`] until the next call.
     pub fn flush(&mut self, limit: usize) -> bool {
-        self.users.sweep();
+        self.users.sweep(&self.vnodes);
         self.fanout.flush(
             &mut self.users,
             &mut self.sessions,
@@ -574,7 +615,8 @@ impl Core {
         let mut counters = self.counters;
         counters.users = self.users.slots.len() as u64;
         counters.ready = self.fanout.ready() as u64;
-        counters.store_queue = (self.store_queue.len() + self.load_queue.len()) as u64;
+        let requests = self.store_queue.len() + self.load_queue.len() + self.release_queue.len();
+        counters.store_queue = (requests + self.put_off.len()) as u64;
         counters.bus_queue = self.bus_queue.len() as u64;
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters

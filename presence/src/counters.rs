@@ -21,6 +21,12 @@ pub struct Counters {
     pub connects: u64,
     /// Sessions that this core ended.
     pub closes: u64,
+    /// Of those, told to go to another node.
+    pub moved: u64,
+    /// Vnodes lost to a higher epoch.
+    pub fenced: u64,
+    /// Times the bus may have lost events.
+    pub gaps: u64,
     /// Messages of clients.
     pub messages: u64,
     /// Of those, not understood.
@@ -43,6 +49,8 @@ pub struct Counters {
     pub impatient: u64,
     /// Records written to the store.
     pub store_writes: u64,
+    /// Records that the store refused because of a newer epoch.
+    pub refused_writes: u64,
     /// Requests the store did not answer.
     pub store_failures: u64,
     /// Events delivered to the bus.

@@ -7,6 +7,8 @@
 mod core;
 mod counters;
 mod fanout;
+mod membership;
+mod ownership;
 mod session;
 mod settings;
 mod state;
@@ -21,6 +23,7 @@ pub use crate::{
     core::{Core, Hello, How, Refused},
     counters::Counters,
     fanout::Transmit,
+    membership::{Found, Membership, Renewal, Step},
     session::SessionId,
     settings::{Now, Settings},
     sync::{PeerMessage, Publication, StoreReply, StoreRequest, Ticket},

@@ -25,6 +25,9 @@ pub struct Settings {
     /// Seeds the user table's hash and the heartbeats' jitter. Users choose their names, so it
     /// must be unpredictable in production.
     pub seed: u64,
+    /// Whether there are other nodes: then the interest in users is kept for the shell, and after a
+    /// pause of a second or more the core holds its timers until [`crate::Core::resume`].
+    pub cluster: bool,
     /// How long a user stays as it was after its last session broke.
     pub grace: u64,
     /// The same after a clean close; 0 = offline at once.

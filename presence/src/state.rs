@@ -1,7 +1,7 @@
 //! The presence state machine: from sessions and choices to the public record (the rules of the
 //! architecture's "presence semantics"), and who has to hear of a change.
 
-use protocol::{Cause, Chosen, Status, Stored};
+use protocol::{Cause, Chosen, Record, Status, Stored};
 
 use crate::{
     Core,
@@ -41,10 +41,15 @@ impl Core {
     /// Brings the public record of an owned user up to date; a change gets a version and goes to
     /// watchers, store and bus.
     pub(crate) fn refresh(&mut self, slot: u32, cause: Cause) {
-        let user = &self.users[slot];
-        if !matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional) {
-            return;
+        let knowledge = self.users[slot].knowledge;
+        if matches!(knowledge, Knowledge::Known | Knowledge::Provisional) && self.reconcile(slot) {
+            self.publish(slot, cause);
         }
+    }
+
+    /// Makes the record what sessions and choices say; whether that changed it.
+    fn reconcile(&mut self, slot: u32) -> bool {
+        let user = &self.users[slot];
         let status = status(user.connected(), self.any_online(user), user.chosen);
         let devices = match status {
             Status::Offline => 0,
@@ -53,8 +58,8 @@ impl Core {
             Status::Online | Status::Away | Status::Busy => user.sessions,
         };
         let record = &user.record;
-        if status == record.status && devices == record.devices && cause != Cause::Takeover {
-            return;
+        if status == record.status && devices == record.devices {
+            return false;
         }
         let now = self.now.wall_ms;
         let record = &mut self.users[slot].record;
@@ -68,11 +73,18 @@ impl Core {
         }
         record.status = status;
         record.devices = devices;
-        self.publish(slot, cause);
+        true
     }
 
     /// Gives the user's record a new version and tells everyone.
     pub(crate) fn publish(&mut self, slot: u32, cause: Cause) {
+        self.restamp(slot, cause);
+        self.tell_watchers(slot);
+    }
+
+    /// Gives the user's record a new version, for store, bus and the other cores; this core's
+    /// watchers have nothing to hear.
+    pub(crate) fn restamp(&mut self, slot: u32, cause: Cause) {
         let user = &mut self.users[slot];
         user.record.version = self.vnodes.next(user.vnode);
         user.cause = cause;
@@ -80,7 +92,6 @@ impl Core {
         self.counters.changes += 1;
         self.store_mark(slot);
         self.tell_peers(slot);
-        self.tell_watchers(slot);
     }
 
     /// Queues the user's record for every watcher of this core.
@@ -132,8 +143,8 @@ impl Core {
         }
     }
 
-    /// Takes a session from its user.
-    pub(crate) fn detach(&mut self, session: u32, how: How) {
+    /// Takes a session out of its user's list; the user's slot.
+    pub(crate) fn unlink_session(&mut self, session: u32) -> u32 {
         let slot = self.sessions[session].user;
         self.sessions[session].user = NONE;
         let next = self.sessions[session].next;
@@ -146,6 +157,13 @@ impl Core {
             }
             self.sessions[at].next = next;
         }
+        self.users[slot].sessions -= 1;
+        slot
+    }
+
+    /// Takes a session from its user.
+    pub(crate) fn detach(&mut self, session: u32, how: How) {
+        let slot = self.unlink_session(session);
         let gone = match how {
             How::Clean | How::Broken => self.now.wall_ms,
             How::TimedOut => {
@@ -153,8 +171,8 @@ impl Core {
                 self.now.wall_ms.saturating_sub(silence)
             }
         };
+        let held = self.is_held();
         let user = &mut self.users[slot];
-        user.sessions -= 1;
         if user.sessions > 0 {
             self.refresh(slot, Cause::Close);
             return;
@@ -165,6 +183,8 @@ impl Core {
             user.record.last_seen = gone;
         }
         let grace = match how {
+            // While held, the user may be another node's: that is found out first.
+            How::Clean if held => self.settings.clean_close_grace.max(1),
             How::Clean => self.settings.clean_close_grace,
             How::Broken | How::TimedOut => self.settings.grace,
         };
@@ -202,57 +222,82 @@ impl Core {
     }
 
     /// Takes what the store knows of an owned user and goes on from there.
-    pub(crate) fn learn(&mut self, slot: u32, stored: Option<Stored>, cause: Cause) {
+    pub(crate) fn learn(&mut self, slot: u32, stored: Option<Stored>) {
         let user = &mut self.users[slot];
-        let provisional = user.knowledge == Knowledge::Provisional;
-        user.knowledge = Knowledge::Known;
         let Stored {
             record,
             chosen,
             connected,
         } = stored.unwrap_or_default();
-        // What was made without the store is not in it, nor is that an invisible user is here.
-        let lags = provisional || user.chosen_set || connected != user.connected();
+        // Sessions or choices that were made without the store are not in it.
+        let mut lags = user.chosen_set || connected != user.connected();
         if !user.chosen_set {
             user.chosen = chosen;
         }
         self.vnodes.saw(user.vnode, record.version);
-        if provisional {
+        let before = user.record.clone();
+        if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Provisional {
             // Its watchers already saw versions of ours: only the text is the store's.
-            if !user.text_set && user.record.text != record.text {
+            lags = true;
+            let new_text = !user.text_set && user.record.text != record.text;
+            if new_text {
                 user.record.text = record.text;
-                self.publish(slot, Cause::Resync);
+            }
+            if self.reconcile(slot) | new_text {
+                self.restamp(slot, Cause::Resync);
             }
         } else {
-            let text = std::mem::take(&mut user.record.text);
             let last_seen = user.record.last_seen;
-            let own_text = user.text_set;
+            let own_text = user.text_set.then(|| std::mem::take(&mut user.record.text));
             user.record = record;
             if user.chosen != Chosen::Invisible {
                 user.record.last_seen = user.record.last_seen.max(last_seen);
             }
-            if own_text {
+            let changed = own_text.is_some();
+            if let Some(text) = own_text {
                 user.record.text = text;
-                self.publish(slot, Cause::Status);
+            }
+            // Watchers may have more than the store: what they are shown must be newer.
+            let version = before.version;
+            let more = version > user.record.version && before.differs(&user.record);
+            user.record.version = user.record.version.max(version);
+            if self.reconcile(slot) | changed | more {
+                self.restamp(slot, Cause::Connect);
             }
         }
-        self.refresh(slot, cause);
         if lags {
             self.store_mark(slot);
         }
-        if !provisional {
-            self.known(slot);
-        }
+        self.known(slot, &before);
     }
 
-    /// The user's record became known (to an owner or a mirror): who waited for it is answered, and
-    /// those whose snapshot was answered without it get it as a change.
-    pub(crate) fn known(&mut self, slot: u32) {
+    /// The user's record became known (to an owner or a mirror), or was found to be another than
+    /// `before`: who waited for it is answered, and those whose snapshot was answered without it get
+    /// it as a change.
+    pub(crate) fn known(&mut self, slot: u32, before: &Record) {
         self.tell_peers(slot);
-        self.tell_watchers(slot);
+        if before.differs(&self.users[slot].record) {
+            self.tell_watchers(slot);
+        }
         self.answer_late(slot);
         self.answer_waiting(slot);
         self.users.doubt(slot);
+    }
+
+    /// The store does not answer: an owned user that has a session is shown all the same.
+    pub(crate) fn go_on_without_store(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        if user.knowledge == Knowledge::Asked
+            && user.connected()
+            && self.vnodes.epoch(user.vnode).is_some()
+        {
+            user.knowledge = Knowledge::Provisional;
+            let before = user.record.clone();
+            if self.reconcile(slot) {
+                self.restamp(slot, Cause::Connect);
+            }
+            self.known(slot, &before);
+        }
     }
 
     /// What this core keeps in the store of the user.
@@ -265,21 +310,20 @@ impl Core {
     }
 
     /// Adopts a user of the vnode's former owner: online users wait in grace, and everyone is
-    /// published again under the new epoch, whatever the former owner had half done.
+    /// published again under the new epoch, whatever the former owner had half done. Watchers who
+    /// see the same already are told nothing.
     pub(crate) fn adopt(&mut self, slot: u32, stored: Stored) {
         let connected = stored.connected;
         let user = &mut self.users[slot];
-        let watched_at = user.record.version;
         user.knowledge = Knowledge::Known;
         if !user.chosen_set {
             user.chosen = stored.chosen;
         }
         let text = user.text_set.then(|| std::mem::take(&mut user.record.text));
-        user.record = stored.record;
+        let before = std::mem::replace(&mut user.record, stored.record);
         if let Some(text) = text {
             user.record.text = text;
         }
-        debug_assert!(watched_at.epoch() < self.vnodes.epoch(user.vnode).unwrap_or_default());
         if connected {
             user.adopted = true;
             user.away = user.record.status == Status::Away;
@@ -290,8 +334,9 @@ impl Core {
                 user.record.last_seen = self.now.wall_ms;
             }
         }
-        self.refresh(slot, Cause::Takeover);
-        self.known(slot);
+        self.reconcile(slot);
+        self.restamp(slot, Cause::Takeover);
+        self.known(slot, &before);
     }
 
     /// The core that owns the user, as this core sees it.

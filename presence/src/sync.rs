@@ -5,7 +5,14 @@
 use protocol::{Cause, Record, Stored, Version};
 use ring::{CoreId, Epoch, Vnode};
 
-use crate::{Core, user::Knowledge, vnodes::Owner};
+use crate::{
+    Core,
+    user::{Knowledge, Sync},
+    vnodes::{Owner, Stage},
+};
+
+/// How long the store is asked for what a watcher knows already, ms of the core's clock.
+const OVERTAKE_PATIENCE: u64 = 30_000;
 
 /// A user's place in a core, for the time of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,12 +21,21 @@ pub struct Ticket(u32);
 /// What a core wants of the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreRequest {
-    /// To fence all older epochs of the vnode off and to list its users that are connected or
-    /// left a short time ago.
+    /// To claim the vnode: to fence all older epochs off and to list its users that are connected
+    /// or left a short time ago.
     Load {
         /// Which vnode.
         vnode: Vnode,
         /// The core's epoch.
+        epoch: Epoch,
+        /// Whether a former owner that has not released the vnode is not waited for.
+        force: bool,
+    },
+    /// To note that all of the epoch is written: its successor need not wait.
+    Release {
+        /// Which vnode.
+        vnode: Vnode,
+        /// The epoch that ended.
         epoch: Epoch,
     },
     /// A user's record.
@@ -54,14 +70,38 @@ pub enum StoreReply {
     Loaded(Vnode, Epoch, Vec<(Box<str>, Stored)>),
     /// The vnode could not be loaded.
     LoadFailed(Vnode, Epoch),
-    /// The record, if there is one.
-    Read(Ticket, Option<Stored>),
+    /// The former owner has not released the vnode yet.
+    Held(Vnode, Epoch),
+    /// The vnode has a newer epoch, the second one.
+    LoadFenced(Vnode, Epoch, Epoch),
+    /// The vnode is released, or the store knows of a newer epoch.
+    Released(Vnode, Epoch),
+    /// The vnode could not be released.
+    ReleaseFailed(Vnode, Epoch),
+    /// The epoch that the store had accepted for the vnode when it read (0 = unknown), and the
+    /// record, if there is one.
+    Read(Ticket, Epoch, Option<Stored>),
     /// It could not be read.
     ReadFailed(Ticket),
     /// It is kept.
     Written(Ticket),
     /// It could not be written.
     WriteFailed(Ticket),
+    /// It was refused: the vnode has this newer epoch.
+    WriteFenced(Ticket, Epoch),
+}
+
+impl StoreRequest {
+    /// The reply that says that the store cannot be asked.
+    #[must_use]
+    pub fn failed(&self) -> StoreReply {
+        match self {
+            Self::Load { vnode, epoch, .. } => StoreReply::LoadFailed(*vnode, *epoch),
+            Self::Release { vnode, epoch } => StoreReply::ReleaseFailed(*vnode, *epoch),
+            Self::Read { ticket, .. } => StoreReply::ReadFailed(*ticket),
+            Self::Write { ticket, .. } => StoreReply::WriteFailed(*ticket),
+        }
+    }
 }
 
 /// A change of an owned user, for the bus.
@@ -95,40 +135,11 @@ pub enum PeerMessage {
 }
 
 impl Core {
-    /// Takes a vnode: its users are this core's, versions go on after `seq` under `epoch`. The
-    /// former owner's users are adopted when the store has answered.
-    pub fn own(&mut self, vnode: Vnode, epoch: Epoch, seq: u64) {
-        self.vnodes.set(vnode, Owner::Here(epoch), seq);
-        self.loading += 1;
-        self.load_queue.push_back((vnode, epoch));
-    }
-
-    /// Notes that another core or node owns the vnode.
-    ///
-    /// # Panics
-    /// When this core owns it.
-    pub fn owned_by(&mut self, vnode: Vnode, owner: Owner) {
-        assert!(
-            self.vnodes.epoch(vnode).is_none(),
-            "an owned vnode is given up first"
-        );
-        self.vnodes.set(vnode, owner, 0);
-    }
-
-    /// How many vnodes of this core wait for the store.
-    #[must_use]
-    pub fn vnodes_loading(&self) -> usize {
-        self.loading
-    }
-
     pub(crate) fn ask_store(&mut self, slot: u32) {
         let vnode = self.users[slot].vnode;
         self.users[slot].knowledge = Knowledge::Asked;
-        if self.vnodes.epoch(vnode).is_some() && !self.vnodes.loaded(vnode) {
-            self.load_waiters.entry(vnode).or_default().push(slot);
-            // Held like a question holds it, until the vnode is loaded.
-            self.users[slot].waiters += 1;
-        } else {
+        // Until the vnode is loaded, the store's record is not an owner's to have.
+        if self.vnodes.epoch(vnode).is_none() || self.vnodes.loaded(vnode) {
             self.store_mark(slot);
         }
     }
@@ -136,30 +147,63 @@ impl Core {
     /// The next thing to ask the store for; every request has to be answered by
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
-        if let Some((vnode, epoch)) = self.load_queue.pop_front() {
-            return Some(StoreRequest::Load { vnode, epoch });
+        while let Some((vnode, epoch)) = self.load_queue.pop_front() {
+            if let Stage::Claiming { force_at } = self.vnodes.stage(vnode)
+                && self.vnodes.epoch(vnode) == Some(epoch)
+            {
+                let force = self.clock >= force_at;
+                return Some(StoreRequest::Load {
+                    vnode,
+                    epoch,
+                    force,
+                });
+            }
         }
-        let slot = self.store_queue.pop_front()?;
-        let user = &mut self.users[slot];
-        user.store.sent();
+        if let Some((vnode, epoch)) = self.release_queue.pop_front() {
+            return Some(StoreRequest::Release { vnode, epoch });
+        }
+        loop {
+            let slot = self.store_queue.pop_front()?;
+            if let Some(request) = self.request_for(slot) {
+                self.users[slot].store.sent();
+                return Some(request);
+            }
+            // Nobody needs it any more.
+            self.users[slot].store = Sync::Clean;
+            self.users.doubt(slot);
+        }
+    }
+
+    fn request_for(&self, slot: u32) -> Option<StoreRequest> {
+        let user = &self.users[slot];
+        let (vnode, name) = (user.vnode, &user.name);
+        let epoch = match self.vnodes.stage(vnode) {
+            Stage::Claiming { .. } | Stage::Loaded => self.vnodes.epoch(vnode),
+            Stage::Leaving { epoch, .. } => user.unsettled.then_some(epoch),
+            Stage::Apart => None,
+        };
         let ticket = Ticket(slot);
-        let (vnode, name) = (user.vnode, user.name.clone());
-        if user.knowledge == Knowledge::Known
-            && let Some(epoch) = self.vnodes.epoch(vnode)
+        if let Some(epoch) = epoch
+            && user.knowledge == Knowledge::Known
         {
-            let stored = Self::stored(&self.users[slot]);
             return Some(StoreRequest::Write {
                 ticket,
                 vnode,
                 epoch,
-                user: name,
-                stored,
+                user: name.clone(),
+                stored: Self::stored(user),
             });
         }
-        Some(StoreRequest::Read {
+        let owned = self.vnodes.epoch(vnode).is_some();
+        let wanted = if owned {
+            self.vnodes.loaded(vnode) || user.knowledge == Knowledge::Provisional
+        } else {
+            user.wanted() || user.behind != Version::NEVER
+        };
+        wanted.then(|| StoreRequest::Read {
             ticket,
             vnode,
-            user: name,
+            user: name.clone(),
         })
     }
 
@@ -169,21 +213,29 @@ impl Core {
             StoreReply::Loaded(vnode, epoch, users) => self.vnode_loaded(vnode, epoch, users),
             StoreReply::LoadFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
-                self.load_queue.push_back((vnode, epoch));
+                self.load_failed(vnode, epoch);
             }
-            StoreReply::Read(Ticket(slot), stored) => {
-                let again = self.users[slot].store.answered(true);
-                match self.users[slot].knowledge {
-                    Knowledge::Asked | Knowledge::Provisional => {
-                        if self.vnodes.epoch(self.users[slot].vnode).is_some() {
-                            self.learn(slot, stored, Cause::Connect);
-                        } else {
-                            self.see(slot, stored.unwrap_or_default().record);
-                        }
-                    }
-                    Knowledge::Known | Knowledge::Nothing => {}
+            StoreReply::Held(vnode, epoch) => {
+                // Whether it is forced is decided anew.
+                self.put_off.push(StoreRequest::Load {
+                    vnode,
+                    epoch,
+                    force: false,
+                });
+            }
+            StoreReply::LoadFenced(vnode, epoch, newest) => {
+                self.vnodes.heard_of(vnode, newest);
+                if self.vnodes.epoch(vnode) == Some(epoch) {
+                    self.fence(vnode, newest);
                 }
-                self.requeue(slot, again);
+            }
+            StoreReply::Released(vnode, epoch) => self.released(vnode, epoch),
+            StoreReply::ReleaseFailed(vnode, epoch) => {
+                self.counters.store_failures += 1;
+                self.put_off.push(StoreRequest::Release { vnode, epoch });
+            }
+            StoreReply::Read(Ticket(slot), claimed, stored) => {
+                self.take_read(slot, claimed, stored);
             }
             StoreReply::Written(Ticket(slot)) => {
                 self.counters.store_writes += 1;
@@ -194,20 +246,88 @@ impl Core {
                 } else {
                     self.offer(slot);
                 }
+                if !again {
+                    self.settled(slot);
+                }
                 self.requeue(slot, again);
+            }
+            StoreReply::WriteFenced(Ticket(slot), newest) => {
+                let vnode = self.users[slot].vnode;
+                self.vnodes.heard_of(vnode, newest);
+                // The newer epoch may be this core's own by now: then it is written again.
+                let lost = self.vnodes.epoch(vnode).is_none_or(|epoch| epoch < newest);
+                let again = self.users[slot].store.answered(lost);
+                if lost {
+                    self.counters.refused_writes += 1;
+                    self.users[slot].unpublished = false;
+                    self.users[slot].unsettled = false;
+                }
+                self.requeue(slot, again);
+                self.fence(vnode, newest);
             }
             StoreReply::ReadFailed(Ticket(slot)) | StoreReply::WriteFailed(Ticket(slot)) => {
                 self.counters.store_failures += 1;
                 let again = self.users[slot].store.answered(false);
-                let user = &mut self.users[slot];
-                if user.knowledge == Knowledge::Asked && user.connected() {
-                    // It is not kept from coming online by an absent store.
-                    user.knowledge = Knowledge::Provisional;
-                    self.refresh(slot, Cause::Connect);
-                    self.known(slot);
-                }
+                self.go_on_without_store(slot);
                 self.offer(slot);
                 self.requeue(slot, again);
+            }
+        }
+    }
+
+    fn take_read(&mut self, slot: u32, claimed: Epoch, stored: Option<Stored>) {
+        let again = self.users[slot].store.answered(true);
+        let vnode = self.users[slot].vnode;
+        self.vnodes.heard_of(vnode, claimed);
+        if self
+            .vnodes
+            .epoch(vnode)
+            .is_some_and(|epoch| epoch < claimed)
+        {
+            self.fence(vnode, claimed);
+        }
+        match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
+            // Without a claim the answer may be out of date by now.
+            (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
+            (Owner::Here(_), Knowledge::Asked) => match stored {
+                Some(stored) if stored.connected => self.adopt(slot, stored),
+                stored => self.learn(slot, stored),
+            },
+            (Owner::Here(_), Knowledge::Provisional) if self.vnodes.loaded(vnode) => {
+                self.learn(slot, stored);
+            }
+            (Owner::Here(_), _) => {}
+            (_, Knowledge::Nothing) => {}
+            _ => self.see(slot, stored.unwrap_or_default().record, claimed),
+        }
+        self.requeue(slot, again);
+    }
+
+    /// With a tick: what the store could not do at once, and users of whom a watcher knows more.
+    pub(crate) fn try_again(&mut self) {
+        for request in std::mem::take(&mut self.put_off) {
+            match request {
+                StoreRequest::Load { vnode, epoch, .. } => {
+                    self.load_queue.push_back((vnode, epoch));
+                }
+                StoreRequest::Release { vnode, epoch } => {
+                    self.release_queue.push_back((vnode, epoch));
+                }
+                StoreRequest::Read { .. } | StoreRequest::Write { .. } => {}
+            }
+        }
+        if self.behind.is_empty() {
+            return;
+        }
+        for (slot, until) in std::mem::take(&mut self.behind) {
+            let user = &mut self.users[slot];
+            if user.behind == Version::NEVER || until <= self.clock {
+                user.behind = Version::NEVER;
+                user.waiters -= 1;
+                self.users.doubt(slot);
+            } else {
+                self.behind.push((slot, until));
+                self.store_mark(slot);
             }
         }
     }
@@ -229,39 +349,27 @@ impl Core {
         }
     }
 
-    fn vnode_loaded(&mut self, vnode: Vnode, epoch: Epoch, users: Vec<(Box<str>, Stored)>) {
-        if self.vnodes.epoch(vnode) != Some(epoch) || self.vnodes.loaded(vnode) {
-            return;
-        }
-        self.loading -= 1;
-        self.vnodes.set_loaded(vnode);
-        for (name, stored) in users {
-            let slot = self.users.find_or_insert(&name);
-            self.adopt(slot, stored);
-        }
-        for slot in self.load_waiters.remove(&vnode).unwrap_or_default() {
-            self.users[slot].waiters -= 1;
-            if self.users[slot].knowledge == Knowledge::Asked {
-                self.store_mark(slot);
-            }
-            self.users.doubt(slot);
-        }
-    }
-
     /// The next change for the bus; every one has to be answered by [`Core::bus_reply`].
     pub fn next_publication(&mut self) -> Option<Publication> {
-        let slot = self.bus_queue.pop_front()?;
-        let user = &mut self.users[slot];
-        user.bus.sent();
-        let epoch = self.vnodes.epoch(user.vnode).unwrap_or_default();
-        Some(Publication {
-            ticket: Ticket(slot),
-            user: user.name.clone(),
-            record: user.record.clone(),
-            vnode: user.vnode,
-            epoch,
-            cause: user.cause,
-        })
+        loop {
+            let slot = self.bus_queue.pop_front()?;
+            let user = &mut self.users[slot];
+            if self.vnodes.stage(user.vnode) == Stage::Apart {
+                // The successor has said anew what was true.
+                user.bus = Sync::Clean;
+                self.users.doubt(slot);
+                continue;
+            }
+            user.bus.sent();
+            return Some(Publication {
+                ticket: Ticket(slot),
+                user: user.name.clone(),
+                record: user.record.clone(),
+                vnode: user.vnode,
+                epoch: user.record.version.epoch(),
+                cause: user.cause,
+            });
+        }
     }
 
     /// Takes the delivery report: whether the bus has the event for good.
@@ -322,7 +430,7 @@ impl Core {
                     user.told = wanted;
                     let name = user.name.clone();
                     if wanted {
-                        if user.behind != Version::NEVER {
+                        if user.behind != Version::NEVER && !user.behind_told {
                             // That is told next.
                             user.queued |= bit;
                             self.peers[usize::from(core.get())].push_back(slot);
@@ -332,12 +440,19 @@ impl Core {
                         user.knowledge = Knowledge::Nothing;
                         // The mirror's copy ages from here on.
                         user.record = Record::default();
+                        user.behind = Version::NEVER;
                         Some(PeerMessage::Uninterest(name))
                     }
                 }
-                Owner::Core(owner) if owner == core && user.behind != Version::NEVER => {
-                    let behind = std::mem::take(&mut user.behind);
-                    Some(PeerMessage::Behind(user.name.clone(), behind))
+                Owner::Core(owner)
+                    if owner == core && user.behind != Version::NEVER && !user.behind_told =>
+                {
+                    user.behind_told = true;
+                    Some(PeerMessage::Behind(user.name.clone(), user.behind))
+                }
+                Owner::Core(owner) if owner == core && !wanted => {
+                    user.knowledge = Knowledge::Nothing;
+                    None
                 }
                 Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
             };
@@ -353,7 +468,7 @@ impl Core {
         let bit = 1 << from.get();
         match message {
             PeerMessage::Interest(name) => {
-                let slot = self.users.find_or_insert(&name);
+                let slot = self.users.find_or_insert(&name, &self.vnodes);
                 self.users[slot].interest |= bit;
                 match self.users[slot].knowledge {
                     Knowledge::Known | Knowledge::Provisional => {
@@ -373,15 +488,10 @@ impl Core {
                 }
             }
             PeerMessage::Behind(name, known) => {
-                if let Some(slot) = self.users.find(&name) {
-                    let user = &self.users[slot];
-                    let known_here = user.knowledge == Knowledge::Known;
-                    if known_here
-                        && user.record.version < known
-                        && self.vnodes.is_former(user.vnode, known)
-                    {
-                        self.publish(slot, Cause::Resync);
-                    }
+                if let Some(slot) = self.users.find(&name)
+                    && self.users[slot].record.version < known
+                {
+                    self.overtake(slot, known);
                 }
             }
             PeerMessage::State(name, record) => {
@@ -389,27 +499,76 @@ impl Core {
                 if let Some(slot) = self.users.find(&name)
                     && self.users[slot].told
                 {
-                    self.see(slot, record);
+                    self.see(slot, record, Epoch::default());
                 }
             }
         }
     }
 
+    /// A watcher has the version `known`, which is newer than what is known here: it saw a change
+    /// that a former owner did not get into the store. The owner makes a newer version; the home
+    /// core of another node's vnode asks the store until that has been claimed by a newer epoch.
+    pub(crate) fn overtake(&mut self, slot: u32, known: Version) {
+        let vnode = self.users[slot].vnode;
+        match self.vnodes.owner(vnode) {
+            Owner::Here(_) => {
+                let knowledge = self.users[slot].knowledge;
+                if matches!(knowledge, Knowledge::Known | Knowledge::Provisional)
+                    && self.vnodes.is_former(vnode, known)
+                {
+                    self.restamp(slot, Cause::Resync);
+                }
+            }
+            Owner::Core(core) => {
+                let user = &mut self.users[slot];
+                user.behind = user.behind.max(known);
+                user.behind_told = false;
+                self.queue_for(slot, core);
+            }
+            Owner::Elsewhere => {
+                let user = &mut self.users[slot];
+                if user.behind == Version::NEVER {
+                    // Held like a question holds it.
+                    user.waiters += 1;
+                    self.behind.push((slot, self.clock + OVERTAKE_PATIENCE));
+                }
+                user.behind = user.behind.max(known);
+                self.store_mark(slot);
+            }
+        }
+    }
+
     /// A mirror hears of its user's state: what is not newer than what it knows is dropped.
-    pub(crate) fn see(&mut self, slot: u32, record: Record) {
+    /// `claimed`: the epoch that the store had accepted when it read the record; 0 when it is not
+    /// the store's.
+    pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch) {
         let user = &mut self.users[slot];
-        if user.knowledge == Knowledge::Known && record.version <= user.record.version {
+        let shown = user.record.version.max(user.behind);
+        if record.version < shown && claimed > shown.epoch() {
+            // What was shown never got into the store before its owner was fenced: the record is
+            // what the newer owner took over.
+            record.version = Version::new(claimed, 0).unwrap_or(record.version);
+        }
+        let first = user.knowledge != Knowledge::Known;
+        if !first && record.version <= user.record.version {
             self.counters.stale += 1;
             return;
         }
-        let first = user.knowledge != Knowledge::Known;
         user.knowledge = Knowledge::Known;
-        if first || record.version > Version::NEVER {
+        let before = user.record.clone();
+        if record.version >= before.version {
             user.record = record;
         }
+        let overtaken = user.behind != Version::NEVER && user.record.version >= user.behind;
+        if overtaken {
+            user.behind = Version::NEVER;
+        }
         if first {
-            self.known(slot);
+            self.known(slot, &before);
         } else {
+            self.tell_peers(slot);
+        }
+        if overtaken || (!first && before.differs(&self.users[slot].record)) {
             self.tell_watchers(slot);
         }
     }

@@ -8,7 +8,7 @@ use protocol::{Cause, Chosen, Record, Status, Version};
 use ring::{Vnode, VnodeCount};
 use slab::Slab;
 
-use crate::wheel::TimerId;
+use crate::{vnodes::Vnodes, wheel::TimerId};
 
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -112,24 +112,38 @@ pub(crate) struct User {
     pub(crate) cause: Cause,
     /// Whether the owning core knows of our interest; the mirror's.
     pub(crate) told: bool,
-    /// A version that a watcher has and the owner has to overtake; the mirror's.
+    /// A version that a watcher has and that is newer than what is known; the mirror's.
     pub(crate) behind: Version,
+    /// Whether the home core knows of `behind`.
+    pub(crate) behind_told: bool,
     /// Whether some session has it in its `late`.
     pub(crate) late: bool,
+    /// It was connected when its vnode was left: for the store it is until the successor decides.
+    pub(crate) held: bool,
+    /// Its newest state was not stored when its vnode was left.
+    pub(crate) unsettled: bool,
+    /// Neighbours among the users of the vnode.
+    next_in_vnode: u32,
+    previous_in_vnode: u32,
     /// In the list of those to look at.
     doubted: bool,
 }
 
 impl User {
-    /// Whether the user has a session or a running grace period.
+    /// Whether the user has a session or a running grace period, or had when its vnode was left.
     pub(crate) fn connected(&self) -> bool {
-        self.sessions > 0 || self.grace != TimerId::NONE
+        self.sessions > 0 || self.grace != TimerId::NONE || self.held
     }
 
-    /// Whether nothing holds the entry any more.
-    pub(crate) fn idle(&self) -> bool {
+    /// Whether somebody here wants to know the user's state.
+    pub(crate) fn wanted(&self) -> bool {
+        !self.watchers.is_empty() || self.interest != 0 || self.waiters > 0
+    }
+
+    /// Whether nothing holds the entry any more; `owned`: by this core.
+    fn idle(&self, owned: bool) -> bool {
         !self.connected()
-            && self.record.status == Status::Offline
+            && (!owned || self.record.status == Status::Offline)
             && self.watchers.is_empty()
             && self.interest == 0
             && self.queued == 0
@@ -137,6 +151,7 @@ impl User {
             && self.store == Sync::Clean
             && self.bus == Sync::Clean
             && !self.told
+            && self.knowledge != Knowledge::Asked
     }
 }
 
@@ -146,11 +161,20 @@ pub(crate) struct Users {
     doubted: Vec<u32>,
     hasher: foldhash::quality::FixedState,
     vnodes: VnodeCount,
+    /// First user of each vnode.
+    heads: Box<[u32]>,
+    /// Users that came into or left the table of their home core, by hash, since the shell took
+    /// them: which events of the bus are of interest.
+    interest: Vec<(u64, bool)>,
+    keeps_interest: bool,
 }
 
 impl Users {
-    pub(crate) fn new(seed: u64, vnodes: VnodeCount) -> Self {
+    pub(crate) fn new(seed: u64, vnodes: VnodeCount, keeps_interest: bool) -> Self {
         Self {
+            heads: vec![NONE; vnodes.get()].into(),
+            interest: Vec::new(),
+            keeps_interest,
             slots: Slab::new(),
             index: HashTable::new(),
             doubted: Vec::new(),
@@ -164,10 +188,16 @@ impl Users {
         self.index.find(self.hasher.hash_one(name), same).copied()
     }
 
-    pub(crate) fn find_or_insert(&mut self, name: &str) -> u32 {
+    /// The user's slot.
+    pub(crate) fn find_or_insert(&mut self, name: &str, vnodes: &Vnodes) -> u32 {
         if let Some(slot) = self.find(name) {
             return slot;
         }
+        let vnode = self.vnodes.vnode(name);
+        if self.keeps_interest && vnodes.is_home(vnode) {
+            self.interest.push((ring::hash(name), true));
+        }
+        let head = self.heads[vnode.index()];
         let slot = self.slots.insert(User {
             name: name.into(),
             record: Record::default(),
@@ -183,7 +213,7 @@ impl Users {
             encoded: NONE,
             mark: 0,
             mark_watch: NONE,
-            vnode: self.vnodes.vnode(name),
+            vnode,
             knowledge: Knowledge::Nothing,
             chosen: Chosen::None,
             away: false,
@@ -196,9 +226,18 @@ impl Users {
             cause: Cause::Connect,
             told: false,
             behind: Version::NEVER,
+            behind_told: false,
             late: false,
+            held: false,
+            unsettled: false,
+            next_in_vnode: head,
+            previous_in_vnode: NONE,
             doubted: false,
         }) as u32;
+        if head != NONE {
+            self[head].previous_in_vnode = slot;
+        }
+        self.heads[vnode.index()] = slot;
         let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot as usize].name);
         self.index
             .insert_unique(self.hasher.hash_one(name), slot, rehash);
@@ -215,19 +254,44 @@ impl Users {
 
     /// Forgets the users that nothing holds. Only here a slot becomes free, so that no one holds a
     /// free one in the middle of an input.
-    pub(crate) fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self, vnodes: &Vnodes) {
         for slot in std::mem::take(&mut self.doubted) {
             let user = &mut self[slot];
             user.doubted = false;
-            if !user.idle() {
+            if !user.idle(vnodes.epoch(user.vnode).is_some()) {
                 continue;
             }
             let hash = self.hasher.hash_one(&*self[slot].name);
             if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
                 entry.remove();
             }
-            self.slots.remove(slot as usize);
+            let user = self.slots.remove(slot as usize);
+            if self.keeps_interest && vnodes.is_home(user.vnode) {
+                self.interest.push((ring::hash(&user.name), false));
+            }
+            match user.previous_in_vnode {
+                NONE => self.heads[user.vnode.index()] = user.next_in_vnode,
+                previous => self[previous].next_in_vnode = user.next_in_vnode,
+            }
+            if user.next_in_vnode != NONE {
+                self[user.next_in_vnode].previous_in_vnode = user.previous_in_vnode;
+            }
         }
+    }
+
+    /// The slots of a vnode's users.
+    pub(crate) fn of_vnode(&self, vnode: Vnode) -> Vec<u32> {
+        let mut slots = Vec::new();
+        let mut slot = self.heads[vnode.index()];
+        while slot != NONE {
+            slots.push(slot);
+            slot = self[slot].next_in_vnode;
+        }
+        slots
+    }
+
+    pub(crate) fn take_interest(&mut self) -> Vec<(u64, bool)> {
+        std::mem::take(&mut self.interest)
     }
 }
 

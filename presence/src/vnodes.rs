@@ -1,5 +1,5 @@
-//! Which vnodes this core owns, under which epoch, and the versions it makes.
-//! It owns the sequence: nothing else may make a version.
+//! Which vnodes this core owns, under which epoch, how far a take-over or a departure has come, and
+//! the versions it makes. It owns the sequence: nothing else may make a version.
 
 use protocol::Version;
 use ring::{CoreId, Epoch, Vnode, VnodeCount};
@@ -7,23 +7,38 @@ use ring::{CoreId, Epoch, Vnode, VnodeCount};
 /// Who owns a vnode, as this core sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Another core of this node.
+    /// Another core of this node is the vnode's home on it.
     Core(CoreId),
     /// This core, under this epoch.
     Here(Epoch),
-    /// Another node, or nobody.
+    /// Another node, or nobody; this core is the vnode's home on this node.
     Elsewhere,
+}
+
+/// How far this core is with a vnode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is not this core's.
+    Apart,
+    /// The store has not fenced the former owner off yet, nor listed its users; from `force_at`
+    /// (core clock, ms) on a living former owner is not waited for.
+    Claiming { force_at: u64 },
+    /// It is this core's alone, its users are adopted.
+    Loaded,
+    /// It is another node's, but what this core did under `epoch` is not all written yet.
+    Leaving { epoch: Epoch, unsettled: u32 },
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     owner: Owner,
+    stage: Stage,
     /// The last sequence made under the epoch.
     seq: u64,
     /// The sequence at the takeover.
     start: u64,
-    /// Whether the predecessor's users have been adopted.
-    loaded: bool,
+    /// The highest epoch that this core has heard of.
+    newest: Epoch,
 }
 
 pub(crate) struct Vnodes(Box<[Slot]>);
@@ -32,9 +47,10 @@ impl Vnodes {
     pub(crate) fn new(count: VnodeCount) -> Self {
         let nobody = Slot {
             owner: Owner::Elsewhere,
+            stage: Stage::Apart,
             seq: 0,
             start: 0,
-            loaded: false,
+            newest: Epoch::new(0),
         };
         Self(vec![nobody; count.get()].into())
     }
@@ -51,22 +67,70 @@ impl Vnodes {
         }
     }
 
-    pub(crate) fn loaded(&self, vnode: Vnode) -> bool {
-        self.0[vnode.index()].loaded
+    pub(crate) fn stage(&self, vnode: Vnode) -> Stage {
+        self.0[vnode.index()].stage
     }
 
-    /// Versions go on after `seq`.
-    pub(crate) fn set(&mut self, vnode: Vnode, owner: Owner, seq: u64) {
-        self.0[vnode.index()] = Slot {
-            owner,
-            seq,
-            start: seq,
-            loaded: false,
-        };
+    /// Whether this core owns the vnode and its users are adopted.
+    pub(crate) fn loaded(&self, vnode: Vnode) -> bool {
+        self.stage(vnode) == Stage::Loaded
+    }
+
+    /// Whether another core of this node is the vnode's home.
+    pub(crate) fn is_home(&self, vnode: Vnode) -> bool {
+        !matches!(self.owner(vnode), Owner::Core(_))
+    }
+
+    /// The highest epoch that this core has heard of.
+    pub(crate) fn newest(&self, vnode: Vnode) -> Epoch {
+        self.0[vnode.index()].newest
+    }
+
+    /// Notes an epoch that somebody has.
+    pub(crate) fn heard_of(&mut self, vnode: Vnode, epoch: Epoch) {
+        let slot = &mut self.0[vnode.index()];
+        slot.newest = slot.newest.max(epoch);
+    }
+
+    pub(crate) fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
+        self.0[vnode.index()].owner = Owner::Core(core);
+    }
+
+    /// The vnode becomes this core's; versions go on after `seq`.
+    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, force_at: u64) {
+        self.heard_of(vnode, epoch);
+        let slot = &mut self.0[vnode.index()];
+        slot.owner = Owner::Here(epoch);
+        slot.stage = Stage::Claiming { force_at };
+        slot.seq = seq;
+        slot.start = seq;
+    }
+
+    /// The vnode has to be claimed again, under the same epoch and with the versions going on.
+    pub(crate) fn claim_again(&mut self, vnode: Vnode) {
+        self.0[vnode.index()].stage = Stage::Claiming { force_at: 0 };
     }
 
     pub(crate) fn set_loaded(&mut self, vnode: Vnode) {
-        self.0[vnode.index()].loaded = true;
+        self.0[vnode.index()].stage = Stage::Loaded;
+    }
+
+    /// The vnode is not this core's any more; its epoch, if it was.
+    pub(crate) fn let_go(&mut self, vnode: Vnode, stage: Stage) {
+        let slot = &mut self.0[vnode.index()];
+        slot.owner = Owner::Elsewhere;
+        slot.stage = stage;
+    }
+
+    /// One more of a departing vnode's users is written; `true` when it was the last.
+    pub(crate) fn settled(&mut self, vnode: Vnode) -> bool {
+        match &mut self.0[vnode.index()].stage {
+            Stage::Leaving { unsettled, .. } => {
+                *unsettled = unsettled.saturating_sub(1);
+                *unsettled == 0
+            }
+            Stage::Apart | Stage::Claiming { .. } | Stage::Loaded => false,
+        }
     }
 
     /// Makes sure that the next version is newer than `version`, when it is of our epoch.

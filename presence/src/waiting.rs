@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 use protocol::{
-    Cause, ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list, list_record,
+    ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list, list_record,
 };
 use slab::Slab;
 
@@ -84,7 +84,7 @@ impl Core {
     pub fn ask(&mut self, ticket: u64, users: &[&str]) {
         let users = users
             .iter()
-            .map(|user| self.users.find_or_insert(user))
+            .map(|user| self.users.find_or_insert(user, &self.vnodes))
             .collect();
         self.question(Asker::Shell(ticket), users);
     }
@@ -252,7 +252,7 @@ impl Core {
             user.mark = 0;
             let watch = user.mark_watch as usize;
             if !self.knows(*slot) {
-                self.answer_later(session, watch, *slot, *known);
+                self.answer_later(session, *slot, *known);
                 continue;
             }
             let entry = &mut self.sessions[session].watches[watch];
@@ -270,15 +270,11 @@ impl Core {
     }
 
     /// The snapshot goes out without the user: its state follows as a change, if it is news.
-    fn answer_later(&mut self, session: u32, watch: usize, slot: u32, known: u64) {
+    fn answer_later(&mut self, session: u32, slot: u32, known: u64) {
         let session = &mut self.sessions[session];
         session.late.retain(|(user, _)| *user != slot);
-        if known == UNKNOWN {
-            session.watches[watch].clear(Watch::AWAITING);
-        } else {
-            session.late.push((slot, known));
-            self.users[slot].late = true;
-        }
+        session.late.push((slot, known));
+        self.users[slot].late = true;
     }
 
     /// The user is known now: it is news to those whose snapshot went out without it.
@@ -305,28 +301,15 @@ impl Core {
         }
     }
 
-    /// A watcher has the version `known`. When that is newer than ours it saw a change that a
-    /// former owner did not get into the store: then the owner makes a newer one. `true` when that
-    /// is another core, whose newer record follows as a change.
+    /// A watcher has the version `known`. `true` when that is newer than what can be known here now:
+    /// what it lacks follows as a change.
     fn catch_up(&mut self, slot: u32, known: u64) -> bool {
         if known == UNKNOWN || self.users[slot].record.version.get() >= known {
             return false;
         }
         let known = Version::from_u64(known).unwrap_or_default();
-        match self.owner_of(slot) {
-            Owner::Here(_) => {
-                if self.vnodes.is_former(self.users[slot].vnode, known) {
-                    self.publish(slot, Cause::Resync);
-                }
-                false
-            }
-            Owner::Core(core) => {
-                self.users[slot].behind = known;
-                self.queue_for(slot, core);
-                true
-            }
-            Owner::Elsewhere => false,
-        }
+        self.overtake(slot, known);
+        !matches!(self.owner_of(slot), Owner::Here(_))
     }
 
     fn reply_list(&mut self, session: u32, kind: ListKind<'_>, list: &[u32]) {

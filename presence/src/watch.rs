@@ -26,7 +26,7 @@ impl Core {
         let mut users = Vec::with_capacity(names.len());
         let mut added = 0;
         for name in names {
-            let slot = self.users.find_or_insert(name.as_ref());
+            let slot = self.users.find_or_insert(name.as_ref(), &self.vnodes);
             users.push(slot);
             let user = &mut self.users[slot];
             if user.mark != self.mark {
@@ -74,7 +74,7 @@ impl Core {
         }
         let users = names
             .iter()
-            .map(|name| self.users.find_or_insert(name.as_ref()))
+            .map(|name| self.users.find_or_insert(name.as_ref(), &self.vnodes))
             .collect();
         let session = self.sessions.id(session);
         self.question(Asker::Query { session, id }, users);

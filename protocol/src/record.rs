@@ -138,6 +138,16 @@ pub struct Record {
     pub version: Version,
 }
 
+impl Record {
+    /// Whether a watcher sees a difference to `other`; the version is none.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        (self.status, self.devices, self.since, &self.text)
+            != (other.status, other.devices, other.since, &other.text)
+            || (self.status == Status::Offline && self.last_seen != other.last_seen)
+    }
+}
+
 /// What the store keeps of a user: the public record, and what only the owner needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stored {

@@ -13,5 +13,7 @@ pub use crate::{
     assign::{AssignError, Member, assign, next_moves},
     map::{Map, MapError, Node},
     set::{VnodeSet, VnodeSetError},
-    types::{CoreId, Epoch, MapVersion, NodeId, NodeIdError, Vnode, VnodeCount, VnodeCountError},
+    types::{
+        CoreId, Epoch, MapVersion, NodeId, NodeIdError, Vnode, VnodeCount, VnodeCountError, hash,
+    },
 };

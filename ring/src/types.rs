@@ -103,6 +103,12 @@ impl std::fmt::Display for NodeId {
 #[error("{0} is not a count of vnodes: it must be a power of two from 1 to 65536")]
 pub struct VnodeCountError(pub usize);
 
+/// The user's hash: xxh3_64 (seed 0) of its UTF-8 bytes.
+#[must_use]
+pub fn hash(user: &str) -> u64 {
+    xxh3_64(user.as_bytes())
+}
+
 /// How many vnodes a cluster has: a power of two from 1 to 65,536, fixed for the cluster's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VnodeCount {
@@ -134,12 +140,11 @@ impl VnodeCount {
         1 << self.log2
     }
 
-    /// The user's vnode: the top bits of xxh3_64 (seed 0) of its UTF-8 bytes.
+    /// The user's vnode: the top bits of its [`hash`].
     #[must_use]
     pub fn vnode(self, user: &str) -> Vnode {
-        let hash = u128::from(xxh3_64(user.as_bytes()));
         // In 128 bits, since a shift by 64 is one too many for a count of 1.
-        Vnode((hash >> (64 - self.log2)) as u16)
+        Vnode((u128::from(hash(user)) >> (64 - self.log2)) as u16)
     }
 
     /// All vnodes, in order.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use presence::{PeerMessage, Publication, StoreReply, StoreRequest, Ticket};
 use protocol::{Record, Stored};
+use ring::Epoch;
 
 use crate::random::Random;
 
@@ -41,7 +42,7 @@ impl SimStore {
         let mut replies = Vec::new();
         while let Some((_, request)) = self.waiting[core].pop_front_if(|(at, _)| *at <= now) {
             replies.push(if self.away {
-                Self::fail(&request)
+                request.failed()
             } else {
                 self.execute(now, request)
             });
@@ -49,17 +50,9 @@ impl SimStore {
         replies
     }
 
-    fn fail(request: &StoreRequest) -> StoreReply {
-        match request {
-            StoreRequest::Load { vnode, epoch } => StoreReply::LoadFailed(*vnode, *epoch),
-            StoreRequest::Read { ticket, .. } => StoreReply::ReadFailed(*ticket),
-            StoreRequest::Write { ticket, .. } => StoreReply::WriteFailed(*ticket),
-        }
-    }
-
     fn execute(&mut self, now: u64, request: StoreRequest) -> StoreReply {
         match request {
-            StoreRequest::Load { vnode, epoch } => {
+            StoreRequest::Load { vnode, epoch, .. } => {
                 let count = crate::world::vnodes();
                 let adopted = self.users.iter().filter(|(user, stored)| {
                     count.vnode(user) == vnode
@@ -68,8 +61,9 @@ impl SimStore {
                 let users = adopted.map(|(user, stored)| (user.clone(), stored.clone()));
                 StoreReply::Loaded(vnode, epoch, users.collect())
             }
+            StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
             StoreRequest::Read { ticket, user, .. } => {
-                StoreReply::Read(ticket, self.users.get(&user).cloned())
+                StoreReply::Read(ticket, Epoch::default(), self.users.get(&user).cloned())
             }
             StoreRequest::Write {
                 ticket,

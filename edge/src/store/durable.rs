@@ -157,7 +157,7 @@ impl Keeper {
                 Err(error) => {
                     eprintln!("store: {error}");
                     let failed = batch.into_iter().map(|Request { core, requests }| {
-                        (core, requests.iter().map(failure).collect())
+                        (core, requests.iter().map(StoreRequest::failed).collect())
                     });
                     self.answer(failed.collect());
                     // A full or broken disk: it is asked again, but not as fast as it fails.
@@ -209,7 +209,7 @@ impl Keeper {
         let users = transaction.open_table(USERS)?;
         let answer = |request: &StoreRequest| -> Result<StoreReply, redb::Error> {
             Ok(match request {
-                StoreRequest::Load { vnode, epoch } => {
+                StoreRequest::Load { vnode, epoch, .. } => {
                     StoreReply::Loaded(*vnode, *epoch, connected(&users, *vnode)?)
                 }
                 StoreRequest::Read {
@@ -219,8 +219,9 @@ impl Keeper {
                 } => {
                     let bytes = users.get((vnode.get(), &**user))?;
                     let stored = bytes.and_then(|bytes| self.decode(user, bytes.value()));
-                    StoreReply::Read(*ticket, stored)
+                    StoreReply::Read(*ticket, Epoch::default(), stored)
                 }
+                StoreRequest::Release { vnode, epoch } => StoreReply::Released(*vnode, *epoch),
                 StoreRequest::Write { ticket, .. } => StoreReply::Written(*ticket),
             })
         };
@@ -270,12 +271,4 @@ fn connected(
         }
     }
     Ok(found)
-}
-
-fn failure(request: &StoreRequest) -> StoreReply {
-    match request {
-        StoreRequest::Load { vnode, epoch } => StoreReply::LoadFailed(*vnode, *epoch),
-        StoreRequest::Read { ticket, .. } => StoreReply::ReadFailed(*ticket),
-        StoreRequest::Write { ticket, .. } => StoreReply::WriteFailed(*ticket),
-    }
 }

@@ -1,0 +1,364 @@
+//! A node's place in the cluster: when to renew its lease, when to read the map, which map to
+//! follow, and when cores that stood still may go on. It owns no vnode and does no I/O: the shell
+//! carries out the steps and brings the answers.
+
+use std::sync::Arc;
+
+use ring::{Epoch, Map, MapVersion};
+
+/// How long a core that stood still waits for the store, ms.
+const HOLD: u64 = 2_000;
+/// The map is read at least so often, ms: a hint may have been lost.
+const READ_EVERY: u64 = 1_000;
+/// Between two tries when the store does not answer, ms.
+const RETRY: u64 = 200;
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Renew the lease and answer with [`Membership::renewed`]; `newcomer`: a lease that another
+    /// life of this node left behind is taken over.
+    Renew {
+        /// Whether this process has not had the lease yet.
+        newcomer: bool,
+    },
+    /// Read the map and the store's incarnation, and answer with [`Membership::map_read`].
+    ReadMap,
+    /// Have every core follow this map.
+    Follow {
+        /// The new one.
+        map: Arc<Map>,
+        /// The one until now.
+        before: Option<Arc<Map>>,
+    },
+    /// Let every core go on that stood still.
+    Resume,
+    /// Have every core claim and write everything again: the store may have lost it.
+    Resync,
+    /// End: another process has this node's name.
+    GiveUp,
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease is this process's.
+    Held,
+    /// Another process holds it.
+    Refused,
+    /// The store did not answer.
+    Failed,
+}
+
+/// What was found in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The map, if there is one.
+    pub map: Option<Map>,
+    /// What tells the store's content from that of before a loss: its incarnation and the server's
+    /// run id.
+    pub identity: String,
+}
+
+/// See the module. All times are of a clock that never goes back, ms.
+#[derive(Debug)]
+pub struct Membership {
+    ttl: u64,
+    newcomer: bool,
+    renew_at: u64,
+    renewing: bool,
+    /// By this process's own account; 0 = it has none.
+    lease_until: u64,
+    read_at: u64,
+    reading: bool,
+    /// It has to be read once more when the answer is there.
+    read_again: bool,
+    map: Option<Arc<Map>>,
+    highest: Epoch,
+    identity: Option<String>,
+    /// When the cores stopped, and whether lease and map have been seen since.
+    held: Option<Hold>,
+    progress: (MapVersion, usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    since: u64,
+    until: u64,
+    renewed: bool,
+    read: bool,
+}
+
+impl Membership {
+    /// A node without lease and map; `ttl`: the lease's, ms.
+    #[must_use]
+    pub fn new(ttl: u64) -> Self {
+        Self {
+            ttl,
+            newcomer: true,
+            renew_at: 0,
+            renewing: false,
+            lease_until: 0,
+            read_at: 0,
+            reading: false,
+            read_again: false,
+            map: None,
+            highest: Epoch::default(),
+            identity: None,
+            held: None,
+            progress: (MapVersion::default(), 0),
+        }
+    }
+
+    /// The map that the cores follow.
+    #[must_use]
+    pub fn map(&self) -> Option<&Arc<Map>> {
+        self.map.as_ref()
+    }
+
+    /// The highest epoch that this node has met.
+    #[must_use]
+    pub fn highest_epoch(&self) -> Epoch {
+        self.highest
+    }
+
+    /// Whether the lease stands, by this process's own account.
+    #[must_use]
+    pub fn has_lease(&self, now: u64) -> bool {
+        now < self.lease_until
+    }
+
+    /// What is due. To be called often, and after every other input.
+    pub fn steps(&mut self, now: u64) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.renewing && now >= self.renew_at {
+            self.renewing = true;
+            let newcomer = self.newcomer;
+            steps.push(Step::Renew { newcomer });
+        }
+        if !self.reading && now >= self.read_at {
+            self.reading = true;
+            self.read_again = false;
+            steps.push(Step::ReadMap);
+        }
+        if let Some(hold) = self.held
+            && ((hold.renewed && hold.read) || now >= hold.until)
+        {
+            self.held = None;
+            steps.push(Step::Resume);
+        }
+        steps
+    }
+
+    /// The answer to a [`Step::Renew`] that was sent at `sent`.
+    pub fn renewed(&mut self, sent: u64, now: u64, renewal: Renewal) -> Option<Step> {
+        self.renewing = false;
+        match renewal {
+            Renewal::Held => {
+                self.newcomer = false;
+                self.lease_until = sent + self.ttl;
+                self.renew_at = sent + self.ttl / 3;
+                if let Some(hold) = &mut self.held {
+                    // One that was under way may be of before.
+                    hold.renewed |= sent >= hold.since;
+                    if !hold.renewed {
+                        self.renew_at = 0;
+                    }
+                }
+                None
+            }
+            Renewal::Refused => {
+                self.renew_at = u64::MAX;
+                Some(Step::GiveUp)
+            }
+            Renewal::Failed => {
+                self.renew_at = now + RETRY;
+                None
+            }
+        }
+    }
+
+    /// The answer to a [`Step::ReadMap`]; `None` when the store did not give one.
+    pub fn map_read(&mut self, now: u64, found: Option<Found>) -> Vec<Step> {
+        self.reading = false;
+        self.read_at = now + if found.is_some() { READ_EVERY } else { RETRY };
+        if self.read_again {
+            self.read_at = now;
+        }
+        let mut steps = Vec::new();
+        let Some(Found { map, identity }) = found else {
+            return steps;
+        };
+        if let Some(map) = map
+            && self
+                .map
+                .as_ref()
+                .is_none_or(|now| map.version() > now.version())
+        {
+            self.highest = self.highest.max(map.highest_epoch());
+            let map = Arc::new(map);
+            let before = self.map.replace(Arc::clone(&map));
+            steps.push(Step::Follow { map, before });
+        }
+        let before = self.identity.replace(identity);
+        if before.is_some() && before != self.identity {
+            steps.push(Step::Resync);
+        }
+        if let Some(hold) = &mut self.held
+            && !self.read_again
+        {
+            hold.read = true;
+        }
+        steps
+    }
+
+    /// A newer map may be there.
+    pub fn map_changed(&mut self) {
+        // An answer that is under way may be of before.
+        self.read_again = true;
+        self.read_at = 0;
+    }
+
+    /// A core stood still: lease and map are looked at before it goes on.
+    pub fn stood_still(&mut self, now: u64) {
+        if self.held.is_none() {
+            self.held = Some(Hold {
+                since: now,
+                until: now + HOLD,
+                renewed: false,
+                read: false,
+            });
+            self.renew_at = 0;
+            self.map_changed();
+        }
+    }
+
+    /// A core met this epoch, which may be higher than the map's.
+    pub fn met(&mut self, epoch: Epoch) {
+        if epoch > self.highest {
+            self.highest = epoch;
+            self.renew_at = 0;
+            self.map_changed();
+        }
+    }
+
+    /// How far the cores have come: the map that all of them follow, and how many vnodes are on
+    /// their way. The coordinator waits for it, so a change is told at once.
+    pub fn progress(&mut self, map: MapVersion, moving: usize) {
+        let (map_before, moving_before) = std::mem::replace(&mut self.progress, (map, moving));
+        if map != map_before || (moving == 0) != (moving_before == 0) {
+            self.renew_at = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::VnodeCount;
+
+    fn found(version: u64) -> Option<Found> {
+        let map = Map::empty(VnodeCount::new(2).expect("a power of two"));
+        Some(Found {
+            map: Some(map.raised(MapVersion::new(version - 1), Epoch::new(version as u32))),
+            identity: "a".into(),
+        })
+    }
+
+    fn member() -> Membership {
+        let mut member = Membership::new(3_000);
+        assert_eq!(
+            member.steps(10),
+            [Step::Renew { newcomer: true }, Step::ReadMap]
+        );
+        assert_eq!(member.renewed(10, 11, Renewal::Held), None);
+        assert!(matches!(
+            member.map_read(12, found(5))[..],
+            [Step::Follow { before: None, .. }]
+        ));
+        member
+    }
+
+    #[test]
+    fn a_lease_is_renewed_in_thirds_and_ends_by_the_time_of_sending() {
+        let mut member = member();
+        assert_eq!(member.steps(1_000), []);
+        assert_eq!(member.steps(1_010), [Step::Renew { newcomer: false }]);
+        assert!(member.has_lease(3_009) && !member.has_lease(3_010));
+        assert_eq!(member.renewed(1_010, 2_000, Renewal::Failed), None);
+        assert!(
+            member
+                .steps(2_300)
+                .contains(&Step::Renew { newcomer: false })
+        );
+        assert_eq!(
+            member.renewed(2_300, 2_301, Renewal::Refused),
+            Some(Step::GiveUp)
+        );
+        assert!(
+            !member
+                .steps(90_000)
+                .iter()
+                .any(|step| matches!(step, Step::Renew { .. }))
+        );
+    }
+
+    #[test]
+    fn only_newer_maps_are_followed_and_a_lost_store_is_written_again() {
+        let mut member = member();
+        assert_eq!(member.map_read(20, found(5)), []);
+        assert_eq!(member.map_read(20, found(4)), []);
+        let newer = member.map_read(20, found(6));
+        assert!(matches!(&newer[..], [Step::Follow { before: Some(_), map }]
+            if map.version() == MapVersion::new(6)));
+        let mut other = found(6).expect("a map");
+        other.identity = "b".into();
+        assert_eq!(member.map_read(30, Some(other)), [Step::Resync]);
+    }
+
+    #[test]
+    fn a_hint_during_a_read_makes_another_read() {
+        let mut member = member();
+        member.map_changed();
+        assert_eq!(member.steps(20), [Step::ReadMap]);
+        member.map_changed();
+        assert_eq!(member.map_read(21, found(5)), []);
+        assert_eq!(member.steps(21), [Step::ReadMap]);
+    }
+
+    #[test]
+    fn after_a_stall_the_cores_wait_for_lease_and_map_but_not_for_ever() {
+        let mut member = member();
+        member.stood_still(50);
+        assert_eq!(
+            member.steps(50),
+            [Step::Renew { newcomer: false }, Step::ReadMap]
+        );
+        member.map_read(51, found(5));
+        assert_eq!(member.steps(52), []);
+        member.renewed(50, 53, Renewal::Held);
+        assert_eq!(member.steps(54), [Step::Resume]);
+        member.stood_still(100);
+        member.steps(100);
+        member.map_read(101, None);
+        member.renewed(100, 101, Renewal::Failed);
+        assert!(!member.steps(2_099).contains(&Step::Resume));
+        assert!(member.steps(2_100).contains(&Step::Resume));
+    }
+
+    #[test]
+    fn news_of_the_cores_are_told_at_once() {
+        let mut member = member();
+        member.progress(MapVersion::new(5), 3);
+        assert_eq!(member.steps(20), [Step::Renew { newcomer: false }]);
+        member.renewed(20, 21, Renewal::Held);
+        member.progress(MapVersion::new(5), 2);
+        assert_eq!(member.steps(22), []);
+        member.met(Epoch::new(99));
+        assert_eq!(
+            member.steps(23),
+            [Step::Renew { newcomer: false }, Step::ReadMap]
+        );
+        assert_eq!(member.highest_epoch(), Epoch::new(99));
+    }
+}

@@ -1,0 +1,348 @@
+//! Which vnodes this core takes and leaves: claims with the store, adoption, departure, fencing.
+//! It owns the order of these steps; who should own what is the map's business.
+
+use protocol::{Cause, CloseCode, Event, ServerMessage, Stored};
+use ring::{CoreId, Epoch, Map, NodeId, Vnode};
+
+use crate::{
+    Core,
+    user::{Knowledge, Sync},
+    vnodes::{Owner, Stage},
+    wheel::TimerId,
+};
+
+/// How long a living former owner is waited for, ms of the core's clock.
+const RELEASE_PATIENCE: u64 = 1_000;
+
+impl Core {
+    /// Notes that another core is the vnode's home on this node. Before any user of it is known.
+    pub fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
+        self.vnodes.at_home_on(vnode, core);
+    }
+
+    /// Takes a vnode: its users are this core's, versions go on after `seq` under `epoch`. The
+    /// former owner's users are adopted when the store has answered. Nobody is waited for.
+    pub fn own(&mut self, vnode: Vnode, epoch: Epoch, seq: u64) {
+        self.take_vnode(vnode, epoch, seq, 0);
+    }
+
+    /// Takes and leaves what a newer map says, for the vnodes that are at home on this core. `node`
+    /// and `boot` are this process's; `before` is the map that it followed until now.
+    pub fn follow(&mut self, map: &Map, before: Option<&Map>, node: &NodeId, boot: u64) {
+        let alive =
+            |id: &NodeId, boot: u64| map.nodes().iter().any(|n| n.id == *id && n.boot == boot);
+        for vnode in self.settings.vnodes.all() {
+            let owner = map.owner(vnode).map(|(owner, _)| owner);
+            let mine = owner.is_some_and(|owner| owner.id == *node && owner.boot == boot);
+            let epoch = map.epoch(vnode);
+            match (self.vnodes.owner(vnode), mine) {
+                (Owner::Core(_), _) => {}
+                (Owner::Here(at), true) if at >= epoch => {}
+                // Fenced by an epoch that this map does not know: a newer one will.
+                (Owner::Elsewhere, true) if epoch < self.vnodes.newest(vnode) => {}
+                (Owner::Here(_), true) => self.take_vnode(vnode, epoch, 0, 0),
+                (Owner::Elsewhere, true) => {
+                    let waits = match before.map(|before| before.owner(vnode)) {
+                        Some(Some((former, _))) => alive(&former.id, former.boot),
+                        Some(None) => false,
+                        None => true,
+                    };
+                    let patience = if waits { RELEASE_PATIENCE } else { 0 };
+                    self.take_vnode(vnode, epoch, 0, patience);
+                }
+                (Owner::Here(_), false) => {
+                    let address = owner.map_or("", |owner| owner.address.as_str());
+                    self.leave(vnode, epoch, address);
+                }
+                (Owner::Elsewhere, false) => self.vnodes.heard_of(vnode, epoch),
+            }
+        }
+    }
+
+    /// How many vnodes of this core wait for the store.
+    #[must_use]
+    pub fn vnodes_loading(&self) -> usize {
+        self.loading
+    }
+
+    /// How many vnodes this core has left and not released yet.
+    #[must_use]
+    pub fn vnodes_leaving(&self) -> usize {
+        self.leaving
+    }
+
+    /// How many vnodes this core owns. O(vnodes).
+    #[must_use]
+    pub fn vnodes_owned(&self) -> usize {
+        let owned = |vnode: &Vnode| self.vnodes.epoch(*vnode).is_some();
+        self.settings.vnodes.all().filter(owned).count()
+    }
+
+    /// A vnode that this core lost to a higher epoch since the last call.
+    pub fn next_fence(&mut self) -> Option<(Vnode, Epoch)> {
+        self.fences.pop_front()
+    }
+
+    /// The store may have lost what it had: every vnode is claimed and written again.
+    pub fn resync(&mut self) {
+        for vnode in self.settings.vnodes.all() {
+            if let Some(epoch) = self.vnodes.epoch(vnode)
+                && self.vnodes.loaded(vnode)
+            {
+                self.vnodes.claim_again(vnode);
+                self.loading += 1;
+                self.load_queue.push_back((vnode, epoch));
+            }
+        }
+    }
+
+    fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, patience: u64) {
+        let stage = self.vnodes.stage(vnode);
+        let owned = self.vnodes.epoch(vnode).is_some();
+        if let Stage::Leaving { .. } = stage {
+            self.departed(vnode);
+        }
+        if !matches!(stage, Stage::Claiming { .. }) {
+            self.loading += 1;
+        }
+        let force_at = if patience == 0 {
+            0
+        } else {
+            self.clock + patience
+        };
+        self.vnodes.claim(vnode, epoch, seq, force_at);
+        self.load_queue.push_back((vnode, epoch));
+        if owned {
+            return;
+        }
+        // What a mirror knew may be older than what the store gives to an owner.
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            user.knowledge = match user.knowledge {
+                Knowledge::Known if user.wanted() => Knowledge::Asked,
+                Knowledge::Known => Knowledge::Nothing,
+                knowledge => knowledge,
+            };
+        }
+    }
+
+    /// The store has fenced all older epochs off; these users were connected or left just now.
+    pub(crate) fn vnode_loaded(
+        &mut self,
+        vnode: Vnode,
+        epoch: Epoch,
+        users: Vec<(Box<str>, Stored)>,
+    ) {
+        self.vnodes.heard_of(vnode, epoch);
+        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
+        if self.vnodes.epoch(vnode) != Some(epoch) || !claiming {
+            return;
+        }
+        self.loading -= 1;
+        self.vnodes.set_loaded(vnode);
+        // Those it had before are as this core knows them: it claimed the vnode a second time.
+        let mut known = self.users.of_vnode(vnode);
+        known.retain(|slot| self.users[*slot].knowledge == Knowledge::Known);
+        for slot in known {
+            if self.users[slot].record.version.epoch() < epoch {
+                self.restamp(slot, Cause::Resync);
+            } else {
+                self.store_mark(slot);
+            }
+        }
+        for (name, stored) in users {
+            let slot = self.users.find_or_insert(&name, &self.vnodes);
+            if self.users[slot].knowledge != Knowledge::Known {
+                self.adopt(slot, stored);
+            }
+        }
+        for slot in self.users.of_vnode(vnode) {
+            if self.users[slot].knowledge == Knowledge::Asked {
+                self.store_mark(slot);
+            }
+        }
+    }
+
+    /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by
+    /// an absent store.
+    pub(crate) fn load_failed(&mut self, vnode: Vnode, epoch: Epoch) {
+        if self.vnodes.epoch(vnode) != Some(epoch) {
+            return;
+        }
+        self.load_queue.push_back((vnode, epoch));
+        for slot in self.users.of_vnode(vnode) {
+            self.go_on_without_store(slot);
+        }
+    }
+
+    /// Leaves a vnode to another node, which has a higher epoch: its sessions are told to go to
+    /// `address` (nowhere, when it is empty), nobody is shown offline, and what is not written yet
+    /// is written before the vnode is released.
+    pub fn leave(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
+        let Some(epoch) = self.vnodes.epoch(vnode) else {
+            return;
+        };
+        self.part(vnode, newest, address);
+        let mut unsettled = 0;
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            if user.store != Sync::Clean && user.knowledge == Knowledge::Known {
+                user.unsettled = true;
+                unsettled += 1;
+            }
+        }
+        self.vnodes
+            .let_go(vnode, Stage::Leaving { epoch, unsettled });
+        self.leaving += 1;
+        if unsettled == 0 {
+            self.release_queue.push_back((vnode, epoch));
+        }
+    }
+
+    /// A higher epoch than this core's is known to exist: the vnode is another node's, and nothing
+    /// of it may be written or published any more.
+    pub(crate) fn fence(&mut self, vnode: Vnode, newest: Epoch) {
+        self.vnodes.heard_of(vnode, newest);
+        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
+            self.departed(vnode);
+        }
+        if self.vnodes.epoch(vnode).is_some_and(|epoch| epoch < newest) {
+            self.counters.fenced += 1;
+            self.fences.push_back((vnode, newest));
+            self.part(vnode, newest, "");
+            self.departed(vnode);
+        }
+    }
+
+    /// Ends the sessions of a vnode and everything that an owner does by itself.
+    fn part(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
+        self.vnodes.heard_of(vnode, newest);
+        if let Stage::Claiming { .. } = self.vnodes.stage(vnode) {
+            self.loading -= 1;
+        }
+        for slot in self.users.of_vnode(vnode) {
+            let was_connected = self.users[slot].connected();
+            while self.users[slot].sessions > 0 {
+                let session = self.users[slot].first_session;
+                if !address.is_empty() {
+                    self.reply(session, &ServerMessage::Move { address });
+                }
+                self.end_moved(session);
+            }
+            let user = &mut self.users[slot];
+            self.wheel.cancel(&mut user.grace);
+            user.held = was_connected;
+            user.adopted = false;
+            user.chosen_set = false;
+            user.text_set = false;
+            if user.knowledge == Knowledge::Provisional {
+                user.knowledge = Knowledge::Known;
+            }
+        }
+    }
+
+    /// Ends a session whose user's vnode is another node's: no word about the user.
+    fn end_moved(&mut self, session: u32) {
+        // A reply that found the outbox full has closed it already, in its own way.
+        if self.sessions[session].closing.is_none() {
+            self.silence(session);
+            self.unlink_session(session);
+            self.say_goodbye(session, CloseCode::MOVED, "the user moved");
+            self.counters.moved += 1;
+        }
+    }
+
+    /// The vnode is another node's, and nothing of this core's work for it is left to do.
+    fn departed(&mut self, vnode: Vnode) {
+        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
+            self.leaving -= 1;
+        }
+        self.vnodes.let_go(vnode, Stage::Apart);
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            user.held = false;
+            user.unsettled = false;
+            user.unpublished = false;
+            debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
+            if user.wanted() {
+                // The successor may have been heard before anybody here listened.
+                if user.knowledge == Knowledge::Nothing {
+                    user.knowledge = Knowledge::Asked;
+                }
+                self.store_mark(slot);
+            } else {
+                if user.knowledge == Knowledge::Asked {
+                    user.knowledge = Knowledge::Nothing;
+                }
+                self.users.doubt(slot);
+            }
+        }
+    }
+
+    /// The store has the newest state of one of a departing vnode's users.
+    pub(crate) fn settled(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        let vnode = user.vnode;
+        if std::mem::take(&mut user.unsettled)
+            && self.vnodes.settled(vnode)
+            && let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
+        {
+            self.release_queue.push_back((vnode, epoch));
+        }
+    }
+
+    /// The store knows that the vnode is released.
+    pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
+        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
+            && epoch == of
+        {
+            self.departed(vnode);
+        }
+    }
+
+    /// Takes an event of the bus about a user of a vnode that is at home on this core.
+    pub fn bus_event(&mut self, event: &Event<'_>) {
+        let vnode = event.vnode;
+        if event.epoch > self.vnodes.newest(vnode) {
+            self.fence(vnode, event.epoch);
+        }
+        let mine = self.vnodes.owner(vnode) != Owner::Elsewhere;
+        if mine || event.epoch < self.vnodes.newest(vnode) {
+            // Our own event comes back, or its writer was fenced: its successor has said anew what
+            // was true.
+            self.counters.stale += u64::from(!mine);
+            return;
+        }
+        if let Some(slot) = self.users.find(&event.user) {
+            self.see(slot, event.record(), Epoch::default());
+        }
+    }
+
+    /// The bus may have lost events: all users of other nodes that somebody here watches are read
+    /// again.
+    pub fn bus_gap(&mut self) {
+        self.counters.gaps += 1;
+        let mirrored: Vec<u32> = self
+            .users
+            .slots
+            .iter()
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in mirrored {
+            let user = &self.users[slot];
+            if user.wanted()
+                && user.knowledge == Knowledge::Known
+                && self.vnodes.owner(user.vnode) == Owner::Elsewhere
+            {
+                self.store_mark(slot);
+            }
+        }
+    }
+
+    /// Users that came into this core's table (`true`) or left it since the last call, by
+    /// [`ring::hash`], for vnodes that are at home here: events of others need not be looked at.
+    /// Has to be applied before the store is asked, so that no event falls in between.
+    pub fn take_interest(&mut self) -> Vec<(u64, bool)> {
+        self.users.take_interest()
+    }
+}
