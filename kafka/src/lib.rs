@@ -1,1 +1,25 @@
-//! The bus of a cluster.
+//! The bus of a cluster: presence events on one Kafka topic. It owns the clients, their threads
+//! and their settings; `protocol` owns the event's format and the partition of a vnode.
+//!
+//! A process has one [`Producer`], which its cores share, and one [`Consumer`], which reads all
+//! partitions from their ends. Neither ever blocks a core, and both start, and serve again by
+//! themselves, whether or not a broker can be reached.
+//!
+//! librdkafka's threads inherit the CPU affinity of the thread that starts a client: start both
+//! from a thread that is not pinned.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod client;
+mod consumer;
+mod health;
+mod options;
+mod producer;
+mod topic;
+
+pub use crate::{
+    consumer::{BadMessage, Consumer, Sink},
+    health::{ConsumerHealth, ConsumerStats, LastError, ProducerHealth, ProducerStats},
+    options::{Compression, Mechanism, OpenError, Options, Security, SecurityProtocol},
+    producer::{Full, Producer, Report, Reports},
+};

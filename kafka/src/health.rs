@@ -1,0 +1,300 @@
+//! What a producer and a consumer tell about themselves: counters for metrics, the last error,
+//! and a bounded number of lines for people. Reading it never waits for a broker.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::options::Options;
+
+/// The last thing that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// What; never with a secret.
+    pub text: String,
+    /// When, ms since 1970.
+    pub at: u64,
+}
+
+/// The numbers of a producer at one moment. Totals count from the start of the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProducerStats {
+    /// Whether there is a connection to a broker, as of the last two seconds.
+    pub connected: bool,
+    /// The topic's partitions; 0 = not known yet, so that nothing is accepted.
+    pub partitions: i32,
+    /// Events that were accepted.
+    pub accepted: u64,
+    /// Events that the brokers confirmed.
+    pub delivered: u64,
+    /// Events that were reported as not delivered.
+    pub failed: u64,
+    /// Events that were refused since the queue was full.
+    pub full: u64,
+    /// Events that were refused since the topic was not known or the client was being made.
+    pub unready: u64,
+    /// How often the client was made again after an error that ends it.
+    pub rebuilt: u64,
+}
+
+impl ProducerStats {
+    /// Accepted events without a report.
+    #[must_use]
+    pub const fn waiting(&self) -> u64 {
+        self.accepted
+            .saturating_sub(self.delivered)
+            .saturating_sub(self.failed)
+    }
+}
+
+/// The numbers of a consumer at one moment. Totals count from the start of the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumerStats {
+    /// Whether there is a connection to a broker, as of the last two seconds.
+    pub connected: bool,
+    /// The partitions that are read; 0 = none yet.
+    pub partitions: i32,
+    /// Messages that were read.
+    pub consumed: u64,
+    /// Messages whose key was wanted.
+    pub wanted: u64,
+    /// Messages that are no events.
+    pub bad: u64,
+    /// How often events may have been missed, the first assignment included.
+    pub gaps: u64,
+    /// Messages on the topic that are not read yet, as of the last two seconds.
+    pub lag: u64,
+    /// How old the message was that was read last, ms: from its timestamp to the reading, as
+    /// the two machines' clocks see it.
+    pub age_ms: u64,
+}
+
+/// The health of a producer.
+#[derive(Debug)]
+pub struct ProducerHealth {
+    pub(crate) notes: Notes,
+    pub(crate) connected: AtomicBool,
+    pub(crate) partitions: AtomicI32,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) full: AtomicU64,
+    pub(crate) unready: AtomicU64,
+    pub(crate) rebuilt: AtomicU64,
+}
+
+/// The health of a consumer.
+#[derive(Debug)]
+pub struct ConsumerHealth {
+    pub(crate) notes: Notes,
+    pub(crate) connected: AtomicBool,
+    pub(crate) partitions: AtomicI32,
+    pub(crate) consumed: AtomicU64,
+    pub(crate) wanted: AtomicU64,
+    pub(crate) bad: AtomicU64,
+    pub(crate) gaps: AtomicU64,
+    pub(crate) lag: AtomicU64,
+    pub(crate) age_ms: AtomicU64,
+}
+
+impl ProducerHealth {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            notes: Notes::new(options),
+            connected: AtomicBool::new(false),
+            partitions: AtomicI32::new(0),
+            accepted: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            full: AtomicU64::new(0),
+            unready: AtomicU64::new(0),
+            rebuilt: AtomicU64::new(0),
+        }
+    }
+
+    /// The numbers now.
+    #[must_use]
+    pub fn stats(&self) -> ProducerStats {
+        ProducerStats {
+            connected: self.connected.load(Relaxed),
+            partitions: self.partitions.load(Relaxed),
+            // In this order, so that no more seem to be reported than accepted.
+            delivered: self.delivered.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            accepted: self.accepted.load(Relaxed),
+            full: self.full.load(Relaxed),
+            unready: self.unready.load(Relaxed),
+            rebuilt: self.rebuilt.load(Relaxed),
+        }
+    }
+
+    /// The last thing that went wrong.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.notes.last_error()
+    }
+}
+
+impl ConsumerHealth {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            notes: Notes::new(options),
+            connected: AtomicBool::new(false),
+            partitions: AtomicI32::new(0),
+            consumed: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            lag: AtomicU64::new(0),
+            age_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The numbers now.
+    #[must_use]
+    pub fn stats(&self) -> ConsumerStats {
+        ConsumerStats {
+            connected: self.connected.load(Relaxed),
+            partitions: self.partitions.load(Relaxed),
+            consumed: self.consumed.load(Relaxed),
+            wanted: self.wanted.load(Relaxed),
+            bad: self.bad.load(Relaxed),
+            gaps: self.gaps.load(Relaxed),
+            lag: self.lag.load(Relaxed),
+            age_ms: self.age_ms.load(Relaxed),
+        }
+    }
+
+    /// The last thing that went wrong.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.notes.last_error()
+    }
+}
+
+/// Lines for people: at most [`BURST`] at once and one each [`REFILL_MS`] in the long run; what
+/// is left out is counted in the next line.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    print: fn(&str),
+    secrets: Vec<String>,
+    start: Instant,
+    last: Mutex<Option<LastError>>,
+    left: AtomicI64,
+    refilled_ms: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+const BURST: i64 = 10;
+const REFILL_MS: u64 = 10_000;
+
+impl Notes {
+    fn new(options: &Options) -> Self {
+        Self {
+            print: options.log,
+            secrets: options.secrets(),
+            start: Instant::now(),
+            last: Mutex::new(None),
+            left: AtomicI64::new(BURST),
+            refilled_ms: AtomicU64::new(0),
+            unsaid: AtomicU64::new(0),
+        }
+    }
+
+    /// Something went wrong.
+    pub(crate) fn error(&self, text: &str) {
+        let text = self.without_secrets(text);
+        self.print(&text);
+        let error = LastError { text, at: now_ms() };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    /// Something changed.
+    pub(crate) fn change(&self, text: &str) {
+        self.print(&self.without_secrets(text));
+    }
+
+    pub(crate) fn without_secrets(&self, text: &str) -> String {
+        self.secrets
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    }
+
+    fn last_error(&self) -> Option<LastError> {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn print(&self, text: &str) {
+        if !self.take(self.start.elapsed().as_millis() as u64) {
+            self.unsaid.fetch_add(1, Relaxed);
+            return;
+        }
+        match self.unsaid.swap(0, Relaxed) {
+            0 => (self.print)(text),
+            unsaid => (self.print)(&format!("{text} ({unsaid} lines before it were left out)")),
+        }
+    }
+
+    /// Whether a line may be printed at `now`, ms since the start.
+    fn take(&self, now: u64) -> bool {
+        let since = now.saturating_sub(self.refilled_ms.load(Relaxed));
+        let more = since / REFILL_MS;
+        if more > 0 {
+            self.refilled_ms.fetch_add(more * REFILL_MS, Relaxed);
+            let left = self.left.load(Relaxed).max(0);
+            self.left
+                .store((left + more.min(BURST as u64) as i64).min(BURST), Relaxed);
+        }
+        self.left.fetch_sub(1, Relaxed) > 0
+    }
+}
+
+/// Ms since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes() -> Notes {
+        let mut options = Options {
+            log: |_| {},
+            ..Options::default()
+        };
+        options.security.password = "hush-hush".into();
+        options
+            .extra
+            .push(("ssl.key.password".into(), "quiet".into()));
+        Notes::new(&options)
+    }
+
+    #[test]
+    fn a_storm_of_lines_is_cut_to_a_burst_and_then_one_each_ten_seconds() {
+        let notes = notes();
+        assert_eq!((0..1000).filter(|_| notes.take(0)).count(), 10);
+        assert_eq!((0..1000).filter(|_| notes.take(9_999)).count(), 0);
+        assert_eq!((0..1000).filter(|_| notes.take(10_000)).count(), 1);
+        assert_eq!((0..1000).filter(|_| notes.take(35_000)).count(), 2);
+        assert_eq!((0..1000).filter(|_| notes.take(86_400_000)).count(), 10);
+    }
+
+    #[test]
+    fn no_secret_is_in_the_last_error() {
+        let notes = notes();
+        notes.error("login of alice with hush-hush and quiet failed");
+        let error = notes.last_error().expect("there was one");
+        assert_eq!(error.text, "login of alice with *** and *** failed");
+        assert!(error.at > 1_600_000_000_000);
+    }
+}

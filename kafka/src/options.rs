@@ -1,0 +1,696 @@
+//! What an operator sets, the rules for it, and the librdkafka properties that come of it. It
+//! owns their names and defaults; no secret of it may reach a log or an error.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
+use ring::VnodeCount;
+
+use crate::health::Notes;
+
+/// The settings of a producer or consumer. `kafka/README.md` gives the reason of each default.
+#[derive(Clone)]
+pub struct Options {
+    /// Where to begin: `host:port`, separated by commas. The other brokers are learnt from them.
+    pub brokers: String,
+    /// The topic of the events: 1 to 249 of `A-Z a-z 0-9 . _ -`.
+    pub topic: String,
+    /// The cluster's count of vnodes, which decides a vnode's partition.
+    pub vnodes: VnodeCount,
+    /// How this process is called in the brokers' logs and quotas.
+    pub client_id: String,
+    /// How long an event waits for others to share its batch; adds to the latency.
+    pub linger: Duration,
+    /// How batches are compressed.
+    pub compression: Compression,
+    /// After this time without the brokers' confirmation an event counts as not delivered.
+    pub message_timeout: Duration,
+    /// Events that may wait in the producer; more are refused as [`crate::Full`].
+    pub queue_messages: u32,
+    /// KiB of events that may wait in the producer; more are refused as [`crate::Full`].
+    pub queue_kbytes: u32,
+    /// Creates the topic when it does not exist.
+    pub create_topic: bool,
+    /// Partitions of a topic that is created.
+    pub partitions: i32,
+    /// Replicas of a topic that is created; `None` = the brokers' default.
+    pub replication: Option<u16>,
+    /// How long the brokers keep the events of a topic that is created.
+    pub retention: Duration,
+    /// How long a broker may hold back an answer while it has no events.
+    pub fetch_wait: Duration,
+    /// KiB of events that may wait in the consumer; fetching pauses above.
+    pub fetch_kbytes: u32,
+    /// How often the topic's partitions are listed again.
+    pub metadata_interval: Duration,
+    /// How brokers are reached and this process proves who it is.
+    pub security: Security,
+    /// Any librdkafka properties; they win over this crate's, except for those that its
+    /// guarantees rest on, which are refused.
+    pub extra: Vec<(String, String)>,
+    /// Takes a line for people: changes of state and errors, at most a few a minute.
+    pub log: fn(&str),
+}
+
+/// How batches are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Slow and small.
+    Gzip,
+    /// Fast.
+    Snappy,
+    /// Fast.
+    Lz4,
+    /// Small; needs this crate's feature `zstd`.
+    Zstd,
+}
+
+/// How brokers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityProtocol {
+    /// TCP.
+    Plaintext,
+    /// TLS; needs this crate's feature `tls`.
+    Ssl,
+    /// TCP and SASL: only inside a network that is trusted.
+    SaslPlaintext,
+    /// TLS and SASL; needs this crate's feature `tls`.
+    SaslSsl,
+}
+
+/// How a name and password are proved with SASL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// The password itself is sent.
+    Plain,
+    /// RFC 7677; needs this crate's feature `tls`.
+    ScramSha256,
+    /// RFC 7677 with SHA-512; needs this crate's feature `tls`.
+    ScramSha512,
+}
+
+/// How brokers are reached and this process proves who it is.
+#[derive(Clone)]
+pub struct Security {
+    /// The transport.
+    pub protocol: SecurityProtocol,
+    /// For the SASL protocols.
+    pub mechanism: Mechanism,
+    /// For the SASL protocols.
+    pub username: String,
+    /// For the SASL protocols. Never shown.
+    pub password: String,
+    /// Whom to trust (PEM); `None` = the system's certificates.
+    pub ca_file: Option<PathBuf>,
+    /// This process's certificate (PEM), where brokers ask for one; together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key_file: Option<PathBuf>,
+}
+
+/// Why a producer or consumer cannot be opened. None of these goes away by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No broker to begin with.
+    #[error("no Kafka broker is set: host:port, separated by commas")]
+    NoBrokers,
+    /// A name that no topic can have.
+    #[error("{0:?} is not a topic's name: 1 to 249 of A-Z a-z 0-9 . _ - are allowed")]
+    Topic(String),
+    /// A number outside its range.
+    #[error("the Kafka setting {name} must be {rule}, not {value}")]
+    Range {
+        /// Which setting.
+        name: &'static str,
+        /// What is allowed.
+        rule: &'static str,
+        /// What it was.
+        value: String,
+    },
+    /// This binary was built without something.
+    #[error("the Kafka setting {setting} needs a build with the feature `{feature}`")]
+    NotBuilt {
+        /// Which setting.
+        setting: &'static str,
+        /// The feature of this crate.
+        feature: &'static str,
+    },
+    /// A setting that another one needs.
+    #[error("the Kafka setting {0} is missing: {1}")]
+    Missing(&'static str, &'static str),
+    /// A property that the guarantees rest on.
+    #[error("the Kafka property {0} is not free to choose: the bus depends on it")]
+    Reserved(String),
+    /// A property that librdkafka does not take.
+    #[error("the Kafka property {name}: {reason}")]
+    Property {
+        /// Which property.
+        name: String,
+        /// What librdkafka says about it.
+        reason: String,
+    },
+    /// The client could not be made.
+    #[error("the Kafka client could not be made: {0}")]
+    Client(String),
+    /// The thread could not be started.
+    #[error("the Kafka client's thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            brokers: String::new(),
+            topic: "user_status_events".into(),
+            vnodes: VnodeCount::default(),
+            client_id: "online-status".into(),
+            linger: Duration::from_millis(5),
+            compression: Compression::Lz4,
+            message_timeout: Duration::from_secs(10),
+            queue_messages: 100_000,
+            queue_kbytes: 64 * 1024,
+            create_topic: false,
+            partitions: 16,
+            replication: None,
+            retention: Duration::from_secs(3600),
+            fetch_wait: Duration::from_millis(100),
+            fetch_kbytes: 16 * 1024,
+            metadata_interval: Duration::from_secs(60),
+            security: Security::default(),
+            extra: Vec::new(),
+            log: |line| eprintln!("kafka: {line}"),
+        }
+    }
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self {
+            protocol: SecurityProtocol::Plaintext,
+            mechanism: Mechanism::ScramSha512,
+            username: String::new(),
+            password: String::new(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extra: Vec<_> = self.extra.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Options")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("security", &self.security)
+            .field("extra", &extra)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security")
+            .field("protocol", &self.protocol)
+            .field("mechanism", &self.mechanism)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Properties that order, delivery reports, gaps and the reading without a group rest on, and
+/// those that have a setting of their own.
+const RESERVED: [&str; 27] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.report.only.error",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "message.send.max.retries",
+    "metadata.broker.list",
+    "queuing.strategy",
+    "request.required.acks",
+    "retries",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "statistics.interval.ms",
+    "transactional.id",
+];
+
+/// How often librdkafka reports on itself: connections and high watermarks come from it.
+pub(crate) const STATISTICS_INTERVAL: Duration = Duration::from_secs(2);
+
+impl Options {
+    /// Checks everything that can be checked without a broker.
+    pub fn check(&self) -> Result<(), OpenError> {
+        if self
+            .brokers
+            .split(',')
+            .all(|broker| broker.trim().is_empty())
+        {
+            return Err(OpenError::NoBrokers);
+        }
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=249).contains(&self.topic.len())
+            || !self.topic.bytes().all(good)
+            || [".", ".."].contains(&self.topic.as_str())
+        {
+            return Err(OpenError::Topic(self.topic.chars().take(260).collect()));
+        }
+        self.check_ranges()?;
+        self.security.check()?;
+        if self.compression == Compression::Zstd && !cfg!(feature = "zstd") {
+            return Err(OpenError::NotBuilt {
+                setting: "compression = zstd",
+                feature: "zstd",
+            });
+        }
+        match self
+            .extra
+            .iter()
+            .find(|(name, _)| RESERVED.contains(&name.as_str()))
+        {
+            Some((name, _)) => Err(OpenError::Reserved(name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_ranges(&self) -> Result<(), OpenError> {
+        let check = |good: bool, name, rule, value: &dyn fmt::Debug| {
+            let value = format!("{value:?}");
+            good.then_some(())
+                .ok_or(OpenError::Range { name, rule, value })
+        };
+        let ms = Duration::from_millis;
+        check(
+            self.linger <= ms(1000),
+            "linger",
+            "at most 1 s",
+            &self.linger,
+        )?;
+        check(
+            (ms(1000)..=ms(300_000)).contains(&self.message_timeout)
+                && self.message_timeout > self.linger,
+            "message_timeout",
+            "1 s to 5 min, and above `linger`",
+            &self.message_timeout,
+        )?;
+        check(
+            (1..=10_000_000).contains(&self.queue_messages),
+            "queue_messages",
+            "1 to 10,000,000",
+            &self.queue_messages,
+        )?;
+        for (name, value) in [
+            ("queue_kbytes", self.queue_kbytes),
+            ("fetch_kbytes", self.fetch_kbytes),
+        ] {
+            check(
+                (1..=2_097_151).contains(&value),
+                name,
+                "1 to 2,097,151 KiB",
+                &value,
+            )?;
+        }
+        check(
+            (1..=10_000).contains(&self.partitions),
+            "partitions",
+            "1 to 10,000",
+            &self.partitions,
+        )?;
+        check(
+            (ms(60_000)..=ms(365 * 86_400_000)).contains(&self.retention),
+            "retention",
+            "1 min to 365 d",
+            &self.retention,
+        )?;
+        check(
+            (ms(1)..=ms(5000)).contains(&self.fetch_wait),
+            "fetch_wait",
+            "1 ms to 5 s",
+            &self.fetch_wait,
+        )?;
+        check(
+            (ms(500)..=ms(3_600_000)).contains(&self.metadata_interval),
+            "metadata_interval",
+            "500 ms to 1 h",
+            &self.metadata_interval,
+        )
+    }
+
+    /// What must not appear in any line for people.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let secret = |name: &str| {
+            ["password", "secret", ".pem", "sasl.oauthbearer.config"]
+                .iter()
+                .any(|part| name.contains(part))
+        };
+        self.extra
+            .iter()
+            .filter(|(name, _)| secret(name))
+            .map(|(_, value)| value)
+            .chain([&self.security.password])
+            .filter(|value| !value.is_empty())
+            .cloned()
+            .collect()
+    }
+
+    /// What both clients have in common.
+    fn common(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set_log_level(RDKafkaLogLevel::Warning)
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", &self.client_id)
+            .set("client.software.name", "online-status")
+            // Only the settings decide whether, and how, the topic is created.
+            .set("allow.auto.create.topics", "false")
+            .set("socket.nagle.disable", "true")
+            .set("socket.keepalive.enable", "true")
+            .set("socket.timeout.ms", "10000")
+            .set("socket.connection.setup.timeout.ms", "5000")
+            .set("reconnect.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("log.connection.close", "false")
+            .set("statistics.interval.ms", ms(STATISTICS_INTERVAL))
+            .set(
+                "topic.metadata.refresh.interval.ms",
+                ms(self.metadata_interval),
+            );
+        self.security.apply(&mut config);
+        config
+    }
+
+    /// The properties of the producer.
+    pub(crate) fn producer(&self) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", ms(self.linger))
+            .set("batch.num.messages", "10000")
+            .set("compression.type", self.compression.name())
+            .set("message.timeout.ms", ms(self.message_timeout))
+            .set(
+                "queue.buffering.max.messages",
+                self.queue_messages.to_string(),
+            )
+            .set("queue.buffering.max.kbytes", self.queue_kbytes.to_string());
+        self.with_extra(config)
+    }
+
+    /// The properties of the consumer.
+    pub(crate) fn consumer(&self) -> ClientConfig {
+        let mut config = self.common();
+        config
+            // librdkafka assigns partitions only to a client with a group; it is never joined.
+            .set("group.id", format!("{}-unused", self.client_id))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A lost position has to be told, not repaired in silence.
+            .set("auto.offset.reset", "error")
+            // A foreign transaction that hangs must not hold events back.
+            .set("isolation.level", "read_uncommitted")
+            .set("fetch.min.bytes", "1")
+            .set("fetch.wait.max.ms", ms(self.fetch_wait))
+            .set("fetch.error.backoff.ms", "100")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("queued.max.messages.kbytes", self.fetch_kbytes.to_string());
+        self.with_extra(config)
+    }
+
+    /// The properties of the client that creates the topic.
+    pub(crate) fn admin(&self) -> ClientConfig {
+        self.with_extra(self.common())
+    }
+
+    fn with_extra(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.extra {
+            config.set(name, value);
+        }
+        config
+    }
+}
+
+fn ms(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+impl Compression {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl SecurityProtocol {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Ssl => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslSsl => "sasl_ssl",
+        }
+    }
+
+    const fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    const fn has_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+impl Mechanism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+impl Security {
+    fn check(&self) -> Result<(), OpenError> {
+        let no_tls = !cfg!(feature = "tls");
+        let tls = |setting| OpenError::NotBuilt {
+            setting,
+            feature: "tls",
+        };
+        if self.protocol.has_tls() && no_tls {
+            return Err(tls("security.protocol = ssl or sasl_ssl"));
+        }
+        if self.protocol.has_sasl() {
+            if self.mechanism != Mechanism::Plain && no_tls {
+                return Err(tls("security.mechanism = SCRAM-SHA-256 or SCRAM-SHA-512"));
+            }
+            if self.username.is_empty() {
+                return Err(OpenError::Missing("security.username", "SASL needs it"));
+            }
+            if self.password.is_empty() {
+                return Err(OpenError::Missing("security.password", "SASL needs it"));
+            }
+        }
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => Err(OpenError::Missing(
+                "security.key_file",
+                "a certificate needs its key",
+            )),
+            (None, Some(_)) => Err(OpenError::Missing(
+                "security.cert_file",
+                "a key needs its certificate",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self, config: &mut ClientConfig) {
+        config.set("security.protocol", self.protocol.name());
+        if self.protocol.has_sasl() {
+            config
+                .set("sasl.mechanism", self.mechanism.name())
+                .set("sasl.username", &self.username)
+                .set("sasl.password", &self.password);
+        }
+        if self.protocol.has_tls() {
+            for (name, file) in [
+                ("ssl.ca.location", &self.ca_file),
+                ("ssl.certificate.location", &self.cert_file),
+                ("ssl.key.location", &self.key_file),
+            ] {
+                if let Some(file) = file {
+                    config.set(name, file.to_string_lossy());
+                }
+            }
+        }
+    }
+}
+
+/// What librdkafka says, without secrets.
+pub(crate) fn open_error(error: &KafkaError, notes: &Notes) -> OpenError {
+    match error {
+        KafkaError::ClientConfig(_, reason, name, _) => OpenError::Property {
+            name: name.clone(),
+            reason: notes.without_secrets(reason),
+        },
+        error => OpenError::Client(notes.without_secrets(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::producer::{BaseProducer, DefaultProducerContext};
+
+    fn good() -> Options {
+        Options {
+            brokers: "127.0.0.1:9092".into(),
+            ..Options::default()
+        }
+    }
+
+    /// What is said about the default options after `change`.
+    fn said(change: impl FnOnce(&mut Options)) -> String {
+        let mut options = good();
+        change(&mut options);
+        options.check().expect_err("not allowed").to_string()
+    }
+
+    #[test]
+    fn the_defaults_need_nothing_but_brokers() {
+        good().check().expect("allowed");
+        assert!(said(|o| o.brokers.clear()).contains("host:port"));
+        assert!(said(|o| o.brokers = " , ".into()).contains("host:port"));
+    }
+
+    #[test]
+    fn librdkafka_takes_every_property_of_both_clients() {
+        good()
+            .producer()
+            .create::<BaseProducer<DefaultProducerContext>>()
+            .expect("good properties");
+        good()
+            .consumer()
+            .create_native_config()
+            .expect("they exist");
+        good().admin().create_native_config().expect("they exist");
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named_with_its_rule_and_value() {
+        assert!(said(|o| o.topic = "a b".into()).contains("\"a b\""));
+        assert!(said(|o| o.topic = "x".repeat(250)).contains("1 to 249"));
+        let late = said(|o| o.linger = Duration::from_secs(2));
+        assert!(late.contains("linger must be at most 1 s, not 2s"));
+        assert!(said(|o| o.message_timeout = Duration::ZERO).contains("message_timeout"));
+        assert!(said(|o| o.queue_messages = 0).contains("queue_messages"));
+        assert!(said(|o| o.queue_kbytes = u32::MAX).contains("queue_kbytes"));
+        assert!(said(|o| o.fetch_kbytes = 0).contains("fetch_kbytes"));
+        assert!(said(|o| o.partitions = 0).contains("partitions"));
+        assert!(said(|o| o.retention = Duration::ZERO).contains("retention"));
+        assert!(said(|o| o.fetch_wait = Duration::ZERO).contains("fetch_wait"));
+        assert!(said(|o| o.metadata_interval = Duration::ZERO).contains("metadata_interval"));
+    }
+
+    #[test]
+    fn sasl_needs_a_name_and_a_password_and_a_certificate_its_key() {
+        let plain = |o: &mut Options| {
+            o.security.protocol = SecurityProtocol::SaslPlaintext;
+            o.security.mechanism = Mechanism::Plain;
+        };
+        assert!(said(plain).contains("security.username"));
+        let no_password = said(|o| {
+            plain(o);
+            o.security.username = "edge".into();
+        });
+        assert!(no_password.contains("security.password"));
+        let no_key = said(|o| o.security.cert_file = Some("c.pem".into()));
+        assert!(no_key.contains("security.key_file"));
+    }
+
+    #[test]
+    fn sasl_plain_works_in_every_build() {
+        let mut options = good();
+        options.security = Security {
+            protocol: SecurityProtocol::SaslPlaintext,
+            mechanism: Mechanism::Plain,
+            username: "edge".into(),
+            password: "secret".into(),
+            ..Security::default()
+        };
+        options.check().expect("allowed");
+        options
+            .producer()
+            .create::<BaseProducer<DefaultProducerContext>>()
+            .expect("librdkafka has it built in");
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_and_scram_name_the_feature_they_need() {
+        for protocol in [SecurityProtocol::Ssl, SecurityProtocol::SaslSsl] {
+            assert!(said(|o| o.security.protocol = protocol).contains("`tls`"));
+        }
+        assert!(said(|o| o.security.protocol = SecurityProtocol::SaslPlaintext).contains("SCRAM"));
+    }
+
+    #[cfg(not(feature = "zstd"))]
+    #[test]
+    fn zstd_names_the_feature_it_needs() {
+        assert!(said(|o| o.compression = Compression::Zstd).contains("`zstd`"));
+    }
+
+    #[test]
+    fn extra_properties_win_except_for_those_the_guarantees_rest_on() {
+        let mut options = good();
+        options.extra = vec![("linger.ms".into(), "77".into())];
+        options.check().expect("allowed");
+        assert_eq!(options.producer().get("linger.ms"), Some("77"));
+        for name in RESERVED {
+            assert!(said(|o| o.extra.push((name.into(), "1".into()))).contains(name));
+        }
+    }
+
+    #[test]
+    fn an_unknown_property_is_named_and_no_error_or_debug_text_has_a_secret() {
+        let mut options = good();
+        options.security.password = "hush-hush".into();
+        options.extra = vec![("ssl.key.password".into(), "quiet".into())];
+        let text = format!("{options:?}");
+        assert!(
+            !text.contains("hush-hush") && !text.contains("quiet"),
+            "{text}"
+        );
+        assert!(text.contains("ssl.key.password"));
+
+        options.extra = vec![("no.such.password".into(), "quiet".into())];
+        let health = crate::ProducerHealth::new(&options);
+        let error = options.producer().create_native_config().err();
+        let error = open_error(&error.expect("unknown"), &health.notes).to_string();
+        assert!(error.contains("no.such.password"), "{error}");
+        assert!(!error.contains("quiet"), "{error}");
+    }
+}

@@ -1,0 +1,423 @@
+//! Publishing: events in from any core, delivery reports out on the producer's own thread. It
+//! owns the client that holds the events until they are confirmed, and what happens when that
+//! client is at its end. `send` never blocks, and each accepted event is reported exactly once.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use protocol::partition;
+use rdkafka::{
+    ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::KafkaError,
+    producer::{
+        BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+    },
+    types::RDKafkaErrorCode,
+};
+use ring::Vnode;
+
+use crate::{
+    client::{self, Statistics},
+    health::ProducerHealth,
+    options::{OpenError, Options, open_error},
+    topic::{self, Found},
+};
+
+/// What became of an accepted event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// As given to [`Producer::send`].
+    pub core: u16,
+    /// As given to [`Producer::send`].
+    pub ticket: u32,
+    /// Whether the brokers confirmed it. If not, it may still be on the topic.
+    pub delivered: bool,
+}
+
+/// Takes what became of the accepted events.
+pub trait Reports: Send + Sync {
+    /// A batch of reports, not empty; called on the producer's thread, which it must not block
+    /// for long. Reports of one vnode come in the order of sending, except for failed ones.
+    fn delivered(&self, reports: &[Report]);
+}
+
+/// An event was not accepted: the queue is full, the topic is not known yet, or the producer is
+/// stopped or being made again. Counted in [`crate::ProducerStats`]; to be tried again later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the producer takes no event now")]
+pub struct Full;
+
+/// Publishes events. One for each process; its cores share it.
+#[derive(Debug)]
+pub struct Producer {
+    shared: Arc<Shared>,
+    stop: mpsc::Sender<Duration>,
+    /// Says that every accepted event has been reported.
+    done: Mutex<mpsc::Receiver<()>>,
+}
+
+type Client = BaseProducer<Callbacks>;
+
+struct Shared {
+    options: Options,
+    health: Arc<ProducerHealth>,
+    reports: Arc<dyn Reports>,
+    /// `None` while there is no client that takes events.
+    client: ArcSwapOption<Client>,
+    /// A partition was refused: the topic has changed.
+    look_again: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Core and ticket travel through librdkafka in a pointer's place.
+const _: () = assert!(usize::BITS >= 48, "core and ticket need 48 bits");
+
+const fn opaque(core: u16, ticket: u32) -> usize {
+    (core as usize) << 32 | ticket as usize
+}
+
+/// How long the thread waits for reports before it looks at everything else.
+const TURN: Duration = Duration::from_millis(50);
+/// Between two attempts to learn the topic's partitions, or to make a client.
+const RETRY: Duration = Duration::from_secs(1);
+/// After a purge librdkafka reports at once; this is for a machine that is busy.
+const PURGE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A stop may find the thread waiting for a broker's answer, or creating the topic.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Producer {
+    /// Starts a producer, whether or not a broker can be reached; it goes on trying.
+    pub fn start(options: Options, reports: Arc<dyn Reports>) -> Result<Self, OpenError> {
+        options.check()?;
+        let health = Arc::new(ProducerHealth::new(&options));
+        let shared = Arc::new(Shared {
+            options,
+            health,
+            reports,
+            client: ArcSwapOption::empty(),
+            look_again: AtomicBool::new(true),
+        });
+        shared.client.store(Some(Arc::new(shared.make()?)));
+        let (stop, stopped) = mpsc::channel();
+        let (tell_done, done) = mpsc::channel();
+        let producer = Self {
+            shared: Arc::clone(&shared),
+            stop,
+            done: Mutex::new(done),
+        };
+        thread::Builder::new()
+            .name("kafka-producer".into())
+            .spawn(move || run(&shared, &stopped, &tell_done))?;
+        Ok(producer)
+    }
+
+    /// Takes an event for the topic, with `user` as its key and `value` as its content, which are
+    /// copied. `core` and `ticket` come back in its [`Report`], which may be before this returns.
+    /// Any thread may call it; it never blocks.
+    ///
+    /// # Panics
+    /// When `vnode` is not one of the cluster's.
+    pub fn send(
+        &self,
+        core: u16,
+        ticket: u32,
+        vnode: Vnode,
+        user: &str,
+        value: &[u8],
+    ) -> Result<(), Full> {
+        let shared = &*self.shared;
+        let health = &*shared.health;
+        let partitions = health.partitions.load(Relaxed);
+        let client = shared.client.load();
+        let (1.., Some(client)) = (partitions, &*client) else {
+            health.unready.fetch_add(1, Relaxed);
+            return Err(Full);
+        };
+        let vnodes = shared.options.vnodes.get() as u32;
+        let record = BaseRecord::with_opaque_to(&shared.options.topic, opaque(core, ticket))
+            .partition(partition(vnode, partitions, vnodes))
+            .key(user)
+            .payload(value);
+        // Counted before its report can be.
+        health.accepted.fetch_add(1, Relaxed);
+        let Err((error, _)) = client.send(record) else {
+            return Ok(());
+        };
+        health.accepted.fetch_sub(1, Relaxed);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => &health.full,
+            Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic) => {
+                shared.look_again.store(true, Relaxed);
+                &health.unready
+            }
+            _ => {
+                health.notes.error(&format!("an event is refused: {error}"));
+                &health.unready
+            }
+        }
+        .fetch_add(1, Relaxed);
+        Err(Full)
+    }
+
+    /// How it is doing; goes on to be readable after the end.
+    #[must_use]
+    pub fn health(&self) -> &Arc<ProducerHealth> {
+        &self.shared.health
+    }
+
+    /// Takes no more events, waits at most `flush` for the confirmation of those that were
+    /// accepted, and reports the others as not delivered. Returns at the latest 10 s after
+    /// `flush`; a second call does nothing.
+    pub fn stop(&self, flush: Duration) {
+        // The thread is gone when it was stopped before.
+        if self.stop.send(flush).is_ok() {
+            let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            if done.recv_timeout(flush + STOP_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let notes = &self.shared.health.notes;
+                notes.error("the producer did not stop in time");
+            }
+        }
+    }
+}
+
+impl Drop for Producer {
+    /// Stops without waiting for confirmations.
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// The producer's thread.
+fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<()>) {
+    let mut looking = Looking {
+        last: Instant::now(),
+        wait: Duration::ZERO,
+        told_missing: false,
+    };
+    let mut next_make = Instant::now();
+    loop {
+        if let Ok(flush) = stopped.try_recv() {
+            let client = shared.client.swap(None);
+            let client = client.map(|client| shared.retire(client, flush));
+            let _ = done.send(());
+            // Ends librdkafka's threads, which may take as long as a name lookup.
+            drop(client);
+            return;
+        }
+        let now = Instant::now();
+        let Some(client) = shared.client.load_full() else {
+            if now >= next_make {
+                next_make = now + RETRY;
+                match shared.make() {
+                    Ok(client) => shared.client.store(Some(Arc::new(client))),
+                    Err(error) => shared.health.notes.error(&error.to_string()),
+                }
+            } else {
+                thread::sleep(TURN);
+            }
+            continue;
+        };
+        shared.look_when_due(&client, &mut looking);
+        client.poll(TURN);
+        client.context().flush_batch();
+        if let Some((code, reason)) = client.client().fatal_error() {
+            let notes = &shared.health.notes;
+            notes.error(&format!("the producer is made again: {code}: {reason}"));
+            shared.health.rebuilt.fetch_add(1, Relaxed);
+            shared.client.store(None);
+            drop(shared.retire(client, Duration::ZERO));
+        }
+    }
+}
+
+/// When to look at the topic's partitions.
+struct Looking {
+    last: Instant,
+    wait: Duration,
+    told_missing: bool,
+}
+
+impl Shared {
+    fn make(&self) -> Result<Client, OpenError> {
+        let callbacks = Callbacks {
+            health: Arc::clone(&self.health),
+            reports: Arc::clone(&self.reports),
+            batch: Mutex::new(Batch {
+                reports: Vec::with_capacity(BATCH),
+                begun: Instant::now(),
+                failures: None,
+            }),
+        };
+        BaseProducer::from_config_and_context(&self.options.producer(), callbacks)
+            .map_err(|error| open_error(&error, &self.health.notes))
+    }
+
+    /// Learns how many partitions the topic has, when it is time for that.
+    fn look_when_due(&self, client: &Client, looking: &mut Looking) {
+        let health = &*self.health;
+        if self.look_again.swap(false, Relaxed) {
+            looking.wait = looking.wait.min(RETRY);
+        }
+        if looking.last.elapsed() < looking.wait {
+            return;
+        }
+        looking.wait = RETRY;
+        // Waiting for a broker that is away would hold reports back.
+        if health.partitions.load(Relaxed) == 0 || health.connected.load(Relaxed) {
+            match topic::look_up(client.client(), &self.options.topic) {
+                Found::Partitions(count) => {
+                    looking.wait = self.options.metadata_interval;
+                    looking.told_missing = false;
+                    client::set_connected(&health.notes, &health.connected, true);
+                    if health.partitions.swap(count, Relaxed) != count {
+                        let topic = &self.options.topic;
+                        let notes = &health.notes;
+                        notes.change(&format!("publishing to {count} partitions of {topic}"));
+                    }
+                }
+                Found::Missing => {
+                    health.partitions.store(0, Relaxed);
+                    topic::missing(&self.options, &health.notes, &mut looking.told_missing);
+                }
+                // Events for the partitions that were known wait in the queue.
+                Found::Unknown(why) => health.notes.error(&why),
+            }
+        }
+        looking.last = Instant::now();
+    }
+
+    /// Gets a report for every event that `client`, which takes no more, still has.
+    fn retire(&self, client: Arc<Client>, flush: Duration) -> Arc<Client> {
+        let flush = Instant::now() + flush;
+        // A core that loaded the client before it was taken away may be in the middle of `send`.
+        let wait = |deadline: Instant, done: &dyn Fn() -> bool| {
+            while !done() && Instant::now() < deadline {
+                client.poll(Duration::from_millis(5));
+                client.context().flush_batch();
+            }
+        };
+        wait(Instant::now() + PURGE_PATIENCE, &|| {
+            Arc::strong_count(&client) == 1
+        });
+        wait(flush, &|| client.in_flight_count() == 0);
+        client.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        wait(Instant::now() + PURGE_PATIENCE, &|| {
+            client.in_flight_count() == 0
+        });
+        client.context().flush_batch();
+        let waiting = self.health.stats().waiting();
+        if waiting > 0 {
+            let notes = &self.health.notes;
+            notes.error(&format!("{waiting} events were left without a report"));
+        }
+        client
+    }
+}
+
+/// Reports that are handed over together.
+struct Batch {
+    reports: Vec<Report>,
+    begun: Instant,
+    /// The last error and how many there were.
+    failures: Option<(KafkaError, u32)>,
+}
+
+const BATCH: usize = 512;
+/// How old the first report of a batch becomes while others come.
+const BATCH_AGE: Duration = Duration::from_millis(2);
+
+/// What librdkafka calls, on the producer's thread.
+struct Callbacks {
+    health: Arc<ProducerHealth>,
+    reports: Arc<dyn Reports>,
+    batch: Mutex<Batch>,
+}
+
+impl Callbacks {
+    fn flush_batch(&self) {
+        self.hand_over(&mut self.batch.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn hand_over(&self, batch: &mut Batch) {
+        if !batch.reports.is_empty() {
+            self.reports.delivered(&batch.reports);
+            batch.reports.clear();
+        }
+        if let Some((error, count)) = batch.failures.take() {
+            let notes = &self.health.notes;
+            notes.error(&format!("{count} events are not delivered: {error}"));
+        }
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let health = &*self.health;
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let delivered = match result {
+            Ok(_) => &health.delivered,
+            Err((error, _)) => {
+                let before = batch.failures.take().map_or(0, |(_, count)| count);
+                batch.failures = Some((error.clone(), before + 1));
+                &health.failed
+            }
+        };
+        delivered.fetch_add(1, Relaxed);
+        if batch.reports.is_empty() {
+            batch.begun = Instant::now();
+        }
+        batch.reports.push(Report {
+            core: (opaque >> 32) as u16,
+            ticket: opaque as u32,
+            delivered: result.is_ok(),
+        });
+        // `poll` does not say where librdkafka's own batch ends. While nothing else is on its
+        // way, nothing else will come soon.
+        if batch.reports.len() >= BATCH
+            || health.stats().waiting() == 0
+            || batch.begun.elapsed() >= BATCH_AGE
+        {
+            self.hand_over(&mut batch);
+        }
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        client::on_log(&self.health.notes, level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        client::on_error(&self.health.notes, &self.health.connected, &error, reason);
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        match Statistics::decode(json) {
+            Ok(statistics) => client::set_connected(
+                &self.health.notes,
+                &self.health.connected,
+                statistics.connected(),
+            ),
+            Err(error) => self.health.notes.error(&format!("statistics: {error}")),
+        }
+    }
+}
