@@ -1,0 +1,140 @@
+// What operators are given besides the binaries: the compose file, the seccomp profile, the systemd
+// units. Nothing here needs a container engine or systemd to run.
+import { test } from 'node:test';
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const binary = (name) => path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'release', name);
+const edge = binary('online-status-edge');
+const SECRET = 'a secret of the tests, long enough for HS256';
+
+function run(command, words, options = {}) {
+  const done = spawnSync(command, words, { cwd: root, encoding: 'utf8', ...options });
+  if (done.error) throw done.error;
+  return done;
+}
+
+function folder(t) {
+  const made = fs.mkdtempSync(path.join(os.tmpdir(), 'online-status-operations-'));
+  t.after(() => fs.rmSync(made, { recursive: true, force: true }));
+  return made;
+}
+
+async function freePort() {
+  const server = net.createServer();
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+// Starts a standalone edge under a seccomp profile; what it says, and its address.
+async function edgeUnder(t, profile) {
+  const [port, admin] = [await freePort(), await freePort()];
+  const words = ['standalone', '--listen', `127.0.0.1:${port}`, '--server-admin-listen', `127.0.0.1:${admin}`];
+  const { JWT_SECRET, ...environment } = process.env;
+  const child = spawn('/usr/bin/python3', [path.join(root, 'tests/operations/under_seccomp.py'), profile, edge, ...words], {
+    stdio: ['ignore', 'ignore', 'pipe'], env: environment,
+  });
+  t.after(() => child.kill('SIGKILL'));
+  let said = '';
+  child.stderr.on('data', (data) => (said += data));
+  const ended = new Promise((resolve) => child.on('close', (code) => resolve(code)));
+  return { url: `http://127.0.0.1:${port}`, admin: `http://127.0.0.1:${admin}`, ended, said: () => said };
+}
+
+async function serves(running) {
+  for (const deadline = Date.now() + 20000; ; ) {
+    const page = await fetch(`${running.url}/route?userId=alice`).then((answer) => answer.json(), () => null);
+    if (page) return assert.equal(page.userId, 'alice');
+    assert.ok(Date.now() < deadline, `the edge does not serve: ${running.said()}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+const profilePath = path.join(root, 'docker/seccomp-io_uring.json');
+
+test('docker-compose.yml is valid and all files it uses are there', () => {
+  const done = run('docker-compose', ['config'], { env: { ...process.env, JWT_SECRET: SECRET } });
+  assert.equal(done.status, 0, done.stderr);
+  const text = fs.readFileSync(path.join(root, 'docker-compose.yml'), 'utf8');
+  const used = [...text.matchAll(/(?:- \.\/|seccomp=|dockerfile: )([^\s:]+)/g)].map(([, name]) => name);
+  assert.ok(used.length >= 5);
+  for (const name of used) assert.ok(fs.existsSync(path.join(root, name)), name);
+});
+
+test('docker-compose.yml has no secret of its own', (t) => {
+  const elsewhere = folder(t);
+  const { JWT_SECRET, ...environment } = process.env;
+  const empty = path.join(elsewhere, 'empty');
+  fs.writeFileSync(empty, '');
+  const done = run('docker-compose', ['--env-file', empty, 'config'], { env: environment });
+  assert.notEqual(done.status, 0);
+  assert.match(done.stderr, /JWT_SECRET/);
+});
+
+test('an edge serves under the seccomp profile of its container', async (t) => {
+  await serves(await edgeUnder(t, profilePath));
+});
+
+test('without io_uring in the profile the edge says what is missing', async (t) => {
+  const profile = JSON.parse(fs.readFileSync(profilePath, 'utf8'));
+  const kept = profile.syscalls.filter((rule) => !rule.names.includes('io_uring_setup'));
+  assert.equal(kept.length, profile.syscalls.length - 1);
+  const without = path.join(folder(t), 'profile.json');
+  fs.writeFileSync(without, JSON.stringify({ ...profile, syscalls: kept }));
+  const running = await edgeUnder(t, without);
+  assert.equal(await running.ended, 1);
+  assert.match(running.said(), /seccomp profile has to allow io_uring_setup/);
+});
+
+test('the profile gives no new namespaces and no sockets of other families', () => {
+  const under = (...words) => run('/usr/bin/python3', ['tests/operations/under_seccomp.py', profilePath, ...words]);
+  assert.equal(under('true').status, 0);
+  assert.notEqual(under('unshare', '--user', 'true').status, 0);
+  const python = (family) => ['/usr/bin/python3', '-c', `import socket; socket.socket(${family}, socket.SOCK_DGRAM)`];
+  assert.equal(under(...python('socket.AF_INET')).status, 0);
+  assert.match(under(...python('socket.AF_PACKET')).stderr, /Operation not permitted/);
+});
+
+const units = ['online-status-edge@.service', 'online-status-coordinator.service'];
+const unit = (name) => fs.readFileSync(path.join(root, 'packaging/systemd', name), 'utf8');
+
+test('systemd finds nothing wrong in the units', (t) => {
+  const made = folder(t);
+  for (const name of units) {
+    // As installed, but with binaries that are here.
+    const text = unit(name).replaceAll(/\/usr\/bin\/(online-status-\w+)/g, (_, program) => binary(program));
+    const file = path.join(made, name);
+    fs.writeFileSync(file, text);
+    const done = run('systemd-analyze', ['verify', '--man=no', file]);
+    assert.equal(done.status, 0, done.stderr);
+    assert.equal(done.stderr, '');
+  }
+});
+
+// The system calls of a set like @system-service, as systemd lists them.
+function expand(set) {
+  const lines = run('systemd-analyze', ['syscall-filter', set]).stdout.split('\n').slice(1).map((line) => line.trim());
+  const names = lines.filter((line) => line && !line.startsWith('#'));
+  return names.flatMap((name) => (name.startsWith('@') ? expand(name) : [name]));
+}
+
+test('an edge serves under the system calls that its unit allows', async (t) => {
+  const [, words] = unit(units[0]).match(/^SystemCallFilter=(.*)$/m);
+  const names = words.split(' ').flatMap((word) => (word.startsWith('@') ? expand(word) : [word]));
+  const profile = {
+    defaultAction: 'SCMP_ACT_ERRNO',
+    archMap: [{ architecture: 'SCMP_ARCH_X86_64' }, { architecture: 'SCMP_ARCH_AARCH64' }],
+    syscalls: [{ names, action: 'SCMP_ACT_ALLOW' }],
+  };
+  const file = path.join(folder(t), 'profile.json');
+  fs.writeFileSync(file, JSON.stringify(profile));
+  await serves(await edgeUnder(t, file));
+});
