@@ -1,0 +1,234 @@
+//! The fleet in the store: leases of nodes, nodes that an operator drains, and what tells one
+//! store from another. It owns who may renew a lease; whether a node is dead, others decide.
+
+use std::{collections::HashSet, time::Duration};
+
+use protocol::Lease;
+use redis::{Cmd, Value};
+use ring::NodeId;
+
+use crate::{
+    StoreError,
+    call::Call,
+    connection::{info_field, info_server},
+    link::{Link, random},
+    reply, script,
+};
+
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// It goes on.
+    Kept,
+    /// It is new, or had expired.
+    Created,
+    /// It was another life's of the node, which is over.
+    TookOver,
+    /// Another life of the node has it: this one gives all up.
+    Refused,
+}
+
+/// The leases that there are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Leases {
+    /// Those of nodes that are alive, by name.
+    pub good: Vec<Lease>,
+    /// Names whose lease cannot be used, and why.
+    pub bad: Vec<(String, String)>,
+    /// Names without a lease: it has expired, or was ended and the name was not forgotten.
+    pub gone: Vec<String>,
+}
+
+impl Link {
+    /// Makes or renews a node's lease, which then ends after `ttl` (at least 1 ms). `newcomer` is
+    /// true until a process has once been granted it: it takes over what a former life left.
+    ///
+    /// `Created` may come as `Kept` when the answer to a first attempt was lost.
+    pub async fn renew(
+        &self,
+        lease: &Lease,
+        ttl: Duration,
+        newcomer: bool,
+    ) -> Result<Renewal, StoreError> {
+        let renew = Call::script(&script::RENEW, vec![self.keys().node(&lease.node)])
+            .number(lease.boot)
+            .arg(lease.encode())
+            .number(ttl.as_millis().max(1))
+            .number(u8::from(newcomer));
+        let renewal = match reply::text(self.perform_one(renew).await?)?.as_str() {
+            "kept" => Renewal::Kept,
+            "created" => Renewal::Created,
+            "taken" => Renewal::TookOver,
+            "refused" => return Ok(Renewal::Refused),
+            other => {
+                let text = format!("a renewal was answered {other:?}");
+                return Err(StoreError::Unexpected(text));
+            }
+        };
+        // Each time, since the set may have been lost, or the name forgotten a moment ago.
+        let add = Call::command("SADD", &self.keys().nodes()).arg(lease.node.as_bytes());
+        reply::number::<u64>(self.perform_one(add).await?)?;
+        Ok(renewal)
+    }
+
+    /// Ends a node's lease and forgets its name, unless another life of it has the lease.
+    pub async fn forget(&self, node: &NodeId, boot: u64) -> Result<(), StoreError> {
+        let forget = Call::script(&script::FORGET, vec![self.keys().node(node)]).number(boot);
+        if reply::number::<u8>(self.perform_one(forget).await?)? == 1 {
+            self.forget_name(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the name of a node whose lease is gone for long. Should it still live, its next
+    /// renewal brings the name back.
+    pub async fn forget_name(&self, name: &str) -> Result<(), StoreError> {
+        self.change_set("SREM", &self.keys().nodes(), name).await
+    }
+
+    /// The leases of all nodes whose names are known, by name.
+    pub async fn leases(&self) -> Result<Leases, StoreError> {
+        let names = self.members(&self.keys().nodes()).await?;
+        let calls: Vec<Call> = names
+            .iter()
+            .map(|name| Call::command("GET", &self.keys().node(name)).expecting(512))
+            .collect();
+        let mut leases = Leases::default();
+        for (name, answer) in names.into_iter().zip(self.perform(&calls).await) {
+            let value = match answer {
+                Ok(value) => reply::bytes(value)?,
+                // A key of another type. Anything else concerns all of them.
+                Err(StoreError::Refused(error)) if error.contains("WRONGTYPE") => {
+                    leases.bad.push((name, error));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match value.as_deref().map(Lease::decode) {
+                None => leases.gone.push(name),
+                Some(Ok(lease)) if lease.node == name => leases.good.push(lease),
+                Some(Ok(lease)) => {
+                    let error = format!("it is the lease of {:?}", lease.node);
+                    leases.bad.push((name, error));
+                }
+                Some(Err(error)) => leases.bad.push((name, error.to_string())),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// The nodes that an operator drains, by name.
+    pub async fn drained(&self) -> Result<Vec<String>, StoreError> {
+        self.members(&self.keys().drained()).await
+    }
+
+    /// Adds a node to those that are drained.
+    pub async fn drain(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.change_set("SADD", &self.keys().drained(), node).await
+    }
+
+    /// Takes a name from those that are drained.
+    pub async fn undrain(&self, name: &str) -> Result<(), StoreError> {
+        self.change_set("SREM", &self.keys().drained(), name).await
+    }
+
+    /// A random text that is lost with the store's content: when it is another one, all that was
+    /// ever written may be gone.
+    pub async fn incarnation(&self) -> Result<String, StoreError> {
+        let key = self.keys().incarnation();
+        let new = format!("{:016x}{:016x}", random(), random());
+        let make = Call::command("SET", &key).arg(new).arg("NX");
+        reply::bytes(self.perform_one(make).await?)?;
+        reply::text(self.perform_one(Call::command("GET", &key)).await?)
+    }
+
+    /// The id of the server's process, or those of all masters of a Redis Cluster: when it is
+    /// another one (a restart, a failover), what was written last may be gone.
+    pub async fn run_id(&self) -> Result<String, StoreError> {
+        let mut ids = Vec::new();
+        for answer in self.send_to_all(&info_server()).await? {
+            if let Value::ServerError(error) = &answer {
+                return Err(self.refused(error));
+            }
+            match info_field(&answer, "run_id") {
+                Some(id) if !id.is_empty() => ids.push(id.to_owned()),
+                _ => return Err(reply::unexpected("a run_id", &answer)),
+            }
+        }
+        if self.connection().await?.is_cluster() {
+            // Masters that cannot be reached are silently left out, and would look like others.
+            let masters = self.masters().await?;
+            if ids.len() != masters {
+                let text = format!(
+                    "Redis at {}: {} of {masters} masters answer",
+                    self.address(),
+                    ids.len()
+                );
+                return Err(StoreError::Unavailable(text));
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids.join(","))
+    }
+
+    /// How many masters have slots.
+    async fn masters(&self) -> Result<usize, StoreError> {
+        let mut command = Cmd::new();
+        command.arg("CLUSTER").arg("SLOTS");
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.add_command(command);
+        let answer = self.send(&pipeline, None).await?.pop().unwrap_or_default();
+        if let Value::ServerError(error) = &answer {
+            return Err(self.refused(error));
+        }
+        let mut masters = HashSet::new();
+        for range in reply::list(answer)? {
+            // First slot, last slot, master (address, port, id), replicas.
+            let master = reply::list(range)?.into_iter().nth(2).unwrap_or_default();
+            let id = reply::list(master)?.into_iter().nth(2).unwrap_or_default();
+            masters.insert(reply::text(id)?);
+        }
+        Ok(masters.len())
+    }
+
+    async fn members(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        let answer = self.perform_one(Call::command("SMEMBERS", key)).await?;
+        let names = reply::list(answer)?.into_iter().map(reply::text);
+        let mut names = names.collect::<Result<Vec<_>, _>>()?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn change_set(&self, command: &str, key: &str, name: &str) -> Result<(), StoreError> {
+        let call = Call::command(command, key).arg(name.as_bytes());
+        reply::number::<u64>(self.perform_one(call).await?)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_has_its_boot_where_the_scripts_look_for_it() {
+        let lease = Lease {
+            node: "n1".into(),
+            boot: u64::MAX,
+            address: r#"ws://h/"boot":5,"#.into(),
+            cores: 1,
+            weight: 1,
+            pins: String::new(),
+            draining: false,
+            map_version: 0,
+            highest_epoch: 0,
+            moving: 0,
+            load: protocol::Load::default(),
+        };
+        let json = lease.encode();
+        let found: Vec<_> = json.match_indices(r#""boot":"#).collect();
+        assert_eq!(found.len(), 1, "{json}");
+        let after = &json[found[0].0 + found[0].1.len()..];
+        assert!(after.starts_with("18446744073709551615,"), "{json}");
+    }
+}

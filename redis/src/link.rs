@@ -1,0 +1,387 @@
+//! The link to the store: it keeps one connection, makes a new one when that fails, and says at
+//! once that the store is away while it is. It owns the backoff and the counters.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use protocol::Keys;
+use redis::{
+    Cmd, Pipeline, RedisError, ServerError, ServerErrorKind, Value, cluster_routing::Slot,
+};
+use ring::Vnode;
+use tokio::time::Instant;
+
+use crate::{
+    Options, OptionsError, StoreError,
+    connection::{Connection, Connector},
+    options::Target,
+};
+
+/// The wait after a first failed attempt to connect, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Bad records that wait to be reported.
+const BAD_RECORDS: usize = 16;
+
+/// The link to the store. Clones share its connection; it connects when it is first used, and
+/// again by itself when the connection fails.
+///
+/// An operation waits for a connection no longer than the connect timeout (three of them on a Redis
+/// Cluster), and not at all while the last attempt to get one has failed a short time ago (100 ms,
+/// doubling to 1 s). Each of its round trips ends within the response timeout, and after three of
+/// those a large one sends no more. An operation that failed may have been done all the same, or
+/// be done a moment later: all may be repeated.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: Target,
+    connector: Connector,
+    state: tokio::sync::Mutex<State>,
+    /// When anything last succeeded, ms since `started`.
+    last_success: AtomicU64,
+    started: Instant,
+    connects: AtomicU64,
+    failed_connects: AtomicU64,
+    scripts_forgotten: AtomicU64,
+    stale_records: AtomicU64,
+    bad_records: AtomicU64,
+    hints_lost: AtomicU64,
+    bad: Mutex<VecDeque<BadRecord>>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    /// Which connection it is; the failure of a former one is no news.
+    generation: u64,
+    /// Attempts to connect that failed in a row.
+    failures: u32,
+    /// Before that, no attempt; and why.
+    blocked: Option<(Instant, StoreError)>,
+}
+
+/// How often something happened since the link was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections made.
+    pub connects: u64,
+    /// Attempts to connect that failed.
+    pub failed_connects: u64,
+    /// Runs of scripts that the server did not know and was told again.
+    pub scripts_forgotten: u64,
+    /// Records not written, since a newer one of the user was there.
+    pub stale_records: u64,
+    /// Records read that cannot be used, and were taken as absent.
+    pub bad_records: u64,
+    /// Announcements of a new map that failed; readers notice it later.
+    pub hints_lost: u64,
+}
+
+/// A record in the store that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    /// Where it is.
+    pub vnode: Vnode,
+    /// Whose it is.
+    pub user: Box<str>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Link {
+    /// Checks the options. Nothing is sent before the first operation.
+    ///
+    /// # Errors
+    /// Which option is wrong.
+    pub fn open(options: Options) -> Result<Self, OptionsError> {
+        let target = Target::try_from(options)?;
+        if target.uses_tls() {
+            // Fails when the process has a provider already, which is as good.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
+        let connector = Connector::new(&target).map_err(|error| OptionsError::Url {
+            node: 1,
+            reason: hide(&target.secrets, error.to_string()),
+        })?;
+        let shared = Shared {
+            target,
+            connector,
+            state: tokio::sync::Mutex::default(),
+            last_success: AtomicU64::new(0),
+            started: Instant::now(),
+            connects: AtomicU64::new(0),
+            failed_connects: AtomicU64::new(0),
+            scripts_forgotten: AtomicU64::new(0),
+            stale_records: AtomicU64::new(0),
+            bad_records: AtomicU64::new(0),
+            hints_lost: AtomicU64::new(0),
+            bad: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The nodes of the URL, as they may be shown.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.target.address
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let shared = &self.shared;
+        Counters {
+            connects: shared.connects.load(Relaxed),
+            failed_connects: shared.failed_connects.load(Relaxed),
+            scripts_forgotten: shared.scripts_forgotten.load(Relaxed),
+            stale_records: shared.stale_records.load(Relaxed),
+            bad_records: shared.bad_records.load(Relaxed),
+            hints_lost: shared.hints_lost.load(Relaxed),
+        }
+    }
+
+    /// The bad records met since the last call, at most the first 16 of them: for a log, that is
+    /// asked now and then.
+    #[must_use]
+    pub fn take_bad_records(&self) -> Vec<BadRecord> {
+        let mut bad = self
+            .shared
+            .bad
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        bad.drain(..).collect()
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.shared.target.keys
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.shared.connector
+    }
+
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.shared.target.response_timeout
+    }
+
+    pub(crate) fn count_forgotten(&self, runs: usize) {
+        self.shared
+            .scripts_forgotten
+            .fetch_add(runs as u64, Relaxed);
+    }
+
+    pub(crate) fn count_stale(&self, records: u64) {
+        self.shared.stale_records.fetch_add(records, Relaxed);
+    }
+
+    pub(crate) fn count_lost_hint(&self) {
+        self.shared.hints_lost.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn report_bad(&self, record: BadRecord) {
+        self.shared.bad_records.fetch_add(1, Relaxed);
+        let mut bad = self
+            .shared
+            .bad
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if bad.len() < BAD_RECORDS {
+            bad.push_back(record);
+        }
+    }
+
+    /// Sends a pipeline whose keys lie on `slot`: a value a command.
+    pub(crate) async fn send(
+        &self,
+        pipeline: &Pipeline,
+        slot: Option<Slot>,
+    ) -> Result<Vec<Value>, StoreError> {
+        let (generation, mut connection) = self.current().await?;
+        let answer = connection.send(pipeline, slot).await;
+        let answers = self.judge(generation, answer).await?;
+        if answers.len() == pipeline.len() {
+            return Ok(answers);
+        }
+        self.give_up(generation).await;
+        let text = format!("{} answers to {} commands", answers.len(), pipeline.len());
+        Err(StoreError::Unexpected(text))
+    }
+
+    /// Sends a command to the server, or to every master that can be reached.
+    pub(crate) async fn send_to_all(&self, command: &Cmd) -> Result<Vec<Value>, StoreError> {
+        let (generation, mut connection) = self.current().await?;
+        let answer = connection.send_to_all(command).await;
+        self.judge(generation, answer).await
+    }
+
+    /// The error of a server as one of the store.
+    pub(crate) fn refused(&self, error: &ServerError) -> StoreError {
+        let text = format!(
+            "Redis at {} answered {} {}",
+            self.address(),
+            error.code(),
+            error.details().unwrap_or_default()
+        );
+        StoreError::Refused(hide(&self.shared.target.secrets, text))
+    }
+
+    /// The connection there is, or a new one.
+    pub(crate) async fn connection(&self) -> Result<Connection, StoreError> {
+        self.current().await.map(|(_, connection)| connection)
+    }
+
+    async fn current(&self) -> Result<(u64, Connection), StoreError> {
+        // Held while connecting: all who want a connection wait for the same attempt.
+        let mut state = self.shared.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((state.generation, connection.clone()));
+        }
+        if let Some((until, error)) = &state.blocked
+            && Instant::now() < *until
+        {
+            return Err(error.clone());
+        }
+        match self.shared.connector.connect().await {
+            Ok(connection) => {
+                self.shared.connects.fetch_add(1, Relaxed);
+                self.succeeded();
+                state.generation += 1;
+                state.failures = 0;
+                state.blocked = None;
+                state.connection = Some(connection.clone());
+                Ok((state.generation, connection))
+            }
+            Err(error) => {
+                self.shared.failed_connects.fetch_add(1, Relaxed);
+                let error = self.unavailable(&error);
+                state.blocked = Some((Instant::now() + backoff(state.failures), error.clone()));
+                state.failures = state.failures.saturating_add(1);
+                Err(error)
+            }
+        }
+    }
+
+    async fn judge(
+        &self,
+        generation: u64,
+        answer: Result<Vec<Value>, RedisError>,
+    ) -> Result<Vec<Value>, StoreError> {
+        match answer {
+            Ok(values) => {
+                self.succeeded();
+                // A master that has become a replica answers, and will never take a write again.
+                let demoted = |value: &Value| {
+                    crate::reply::server_error(value)
+                        .is_some_and(|e| e.kind() == Some(ServerErrorKind::ReadOnly))
+                };
+                if values.iter().any(demoted) {
+                    self.give_up(generation).await;
+                }
+                Ok(values)
+            }
+            Err(error) => {
+                self.give_up(generation).await;
+                Err(self.unavailable(&error))
+            }
+        }
+    }
+
+    fn succeeded(&self) {
+        let now = self.shared.started.elapsed().as_millis() as u64;
+        self.shared.last_success.fetch_max(now, Relaxed);
+    }
+
+    /// The connection of that generation has failed. A cluster's repairs itself when one of its
+    /// masters fails, so it is given up only when nothing has succeeded for a while.
+    async fn give_up(&self, generation: u64) {
+        let mut state = self.shared.state.lock().await;
+        if state.generation != generation {
+            return;
+        }
+        if state
+            .connection
+            .as_ref()
+            .is_some_and(Connection::is_cluster)
+        {
+            let now = self.shared.started.elapsed().as_millis() as u64;
+            let quiet = now.saturating_sub(self.shared.last_success.load(Relaxed));
+            if u128::from(quiet) < 2 * self.response_timeout().as_millis() {
+                return;
+            }
+        }
+        state.connection = None;
+    }
+
+    /// What is left of a run is not sent.
+    pub(crate) fn too_slow(&self) -> StoreError {
+        StoreError::Unavailable(format!("Redis at {} is too slow", self.address()))
+    }
+
+    fn unavailable(&self, error: &RedisError) -> StoreError {
+        let text = format!("Redis at {} cannot be used: {error}", self.address());
+        StoreError::Unavailable(hide(&self.shared.target.secrets, text))
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("address", &self.address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The text without the secrets: a server that does not know AUTH quotes what it was sent.
+fn hide(secrets: &[String], text: String) -> String {
+    secrets
+        .iter()
+        .fold(text, |text, secret| text.replace(secret.as_str(), "***"))
+}
+
+/// After so many failures: doubling, and spread so that many clients do not come back at once.
+pub(crate) fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    let full = first.saturating_mul(1 << failures.min(10)).min(longest);
+    full.mul_f64(0.5 + random() as f64 / u64::MAX as f64 / 2.0)
+}
+
+/// A number that others do not guess and will not draw again.
+pub(crate) fn random() -> u64 {
+    // Its keys come from the system's random source, and differ at each call.
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_to_a_second_and_no_further() {
+        for failures in [0, 1, 2, 3, 4, 10, 11, u32::MAX] {
+            let wait = backoff(failures);
+            assert!(
+                wait >= BACKOFF.0 / 2 && wait <= BACKOFF.1,
+                "{failures}: {wait:?}"
+            );
+        }
+        assert!(backoff(20) >= BACKOFF.1 / 2);
+        assert_ne!(random(), random());
+    }
+
+    #[test]
+    fn a_secret_in_a_text_is_hidden() {
+        let text = "ERR unknown command 'AUTH', with args beginning with: 'hunter2'".to_owned();
+        assert!(!hide(&["hunter2".into()], text).contains("hunter2"));
+    }
+}

@@ -1,0 +1,253 @@
+//! Redis servers for tests, of this crate and of those that use it. Each has a directory and a
+//! port of its own and is gone when it is dropped. It needs `redis-server` (and for clusters
+//! `redis-cli`) in the path, and panics with the reason when a server does not come up.
+
+use std::{
+    fs::File,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long a server may take to come up, or to go.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Below the range from which systems take the ports of outgoing connections, so that none of
+/// those takes the port of a server that is stopped for a moment.
+const PORTS: std::ops::Range<u32> = 21_000..31_000;
+
+/// A server, which is stopped when it is dropped.
+pub struct RedisServer {
+    port: u16,
+    directory: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts a server that keeps nothing on disk.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with more arguments, such as `--appendonly yes` (each word its own).
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let number = next_number();
+        let name = format!("online-status-redis-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for the server");
+        let mut server = Self {
+            port: 0,
+            directory,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            process: None,
+        };
+        // Another process may take the port between the choice and the start.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.try_start() {
+                return server;
+            }
+        }
+        panic!("redis-server does not start:\n{}", server.log());
+    }
+
+    /// `redis://127.0.0.1:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Kills it, as a crash does. Only what it has on disk is there at the next start.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself, and then there is nothing to do.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts it again on the same port.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_again(&mut self) {
+        self.stop();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.try_start() {
+            assert!(Instant::now() < deadline, "no restart:\n{}", self.log());
+        }
+    }
+
+    /// What `redis-cli` with these arguments prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        cli(self.port, arguments)
+    }
+
+    fn try_start(&mut self) -> bool {
+        let log = File::create(self.directory.join("log")).expect("a log file");
+        let mut command = Command::new("redis-server");
+        command.args(["--save", "", "--bind", "127.0.0.1"]);
+        // TLS servers name their ports themselves.
+        if !self.arguments.iter().any(|argument| argument == "--port") {
+            command.args(["--port", &self.port.to_string()]);
+        }
+        let port = self.port.to_string();
+        command
+            .args(self.arguments.iter().map(|a| a.replace("{port}", &port)))
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().expect("a log file"))
+            .stdout(log);
+        let mut process = command.spawn().expect("redis-server in the path");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if process.try_wait().expect("the server's state").is_some() {
+                return false;
+            }
+            if self.log().contains("Ready to accept connections")
+                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            {
+                self.process = Some(process);
+                return true;
+            }
+            if Instant::now() > deadline {
+                let _ = process.kill();
+                let _ = process.wait();
+                return false;
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A Redis Cluster of three masters.
+pub struct RedisCluster {
+    /// Its servers.
+    pub servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        let servers: Vec<RedisServer> = (0..3)
+            .map(|_| {
+                let bus = free_port().to_string();
+                RedisServer::start_with(&[
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus,
+                    "--cluster-node-timeout",
+                    "2000",
+                    "--cluster-config-file",
+                    "nodes.conf",
+                ])
+            })
+            .collect();
+        let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
+        create.extend(servers.iter().map(|s| format!("127.0.0.1:{}", s.port)));
+        create.push("--cluster-yes".to_owned());
+        let create: Vec<&str> = create.iter().map(String::as_str).collect();
+        let _ = cli(servers[0].port, &create);
+        let deadline = Instant::now() + PATIENCE;
+        for server in &servers {
+            while !server
+                .cli(&["cluster", "info"])
+                .contains("cluster_state:ok")
+            {
+                assert!(Instant::now() < deadline, "no cluster:\n{}", server.log());
+                sleep(Duration::from_millis(50));
+            }
+        }
+        Self { servers }
+    }
+
+    /// All its nodes, as a URL for [`crate::Options`].
+    #[must_use]
+    pub fn url(&self) -> String {
+        let urls: Vec<String> = self.servers.iter().map(RedisServer::url).collect();
+        urls.join(",")
+    }
+}
+
+fn cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli")
+        .args(["-p", &port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("redis-cli in the path");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "redis-cli {arguments:?}: {text} {error}"
+    );
+    text
+}
+
+fn free_port() -> u16 {
+    // Tests run in many processes at once, each of which begins elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let port = PORTS.start + begin.wrapping_add(next_number()) % (PORTS.end - PORTS.start);
+        let port = u16::try_from(port).expect("a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
+}
+
+fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}

@@ -1,0 +1,76 @@
+//! A subscription to new maps, that is there again by itself after a failure. It only wakes: what
+//! is new, the woken reads.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::watch,
+    time::{interval, sleep, timeout},
+};
+
+use crate::link::{Link, backoff};
+
+/// How often the subscription's connection is asked for a sign of life.
+const PING: Duration = Duration::from_secs(2);
+
+impl Link {
+    /// A number that changes whenever there may be a new map: one was announced, or the
+    /// subscription was made, or made again after a time in which announcements were missed.
+    ///
+    /// Starts a task on the current tokio runtime, which ends when the last receiver is dropped.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn watch_map(&self) -> watch::Receiver<u64> {
+        let (sender, receiver) = watch::channel(0);
+        tokio::spawn(keep_watching(self.clone(), sender));
+        receiver
+    }
+}
+
+async fn keep_watching(link: Link, wakes: watch::Sender<u64>) {
+    let mut node = 0;
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            subscribed = watch(&link, node, &wakes) => {
+                failures = if subscribed { 0 } else { failures + 1 };
+            }
+            () = wakes.closed() => return,
+        }
+        node += 1;
+        tokio::select! {
+            () = sleep(backoff(failures)) => {}
+            () = wakes.closed() => return,
+        }
+    }
+}
+
+/// Wakes until the subscription fails. Gives whether there was one.
+async fn watch(link: &Link, node: usize, wakes: &watch::Sender<u64>) -> bool {
+    let channel = link.keys().map_changed();
+    let Ok(subscription) = link.connector().subscribe(node, &channel).await else {
+        return false;
+    };
+    let wake = || wakes.send_modify(|count| *count = count.wrapping_add(1));
+    wake();
+    let (mut sink, mut messages) = subscription.split();
+    let mut pings = interval(PING);
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(_) => wake(),
+                None => return true,
+            },
+            _ = pings.tick() => {
+                // Messages that come meanwhile wait in the stream.
+                let pong = timeout(link.response_timeout(), sink.ping::<redis::Value>()).await;
+                if !matches!(pong, Ok(Ok(_))) {
+                    return true;
+                }
+            }
+        }
+    }
+}
