@@ -51,6 +51,10 @@ impl VnodeSet {
             }
             ranges.push((first, last));
         }
+        Ok(Self::merged(ranges))
+    }
+
+    fn merged(mut ranges: Vec<(u16, u16)>) -> Self {
         ranges.sort_unstable();
         let mut merged: Vec<(u16, u16)> = Vec::new();
         for (first, last) in ranges {
@@ -59,7 +63,7 @@ impl VnodeSet {
                 _ => merged.push((first, last)),
             }
         }
-        Ok(Self { ranges: merged })
+        Self { ranges: merged }
     }
 
     /// Whether the set has no vnode.
@@ -82,6 +86,13 @@ impl VnodeSet {
         self.ranges
             .iter()
             .flat_map(|(first, last)| (*first..=*last).map(Vnode::new))
+    }
+}
+
+impl FromIterator<Vnode> for VnodeSet {
+    fn from_iter<I: IntoIterator<Item = Vnode>>(vnodes: I) -> Self {
+        let range = |vnode: Vnode| (vnode.get(), vnode.get());
+        Self::merged(vnodes.into_iter().map(range).collect())
     }
 }
 
@@ -142,6 +153,7 @@ mod tests {
             let text: Vec<String> = vnodes.iter().rev().map(u16::to_string).collect();
             let set = VnodeSet::parse(&text.join(", "), count).expect("all exist");
             prop_assert!(set.iter().map(Vnode::get).eq(vnodes.iter().copied()));
+            prop_assert_eq!(&vnodes.iter().rev().copied().map(Vnode::new).collect::<VnodeSet>(), &set);
             prop_assert_eq!(&VnodeSet::parse(&set.to_string(), count).expect("compact"), &set);
             for vnode in count.all() {
                 prop_assert_eq!(set.contains(vnode), vnodes.contains(&vnode.get()));

@@ -1,0 +1,137 @@
+//! A node as the control knows it: its last lease, whether it is there, and how often it came back.
+
+use std::collections::VecDeque;
+
+use protocol::{Lease, Load};
+use ring::{Node, NodeId};
+
+use super::{Note, Options};
+
+/// Doublings of a penalty, at most.
+const MAX_LEVEL: u32 = 20;
+/// The weight factor of a node that load has not changed, in percent.
+pub(super) const UNCHANGED: u32 = 100;
+
+#[derive(Debug)]
+pub(super) struct Member {
+    /// The newest that was read.
+    pub(super) lease: Lease,
+    /// Its lease was there at the last reading.
+    pub(super) present: bool,
+    /// When it was judged: its lease is gone for good.
+    pub(super) dead_since: Option<u64>,
+    /// When this stay of it began.
+    pub(super) here_since: u64,
+    pub(super) last_seen: u64,
+    /// When it came back within the window, as many as it takes for a penalty.
+    returns: VecDeque<u64>,
+    /// Penalties in a row.
+    level: u32,
+    pub(super) penalty_until: u64,
+    /// What load has made of its weight, in percent.
+    pub(super) factor: u32,
+}
+
+impl Member {
+    /// A node that has come for the first time.
+    pub(super) fn new(lease: Lease, mono: u64) -> Self {
+        Self {
+            lease,
+            present: true,
+            dead_since: None,
+            here_since: mono,
+            last_seen: mono,
+            returns: VecDeque::new(),
+            level: 0,
+            penalty_until: 0,
+            factor: UNCHANGED,
+        }
+    }
+
+    /// A node that is known from the map alone.
+    pub(super) fn of_map(node: &Node, mono: u64) -> Self {
+        let lease = Lease {
+            node: node.id.to_string(),
+            boot: node.boot,
+            address: node.address.clone(),
+            cores: 0,
+            weight: node.weight,
+            pins: String::new(),
+            draining: false,
+            map_version: 0,
+            highest_epoch: 0,
+            moving: 0,
+            load: Load::default(),
+        };
+        Self {
+            present: false,
+            ..Self::new(lease, mono)
+        }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead_since.is_some()
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.lease.id()
+    }
+
+    /// Its lease is there.
+    pub(super) fn renewed(&mut self, lease: Lease, mono: u64, options: &Options) -> Option<Note> {
+        let back = self.is_dead() || self.lease.boot != lease.boot;
+        self.lease = lease;
+        self.present = true;
+        self.dead_since = None;
+        self.last_seen = mono;
+        if !back {
+            let window = options.return_window;
+            let last = self.returns.back();
+            let calm = last.is_none_or(|last| mono - last >= window);
+            if calm && mono >= self.penalty_until {
+                self.level = 0;
+            }
+            return None;
+        }
+        self.here_since = mono;
+        let old = |at: &u64| mono - at >= options.return_window;
+        while self.returns.front().is_some_and(old) || self.returns.len() >= options.returns.max(1)
+        {
+            self.returns.pop_front();
+        }
+        self.returns.push_back(mono);
+        if self.returns.len() < options.returns.max(1) {
+            return Some(Note::Returned(self.id()));
+        }
+        let penalty = options.penalty.saturating_mul(1 << self.level);
+        let penalty = penalty.min(options.penalty_limit);
+        self.level = (self.level + 1).min(MAX_LEVEL);
+        self.penalty_until = mono + penalty;
+        Some(Note::Penalised(self.id(), penalty))
+    }
+
+    pub(super) fn is_penalised(&self, mono: u64) -> bool {
+        mono < self.penalty_until
+    }
+
+    /// Its weight, with what load has made of it.
+    pub(super) fn weight(&self, load_shift: u32) -> u32 {
+        // So that the product is a u32.
+        let weight = self.lease.weight.min(1 << 24);
+        if load_shift == 0 {
+            weight
+        } else {
+            weight * self.factor
+        }
+    }
+
+    /// Takes over what another leader has made of its weight.
+    pub(super) fn take_factor(&mut self, node: &Node, load_shift: u32) {
+        let weight = self.lease.weight.clamp(1, 1 << 24);
+        let factor = node.weight / weight;
+        let bounds = UNCHANGED.saturating_sub(load_shift)..=UNCHANGED + load_shift;
+        if load_shift > 0 && node.weight.is_multiple_of(weight) && bounds.contains(&factor) {
+            self.factor = factor;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Who is there: leases that come, come back and go, and what is remembered of them.
+
+use std::collections::BTreeSet;
+
+use protocol::Lease;
+use ring::{Map, NodeId};
+
+use super::{Control, MAX_ADDRESS, MAX_EPOCH, MAX_MEMBERS, Note, Problem, member::Member};
+
+/// The highest map version, so that JavaScript reads it exactly.
+const MAX_VERSION: u64 = (1 << 53) - 1;
+
+impl Control {
+    /// Follows the leases: who came, came back, or is gone.
+    pub(super) fn follow(&mut self, mut leases: Vec<Lease>, mono: u64, notes: &mut Vec<Note>) {
+        leases.retain(|lease| match wrong_with(lease) {
+            None => true,
+            Some(what) => {
+                let what = what.to_owned();
+                self.problems
+                    .push(Problem::lease((lease.node.clone(), what)));
+                false
+            }
+        });
+        // One lease a node; of several the one of the newest map, whatever order they come in.
+        leases.sort_by(|a, b| {
+            (&a.node, b.map_version, b.boot).cmp(&(&b.node, a.map_version, a.boot))
+        });
+        leases.dedup_by(|second, first| second.node == first.node);
+        let judging = self
+            .read_since
+            .is_some_and(|since| mono - since >= self.options.lease_ttl);
+        let present: BTreeSet<NodeId> = leases.iter().map(Lease::id).collect();
+        for (id, member) in &mut self.members {
+            if present.contains(id) {
+                continue;
+            }
+            if member.present {
+                self.changed = mono;
+                member.present = false;
+            }
+            if judging && !member.is_dead() {
+                member.dead_since = Some(mono);
+                notes.push(Note::Dead(id.clone()));
+            }
+        }
+        let mut too_many = 0;
+        for lease in leases {
+            let id = lease.id();
+            if let Some(member) = self.members.get_mut(&id) {
+                if !member.present || member.lease.boot != lease.boot {
+                    self.changed = mono;
+                }
+                if let Some(note) = member.renewed(lease, mono, &self.options) {
+                    notes.push(note);
+                }
+            } else if self.members.len() < MAX_MEMBERS {
+                self.changed = mono;
+                self.members.insert(id.clone(), Member::new(lease, mono));
+                notes.push(Note::Joined(id));
+            } else {
+                too_many += 1;
+            }
+        }
+        if too_many > 0 {
+            self.problems.push(Problem::TooMany(too_many));
+        }
+        self.forget(mono);
+    }
+
+    /// How long the past of a node that is gone is remembered, ms.
+    fn memory(&self) -> u64 {
+        self.options.return_window + self.options.penalty_limit
+    }
+
+    fn forget(&mut self, mono: u64) {
+        let memory = self.memory();
+        let in_map = |id: &NodeId| {
+            let nodes = self.map.iter().flat_map(Map::nodes);
+            nodes.into_iter().any(|node| node.id == *id)
+        };
+        self.members.retain(|id, member| {
+            member.dead_since.is_none_or(|since| mono - since < memory) || in_map(id)
+        });
+    }
+
+    /// The names that have been without a lease for so long that nobody needs them.
+    pub(super) fn forget_names(&mut self, gone: Vec<String>, mono: u64) -> Vec<String> {
+        let memory = self.memory();
+        let gone: BTreeSet<String> = gone.into_iter().take(4 * MAX_MEMBERS).collect();
+        self.nameless.retain(|name, _| gone.contains(name));
+        for name in gone {
+            self.nameless.entry(name).or_insert(mono);
+        }
+        let needed =
+            |name: &str| NodeId::parse(name).is_ok_and(|id| self.members.contains_key(&id));
+        let old = |(name, since): (&String, &u64)| {
+            (mono - since >= memory && !needed(name)).then(|| name.clone())
+        };
+        self.nameless.iter().filter_map(old).collect()
+    }
+}
+
+/// What makes a lease unusable.
+fn wrong_with(lease: &Lease) -> Option<&'static str> {
+    if NodeId::parse(&lease.node).is_err() {
+        Some("its name is none")
+    } else if lease.address.is_empty() || lease.address.len() > MAX_ADDRESS {
+        Some("its address is empty or longer than 2048 bytes")
+    } else if lease.map_version > MAX_VERSION || lease.highest_epoch > MAX_EPOCH {
+        Some("its map version or epoch cannot be")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,260 @@
+//! The fleet for people: its members, what is wrong, and what has happened.
+
+use std::fmt;
+
+use protocol::Lease;
+use ring::{Map, MapVersion, NodeId, Vnode, VnodeSetError};
+
+use super::{Control, Now, plan::Role};
+
+/// What a node is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is there and gets vnodes soon.
+    Joining,
+    /// It has its share, or is on the way to it.
+    Active,
+    /// It is being relieved of its vnodes.
+    Draining,
+    /// It has been.
+    Drained,
+    /// It came back too often and has to stay for a while first.
+    Penalised,
+    /// Its lease is gone.
+    Dead,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Joining,
+        Self::Active,
+        Self::Draining,
+        Self::Drained,
+        Self::Penalised,
+        Self::Dead,
+    ];
+
+    /// Its word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Penalised => "penalised",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A node, for display.
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    /// Its newest lease; of a node that only the map knows, what that says.
+    pub lease: Lease,
+    /// What it is doing.
+    pub state: State,
+    /// Whether its lease was there at the last reading.
+    pub present: bool,
+    /// How long its lease has not been seen, ms.
+    pub unseen: u64,
+    /// How many vnodes it owns in the newest map.
+    pub vnodes: usize,
+    /// The share of all vnodes that its weight in that map stands for, 0 to 1.
+    pub share: f64,
+    /// Whether an operator drains it.
+    pub drained: bool,
+    /// How long its penalty still lasts, ms.
+    pub penalty: u64,
+}
+
+/// What is wrong and does not stop the fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// A vnode that two nodes want before others; the first by name gets it.
+    PinnedTwice {
+        /// The lowest such vnode.
+        vnode: Vnode,
+        /// Who gets it.
+        first: NodeId,
+        /// Who does not.
+        second: NodeId,
+    },
+    /// Pins that are ignored.
+    Pin {
+        /// Whose.
+        node: NodeId,
+        /// Why.
+        error: VnodeSetError,
+    },
+    /// A lease that is ignored.
+    Lease {
+        /// The name in it.
+        node: String,
+        /// Why.
+        what: String,
+    },
+    /// So many nodes beyond [`super::MAX_MEMBERS`], which are ignored.
+    TooMany(usize),
+    /// The map in the store has another number of vnodes; nothing is decided.
+    Vnodes {
+        /// How many it has.
+        map: usize,
+        /// How many it should.
+        configured: usize,
+    },
+    /// The map in the store is damaged and gets replaced.
+    Corrupt(MapVersion),
+}
+
+impl Problem {
+    /// The kinds, for a metric's label.
+    pub const KINDS: [&str; 6] = [
+        "pinned_twice",
+        "pin",
+        "lease",
+        "too_many",
+        "vnodes",
+        "corrupt",
+    ];
+
+    /// A lease that is ignored; its name may be anything.
+    pub(super) fn lease((node, what): (String, String)) -> Self {
+        let shorten = |text: String, most| text.chars().take(most).collect();
+        Self::Lease {
+            node: shorten(node, 64),
+            what: shorten(what, 200),
+        }
+    }
+
+    /// Which of [`Problem::KINDS`] it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        let at = match self {
+            Self::PinnedTwice { .. } => 0,
+            Self::Pin { .. } => 1,
+            Self::Lease { .. } => 2,
+            Self::TooMany(_) => 3,
+            Self::Vnodes { .. } => 4,
+            Self::Corrupt(_) => 5,
+        };
+        Self::KINDS[at]
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PinnedTwice {
+                vnode,
+                first,
+                second,
+            } => write!(
+                f,
+                "vnode {vnode} is pinned to {first} and to {second} (ASSIGNED_VNODES): {first} gets it"
+            ),
+            Self::Pin { node, error } => {
+                write!(f, "a pin of {node} (ASSIGNED_VNODES) is ignored: {error}")
+            }
+            Self::Lease { node, what } => write!(f, "the lease of {node:?} is ignored: {what}"),
+            Self::TooMany(count) => write!(
+                f,
+                "{count} nodes are ignored: at most {} are followed",
+                super::MAX_MEMBERS
+            ),
+            Self::Vnodes { map, configured } => write!(
+                f,
+                "the map in the store has {map} vnodes and cluster.vnodes is {configured}: nothing is decided"
+            ),
+            Self::Corrupt(version) => write!(
+                f,
+                "the map in the store is damaged; a new one follows version {version}"
+            ),
+        }
+    }
+}
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A node came for the first time.
+    Joined(NodeId),
+    /// A node came back, or its next life did.
+    Returned(NodeId),
+    /// A node came back once too often and has to stay for so many ms before it gets vnodes.
+    Penalised(NodeId, u64),
+    /// A node's lease is gone.
+    Dead(NodeId),
+    /// A newer map was read.
+    Map(MapVersion),
+    /// A map is to be written.
+    Writing {
+        /// Its version.
+        version: MapVersion,
+        /// All its epochs are raised, since the store has lost a newer one.
+        raised: bool,
+        /// How many vnodes change their owner, or the owner its life.
+        moves: usize,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Joined(id) => write!(f, "node {id} is here"),
+            Self::Returned(id) => write!(f, "node {id} is back"),
+            Self::Penalised(id, ms) => write!(
+                f,
+                "node {id} is back, too often: it gets vnodes when it has stayed for {} s",
+                ms / 1_000
+            ),
+            Self::Dead(id) => write!(f, "node {id} is gone: its lease has ended"),
+            Self::Map(version) => write!(f, "map {version} is in force"),
+            Self::Writing {
+                version,
+                raised: false,
+                moves,
+            } => write!(f, "map {version}: {moves} vnodes get another owner"),
+            Self::Writing { version, .. } => write!(
+                f,
+                "map {version}: the store has lost a newer one, so all epochs are raised"
+            ),
+        }
+    }
+}
+
+impl Control {
+    /// The nodes, by name.
+    #[must_use]
+    pub fn members(&self, now: Now) -> Vec<MemberView> {
+        let mono = now.mono_ms;
+        let nodes = || self.map.iter().flat_map(Map::nodes);
+        let total: f64 = nodes().map(|node| f64::from(node.weight)).sum();
+        let view = |(id, member): (&NodeId, &super::Member)| {
+            let vnodes = self.map.as_ref().map_or(0, |map| map.owned_by(id).count());
+            let in_map = nodes().find(|node| node.id == *id);
+            let state = match self.role(id, member, mono) {
+                None => State::Dead,
+                Some(Role::Drained | Role::Leaving) if vnodes > 0 => State::Draining,
+                Some(Role::Drained | Role::Leaving) => State::Drained,
+                Some(Role::Penalised) => State::Penalised,
+                Some(Role::Joining | Role::Sharing) if in_map.is_none() => State::Joining,
+                Some(Role::Joining | Role::Sharing) => State::Active,
+            };
+            let weight = in_map.map_or(0.0, |node| f64::from(node.weight));
+            MemberView {
+                lease: member.lease.clone(),
+                state,
+                present: member.present,
+                unseen: mono.saturating_sub(member.last_seen),
+                vnodes,
+                share: if total > 0.0 { weight / total } else { 0.0 },
+                drained: self.drained.contains(&**id),
+                penalty: member.penalty_until.saturating_sub(mono),
+            }
+        };
+        self.members.iter().map(view).collect()
+    }
+}

@@ -1,0 +1,315 @@
+//! A fleet on simulated time. It checks at every write what must hold of any two maps in a row.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coordinator::control::{
+    Control, Decision, MemberView, Now, Observation, Options, Reading, State, Stored,
+};
+use protocol::{Lease, Load};
+use ring::{Map, MapVersion, NodeId, VnodeCount};
+
+/// How often the control looks, ms.
+pub(crate) const STEP: u64 = 500;
+/// 2026-01-01, and its day since 1970.
+pub(crate) const START: u64 = 1_767_225_600_000;
+pub(crate) const START_DAY: u32 = 20_454;
+
+pub(crate) struct Process {
+    pub(crate) lease: Lease,
+    pub(crate) alive: bool,
+    renewed: u64,
+    /// Never reports that it has taken a map.
+    pub(crate) stuck: bool,
+}
+
+pub(crate) struct Fleet {
+    pub(crate) options: Options,
+    pub(crate) control: Control,
+    pub(crate) now: u64,
+    pub(crate) up: bool,
+    pub(crate) source: u64,
+    pub(crate) leading: bool,
+    pub(crate) processes: BTreeMap<String, Process>,
+    /// What the store has: leases with the time at which each ends.
+    pub(crate) leases: BTreeMap<String, (Lease, u64)>,
+    pub(crate) drained: BTreeSet<String>,
+    pub(crate) stored: Stored,
+    /// Every map that was written.
+    pub(crate) written: Vec<Map>,
+    /// Leases are given in another order each time.
+    turn: usize,
+    boots: u64,
+}
+
+pub(crate) fn options(vnodes: usize) -> Options {
+    Options {
+        vnodes: VnodeCount::new(vnodes).expect("a power of two"),
+        ..Options::default()
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            control: Control::new(options.clone()),
+            options,
+            now: 0,
+            up: true,
+            source: 1,
+            leading: true,
+            processes: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            stored: Stored::Nothing,
+            written: Vec::new(),
+            turn: 0,
+            boots: 0,
+        }
+    }
+
+    /// With nodes of weight 100, and settled.
+    pub(crate) fn settled(options: Options, nodes: &[&str]) -> Self {
+        let mut fleet = Self::new(options);
+        for node in nodes {
+            fleet.start(node);
+        }
+        fleet.settle();
+        fleet
+    }
+
+    /// Starts the node, or its next life.
+    pub(crate) fn start(&mut self, name: &str) -> &mut Lease {
+        self.boots += 1;
+        let (weight, pins) = self
+            .processes
+            .get(name)
+            .map_or((100, String::new()), |old| {
+                (old.lease.weight, old.lease.pins.clone())
+            });
+        let lease = Lease {
+            node: name.into(),
+            boot: self.boots,
+            address: format!("ws://{name}/socket"),
+            cores: 1,
+            weight,
+            pins,
+            draining: false,
+            map_version: 0,
+            highest_epoch: 0,
+            moving: 0,
+            load: Load::default(),
+        };
+        let process = Process {
+            lease,
+            alive: true,
+            renewed: 0,
+            stuck: false,
+        };
+        self.processes.insert(name.into(), process);
+        self.renew(name);
+        self.lease(name)
+    }
+
+    pub(crate) fn lease(&mut self, name: &str) -> &mut Lease {
+        &mut self.processes.get_mut(name).expect("it was started").lease
+    }
+
+    pub(crate) fn crash(&mut self, name: &str) {
+        if let Some(process) = self.processes.get_mut(name) {
+            process.alive = false;
+        }
+    }
+
+    pub(crate) fn drain(&mut self, name: &str) {
+        self.drained.insert(name.into());
+    }
+
+    /// Loses the store's content.
+    pub(crate) fn flush(&mut self) {
+        self.leases.clear();
+        self.drained.clear();
+        self.stored = Stored::Nothing;
+    }
+
+    fn renew(&mut self, name: &str) {
+        let ttl = self.options.lease_ttl;
+        let process = self.processes.get_mut(name).expect("it was started");
+        if self.up && process.alive {
+            process.renewed = self.now;
+            let entry = (process.lease.clone(), self.now + ttl);
+            self.leases.insert(name.into(), entry);
+        }
+    }
+
+    /// A step of time; what the control decided is written.
+    pub(crate) fn step(&mut self) -> Decision {
+        self.now += STEP;
+        let (now, ttl) = (self.now, self.options.lease_ttl);
+        if self.up {
+            self.leases.retain(|_, (_, ends)| *ends > now);
+        }
+        let names: Vec<String> = self.processes.keys().cloned().collect();
+        for name in names {
+            let process = self.processes.get_mut(&name).expect("it is listed");
+            let mut changed = now >= process.renewed + ttl / 3;
+            if process.lease.moving > 0 {
+                process.lease.moving = 0;
+                changed = true;
+            }
+            if let (Stored::Map(map), true, false) = (&self.stored, self.up, process.stuck)
+                && map.version().get() > process.lease.map_version
+            {
+                process.lease.map_version = map.version().get();
+                let epoch = map.highest_epoch().get();
+                process.lease.highest_epoch = process.lease.highest_epoch.max(epoch);
+                process.lease.moving = 1;
+                changed = true;
+            }
+            if changed {
+                self.renew(&name);
+            }
+        }
+        let observation = self.observation();
+        let decision = self.control.observe(self.time(), observation);
+        if let Some(write) = &decision.write {
+            assert!(self.leading && self.up);
+            let stored = match &self.stored {
+                Stored::Map(map) => map.version(),
+                Stored::Corrupt(version) => *version,
+                Stored::Nothing => MapVersion::default(),
+            };
+            assert_eq!(write.after, stored);
+            self.write(write.map.clone());
+        }
+        decision
+    }
+
+    pub(crate) fn time(&self) -> Now {
+        Now {
+            mono_ms: self.now,
+            wall_ms: START + self.now,
+        }
+    }
+
+    /// What the store shows now.
+    pub(crate) fn observation(&mut self) -> Observation {
+        let mut leases: Vec<Lease> = self.leases.values().map(|(l, _)| l.clone()).collect();
+        if !leases.is_empty() {
+            self.turn += 1;
+            let by = self.turn % leases.len();
+            leases.rotate_left(by);
+        }
+        let gone = self
+            .processes
+            .keys()
+            .filter(|name| !self.leases.contains_key(*name));
+        let gone = gone.cloned().collect();
+        Observation {
+            leading: self.leading,
+            reading: self.up.then(|| Reading {
+                source: self.source,
+                leases,
+                drained: self.drained.clone(),
+                map: self.stored.clone(),
+                gone,
+                unreadable: Vec::new(),
+            }),
+        }
+    }
+
+    fn write(&mut self, map: Map) {
+        if let Some(last) = self.written.last().filter(|last| **last != map) {
+            check_successor(last, &map);
+        }
+        for node in map.nodes() {
+            assert!(
+                map.nodes()
+                    .iter()
+                    .filter(|other| other.id == node.id)
+                    .count()
+                    == 1,
+                "a node is in the map once"
+            );
+        }
+        self.written.push(map.clone());
+        self.stored = Stored::Map(map);
+    }
+
+    pub(crate) fn run(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    /// Until nothing was written for longer than anything waits.
+    pub(crate) fn settle(&mut self) {
+        let patience = self.options.penalty_limit + self.options.step_timeout + 10_000;
+        let mut since = self.now;
+        let deadline = self.now + 100 * patience;
+        while self.now - since < patience {
+            assert!(self.now < deadline, "the fleet never comes to rest");
+            if self.step().write.is_some() {
+                since = self.now;
+            }
+        }
+    }
+
+    pub(crate) fn map(&self) -> &Map {
+        match &self.stored {
+            Stored::Map(map) => map,
+            _ => self.written.last().expect("a map was written"),
+        }
+    }
+
+    pub(crate) fn owned(&self, name: &str) -> usize {
+        self.map().owned_by(&id(name)).count()
+    }
+
+    pub(crate) fn member(&self, name: &str) -> MemberView {
+        let members = self.control.members(self.time());
+        let found = members.into_iter().find(|member| member.lease.node == name);
+        found.expect("it is known")
+    }
+
+    pub(crate) fn state(&self, name: &str) -> State {
+        self.member(name).state
+    }
+
+    /// The owner of each vnode, by name.
+    pub(crate) fn owners(&self) -> Vec<Option<String>> {
+        owners(self.map())
+    }
+}
+
+pub(crate) fn owners(map: &Map) -> Vec<Option<String>> {
+    let owner = |vnode| map.owner(vnode).map(|(node, _)| node.id.to_string());
+    map.count().all().map(owner).collect()
+}
+
+pub(crate) fn id(name: &str) -> NodeId {
+    NodeId::parse(name).expect("a good name")
+}
+
+/// What must hold of two maps in a row: versions grow by one, no epoch falls, and one grows
+/// exactly when the vnode gets another owner or its owner's next life; or the map was raised, and
+/// all of it is newer.
+fn check_successor(last: &Map, next: &Map) {
+    let life = |map: &Map, vnode| map.owner(vnode).map(|(n, _)| (n.id.clone(), n.boot));
+    let vnodes = || last.count().all();
+    let raised = vnodes().all(|vnode| next.epoch(vnode) > last.epoch(vnode));
+    if raised {
+        assert!(next.version() > last.version());
+        return;
+    }
+    assert_eq!(next.version().get(), last.version().get() + 1);
+    for vnode in vnodes() {
+        let (before, after) = (last.epoch(vnode).get(), next.epoch(vnode).get());
+        let moved = life(last, vnode) != life(next, vnode) && life(next, vnode).is_some();
+        assert_eq!(
+            after,
+            before + u32::from(moved),
+            "the epoch of vnode {vnode}"
+        );
+    }
+}
