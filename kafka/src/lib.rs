@@ -15,6 +15,8 @@ mod consumer;
 mod health;
 mod options;
 mod producer;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 
 pub use crate::{

@@ -156,7 +156,7 @@ impl Wake for Unpark {
 }
 
 /// Waits for a future that something else drives; `None` after `patience`.
-fn wait<F: Future>(future: F, patience: Duration) -> Option<F::Output> {
+pub(crate) fn wait<F: Future>(future: F, patience: Duration) -> Option<F::Output> {
     let deadline = Instant::now() + patience;
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -130,6 +131,7 @@ pub(crate) enum Told {
 pub(crate) struct Log {
     told: Mutex<Vec<Told>>,
     batches: Mutex<usize>,
+    gate: Mutex<()>,
 }
 
 pub(crate) struct LogSink(pub(crate) Arc<Log>);
@@ -156,6 +158,11 @@ impl Log {
         *lock(&self.batches)
     }
 
+    /// Lets the consumer hang in the next event until the guard is dropped.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.gate)
+    }
+
     /// The sequence numbers of `user`'s events, in the order they came.
     pub(crate) fn of(&self, user: &str) -> Vec<u64> {
         let seq = |told| match told {
@@ -172,6 +179,7 @@ impl Sink for LogSink {
     }
 
     fn event(&mut self, event: Event<'_>) {
+        drop(lock(&self.0.gate));
         let told = Told::Event(event.user.into_owned(), event.since);
         lock(&self.0.told).push(told);
     }
