@@ -292,7 +292,7 @@ pub fn answer<F: Future>(future: F) -> io::Result<F::Output> {
 }
 
 fn class_path() -> io::Result<[String; 2]> {
-    let cache = match std::env::var_os("ONLINE_STATUS_CACHE") {
+    let cache = match std::env::var_os("ONLINE_STATUS_DEV_CACHE") {
         Some(folder) => PathBuf::from(folder),
         None => {
             PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/online-status")
