@@ -8,7 +8,6 @@ use monoio::net::TcpStream;
 use presence::{Hello, How, Refused, SessionId};
 use protocol::{CloseCode, Encoding, ErrorCode, Request, ServerMessage, frame};
 use token::Claims;
-use tungstenite::protocol::WebSocketContext;
 
 use crate::{
     clock,
@@ -18,12 +17,14 @@ use crate::{
     socket,
     tls::{self, TlsSession},
     upgrade::{self, Upgrade},
-    websocket::{self, Inbound},
+    websocket::{Inbound, Reader},
     worker::Worker,
 };
 
 /// Bytes of requests that may wait for their answers on one connection.
 const MAX_PIPELINED: usize = http::MAX_BODY + (64 << 10);
+
+const OTHER_KIND: &str = "this subprotocol has the other kind of frames";
 
 /// What a read of a socket gave.
 enum Taken {
@@ -286,11 +287,11 @@ async fn begin(
     *worker.stats.borrow_mut().responses.entry(101).or_default() += 1;
     io.write(&upgrade.response).await?;
     let max_message = worker.shared.config.server.max_message.0;
-    let mut context = websocket::context(std::mem::take(&mut io.inbox), max_message);
+    let mut reader = Reader::new(max_message);
     let encoding = upgrade.encoding;
     let claims = match upgrade.claims {
         Some(claims) => claims,
-        None => match first_message(&mut io, &mut context, encoding).await? {
+        None => match first_message(&mut io, &mut reader, encoding).await? {
             Ok(claims) => claims,
             Err((code, reason)) => {
                 farewell(&mut io, code, &reason).await?;
@@ -308,7 +309,7 @@ async fn begin(
     Ok(Some(Handoff {
         socket,
         tls,
-        context,
+        reader,
         inbox,
         encoding,
         claims,
@@ -320,7 +321,7 @@ async fn begin(
 /// The `auth` message, which has to be the first.
 async fn first_message(
     io: &mut Io,
-    context: &mut WebSocketContext,
+    reader: &mut Reader,
     encoding: Encoding,
 ) -> io::Result<Result<Claims, (CloseCode, String)>> {
     let worker = Rc::clone(&io.worker);
@@ -328,23 +329,23 @@ async fn first_message(
     loop {
         let mut pongs = Vec::new();
         let mut verdict = None;
-        let input = std::mem::take(&mut io.inbox);
-        let rest = websocket::read_one(context, &input, |inbound| {
+        let used = reader.read(&mut io.inbox, |inbound| {
             verdict = Some(match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
                     authenticate(&worker, encoding, payload)
                 }
-                Inbound::Message(..) => Err((CloseCode::UNSUPPORTED, "wrong kind of frame".into())),
+                Inbound::Message(..) => Err((CloseCode::UNSUPPORTED, OTHER_KIND.into())),
                 Inbound::Ping(payload) => {
                     frame::control(&mut pongs, frame::Opcode::Pong, payload);
-                    return;
+                    return true;
                 }
-                Inbound::Pong => return,
+                Inbound::Pong => return true,
                 Inbound::Close(code) => Err((code.unwrap_or(CloseCode::NORMAL), String::new())),
-                Inbound::Error(code, reason) => Err((code, reason)),
+                Inbound::Error(code, reason) => Err((code, reason.into())),
             });
+            false
         });
-        io.inbox = rest.to_vec();
+        io.inbox.drain(..used);
         io.write(&pongs).await?;
         if let Some(verdict) = verdict {
             return Ok(verdict);
@@ -411,7 +412,7 @@ async fn farewell(io: &mut Io, code: CloseCode, reason: &str) -> io::Result<()> 
 pub(crate) struct Handoff {
     socket: OwnedFd,
     tls: Option<TlsSession>,
-    context: WebSocketContext,
+    reader: Reader,
     /// What came behind the token.
     inbox: Vec<u8>,
     encoding: Encoding,
@@ -427,7 +428,7 @@ impl Handoff {
         let Self {
             socket,
             tls,
-            context,
+            reader,
             inbox,
             encoding,
             claims,
@@ -483,11 +484,11 @@ impl Handoff {
             id,
             stream,
             tls,
-            context,
+            reader,
             encoding,
+            unread: inbox,
+            ended: false,
         };
-        session.take(&worker, &inbox);
-        drop(inbox);
         session.run(&worker).await;
         worker.deregister(id);
         {
@@ -506,18 +507,26 @@ struct Session {
     id: SessionId,
     stream: Rc<TcpStream>,
     tls: Option<Rc<RefCell<TlsSession>>>,
-    context: WebSocketContext,
+    reader: Reader,
     encoding: Encoding,
+    /// What came while the session was busy; nothing is read from the socket before it is.
+    unread: Vec<u8>,
+    /// Nothing follows what is unread.
+    ended: bool,
 }
 
 impl Session {
     async fn run(&mut self, worker: &Rc<Worker>) {
         loop {
-            worker.unpaused(self.id).await;
-            if self.stream.readable(false).await.is_err() || !self.read(worker) {
+            if !self.unread.is_empty() {
+                let mut unread = std::mem::take(&mut self.unread);
+                self.take(worker, &mut unread);
+            } else if self.ended || self.stream.readable(false).await.is_err() || !self.read(worker)
+            {
                 return;
             }
             worker.kick();
+            worker.unpaused(self.id).await;
         }
     }
 
@@ -531,19 +540,21 @@ impl Session {
         };
         worker.stats.borrow_mut().received_bytes += taken as u64;
         let Some(tls) = &self.tls else {
-            self.take(worker, &scratch[..taken]);
+            self.take(worker, &mut scratch[..taken]);
             return true;
         };
         let mut plaintext = Vec::new();
         // What TLS itself has to say goes out with the next answer.
         let received = tls.borrow_mut().receive(&scratch[..taken], &mut plaintext);
         drop(scratch);
-        self.take(worker, &plaintext);
-        matches!(received, Ok(false))
+        self.ended = !matches!(received, Ok(false));
+        self.take(worker, &mut plaintext);
+        true
     }
 
-    /// Gives bytes of the client to the presence core, message by message.
-    fn take(&mut self, worker: &Rc<Worker>, bytes: &[u8]) {
+    /// Gives bytes of the client to the presence core, message by message, until the session is
+    /// busy.
+    fn take(&mut self, worker: &Rc<Worker>, bytes: &mut [u8]) {
         if worker.is_closing(self.id) {
             return;
         }
@@ -551,34 +562,37 @@ impl Session {
         core.at(clock::now());
         core.heard(self.id);
         let (id, encoding) = (self.id, self.encoding);
-        websocket::read(&mut self.context, bytes, |inbound| match inbound {
-            Inbound::Message(kind, payload) if kind == encoding => {
-                match protocol::decode(encoding, payload) {
-                    Ok(message) => match message.request {
-                        Request::Auth { token } => {
-                            renew(worker, &mut core, id, &token, message.id.as_ref());
-                        }
-                        _ => core.receive(id, message),
-                    },
-                    Err(bad) => core.reject(id, &bad),
+        let used = self.reader.read(bytes, |inbound| {
+            match inbound {
+                Inbound::Message(kind, payload) if kind == encoding => {
+                    match protocol::decode(encoding, payload) {
+                        Ok(message) => match message.request {
+                            Request::Auth { token } => {
+                                renew(worker, &mut core, id, &token, message.id.as_ref());
+                            }
+                            _ => core.receive(id, message),
+                        },
+                        Err(bad) => core.reject(id, &bad),
+                    }
                 }
+                Inbound::Message(..) => {
+                    core.close(id, How::Broken, CloseCode::UNSUPPORTED, OTHER_KIND);
+                }
+                Inbound::Ping(payload) => core.ping(id, payload),
+                Inbound::Pong => core.pong(id),
+                Inbound::Close(code) => {
+                    let how = if code == Some(CloseCode::NORMAL) {
+                        How::Clean
+                    } else {
+                        How::Broken
+                    };
+                    core.close(id, how, code.unwrap_or(CloseCode::NORMAL), "");
+                }
+                Inbound::Error(code, reason) => core.close(id, How::Broken, code, reason),
             }
-            Inbound::Message(..) => {
-                let reason = "this subprotocol has the other kind of frames";
-                core.close(id, How::Broken, CloseCode::UNSUPPORTED, reason);
-            }
-            Inbound::Ping(payload) => core.ping(id, payload),
-            Inbound::Pong => core.pong(id),
-            Inbound::Close(code) => {
-                let how = if code == Some(CloseCode::NORMAL) {
-                    How::Clean
-                } else {
-                    How::Broken
-                };
-                core.close(id, how, code.unwrap_or(CloseCode::NORMAL), "");
-            }
-            Inbound::Error(code, reason) => core.close(id, How::Broken, code, &reason),
+            !core.is_busy(id)
         });
+        self.unread.extend_from_slice(&bytes[used..]);
     }
 }
 

@@ -3,8 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::Encoding;
+use sha1::{Digest, Sha1};
 use token::Claims;
-use tungstenite::handshake::derive_accept_key;
 
 use crate::{
     clock,
@@ -105,7 +105,7 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     let mut response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {}\r\n",
-        derive_accept_key(key.as_bytes())
+        accept_key(key)
     );
     if let Some(encoding) = encoding {
         response.push_str("sec-websocket-protocol: ");
@@ -119,6 +119,14 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
         claims,
         response: response.into_bytes(),
     })
+}
+
+/// The proof that the server speaks WebSocket (RFC 6455 §4.2.2).
+fn accept_key(key: &str) -> String {
+    let proof = Sha1::new()
+        .chain_update(key)
+        .chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(proof.finalize())
 }
 
 fn unauthorized(what: &str, label: &'static str) -> Refused {

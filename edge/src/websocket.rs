@@ -1,115 +1,598 @@
-//! The inbound side of RFC 6455, by tungstenite over bytes that were read elsewhere. It owns the
-//! limits and the mapping of mistakes to close codes; outbound frames are made by `protocol`.
-
-use std::io::{self, Read, Write};
+//! The inbound side of RFC 6455: the frames of one client in bytes that were read elsewhere. It
+//! owns the rules, the limits and what has come of a message so far; between messages it holds no
+//! buffer. It does no I/O; outbound frames are made by `protocol`.
 
 use protocol::{CloseCode, Encoding};
-use tungstenite::{
-    Error, Message,
-    protocol::{Role, WebSocketConfig, WebSocketContext},
-};
+
+/// The longest header of a client's frame: two bytes, a length of eight and a mask of four.
+const MAX_HEADER: usize = 14;
+/// The longest payload of a control frame (RFC 6455 §5.5).
+const MAX_CONTROL: usize = protocol::frame::MAX_CONTROL;
 
 /// What a client sent.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound<'a> {
-    /// A whole message, with the encoding whose kind of frame it came in.
+    /// A whole message, with the encoding whose kind of frame it came in; a text is UTF-8.
     Message(Encoding, &'a [u8]),
     /// A ping, to be answered with its payload.
     Ping(&'a [u8]),
     /// A pong, asked for or not.
     Pong,
-    /// The client says goodbye.
+    /// The client says goodbye; nothing follows.
     Close(Option<CloseCode>),
-    /// The client broke a rule: the connection has to be closed so.
-    Error(CloseCode, String),
+    /// The client broke a rule: the connection has to be closed so, and nothing follows.
+    Error(CloseCode, &'static str),
 }
 
-/// A connection's state, with bytes that came behind the upgrade. Its buffer is empty between
-/// messages.
-pub(crate) fn context(already_read: Vec<u8>, max_message: usize) -> WebSocketContext {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(0)
-        .write_buffer_size(0)
-        .max_write_buffer_size(64 << 10)
-        .max_message_size(Some(max_message))
-        .max_frame_size(Some(max_message));
-    WebSocketContext::from_partially_read(already_read, Role::Server, Some(config))
+type Broken = (CloseCode, &'static str);
+
+fn broken<T>(rule: &'static str) -> Result<T, Broken> {
+    Err((CloseCode::PROTOCOL, rule))
 }
 
-/// Bytes in. What would go out is dropped: the session answers, in the order of what came.
-struct Inlet<'i>(&'i [u8]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opcode {
+    Continuation,
+    First(Encoding),
+    Close,
+    Ping,
+    Pong,
+}
 
-impl Read for Inlet<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
+impl Opcode {
+    fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// A frame whose header is read.
+struct Frame {
+    opcode: Opcode,
+    is_final: bool,
+    /// Turned so that its first byte is for the next one of the payload.
+    mask: [u8; 4],
+    /// Bytes of the payload that have not come yet.
+    left: usize,
+}
+
+impl Frame {
+    /// Unmasks the next bytes of the payload (RFC 6455 §5.3).
+    fn unmask(&mut self, payload: &mut [u8]) {
+        for four in payload.chunks_mut(4) {
+            for (byte, mask) in four.iter_mut().zip(self.mask) {
+                *byte ^= mask;
+            }
         }
-        self.0.read(buffer)
+        self.mask.rotate_left(payload.len() % 4);
+        self.left -= payload.len();
     }
 }
 
-impl Write for Inlet<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
+/// Reads the frames of one client.
+pub(crate) struct Reader {
+    max_message: usize,
+    /// What has come of a header.
+    header: [u8; MAX_HEADER],
+    header_length: usize,
+    /// The frame whose payload is coming.
+    frame: Option<Frame>,
+    /// The kind of the message that is coming.
+    kind: Option<Encoding>,
+    /// What has come of it, when it does not come at once.
+    message: Vec<u8>,
+    /// Bytes of `message` that are known to be UTF-8.
+    checked: usize,
+    /// Frames that continued it.
+    continued: usize,
+    /// What has come of a control frame, when it does not come at once.
+    control: Vec<u8>,
+    ended: bool,
+}
+
+impl Reader {
+    /// For messages of at most `max_message` bytes, in at most as many fragments.
+    pub(crate) fn new(max_message: usize) -> Self {
+        Self {
+            max_message,
+            header: [0; MAX_HEADER],
+            header_length: 0,
+            frame: None,
+            kind: None,
+            message: Vec::new(),
+            checked: 0,
+            continued: 0,
+            control: Vec::new(),
+            ended: false,
+        }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Reads `input`, which it unmasks in place, and calls `each` with what it finds until `each`
+    /// says `false`; how many bytes are used then. Everything behind a close or an error is.
+    pub(crate) fn read(
+        &mut self,
+        input: &mut [u8],
+        mut each: impl FnMut(Inbound<'_>) -> bool,
+    ) -> usize {
+        let mut used = 0;
+        while !self.ended {
+            let found = match self.frame.take() {
+                Some(frame) => Ok(Some(frame)),
+                None => self.read_header(input, &mut used),
+            };
+            let go_on = match found {
+                Ok(None) => return used,
+                Ok(Some(frame)) if frame.left > 0 && used == input.len() => {
+                    self.frame = Some(frame);
+                    return used;
+                }
+                Ok(Some(mut frame)) => {
+                    let length = frame.left.min(input.len() - used);
+                    let payload = &mut input[used..used + length];
+                    used += length;
+                    frame.unmask(payload);
+                    match self.read_payload(frame, payload, &mut each) {
+                        Ok(go_on) => go_on,
+                        Err(error) => self.fail(error, &mut each),
+                    }
+                }
+                Err(error) => self.fail(error, &mut each),
+            };
+            if !go_on {
+                break;
+            }
+        }
+        if self.ended { input.len() } else { used }
+    }
+
+    fn fail(&mut self, (code, rule): Broken, each: &mut impl FnMut(Inbound<'_>) -> bool) -> bool {
+        self.ended = true;
+        self.message = Vec::new();
+        each(Inbound::Error(code, rule))
+    }
+
+    /// Takes bytes until the header is whole, and refuses it as soon as it is wrong.
+    fn read_header(&mut self, input: &[u8], used: &mut usize) -> Result<Option<Frame>, Broken> {
+        loop {
+            let wanted = match self.header_length {
+                0 | 1 => 2,
+                _ => match self.header[1] & 0x7f {
+                    126 => 8,
+                    127 => 14,
+                    _ => 6,
+                },
+            };
+            if self.header_length == wanted {
+                return self.parse_header().map(Some);
+            }
+            let Some(byte) = input.get(*used) else {
+                return Ok(None);
+            };
+            *used += 1;
+            self.header[self.header_length] = *byte;
+            self.header_length += 1;
+            if self.header_length == 2 {
+                self.check_header()?;
+            }
+        }
+    }
+
+    /// The rules for a header's first two bytes (RFC 6455 §5.1, §5.2, §5.4, §5.5).
+    fn check_header(&mut self) -> Result<(), Broken> {
+        let [first, second] = [self.header[0], self.header[1]];
+        if first & 0x70 != 0 {
+            return broken("a reserved bit is set");
+        }
+        if second & 0x80 == 0 {
+            return broken("a client's frame must be masked");
+        }
+        match opcode(first)? {
+            Opcode::Continuation if self.kind.is_none() => broken("there is nothing to continue"),
+            Opcode::First(_) if self.kind.is_some() => {
+                broken("a message begins within another one")
+            }
+            opcode if !opcode.is_control() => Ok(()),
+            _ if first & 0x80 == 0 => broken("a control frame must not be fragmented"),
+            _ if usize::from(second & 0x7f) > MAX_CONTROL => broken("a control frame is too long"),
+            _ => Ok(()),
+        }
+    }
+
+    fn parse_header(&mut self) -> Result<Frame, Broken> {
+        let header = &self.header[..std::mem::take(&mut self.header_length)];
+        let (length, mask) = header[2..].split_at(header.len() - 6);
+        let length = match length {
+            [] => u64::from(header[1] & 0x7f),
+            _ => length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
+        };
+        if length >> 63 != 0 {
+            return broken("a length of more than 63 bits");
+        }
+        let opcode = opcode(header[0])?;
+        if let Opcode::First(kind) = opcode {
+            self.kind = Some(kind);
+        }
+        self.continued += usize::from(opcode == Opcode::Continuation);
+        let room = self.max_message - self.message.len();
+        let fits = length <= room as u64 && self.continued <= self.max_message;
+        if !fits && !opcode.is_control() {
+            return Err((CloseCode::TOO_BIG, "the message is too long"));
+        }
+        Ok(Frame {
+            opcode,
+            is_final: header[0] & 0x80 != 0,
+            mask: mask.try_into().expect("the last four bytes"),
+            left: length as usize,
+        })
+    }
+
+    /// Takes bytes of a frame's payload; `false` when the caller wants no more for now.
+    fn read_payload(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        each: &mut impl FnMut(Inbound<'_>) -> bool,
+    ) -> Result<bool, Broken> {
+        if frame.opcode.is_control() {
+            if frame.left > 0 {
+                self.control.extend_from_slice(payload);
+                self.frame = Some(frame);
+                return Ok(true);
+            }
+            let mut control = std::mem::take(&mut self.control);
+            if control.is_empty() {
+                return self.take_control(frame.opcode, payload, each);
+            }
+            control.extend_from_slice(payload);
+            return self.take_control(frame.opcode, &control, each);
+        }
+        let kind = self.kind.expect("set by the message's first frame");
+        let ends = frame.is_final && frame.left == 0;
+        if ends && self.message.is_empty() {
+            if kind == Encoding::Json && std::str::from_utf8(payload).is_err() {
+                return Err(NO_TEXT);
+            }
+            self.end_message();
+            return Ok(each(Inbound::Message(kind, payload)));
+        }
+        self.message.extend_from_slice(payload);
+        if kind == Encoding::Json {
+            self.check_text(ends)?;
+        }
+        if frame.left > 0 {
+            self.frame = Some(frame);
+        }
+        if !ends {
+            return Ok(true);
+        }
+        let message = self.end_message();
+        Ok(each(Inbound::Message(kind, &message)))
+    }
+
+    /// Fails as soon as the text so far is none (RFC 6455 §8.1); a character may be cut at its
+    /// end, unless that is the message's.
+    fn check_text(&mut self, ends: bool) -> Result<(), Broken> {
+        match std::str::from_utf8(&self.message[self.checked..]) {
+            Ok(_) => self.checked = self.message.len(),
+            Err(error) if error.error_len().is_none() && !ends => {
+                self.checked += error.valid_up_to();
+            }
+            Err(_) => return Err(NO_TEXT),
+        }
         Ok(())
     }
-}
 
-/// Reads everything in `input`, and what waited before it.
-pub(crate) fn read(
-    context: &mut WebSocketContext,
-    input: &[u8],
-    mut each: impl FnMut(Inbound<'_>),
-) {
-    let mut inlet = Inlet(input);
-    while next(context, &mut inlet, &mut each) {}
-}
+    fn end_message(&mut self) -> Vec<u8> {
+        self.kind = None;
+        self.checked = 0;
+        self.continued = 0;
+        std::mem::take(&mut self.message)
+    }
 
-/// As [`read`], but only to the first message; gives back what stands behind it.
-pub(crate) fn read_one<'a>(
-    context: &mut WebSocketContext,
-    input: &'a [u8],
-    mut each: impl FnMut(Inbound<'_>),
-) -> &'a [u8] {
-    let mut inlet = Inlet(input);
-    let mut found = false;
-    let mut first = |inbound: Inbound<'_>| {
-        found = !matches!(inbound, Inbound::Ping(_) | Inbound::Pong);
-        each(inbound);
-        found
-    };
-    let mut done = false;
-    while !done && next(context, &mut inlet, &mut |inbound| done = first(inbound)) {}
-    inlet.0
-}
-
-fn next(
-    context: &mut WebSocketContext,
-    inlet: &mut Inlet<'_>,
-    each: &mut impl FnMut(Inbound<'_>),
-) -> bool {
-    match context.read(inlet) {
-        Ok(Message::Text(text)) => each(Inbound::Message(Encoding::Json, text.as_bytes())),
-        Ok(Message::Binary(bytes)) => each(Inbound::Message(Encoding::Cbor, &bytes)),
-        Ok(Message::Ping(payload)) => each(Inbound::Ping(&payload)),
-        Ok(Message::Pong(_) | Message::Frame(_)) => each(Inbound::Pong),
-        Ok(Message::Close(close)) => {
-            let code = close.map(|close| CloseCode::from_wire(u16::from(close.code)));
-            each(Inbound::Close(code));
-            return false;
-        }
-        Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
-        Err(error) => {
-            let code = match &error {
-                Error::Utf8(_) => CloseCode::INVALID_DATA,
-                Error::Capacity(_) => CloseCode::TOO_BIG,
-                _ => CloseCode::PROTOCOL,
-            };
-            each(Inbound::Error(code, error.to_string()));
-            return false;
+    fn take_control(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        each: &mut impl FnMut(Inbound<'_>) -> bool,
+    ) -> Result<bool, Broken> {
+        match opcode {
+            Opcode::Ping => Ok(each(Inbound::Ping(payload))),
+            Opcode::Pong => Ok(each(Inbound::Pong)),
+            _ => {
+                let code = close_code(payload)?;
+                self.ended = true;
+                self.message = Vec::new();
+                Ok(each(Inbound::Close(code)))
+            }
         }
     }
-    true
+}
+
+const NO_TEXT: Broken = (CloseCode::INVALID_DATA, "a text must be UTF-8");
+
+fn opcode(first: u8) -> Result<Opcode, Broken> {
+    match first & 0x0f {
+        0 => Ok(Opcode::Continuation),
+        1 => Ok(Opcode::First(Encoding::Json)),
+        2 => Ok(Opcode::First(Encoding::Cbor)),
+        8 => Ok(Opcode::Close),
+        9 => Ok(Opcode::Ping),
+        10 => Ok(Opcode::Pong),
+        _ => broken("an opcode that is not defined"),
+    }
+}
+
+/// The code in a close frame's payload (RFC 6455 §5.5.1, §7.4).
+fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, Broken> {
+    let (code, reason) = match payload {
+        [] => return Ok(None),
+        [_] => return broken("a close code of one byte"),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    // 1004 to 1006 and 1015 never stand in a frame; 1016 to 2999 are not given out.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return broken("a close code that must not be sent");
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err((
+            CloseCode::INVALID_DATA,
+            "the reason of a close must be UTF-8",
+        ));
+    }
+    Ok(Some(CloseCode::from_wire(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tungstenite::{
+        Error, Message,
+        protocol::{Role, WebSocketConfig, WebSocketContext},
+    };
+
+    use super::*;
+
+    const MAX: usize = 100;
+    const MASK: [u8; 4] = [7, 0, 200, 31];
+
+    /// A frame as clients send it; `form` is how many bytes its length takes.
+    fn frame(first: u8, payload: &[u8], form: usize) -> Vec<u8> {
+        let mut frame = vec![first];
+        match form {
+            0 => frame.push(0x80 | payload.len() as u8),
+            2 => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+            }
+            _ => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&MASK);
+        let masked = payload.iter().zip(MASK.iter().cycle());
+        frame.extend(masked.map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    /// What was found, as text, in bytes that come in pieces.
+    fn found(bytes: &[u8], pieces: impl IntoIterator<Item = usize>) -> Vec<String> {
+        let mut reader = Reader::new(MAX);
+        let mut found = Vec::new();
+        let mut bytes = bytes.to_vec();
+        let mut rest = &mut bytes[..];
+        for piece in pieces {
+            let (now, later) = rest.split_at_mut(piece.min(rest.len()));
+            let used = reader.read(now, |inbound| {
+                found.push(match inbound {
+                    Inbound::Error(code, _) => format!("error {code}"),
+                    other => format!("{other:?}"),
+                });
+                true
+            });
+            assert_eq!(used, piece.min(now.len()));
+            rest = later;
+        }
+        assert!(reader.message.capacity() == 0 || reader.kind.is_some());
+        found
+    }
+
+    fn at_once(bytes: &[u8]) -> Vec<String> {
+        found(bytes, [bytes.len()])
+    }
+
+    #[test]
+    fn a_reader_holds_nothing_between_messages_however_they_came() {
+        let text = frame(0x81, &[b'x'; MAX], 0);
+        let mut reader = Reader::new(MAX);
+        let mut messages = 0;
+        for pieces in [vec![text.len()], vec![1; text.len()], vec![50; 3]] {
+            let mut bytes = text.clone();
+            for piece in bytes.chunks_mut(pieces[0]) {
+                reader.read(piece, |inbound| {
+                    assert_eq!(inbound, Inbound::Message(Encoding::Json, &[b'x'; MAX]));
+                    messages += 1;
+                    true
+                });
+            }
+            assert_eq!(
+                (reader.message.capacity(), reader.control.capacity()),
+                (0, 0)
+            );
+        }
+        assert_eq!(messages, 3);
+    }
+
+    #[test]
+    fn a_wrong_frame_is_refused_before_its_payload_has_come() {
+        let cases: [(&[u8], &str); 8] = [
+            (&[0xc1, 0x85], "error 1002"),
+            (&[0x81, 0x05], "error 1002"),
+            (&[0x83, 0x85], "error 1002"),
+            (&[0x89, 0xfe], "error 1002"),
+            (&[0x09, 0x81], "error 1002"),
+            (&[0x80, 0x81], "error 1002"),
+            (&[0x81, 0xfe, 0, 101, 0, 0, 0, 0], "error 1009"),
+            (
+                &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                "error 1002",
+            ),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(at_once(bytes), [error], "{bytes:x?}");
+        }
+        // A text that is none, at the first byte that shows it.
+        let mut cut = frame(0x01, b"\"ab\xff", 0);
+        assert_eq!(at_once(&cut), ["error 1007"]);
+        cut = frame(0x81, &[b"\"\xed\xa0".as_slice(), &[b'x'; 60]].concat(), 0);
+        assert_eq!(at_once(&cut[..9]), ["error 1007"]);
+    }
+
+    #[test]
+    fn endless_empty_fragments_are_too_long() {
+        let start = frame(0x01, b"", 0);
+        let fragment = frame(0x00, b"", 0);
+        let end = frame(0x80, b"x", 0);
+        let many = [start.clone(), fragment.repeat(MAX - 1), end].concat();
+        assert_eq!(at_once(&many), ["Message(Json, [120])"]);
+        let more = [start, fragment.repeat(MAX + 1)].concat();
+        assert_eq!(at_once(&more), ["error 1009"]);
+    }
+
+    #[test]
+    fn a_ping_fits_into_a_message_that_is_full() {
+        let ping = frame(0x89, &[b'p'; 60], 0);
+        let bytes = [frame(0x01, &[b'x'; MAX], 0), ping, frame(0x80, b"", 0)].concat();
+        let found = at_once(&bytes);
+        assert!(found[0].starts_with("Ping") && found[1].starts_with("Message"));
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn a_caller_that_stops_is_given_the_rest_later() {
+        let mut bytes = [frame(0x89, b"a", 0), frame(0x89, b"b", 0)].concat();
+        let mut reader = Reader::new(MAX);
+        let mut pings = Vec::new();
+        let used = reader.read(&mut bytes, |_| false);
+        assert_eq!(used, bytes.len() / 2);
+        reader.read(&mut bytes[used..], |inbound| {
+            pings.push(format!("{inbound:?}"));
+            true
+        });
+        assert_eq!(pings, ["Ping([98])"]);
+    }
+
+    #[test]
+    fn nothing_is_read_behind_a_close() {
+        let bytes = [
+            frame(0x88, b"\x03\xe8", 0),
+            frame(0x89, b"", 0),
+            vec![0xff; 9],
+        ]
+        .concat();
+        assert_eq!(at_once(&bytes), ["Close(Some(CloseCode(1000)))"]);
+        assert_eq!(
+            at_once(&frame(0x88, b"\x03\xf6", 0)),
+            ["Close(Some(CloseCode(1014)))"]
+        );
+        assert_eq!(at_once(&frame(0x88, b"", 0)), ["Close(None)"]);
+    }
+
+    /// The same by tungstenite, which takes a whole message before it looks at most rules.
+    fn by_tungstenite(bytes: &[u8]) -> Vec<String> {
+        struct Input<'a>(&'a [u8]);
+        impl std::io::Read for Input<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                if self.0.is_empty() {
+                    return Err(std::io::ErrorKind::WouldBlock.into());
+                }
+                self.0.read(buffer)
+            }
+        }
+        impl std::io::Write for Input<'_> {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX))
+            .max_frame_size(Some(MAX));
+        let mut context = WebSocketContext::new(Role::Server, Some(config));
+        let mut input = Input(bytes);
+        let mut found = Vec::new();
+        loop {
+            let message = match context.read(&mut input) {
+                Ok(Message::Text(text)) => {
+                    format!("{:?}", Inbound::Message(Encoding::Json, text.as_bytes()))
+                }
+                Ok(Message::Binary(bytes)) => {
+                    format!("{:?}", Inbound::Message(Encoding::Cbor, &bytes))
+                }
+                Ok(Message::Ping(payload)) => format!("{:?}", Inbound::Ping(&payload)),
+                Ok(Message::Pong(_) | Message::Frame(_)) => format!("{:?}", Inbound::Pong),
+                Ok(Message::Close(Some(close))) if close.reason == "Protocol violation" => {
+                    "error 1002".into()
+                }
+                Ok(Message::Close(close)) => {
+                    let code = close.map(|close| CloseCode::from_wire(close.code.into()));
+                    format!("{:?}", Inbound::Close(code))
+                }
+                Err(Error::Io(_)) => return found,
+                Err(Error::Utf8(_)) => "error 1007".into(),
+                Err(Error::Capacity(_)) => "error 1009".into(),
+                Err(_) => "error 1002".into(),
+            };
+            let last = message.starts_with("Close") || message.starts_with("error");
+            found.push(message);
+            if last {
+                return found;
+            }
+        }
+    }
+
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let first = prop_oneof![
+            8 => prop::sample::select(vec![0x81_u8, 0x82, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8a]),
+            1 => Just(0x88),
+            1 => any::<u8>(),
+        ];
+        let payload = prop_oneof![
+            "[a-zé€🦀]{0,12}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..60),
+        ];
+        let form = prop::sample::select(vec![0_usize, 0, 0, 2, 8]);
+        // 1014 was registered after tungstenite's table was made.
+        let code = (900_u16..5_100).prop_filter("1014", |code| *code != 1_014);
+        (first, payload, form, code).prop_map(|(first, payload, form, code)| {
+            match first & 0x0f {
+                // Which rule of two is broken first is nobody's business.
+                8 => frame(first, &[&code.to_be_bytes(), "é".as_bytes()].concat(), 0),
+                // tungstenite lets a control frame have a long form of its length.
+                9.. => frame(first, &payload, 0),
+                _ => frame(first, &payload, form),
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_in_pieces_is_what_comes_at_once_and_what_tungstenite_finds(
+            frames in prop::collection::vec(any_frame(), 1..12),
+            pieces in prop::collection::vec(1_usize..40, 1..200),
+        ) {
+            let bytes = frames.concat();
+            let whole = at_once(&bytes);
+            prop_assert_eq!(&whole, &by_tungstenite(&bytes));
+            let sum: usize = pieces.iter().sum();
+            let last = bytes.len().saturating_sub(sum);
+            prop_assert_eq!(whole, found(&bytes, pieces.into_iter().chain([last])));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            at_once(&bytes);
+        }
+    }
 }

@@ -54,6 +54,17 @@ pub(crate) struct Conn {
     paused: Option<Waker>,
 }
 
+impl Conn {
+    /// The connection is gone: the reading task is to see that, and nothing has to wait.
+    fn lost(&mut self) {
+        self.outbox = Vec::new();
+        socket::stop_reading(&self.stream);
+        if let Some(reader) = self.paused.take() {
+            reader.wake();
+        }
+    }
+}
+
 /// A socket that has to get somewhere by a deadline.
 struct Deadline {
     at: u64,
@@ -329,13 +340,14 @@ impl Worker {
         self.conns.borrow_mut()[id.index as usize] = None;
     }
 
-    /// Waits while the session's socket takes no answers, so that its client's further questions
-    /// wait in the kernel.
+    /// Waits while the session's socket takes no answers or the session is busy with what it
+    /// asked, so that its client's further questions wait in the kernel.
     pub(crate) async fn unpaused(&self, id: SessionId) {
         poll_fn(|context| {
             let mut conns = self.conns.borrow_mut();
+            let busy = self.core.borrow().is_busy(id);
             match conns[id.index as usize].as_mut() {
-                Some(conn) if !conn.outbox.is_empty() && !conn.closing => {
+                Some(conn) if (busy || !conn.outbox.is_empty()) && !conn.closing => {
                     conn.paused = Some(context.waker().clone());
                     Poll::Pending
                 }
@@ -504,6 +516,8 @@ impl Worker {
                     let conn = conns[transmit.session.index as usize].as_ref();
                     let conn = conn.expect("a session is registered until it is closed");
                     let range = match &encrypted {
+                        // What waits in the outbox comes before it.
+                        _ if !conn.outbox.is_empty() => 0..0,
                         Some((_, ranges)) => ranges[n].clone(),
                         None => transmit.range.clone(),
                     };
@@ -539,15 +553,14 @@ impl Worker {
                 }
                 blocked.push(conn.id);
             } else if !full {
-                // The connection is gone, as the reading task will see.
-                socket::stop_reading(&conn.stream);
+                conn.lost();
+            }
+            if let Some(reader) = conn.paused.take() {
+                reader.wake();
             }
             if let Some(code) = transmit.close {
                 *stats.closes.entry(code.get()).or_default() += 1;
                 conn.closing = true;
-                if let Some(reader) = conn.paused.take() {
-                    reader.wake();
-                }
                 self.closing
                     .borrow_mut()
                     .push_back((now / 1_000 + CLOSE_PATIENCE, conn.id));
@@ -575,7 +588,7 @@ impl Worker {
             }
             let sent = writable.and_then(|()| socket::send(&stream, &conn.outbox));
             let Ok(taken) = sent else {
-                socket::stop_reading(&stream);
+                conn.lost();
                 return;
             };
             self.stats.borrow_mut().sent_bytes += taken as u64;

@@ -17,7 +17,7 @@ use crate::{
     sync::StoreRequest,
     user::{Knowledge, NONE, Users},
     vnodes::{Owner, Vnodes},
-    waiting::Waiting,
+    waiting::{MAX_ASKED, Waiting},
     wheel::{self, TimerId, Wheel},
 };
 
@@ -261,6 +261,16 @@ impl Core {
     pub fn user_of(&self, id: SessionId) -> Option<&str> {
         let session = self.sessions.live(id)?;
         Some(&self.users[self.sessions[session].user].name)
+    }
+
+    /// Whether as much waits for the session, or for what it asked, as may: its client's messages
+    /// are to be left unread until something was sent to it.
+    #[must_use]
+    pub fn is_busy(&self, id: SessionId) -> bool {
+        self.sessions.live(id).is_some_and(|session| {
+            let session = &self.sessions[session];
+            session.replies.len() > self.settings.outbox || session.asked >= MAX_ASKED
+        })
     }
 
     fn welcome(&mut self, session: u32) {
@@ -526,14 +536,16 @@ impl Core {
         self.sessions[session].timer = TimerId::NONE;
         let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
         let slot = &mut self.sessions[session];
-        if self.clock - slot.heard >= silence {
-            let reason = "nothing was heard";
-            self.close_session(session, How::TimedOut, CloseCode::TIMEOUT, reason);
-            return;
-        }
-        if slot.blocked && self.clock - slot.blocked_since >= silence {
-            let reason = "nothing was read";
-            self.close_session(session, How::Broken, CloseCode::OVERLOADED, reason);
+        let silent = self.clock - slot.heard >= silence;
+        let deaf = slot.blocked && (silent || self.clock - slot.blocked_since >= silence);
+        if silent || deaf {
+            let how = if silent { How::TimedOut } else { How::Broken };
+            // A blocked session is not read from: what it does not do is to read.
+            let (code, reason) = match deaf {
+                true => (CloseCode::OVERLOADED, "nothing was read"),
+                false => (CloseCode::TIMEOUT, "nothing was heard"),
+            };
+            self.close_session(session, how, code, reason);
             return;
         }
         if slot.expires != 0 {

@@ -72,8 +72,8 @@ pub(crate) struct Session {
     pub(crate) blocked: bool,
     pub(crate) warned: bool,
     pub(crate) closing: Option<CloseCode>,
-    /// Questions that wait for users.
-    pub(crate) asked: u8,
+    /// Users in the questions that wait.
+    pub(crate) asked: u16,
     /// Messages that may come now, in thousandths.
     pub(crate) tokens: u32,
     /// Times on the core's clock, ms.

@@ -16,8 +16,9 @@ use crate::{
     user::{Knowledge, Watcher},
 };
 
-/// Questions of one session that may wait at a time; one more is an `error`.
-pub(crate) const MAX_ASKED: u8 = 16;
+/// Users in one session's waiting questions, from which on another question is an `error`: what is
+/// answered at once is bounded by them and one more question.
+pub(crate) const MAX_ASKED: u16 = 256;
 /// A user that the asker claims to know nothing of.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -118,7 +119,7 @@ impl Core {
             return;
         }
         if let Asker::Watch { session, .. } | Asker::Query { session, .. } = question.asker {
-            self.sessions[session.index].asked += 1;
+            self.sessions[session.index].asked += question.users.len() as u16;
         }
         self.waiting.questions.insert(question);
     }
@@ -152,7 +153,7 @@ impl Core {
         if let Asker::Watch { session, .. } | Asker::Query { session, .. } = question.asker
             && let Some(session) = self.sessions.open(session)
         {
-            self.sessions[session].asked -= 1;
+            self.sessions[session].asked -= question.users.len() as u16;
         }
     }
 

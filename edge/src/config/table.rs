@@ -59,7 +59,8 @@ settings::settings! {
         max_devices: u64 = "100",
         /// Users that one session may watch.
         max_watches: u64 = "1000",
-        /// Bytes of answers that may wait for one slow session; more end it with 1013.
+        /// Bytes of answers that may wait for one slow session; then its further messages wait too.
+        /// One that reads nothing for `heartbeat` and `heartbeat_timeout` is ended with 1013.
         outbox: Bytes = "256KiB",
         /// Messages a second that a session may send in the long run; more end it with 4429.
         message_rate: u64 = "100",

@@ -105,12 +105,14 @@ fn what_breaks_the_rules_is_closed_with_its_code() {
     let edge = Edge::start(&["--server-max-message", "1KiB"]);
     let mut witness = edge.user("witness");
     let unmasked = [&[FIN | TEXT, PING_MESSAGE.len() as u8], PING_MESSAGE].concat();
-    let huge = [
-        &[FIN | TEXT, 0x80 | 127][..],
-        &u64::MAX.to_be_bytes(),
-        &[0; 4],
-    ]
-    .concat();
+    let of_length = |length: u64| {
+        [
+            &[FIN | TEXT, 0x80 | 127][..],
+            &length.to_be_bytes(),
+            &[0; 4],
+        ]
+        .concat()
+    };
     let cases: Vec<(&str, Vec<u8>, u16)> = vec![
         ("no mask", unmasked, 1002),
         ("reserved bit 1", frame(FIN | 0x40 | TEXT, b"x"), 1002),
@@ -166,7 +168,19 @@ fn what_breaks_the_rules_is_closed_with_its_code() {
             [frame(TEXT, &[b' '; 600]), frame(FIN, &[b' '; 600])].concat(),
             1009,
         ),
-        ("too long by far", huge, 1009),
+        ("too long by far", of_length(u64::MAX >> 1), 1009),
+        ("a length of 64 bits", of_length(u64::MAX), 1002),
+        (
+            "a long control frame of which nothing comes",
+            vec![FIN | PING, 0x80 | 126],
+            1002,
+        ),
+        ("no mask, and nothing comes", vec![FIN | TEXT, 100], 1002),
+        (
+            "no UTF-8, and not all comes",
+            [&of_length(1_000)[..], b"\"\xff"].concat(),
+            1007,
+        ),
         (
             "binary in a text subprotocol",
             frame(FIN | BINARY, b"x"),

@@ -5,5 +5,6 @@ mod conformance;
 mod http;
 mod lifecycle;
 mod presence;
+mod slow;
 mod tls;
 mod tokens;
