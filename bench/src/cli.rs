@@ -42,6 +42,15 @@ pub(crate) struct Options {
     /// Where the sessions connect (ws:// only).
     #[arg(long, default_value = "ws://127.0.0.1:8080/socket")]
     pub(crate) url: String,
+    /// Coordinators that say where each user's session belongs (http:// only), instead of --url;
+    /// the next one is asked when one fails.
+    #[arg(
+        long,
+        value_name = "URL[,URL…]",
+        value_delimiter = ',',
+        conflicts_with = "url"
+    )]
+    pub(crate) coordinator: Vec<String>,
     /// The HS256 secret for tokens.
     #[arg(long, env = "JWT_SECRET", default_value = DEVELOPMENT_SECRET, hide_default_value = true, hide_env_values = true)]
     pub(crate) secret: String,
@@ -60,22 +69,35 @@ pub(crate) struct Options {
     /// How long changes are made, or idle sessions held, seconds.
     #[arg(long, default_value_t = 20.0)]
     pub(crate) duration: f64,
-    /// How long to wait for the last deliveries, seconds.
+    /// How long the sessions are held after the last change, seconds.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) hold_after: f64,
+    /// How long to wait for the last deliveries, seconds; when sessions were lost, --grace and
+    /// --outage-tolerance longer.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) drain: f64,
+    /// How long the server keeps a user whose last session broke, seconds.
+    #[arg(long, default_value_t = 15.0)]
+    pub(crate) grace: f64,
+    /// How long after a lost session its user's changes, and what it sees, may be passed over for
+    /// newer ones, seconds. The last state must be right all the same.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) outage_tolerance: f64,
     /// New sessions a second while the sessions are opened.
     #[arg(long, default_value_t = 3_000.0)]
     pub(crate) connect_rate: f64,
     /// Worker processes [default: as many as the limit of open files asks for].
     #[arg(long)]
     pub(crate) workers: Option<u32>,
-    /// The server's process, for CPU and memory [default: who listens on the port, if it is ours].
+    /// A server's process, for CPU and memory; may be given several times [default: those that
+    /// listen where users are sent, if they are ours].
     #[arg(long)]
-    pub(crate) pid: Option<u32>,
+    pub(crate) pid: Vec<u32>,
     /// Chooses who watches whom.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Fail unless this holds, for example p99<50ms; may be given several times.
+    /// Fail unless this holds, for example p99<50ms, or disturbed:max<10s for the deliveries that a
+    /// lost session held up; may be given several times.
     #[arg(long = "assert", value_parser = parse_limit)]
     pub(crate) limits: Vec<Limit>,
     /// Print one JSON object to standard output instead of the summary.
@@ -91,6 +113,8 @@ pub(crate) struct Options {
 /// A bound on a percentile of the delivery latency.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Limit {
+    /// Of the deliveries that a lost session held up; else of all others.
+    pub(crate) disturbed: bool,
     /// 0 to 100; 100 is the maximum.
     pub(crate) percentile: f64,
     pub(crate) below: Duration,
@@ -98,8 +122,12 @@ pub(crate) struct Limit {
 }
 
 fn parse_limit(text: &str) -> Result<Limit, String> {
-    let wrong = || format!("{text:?} is not like p99<50ms or max<1s");
-    let (what, below) = text.split_once('<').ok_or_else(wrong)?;
+    let wrong = || format!("{text:?} is not like p99<50ms, max<1s or disturbed:max<10s");
+    let (disturbed, bound) = match text.strip_prefix("disturbed:") {
+        Some(bound) => (true, bound),
+        None => (false, text),
+    };
+    let (what, below) = bound.split_once('<').ok_or_else(wrong)?;
     let percentile = match what {
         "max" => 100.0,
         what => what
@@ -119,6 +147,7 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
         return Err(wrong());
     }
     Ok(Limit {
+        disturbed,
         percentile,
         below,
         text: text.into(),
@@ -160,6 +189,7 @@ mod tests {
             (99.9, Duration::from_millis(50))
         );
         assert_eq!(parse_limit("max<1s").expect("a limit").percentile, 100.0);
+        assert!(!limit.disturbed && parse_limit("disturbed:p50<1s").expect("a limit").disturbed);
         for wrong in ["p99", "p99<5", "q99<5ms", "p101<5ms", "p99<-5ms"] {
             assert!(parse_limit(wrong).is_err(), "{wrong}");
         }

@@ -1,40 +1,52 @@
-//! A worker: one thread, one epoll, its share of the users. It owns their connections and judges
-//! what they are sent. It never waits for the server: changes are made when they are due.
+//! A worker: one thread, one epoll, its share of the users. This file owns the loop: what is due
+//! when, the orders of the parent, and the end. Sockets, routes, the lives of sessions and the
+//! judgement of messages are in its modules. It never waits for a server: changes are made when they are due.
+
+mod messages;
+mod routes;
+mod sessions;
+mod sockets;
 
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    io::{self, BufRead, Read, Write},
-    net::SocketAddr,
+    io::{self, BufRead, Write},
     os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream, unix::SourceFd};
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use self::{
+    sessions::{Todo, User},
+    sockets::Connection,
+};
 use crate::{
+    address::{AddressError, Place, Places},
     clock::now_us,
-    link::{News, Order, Results},
-    plan::{Kind, Plan, Scenario, Shown},
-    watch::{Entry, Skipped, Verdict},
-    wire::{self, Message},
+    link::{Away, News, Order, Results},
+    plan::{Entrance, Kind, Plan, Scenario},
+    route::{Router, WIRES},
+    timeline::Present,
+    truth::Truth,
+    watch::{Entry, Scene},
 };
 
 const TIMER: Token = Token(usize::MAX - 1);
 const ORDERS: Token = Token(usize::MAX - 2);
-/// Users in one `watch` message.
-const WATCH_AT_ONCE: usize = 500;
-/// The longest wait before a connection is tried again, µs.
-const MAX_BACKOFF: u64 = 5_000_000;
+/// First of the tokens of the connections to coordinators.
+const ROUTES: usize = usize::MAX - 2 - WIRES;
+const LAST_ROUTE: usize = ROUTES + WIRES - 1;
 /// How long a watcher is listened to after the last expected delivery, for those too many, µs.
 const AFTERGLOW: u64 = 1_000_000;
+/// Between two looks at whether the run is over or a connection is silent, µs.
+const LOOK: u64 = 250_000;
 
 /// Why a worker cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,38 +56,9 @@ pub(crate) enum WorkError {
     #[error("a token cannot be made: {0}")]
     Token(#[from] jsonwebtoken::errors::Error),
     #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Upgrading,
-    Open,
-}
-
-struct Connection {
-    stream: TcpStream,
-    user: u32,
-    phase: Phase,
-    /// A part of a frame.
-    input: Vec<u8>,
-    /// What the socket did not take yet.
-    output: Vec<u8>,
-}
-
-struct User {
-    connection: Option<usize>,
-    entries: Vec<Entry>,
-    /// It ought to have a session.
-    wanted: bool,
-    /// What it has to report once it is open (again).
-    pending: Option<Shown>,
-    attempts: u32,
-    /// Snapshots that are under way.
-    unanswered: usize,
-    ready: bool,
-    /// When the connection was meant to be opened.
-    started: u64,
 }
 
 struct Engine {
@@ -86,16 +69,27 @@ struct Engine {
     connections: Slab<Connection>,
     /// By number ÷ workers.
     users: Vec<User>,
-    /// Connections to open, by time.
-    queue: BinaryHeap<Reverse<(u64, u32)>>,
+    /// By number ÷ workers.
+    truths: Vec<Truth>,
+    /// Of the one that all watch, when another worker has it.
+    distant: Truth,
+    places: Places,
+    /// The server of a run without coordinators.
+    home: Option<Place>,
+    router: Option<Router>,
+    queue: BinaryHeap<Reverse<(u64, u32, Todo)>>,
     results: Results,
+    present: Present,
     go: Option<u64>,
     /// The next change of all.
     next_change: u64,
     holders: u64,
     told_ready: bool,
     stopped: bool,
+    /// Whether a session was lost in the measured part.
+    disturbed: bool,
     last_progress: u64,
+    last_look: u64,
     /// When the last expected thing came.
     complete: Option<u64>,
     mask: u32,
@@ -143,6 +137,11 @@ impl Engine {
         poll.registry()
             .register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
         let orders = listen_for_orders(Waker::new(poll.registry(), ORDERS)?);
+        let mut places = Places::default();
+        let (home, router) = match &plan.entrance {
+            Entrance::Server(address) => (Some(places.add(address.clone())?), None),
+            Entrance::Coordinators(all) => (None, Some(Router::new(all.clone(), ROUTES))),
+        };
         let mut queue = BinaryHeap::new();
         let mut users = Vec::new();
         let (now, mut holders) = (now_us(), 0);
@@ -151,33 +150,33 @@ impl Engine {
             if holds {
                 holders += 1;
                 let at = now + (f64::from(number) * 1e6 / plan.connect_rate) as u64;
-                queue.push(Reverse((at, number)));
+                queue.push(Reverse((at, number, Todo::Connect)));
             }
-            users.push(User {
-                connection: None,
-                entries: plan.watched(number).into_iter().map(Entry::new).collect(),
-                wanted: holds,
-                pending: None,
-                attempts: 0,
-                unanswered: 0,
-                ready: false,
-                started: 0,
-            });
+            let entries = plan.watched(number).into_iter().map(Entry::new).collect();
+            users.push(User::new(entries, holds, home));
         }
         Ok(Self {
             poll,
             timer,
             orders,
             connections: Slab::new(),
+            truths: vec![Truth::default(); users.len()],
             users,
+            distant: Truth::default(),
+            places,
+            home,
+            router,
             queue,
             results: Results::default(),
+            present: Present::default(),
             go: None,
             next_change: 0,
             holders,
             told_ready: false,
             stopped: false,
+            disturbed: false,
             last_progress: now,
+            last_look: now,
             complete: None,
             mask: plan.seed as u32 | 1,
             scratch: vec![0; 1 << 16].into(),
@@ -185,19 +184,30 @@ impl Engine {
         })
     }
 
+    /// The position of a user of this worker.
+    fn at(&self, number: u32) -> usize {
+        (number / self.plan.workers) as usize
+    }
+
     fn user(&mut self, number: u32) -> &mut User {
-        &mut self.users[(number / self.plan.workers) as usize]
+        let at = self.at(number);
+        &mut self.users[at]
     }
 
     fn run(mut self) -> Result<(), WorkError> {
         let mut events = Events::with_capacity(4_096);
         loop {
             let now = now_us();
-            self.connect_due(now)?;
+            self.do_due(now)?;
             self.change_due(now)?;
+            self.ask_for_routes(now);
             self.report(now)?;
-            if self.over(now) {
-                return self.finish();
+            if now >= self.last_look + LOOK {
+                self.last_look = now;
+                self.drop_the_silent(now)?;
+                if self.over(now) {
+                    return self.finish(now);
+                }
             }
             self.arm(now)?;
             match self.poll.poll(&mut events, None) {
@@ -211,34 +221,42 @@ impl Engine {
                         // Spurious wake-ups have nothing to read.
                         let _ = rustix::io::read(&self.timer, &mut expired);
                     }
-                    ORDERS => self.obey(),
+                    ORDERS => self.obey()?,
+                    Token(wire @ ROUTES..=LAST_ROUTE) => self.routed(wire - ROUTES)?,
                     Token(connection) => self.serve(connection, event.is_writable())?,
                 }
             }
         }
     }
 
-    fn obey(&mut self) {
+    fn obey(&mut self) -> Result<(), WorkError> {
         while let Ok(order) = self.orders.try_recv() {
-            let Order::Go(at) = order else {
-                self.stopped = true;
-                continue;
-            };
-            self.go = Some(at);
-            let plan = &self.plan;
-            let entries = self.users.iter().flat_map(|user| &user.entries);
-            self.results.counts.expected = entries.map(|entry| entry.left(plan)).sum();
-            if plan.scenario == Scenario::Storm {
-                self.break_all(at);
+            match order {
+                Order::Stop => self.stopped = true,
+                Order::Away(Away::Lost(at)) => self.distant.lost(at),
+                Order::Away(Away::Back(at)) => drop(self.distant.back(at)),
+                Order::Go(at) => {
+                    self.go = Some(at);
+                    let plan = &self.plan;
+                    let entries = self.users.iter().flat_map(|user| &user.entries);
+                    self.results.counts.expected = entries.map(|entry| entry.left(plan)).sum();
+                    if plan.scenario == Scenario::Storm {
+                        self.break_all(at)?;
+                    }
+                }
             }
         }
+        Ok(())
     }
 
-    /// Wakes the loop for what is due next, and twice a second anyway.
+    /// Wakes the loop for what is due next, and a few times a second anyway.
     fn arm(&mut self, now: u64) -> io::Result<()> {
-        let mut next = now + 250_000;
-        if let Some(Reverse((at, _))) = self.queue.peek() {
+        let mut next = now + LOOK;
+        if let Some(Reverse((at, ..))) = self.queue.peek() {
             next = next.min(*at);
+        }
+        if let Some(at) = self.router.as_ref().and_then(|router| router.due(now)) {
+            next = next.min(at);
         }
         if let Some(go) = self.go {
             while self.next_change < self.plan.changes
@@ -263,17 +281,6 @@ impl Engine {
         Ok(())
     }
 
-    fn connect_due(&mut self, now: u64) -> Result<(), WorkError> {
-        while let Some(Reverse((at, number))) = self.queue.peek().copied()
-            && at <= now
-        {
-            self.queue.pop();
-            self.user(number).started = at;
-            self.connect(number)?;
-        }
-        Ok(())
-    }
-
     fn change_due(&mut self, now: u64) -> Result<(), WorkError> {
         let Some(go) = self.go else { return Ok(()) };
         while self.next_change < self.plan.changes && go + self.plan.time(self.next_change) <= now {
@@ -292,283 +299,6 @@ impl Engine {
         Ok(())
     }
 
-    fn change(&mut self, number: u32, k: u64, at: u64) -> Result<(), WorkError> {
-        let shown = self.plan.shown(number, Some(k));
-        match (self.plan.kind(number), shown) {
-            (Kind::Moves, Shown::Offline) => {
-                self.user(number).wanted = false;
-                self.send_if_open(number, br#"{"type":"bye"}"#);
-            }
-            (Kind::Moves, _) => {
-                let user = self.user(number);
-                user.wanted = true;
-                user.started = at;
-                if user.connection.is_none() {
-                    self.connect(number)?;
-                }
-            }
-            _ if self.is_open(number) => self.send_status(number, shown),
-            _ => self.user(number).pending = Some(shown),
-        }
-        Ok(())
-    }
-
-    fn is_open(&mut self, number: u32) -> bool {
-        let connection = self.user(number).connection;
-        connection.is_some_and(|connection| self.connections[connection].phase == Phase::Open)
-    }
-
-    fn send_status(&mut self, number: u32, shown: Shown) {
-        let message: &[u8] = match shown {
-            Shown::Away => br#"{"type":"status","status":"away"}"#,
-            _ => br#"{"type":"status","status":"online"}"#,
-        };
-        self.send_if_open(number, message);
-    }
-
-    fn send_if_open(&mut self, number: u32, message: &[u8]) {
-        if self.is_open(number)
-            && let Some(connection) = self.user(number).connection
-        {
-            self.send(connection, wire::TEXT, message);
-        }
-    }
-
-    fn connect(&mut self, number: u32) -> Result<(), WorkError> {
-        let request = wire::request(&self.plan, &self.plan.user(number))?;
-        let stream = match open(self.plan.address, number) {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.refused(number, format!("connect: {error}"));
-                return Ok(());
-            }
-        };
-        let connection = self.connections.insert(Connection {
-            stream,
-            user: number,
-            phase: Phase::Upgrading,
-            input: Vec::new(),
-            output: request,
-        });
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let stream = &mut self.connections[connection].stream;
-        self.poll
-            .registry()
-            .register(stream, Token(connection), interest)?;
-        self.user(number).connection = Some(connection);
-        Ok(())
-    }
-
-    fn refused(&mut self, number: u32, cause: String) {
-        let counts = &mut self.results.counts;
-        counts.refused += 1;
-        *counts.causes.entry(cause).or_default() += 1;
-        self.again(number);
-    }
-
-    /// Has the user connect again, later each time.
-    fn again(&mut self, number: u32) {
-        let random = u64::from(self.next_mask());
-        let user = self.user(number);
-        if user.wanted {
-            let backoff = (100_000 << user.attempts.min(10)).min(MAX_BACKOFF);
-            user.attempts += 1;
-            self.queue
-                .push(Reverse((now_us() + random % backoff, number)));
-        }
-    }
-
-    fn serve(&mut self, connection: usize, writable: bool) -> Result<(), WorkError> {
-        if writable && let Some(open) = self.connections.get_mut(connection) {
-            let output = std::mem::take(&mut open.output);
-            if !output.is_empty() {
-                self.write(connection, output);
-            }
-        }
-        // Edge-triggered: read until there is nothing more.
-        let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some(open) = self.connections.get_mut(connection) {
-            match open.stream.read(&mut scratch) {
-                Ok(0) => self.lost(connection, "closed without a close frame")?,
-                Ok(count) => self.take(connection, &scratch[..count])?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.lost(connection, &error.to_string())?,
-            }
-        }
-        self.scratch = scratch;
-        Ok(())
-    }
-
-    /// Bytes came; usually they are whole frames.
-    fn take(&mut self, connection: usize, bytes: &[u8]) -> Result<(), WorkError> {
-        let open = &mut self.connections[connection];
-        let mut input = std::mem::take(&mut open.input);
-        if input.is_empty() {
-            let used = self.take_frames(connection, bytes)?;
-            if let Some(open) = self.connections.get_mut(connection)
-                && used < bytes.len()
-            {
-                open.input = bytes[used..].to_vec();
-            }
-            return Ok(());
-        }
-        input.extend_from_slice(bytes);
-        let used = self.take_frames(connection, &input)?;
-        if let Some(open) = self.connections.get_mut(connection)
-            && used < input.len()
-        {
-            input.drain(..used);
-            open.input = input;
-        }
-        Ok(())
-    }
-
-    /// Takes the whole frames at the start of `bytes`; how many bytes that were.
-    fn take_frames(&mut self, connection: usize, bytes: &[u8]) -> Result<usize, WorkError> {
-        let mut rest = bytes;
-        if self.connections[connection].phase == Phase::Upgrading {
-            match wire::upgraded(bytes) {
-                Ok(None) => return Ok(0),
-                Ok(Some(used)) => rest = &bytes[used..],
-                Err(answer) => {
-                    let number = self.remove(connection);
-                    self.refused(number, answer);
-                    return Ok(0);
-                }
-            }
-            self.connections[connection].phase = Phase::Open;
-        }
-        let now = now_us();
-        while let Some((opcode, payload, after)) = wire::split(rest) {
-            rest = after;
-            match opcode {
-                wire::TEXT => self.message(connection, payload, now)?,
-                wire::PING => self.send(connection, wire::PONG, payload),
-                wire::CLOSE => {
-                    let code = payload
-                        .first_chunk()
-                        .map_or(1005, |code| u16::from_be_bytes(*code));
-                    *self.results.counts.closes.entry(code).or_default() += 1;
-                    self.send(connection, wire::CLOSE, payload);
-                    self.lost(connection, &format!("close {code}"))?;
-                    return Ok(bytes.len());
-                }
-                _ => {}
-            }
-            if !self.connections.contains(connection) {
-                return Ok(bytes.len());
-            }
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
-    fn message(&mut self, connection: usize, payload: &[u8], now: u64) -> Result<(), WorkError> {
-        let Ok(message) = serde_json::from_slice::<Message<'_>>(payload) else {
-            let text = String::from_utf8_lossy(payload);
-            let cause = format!(
-                "a message that is none: {}",
-                text.chars().take(80).collect::<String>()
-            );
-            *self.results.counts.causes.entry(cause).or_default() += 1;
-            self.results.counts.errors += 1;
-            return Ok(());
-        };
-        let number = self.connections[connection].user;
-        match &*message.kind {
-            "presence" => self.see(number, &message, now, false),
-            "snapshot" => {
-                self.see(number, &message, now, true);
-                self.answered(number, now);
-            }
-            "welcome" => self.welcome(connection, number, now),
-            "error" => {
-                self.results.counts.errors += 1;
-                let cause = message.message.unwrap_or_default().into_owned();
-                *self.results.counts.causes.entry(cause).or_default() += 1;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn welcome(&mut self, connection: usize, number: u32, now: u64) {
-        let entries = &self.users[(number / self.plan.workers) as usize].entries;
-        let at_once = entries.chunks(WATCH_AT_ONCE);
-        let watches: Vec<Vec<u8>> = at_once.map(|entries| watch(&self.plan, entries)).collect();
-        let user = self.user(number);
-        user.attempts = 0;
-        user.unanswered = watches.len();
-        let took = now.saturating_sub(user.started);
-        let (pending, wanted) = (user.pending.take(), user.wanted);
-        self.results.handshake.record(took);
-        self.results.counts.connects += 1;
-        for message in &watches {
-            self.send(connection, wire::TEXT, message);
-        }
-        if let Some(shown) = pending {
-            self.send_status(number, shown);
-        }
-        if !wanted {
-            self.send_if_open(number, br#"{"type":"bye"}"#);
-        } else if watches.is_empty() {
-            self.user(number).unanswered = 1;
-            self.answered(number, now);
-        }
-    }
-
-    /// A snapshot came: with the last the session is ready.
-    fn answered(&mut self, number: u32, now: u64) {
-        let moves = self.plan.kind(number) == Kind::Moves;
-        let user = self.user(number);
-        user.unanswered = user.unanswered.saturating_sub(1);
-        if user.unanswered == 0 && !user.ready && !moves {
-            user.ready = true;
-            self.results.counts.ready += 1;
-            if let Some(go) = self.go
-                && self.results.counts.ready == self.holders
-            {
-                self.results.recovered = now - go;
-            }
-        }
-    }
-
-    fn see(&mut self, number: u32, message: &Message<'_>, now: u64, answer: bool) {
-        let since_go = self.go.and_then(|go| now.checked_sub(go));
-        for record in &message.users {
-            let Some(shown) = record.shown() else {
-                continue;
-            };
-            let Some(watched) = self.plan.number(&record.user) else {
-                continue;
-            };
-            let entries = &mut self.users[(number / self.plan.workers) as usize].entries;
-            let Ok(at) = entries.binary_search_by_key(&watched, |entry| entry.user) else {
-                continue;
-            };
-            let verdict = entries[at].see(&self.plan, record.version, shown, since_go, answer);
-            let counts = &mut self.results.counts;
-            match verdict {
-                Verdict::Delivered { intended, skipped } => {
-                    counts.delivered += 1;
-                    counts.conflated += u64::from(skipped == Some(Skipped::Conflated));
-                    counts.missed += u64::from(skipped == Some(Skipped::Missed));
-                    let took = since_go.unwrap_or(intended) - intended;
-                    match (self.plan.kind(watched), shown) {
-                        (Kind::Moves, Shown::Offline) => self.results.leave.record(took),
-                        (Kind::Moves, _) => self.results.come.record(took),
-                        _ => self.results.status.record(took),
-                    }
-                }
-                Verdict::Other => counts.other += 1,
-                Verdict::Known => {}
-                Verdict::Duplicate => counts.duplicated += 1,
-                Verdict::Reordered => counts.reordered += 1,
-                Verdict::Flap => counts.flaps += 1,
-            }
-        }
-    }
-
     fn next_mask(&mut self) -> u32 {
         self.mask ^= self.mask << 13;
         self.mask ^= self.mask >> 17;
@@ -576,100 +306,12 @@ impl Engine {
         self.mask
     }
 
-    fn send(&mut self, connection: usize, opcode: u8, payload: &[u8]) {
-        let mask = self.next_mask();
-        let mut bytes = std::mem::take(&mut self.connections[connection].output);
-        let waits = !bytes.is_empty();
-        wire::frame(&mut bytes, opcode, payload, mask);
-        if waits {
-            self.connections[connection].output = bytes;
-        } else {
-            self.write(connection, bytes);
-        }
-    }
-
-    /// Writes what the socket takes and keeps the rest; a broken socket shows itself when read.
-    fn write(&mut self, connection: usize, mut bytes: Vec<u8>) {
-        let open = &mut self.connections[connection];
-        while !bytes.is_empty() {
-            match open.stream.write(&bytes) {
-                Ok(count) => drop(bytes.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        open.output = bytes;
-    }
-
-    fn remove(&mut self, connection: usize) -> u32 {
-        let Connection { user: number, .. } = self.connections.remove(connection);
-        let user = self.user(number);
-        user.connection = None;
-        user.unanswered = 0;
-        if std::mem::take(&mut user.ready) {
-            self.results.counts.ready -= 1;
-        }
-        number
-    }
-
-    /// The connection is gone.
-    fn lost(&mut self, connection: usize, cause: &str) -> Result<(), WorkError> {
-        let opened = self.connections[connection].phase == Phase::Open;
-        let number = self.remove(connection);
-        let go = self.go;
-        let moves = self.plan.kind(number) == Kind::Moves;
-        let user = self.user(number);
-        if !user.wanted {
-            return Ok(());
-        }
-        if moves && go.is_some_and(|go| user.started >= go) && cause == "close 1000" {
-            // It said `bye` and was meant to come back meanwhile.
-            return self.connect(number);
-        }
-        if opened {
-            self.results.counts.broken += 1;
-            *self
-                .results
-                .counts
-                .causes
-                .entry(cause.to_owned())
-                .or_default() += 1;
-            self.again(number);
-        } else {
-            self.refused(number, cause.to_owned());
-        }
-        Ok(())
-    }
-
-    /// Resets every connection and has all connect again at once.
-    fn break_all(&mut self, at: u64) {
-        let open: Vec<usize> = self
-            .connections
-            .iter()
-            .map(|(connection, _)| connection)
-            .collect();
-        for connection in open {
-            let stream = &self.connections[connection].stream;
-            // With no linger the close is a reset.
-            let reset = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-            if let Err(error) = reset {
-                *self
-                    .results
-                    .counts
-                    .causes
-                    .entry(error.to_string())
-                    .or_default() += 1;
-            }
-            let number = self.remove(connection);
-            self.queue.push(Reverse((at, number)));
-        }
-    }
-
     fn report(&mut self, now: u64) -> Result<(), WorkError> {
         if !self.told_ready && self.results.counts.ready == self.holders {
             self.told_ready = true;
             tell(&News::Ready)?;
         }
+        self.pass(now)?;
         if now - self.last_progress >= 500_000 {
             self.last_progress = now;
             let Results { counts, status, .. } = &self.results;
@@ -682,6 +324,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Tells of the seconds that are over.
+    fn pass(&mut self, now: u64) -> Result<(), WorkError> {
+        let Some(since_go) = self.go.and_then(|go| now.checked_sub(go)) else {
+            return Ok(());
+        };
+        self.present.pass(since_go, &self.results.counts, |second| {
+            tell(&News::Second(Box::new(second.clone())))
+        })
+    }
+
     fn over(&mut self, now: u64) -> bool {
         let Some(go) = self.go else {
             return self.stopped;
@@ -691,67 +343,63 @@ impl Engine {
             .changes
             .checked_sub(1)
             .map_or(0, |last| self.plan.time(last));
-        let end = go + changes.max((self.plan.hold * 1e6) as u64);
+        let hold = (self.plan.hold * 1e6) as u64;
+        let end = go + changes.max(hold) + (self.plan.hold_after * 1e6) as u64;
         if now < end {
             return false;
         }
-        let counts = &self.results.counts;
-        let complete = match self.plan.scenario {
-            Scenario::Storm => counts.ready == self.holders,
-            _ => counts.delivered + counts.conflated + counts.missed >= counts.expected,
-        };
-        let idle = self.plan.scenario == Scenario::Connect;
-        if complete {
+        if self.is_settled() {
             let since = *self.complete.get_or_insert(now);
+            let idle = self.plan.scenario == Scenario::Connect;
             return idle || now >= since + AFTERGLOW;
         }
-        now >= end + (self.plan.drain * 1e6) as u64
+        self.complete = None;
+        let mut patience = (self.plan.drain * 1e6) as u64;
+        if self.disturbed {
+            patience += self.plan.grace + self.plan.tolerance;
+        }
+        now >= end + patience
     }
 
-    fn finish(mut self) -> Result<(), WorkError> {
+    /// Whether all sessions are open and have seen all there is to see.
+    fn is_settled(&self) -> bool {
         let plan = &self.plan;
-        let entries = self.users.iter().flat_map(|user| &user.entries);
-        self.results.counts.missed += entries.map(|entry| entry.left(plan)).sum::<u64>();
+        let mut entries = self.users.iter().flat_map(|user| &user.entries);
+        self.results.counts.ready == self.holders
+            && entries.all(|entry| entry.left(plan) == 0 && entry.is_final(plan))
+    }
+
+    fn finish(mut self, now: u64) -> Result<(), WorkError> {
+        if self.go.is_some() {
+            self.judge_the_end(now);
+        }
+        self.results.places = self.places.census();
         tell(&News::Done(Box::new(self.results)))
     }
-}
 
-fn watch(plan: &Plan, entries: &[Entry]) -> Vec<u8> {
-    let users: Vec<String> = entries.iter().map(|entry| plan.user(entry.user)).collect();
-    let known: serde_json::Map<String, serde_json::Value> = entries
-        .iter()
-        .filter(|entry| entry.version > 0)
-        .map(|entry| (plan.user(entry.user), entry.version.into()))
-        .collect();
-    serde_json::json!({ "type": "watch", "users": users, "known": known, "id": 1 })
-        .to_string()
-        .into_bytes()
-}
-
-/// Sessions from one source address: the kernel looks for a free port ever longer, from half of all
-/// on, and that is not the server's.
-const PER_ADDRESS: u32 = 10_000;
-
-/// Begins the connection of a user. On loopback there is an address for every so many.
-fn open(address: SocketAddr, user: u32) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    let number = user / PER_ADDRESS;
-    if address.ip().is_loopback() && address.is_ipv4() && number > 0 {
-        let source = SocketAddr::from(([127, 0, 0, 1 + (number % 250) as u8], 0));
-        socket.bind(&source.into())?;
-    }
-    match socket.connect(&SockAddr::from(address)) {
-        Err(error)
-            if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
-        {
-            Err(error)
+    /// What did not come until now does not come any more, and what was seen last has to be true.
+    fn judge_the_end(&mut self, now: u64) {
+        let plan = &self.plan;
+        for (user, watcher) in self.users.iter().zip(&self.truths) {
+            for entry in &user.entries {
+                let mine = plan.mine(entry.user);
+                let scene = Scene {
+                    plan,
+                    go: self.go,
+                    now,
+                    answer: false,
+                    user: if mine {
+                        &self.truths[(entry.user / plan.workers) as usize]
+                    } else {
+                        &self.distant
+                    },
+                    watcher,
+                };
+                let skipped = entry.leftover(&scene);
+                self.results.counts.missed += skipped.missed;
+                self.results.counts.conflated += skipped.conflated;
+                self.results.counts.wrong_at_end += u64::from(!entry.is_final(plan));
+            }
         }
-        _ => Ok(TcpStream::from_std(socket.into())),
     }
 }

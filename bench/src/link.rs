@@ -1,7 +1,7 @@
 //! What the processes of a run tell each other: one JSON object a line, over the worker's standard
 //! input and output. First comes the plan, then orders; back come progress and the results.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hdrhistogram::{
@@ -16,8 +16,19 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// Begin the measured part at this monotonic time, µs.
     Go(u64),
+    /// The one that all watch lost its session, or has it again.
+    Away(Away),
     /// Tell the results and end.
     Stop,
+}
+
+/// A disturbance of the user that all sessions watch, told to the workers that do not have it.
+/// Times in µs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Away {
+    Lost(u64),
+    Back(u64),
 }
 
 /// From a worker.
@@ -33,6 +44,10 @@ pub(crate) enum News {
     },
     /// All sessions of this worker are open and have their snapshots.
     Ready,
+    /// A second of the measured part is over.
+    Second(Box<Second>),
+    /// For the other workers.
+    Away(Away),
     /// The end.
     Done(Box<Results>),
 }
@@ -48,6 +63,22 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     /// Open sessions that broke or were closed, and were wanted.
     pub(crate) broken: u64,
+    /// Sessions that were told to go to another server (1012).
+    pub(crate) moved: u64,
+    /// Sessions that were opened at a server that does not own the user (4421).
+    pub(crate) wrong_node: u64,
+    /// Sessions and upgrades that were put off (1013, HTTP 503).
+    pub(crate) put_off: u64,
+    /// Connections given up because nothing was heard for too long.
+    pub(crate) silent: u64,
+    /// Questions for a user's route.
+    pub(crate) routes: u64,
+    /// Of these, asked again after a failed dial or because the route was old.
+    pub(crate) rerouted: u64,
+    /// Questions that a coordinator could not answer.
+    pub(crate) unrouted: u64,
+    /// Connections to a coordinator that failed.
+    pub(crate) coordinators_lost: u64,
     /// Changes made.
     pub(crate) changes: u64,
     /// Of these, made within 1 ms and 10 ms of their time.
@@ -56,14 +87,24 @@ pub(crate) struct Counts {
     /// Changes that every watcher should have seen.
     pub(crate) expected: u64,
     pub(crate) delivered: u64,
-    /// Not seen because a newer state of the same user came instead.
+    /// Changes that a user could not report when it meant to, for want of a session.
+    pub(crate) held_back: u64,
+    /// Not seen because a newer state of the same user came instead, or nobody could see it.
     pub(crate) conflated: u64,
     pub(crate) missed: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     pub(crate) flaps: u64,
-    /// Records outside the schedule.
+    /// Records of a state that the user was not in, with nothing disturbed.
+    pub(crate) strays: u64,
+    /// The same just after a session of the two was lost.
+    pub(crate) rolled_back: u64,
+    /// Watched users whose last state seen is not the one that the schedule ends with.
+    pub(crate) wrong_at_end: u64,
+    /// Other records outside the schedule.
     pub(crate) other: u64,
+    /// Watches that could not be answered for the time being.
+    pub(crate) unavailable: u64,
     /// `error` messages.
     pub(crate) errors: u64,
     /// By code.
@@ -72,7 +113,20 @@ pub(crate) struct Counts {
     pub(crate) causes: BTreeMap<String, u64>,
 }
 
+/// Different causes that are kept apart; what servers say is without end.
+const MAX_CAUSES: usize = 50;
+
 impl Counts {
+    /// Counts what went wrong.
+    pub(crate) fn cause(&mut self, cause: &str) {
+        let cause = match self.causes.len() {
+            ..MAX_CAUSES => cause,
+            _ if self.causes.contains_key(cause) => cause,
+            _ => "other causes",
+        };
+        *self.causes.entry(cause.to_owned()).or_default() += 1;
+    }
+
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
@@ -80,6 +134,19 @@ impl Counts {
             (&mut self.connects, other.connects),
             (&mut self.refused, other.refused),
             (&mut self.broken, other.broken),
+            (&mut self.moved, other.moved),
+            (&mut self.wrong_node, other.wrong_node),
+            (&mut self.put_off, other.put_off),
+            (&mut self.silent, other.silent),
+            (&mut self.routes, other.routes),
+            (&mut self.rerouted, other.rerouted),
+            (&mut self.unrouted, other.unrouted),
+            (&mut self.coordinators_lost, other.coordinators_lost),
+            (&mut self.held_back, other.held_back),
+            (&mut self.strays, other.strays),
+            (&mut self.rolled_back, other.rolled_back),
+            (&mut self.wrong_at_end, other.wrong_at_end),
+            (&mut self.unavailable, other.unavailable),
             (&mut self.changes, other.changes),
             (&mut self.within_1ms, other.within_1ms),
             (&mut self.within_10ms, other.within_10ms),
@@ -105,13 +172,13 @@ impl Counts {
     }
 }
 
-/// A histogram of times in µs, up to a minute.
+/// A histogram of times in µs, up to ten minutes.
 #[derive(Debug, Clone)]
 pub(crate) struct Times(pub(crate) Histogram<u64>);
 
 impl Default for Times {
     fn default() -> Self {
-        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds"))
+        Self(Histogram::new_with_bounds(1, 600_000_000, 3).expect("good bounds"))
     }
 }
 
@@ -143,6 +210,20 @@ impl<'de> Deserialize<'de> for Times {
     }
 }
 
+/// What a worker saw in one second of the measured part.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Second {
+    /// Which second it is, from 0.
+    pub(crate) second: u32,
+    /// Sessions that were open in its end.
+    pub(crate) sessions: u64,
+    /// Connections that were cut, and sessions that were sent elsewhere.
+    pub(crate) cut: u64,
+    pub(crate) moved: u64,
+    /// All that was delivered in it, disturbed or not.
+    pub(crate) times: Times,
+}
+
 /// What a worker measured.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Results {
@@ -153,21 +234,40 @@ pub(crate) struct Results {
     pub(crate) come: Times,
     /// The same for a user that goes.
     pub(crate) leave: Times,
+    /// The same for any of them when a session of the user or of the watcher was lost meanwhile.
+    pub(crate) disturbed: Times,
+    /// How long users were disturbed.
+    pub(crate) outage: Times,
     /// From the intended connection to `welcome`.
     pub(crate) handshake: Times,
+    /// From the question for a route to its answer.
+    pub(crate) route: Times,
     /// From the start of a storm until this worker's last session was back, µs.
     pub(crate) recovered: u64,
+    /// Connections that are open in the end, by server.
+    pub(crate) places: BTreeMap<SocketAddr, u64>,
 }
 
 impl Results {
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
-        self.status.0 += &other.status.0;
-        self.come.0 += &other.come.0;
-        self.leave.0 += &other.leave.0;
-        self.handshake.0 += &other.handshake.0;
+        let pairs = [
+            (&mut self.status, &other.status),
+            (&mut self.come, &other.come),
+            (&mut self.leave, &other.leave),
+            (&mut self.disturbed, &other.disturbed),
+            (&mut self.outage, &other.outage),
+            (&mut self.handshake, &other.handshake),
+            (&mut self.route, &other.route),
+        ];
+        for (mine, others) in pairs {
+            mine.0 += &others.0;
+        }
         self.recovered = self.recovered.max(other.recovered);
+        for (place, open) in &other.places {
+            *self.places.entry(*place).or_default() += open;
+        }
     }
 }
 

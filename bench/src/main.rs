@@ -3,16 +3,22 @@
 //! and checks that each got it once and in order.
 #![forbid(unsafe_code)]
 
+mod address;
 mod cli;
 mod clock;
 mod engine;
+mod fleet;
 mod link;
 mod plan;
 mod report;
+mod route;
 mod run;
 mod server;
+mod timeline;
+mod truth;
 mod watch;
 mod wire;
+mod workers;
 
 use std::process::ExitCode;
 

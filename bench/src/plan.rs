@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
+
 /// The kinds of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,15 +36,22 @@ pub(crate) enum Shown {
     Offline,
 }
 
+/// Where a user's session is opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Entrance {
+    /// At this server, unless it sends the user elsewhere.
+    Server(Address),
+    /// Where one of these coordinators says.
+    Coordinators(Vec<Address>),
+}
+
 /// A run, as the workers get it. Users are numbered: `0..sessions` hold a session each, then the
 /// one that all watch in `Fanout`, then those that come and go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
-    pub(crate) address: std::net::SocketAddr,
-    /// For the `Host` header.
-    pub(crate) host: String,
-    pub(crate) path: String,
+    pub(crate) entrance: Entrance,
     pub(crate) secret: String,
     /// Users are `<prefix>-<number>`; a run never meets the users of another.
     pub(crate) prefix: String,
@@ -58,7 +67,13 @@ pub(crate) struct Plan {
     pub(crate) rate: f64,
     /// Seconds that idle sessions are held, when there are no changes.
     pub(crate) hold: f64,
+    /// Seconds that the sessions are held after the last change.
+    pub(crate) hold_after: f64,
     pub(crate) drain: f64,
+    /// How long the server keeps a user whose session broke, µs.
+    pub(crate) grace: u64,
+    /// How long after a disturbance states may be passed over, µs.
+    pub(crate) tolerance: u64,
     pub(crate) connect_rate: f64,
     pub(crate) workers: u32,
     /// Which worker this is.
@@ -114,7 +129,8 @@ impl Plan {
         }
     }
 
-    /// Whom the user's session watches, in order of their numbers.
+    /// Whom the user's session watches, in order of their numbers: users of the same worker, which
+    /// knows what is the case with them, except for the one that all watch.
     pub(crate) fn watched(&self, user: u32) -> Vec<u32> {
         if user >= self.sessions {
             return Vec::new();
@@ -122,11 +138,12 @@ impl Plan {
         if self.scenario == Scenario::Fanout {
             return vec![self.sessions];
         }
-        let all = u64::from(self.users());
+        let first = user % self.workers;
+        let all = u64::from((self.users() - first).div_ceil(self.workers));
         let mut watched = std::collections::BTreeSet::new();
         let mut draw = u64::from(user) << 32;
         while (watched.len() as u64) < u64::from(self.watch).min(all - 1) {
-            let other = (mix(self.seed, draw) % all) as u32;
+            let other = first + (mix(self.seed, draw) % all) as u32 * self.workers;
             draw += 1;
             if other != user {
                 watched.insert(other);
@@ -184,14 +201,18 @@ impl Plan {
 
     /// How many changes the user makes.
     pub(crate) fn changes_of(&self, user: u32) -> u64 {
-        if self.kind(user) == Kind::Stays {
-            return 0;
-        }
-        let mut k = 0;
-        while self.position(user, k) < self.changes {
-            k += 1;
-        }
-        k
+        let moves = self.changes.checked_div(self.move_every).unwrap_or(0);
+        let (turns, first, count) = match self.kind(user) {
+            Kind::Stays => return 0,
+            Kind::Moves => (moves, self.holders(), self.movers),
+            Kind::Toggles => {
+                let (first, count) = self.togglers();
+                (self.changes - moves, first, count)
+            }
+        };
+        turns
+            .saturating_sub(u64::from(user - first))
+            .div_ceil(count.into())
     }
 
     /// What the user looks like after its `k`th change; `None` for before the first.
@@ -217,20 +238,21 @@ pub(crate) mod tests {
     pub(crate) fn plan(scenario: Scenario) -> Plan {
         Plan {
             scenario,
-            address: ([127, 0, 0, 1], 1).into(),
-            host: String::new(),
-            path: String::new(),
+            entrance: Entrance::Coordinators(Vec::new()),
             secret: String::new(),
             prefix: "b".into(),
             seed: 7,
-            sessions: 50,
+            sessions: 80,
             watch: 20,
             movers: if scenario == Scenario::Presence { 9 } else { 0 },
             move_every: if scenario == Scenario::Presence { 5 } else { 0 },
             changes: 1_003,
             rate: 100.0,
             hold: 0.0,
+            hold_after: 0.0,
             drain: 1.0,
+            grace: 15_000_000,
+            tolerance: 0,
             connect_rate: 100.0,
             workers: 3,
             worker: 1,
@@ -262,6 +284,8 @@ pub(crate) mod tests {
             let watched = plan.watched(user);
             assert_eq!(watched.len(), 20);
             assert!(watched.windows(2).all(|pair| pair[0] < pair[1]) && !watched.contains(&user));
+            let worker = |user: &u32| user % plan.workers;
+            assert!(watched.iter().all(|other| worker(other) == worker(&user)));
         }
         assert_eq!(plan.watched(plan.sessions), Vec::<u32>::new());
     }

@@ -1,79 +1,58 @@
-//! One run from the outside: plans it, starts the workers, gives the orders, looks at the server,
-//! and puts the results together.
+//! One run from the outside: plans it, has the workers carry it out, looks at the servers, and puts
+//! the results together.
 
-use std::{
-    io::{self, BufRead, BufReader, Write},
-    net::{SocketAddr, ToSocketAddrs},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
+    address::{Address, AddressError},
     cli::Options,
     clock::now_us,
-    link::{News, Order, Results},
-    plan::{Plan, Scenario},
-    report::{Cost, Report, Spans},
-    server::{self, Sample},
+    fleet::Fleet,
+    link::Order,
+    plan::{Entrance, Plan, Scenario},
+    report::{Report, Spans},
+    workers::Workers,
 };
 
 /// Open files that a worker needs besides its connections.
 const OTHER_FILES: u64 = 100;
 /// How long after the planned end of the ramp the sessions may come up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest part of a run, seconds.
+const MAX_SPAN: f64 = 7.0 * 86_400.0;
 /// Between the last session and the start, so that both sides are at rest.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
 /// Why there are no results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    #[error("--url {0:?}: expected ws://host:port/path")]
-    Url(String),
-    #[error("--url: {0} has no address: {1}")]
-    Address(String, io::Error),
-    #[error("a worker ended early")]
-    Worker,
+    #[error(transparent)]
+    Address(#[from] AddressError),
     #[error("--sessions {0} need {1} workers with this machine's limit of {2} open files each")]
     Files(u32, u64, u64),
     #[error("--{0} must be more than 0")]
     Zero(&'static str),
-}
-
-struct Workers {
-    children: Vec<(Child, ChildStdin)>,
-    news: Receiver<Option<News>>,
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for (child, _) in &mut self.children {
-            // It ended already, or has nothing to lose.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    #[error("--{0} must be 0 to {MAX_SPAN} seconds")]
+    Span(&'static str),
 }
 
 /// Runs a scenario and prints its report; whether all checks passed.
 pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let plan = plan(options)?;
-    let pid = options.pid.or_else(|| server::listener(plan.address));
-    let look = || pid.and_then(server::sample);
+    let mut fleet = Fleet::find(&plan, &options.pid)?;
     let bar = bar(options, &plan);
 
-    let before = look();
     let started = Instant::now();
-    let mut workers = start(&plan)?;
+    let mut workers = Workers::start(&plan)?;
     let ramp = Duration::from_secs_f64(f64::from(plan.holders()) / plan.connect_rate);
     let ready = workers.until_ready(&bar, started + ramp + PATIENCE)?;
     let ramp = started.elapsed().as_secs_f64();
     std::thread::sleep(SETTLE);
 
-    let at_rest = look();
+    fleet.at_rest();
     let begun = Instant::now();
     let order = if ready {
         Order::Go(now_us() + 100_000)
@@ -81,17 +60,21 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
         Order::Stop
     };
     workers.order(order)?;
-    let results = workers.until_done(&bar)?;
+    let (results, timeline) = workers.until_done(&bar, || fleet.look())?;
     let measured = begun.elapsed().as_secs_f64();
-    let end = look();
+    let cost = fleet.cost(plan.holders(), &results, measured);
     bar.finish_and_clear();
     drop(workers);
 
-    let looks = [before, at_rest, at_rest, end].map(Option::<Sample>::unwrap_or_default);
-    let delivered = results.counts.delivered;
-    let cost = end.map(|_| Cost::of(looks, plan.holders(), delivered, measured));
     let spans = Spans { ramp, measured };
-    let report = Report::new(&plan, &results, spans, cost, &options.limits);
+    let report = Report::new(
+        &plan,
+        &results,
+        spans,
+        timeline.rows(),
+        cost,
+        &options.limits,
+    );
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -100,8 +83,17 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
     Ok(report.failures.is_empty())
 }
 
+/// Where sessions are opened, by the options.
+fn entrance(options: &Options) -> Result<Entrance, AddressError> {
+    if options.coordinator.is_empty() {
+        return Ok(Entrance::Server(Address::parse(&options.url, "ws://")?));
+    }
+    let all = options.coordinator.iter();
+    let all = all.map(|url| Address::parse(url, "http://"));
+    Ok(Entrance::Coordinators(all.collect::<Result<_, _>>()?))
+}
+
 fn plan(options: &Options) -> Result<Plan, RunError> {
-    let (host, path, address) = target(&options.url)?;
     let scenario = options.scenario;
     let rate = options.rate.unwrap_or(if scenario == Scenario::Fanout {
         10.0
@@ -116,6 +108,17 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
     ];
     if let Some((name, _)) = positive.iter().find(|(_, value)| *value <= 0.0) {
         return Err(RunError::Zero(name));
+    }
+    let spans = [
+        ("duration", options.duration),
+        ("drain", options.drain),
+        ("hold-after", options.hold_after),
+        ("grace", options.grace),
+        ("outage-tolerance", options.outage_tolerance),
+    ];
+    let sane = |span: f64| (0.0..=MAX_SPAN).contains(&span);
+    if let Some((name, _)) = spans.iter().find(|(_, span)| !sane(*span)) {
+        return Err(RunError::Span(name));
     }
     let changing = matches!(scenario, Scenario::Presence | Scenario::Fanout);
     let (move_every, movers) = match scenario {
@@ -136,9 +139,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         .unwrap_or_default();
     let mut plan = Plan {
         scenario,
-        address,
-        host,
-        path,
+        entrance: entrance(options)?,
         secret: options.secret.clone(),
         prefix: format!("bench-{:x}", now.as_millis()),
         seed: options.seed,
@@ -157,11 +158,14 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         } else {
             0.0
         },
+        hold_after: options.hold_after,
         drain: if scenario == Scenario::Storm {
             options.drain.max(60.0)
         } else {
             options.drain
         },
+        grace: micros(options.grace),
+        tolerance: micros(options.outage_tolerance),
         connect_rate: options.connect_rate,
         workers: 1,
         worker: 0,
@@ -189,23 +193,8 @@ fn files() -> u64 {
     }
 }
 
-fn target(url: &str) -> Result<(String, String, SocketAddr), RunError> {
-    let wrong = || RunError::Url(url.into());
-    let rest = url.strip_prefix("ws://").ok_or_else(wrong)?;
-    let (host, path) = rest.split_once('/').ok_or_else(wrong)?;
-    let with_port = if host.contains(':') {
-        host.into()
-    } else {
-        format!("{host}:80")
-    };
-    let mut addresses = with_port
-        .to_socket_addrs()
-        .map_err(|error| RunError::Address(host.into(), error))?;
-    Ok((
-        host.into(),
-        format!("/{path}"),
-        addresses.next().ok_or_else(wrong)?,
-    ))
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6) as u64
 }
 
 fn bar(options: &Options, plan: &Plan) -> ProgressBar {
@@ -219,104 +208,4 @@ fn bar(options: &Options, plan: &Plan) -> ProgressBar {
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix("sessions");
     bar
-}
-
-fn start(plan: &Plan) -> Result<Workers, Box<dyn std::error::Error>> {
-    let (sender, news) = mpsc::channel();
-    let mut workers = Workers {
-        children: Vec::new(),
-        news,
-    };
-    for worker in 0..plan.workers {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("worker")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(RunError::Worker.into());
-        };
-        writeln!(
-            stdin,
-            "{}",
-            serde_json::to_string(&Plan {
-                worker,
-                ..plan.clone()
-            })?
-        )?;
-        workers.children.push((child, stdin));
-        let sender = sender.clone();
-        std::thread::spawn(move || listen(stdout, &sender));
-    }
-    Ok(workers)
-}
-
-/// Passes a worker's lines on; `None` at their end.
-fn listen(stdout: impl io::Read, sender: &Sender<Option<News>>) {
-    let news = BufReader::new(stdout).lines().map_while(|line| {
-        let line = line.ok()?;
-        serde_json::from_str(&line).ok()
-    });
-    for news in news.map(Some).chain([None]) {
-        if sender.send(news).is_err() {
-            break;
-        }
-    }
-}
-
-impl Workers {
-    fn order(&mut self, order: Order) -> io::Result<()> {
-        for (_, stdin) in &mut self.children {
-            writeln!(stdin, "{}", serde_json::to_string(&order)?)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until all sessions are open; `false` when they are not by `deadline`.
-    fn until_ready(&mut self, bar: &ProgressBar, deadline: Instant) -> Result<bool, RunError> {
-        let mut waiting = self.children.len();
-        while waiting > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left) {
-                Ok(Some(News::Ready)) => waiting -= 1,
-                // Of one worker: the shares are alike.
-                Ok(Some(News::Progress { ready, .. })) => {
-                    bar.set_position(ready * self.children.len() as u64);
-                }
-                Ok(Some(News::Done(_)) | None) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(RunError::Worker);
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    fn until_done(&mut self, bar: &ProgressBar) -> Result<Results, RunError> {
-        let mut total = Results::default();
-        let mut waiting = self.children.len();
-        bar.set_prefix("measuring");
-        while waiting > 0 {
-            match self.news.recv() {
-                Ok(Some(News::Done(results))) => {
-                    total.add(&results);
-                    waiting -= 1;
-                }
-                Ok(Some(News::Progress {
-                    ready,
-                    delivered,
-                    p99,
-                })) => {
-                    bar.set_position(ready * self.children.len() as u64);
-                    let p99 = p99 as f64 / 1e3;
-                    bar.set_message(format!("{delivered} delivered, p99 {p99:.2} ms"));
-                }
-                Ok(Some(News::Ready)) => {}
-                // A worker that is done closes its output; one that is not has failed.
-                Ok(None) if waiting < self.children.len() => {}
-                Ok(None) | Err(_) => return Err(RunError::Worker),
-            }
-        }
-        Ok(total)
-    }
 }

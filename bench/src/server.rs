@@ -1,19 +1,21 @@
-//! What the server's process costs, read from /proc. It only reads; a process that is not ours or
-//! not here gives nothing.
+//! What a process costs and who listens where, read from /proc. It only reads; a process that is
+//! not ours or not here gives nothing.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use rustix::param::clock_ticks_per_second;
 
-/// A look at the server and the kernel.
+/// A look at a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sample {
     /// User and system time so far, µs.
     pub(crate) cpu_us: u64,
     /// Resident memory, bytes.
     pub(crate) resident: u64,
-    /// The kernel's slabs, bytes: of the whole machine, so both ends of loopback connections.
-    pub(crate) slab: u64,
 }
 
 fn kib_after(text: &str, key: &str) -> Option<u64> {
@@ -28,47 +30,97 @@ pub(crate) fn sample(pid: u32) -> Option<Sample> {
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let memory = fs::read_to_string("/proc/meminfo").ok()?;
     Some(Sample {
         cpu_us: ticks * 1_000_000 / clock_ticks_per_second(),
         resident: kib_after(&status, "VmRSS:")?,
-        slab: kib_after(&memory, "Slab:")?,
     })
 }
 
-/// The process that listens on a loopback address, if it may be looked at.
-pub(crate) fn listener(address: SocketAddr) -> Option<u32> {
-    if !address.ip().is_loopback() {
-        return None;
-    }
-    let mut sockets = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in fs::read_to_string(table)
-            .unwrap_or_default()
-            .lines()
-            .skip(1)
-        {
+/// The kernel's slabs, bytes: of the whole machine, so both ends of loopback connections.
+pub(crate) fn slab() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib_after(&memory, "Slab:").unwrap_or(0)
+}
+
+/// The name of a process's program, as the kernel has it.
+pub(crate) fn name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// An address as the tables of the kernel have it: words of the host's byte order in hex.
+fn kernel_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let words = (0..ip.len() / 8).map(|word| u32::from_str_radix(&ip[word * 8..][..8], 16));
+    let bytes: Vec<u8> = words
+        .collect::<Result<Vec<u32>, _>>()
+        .ok()?
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let ip = match <[u8; 4]>::try_from(&*bytes) {
+        Ok(four) => IpAddr::from(four),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(&*bytes).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// The listening sockets, by address, as links in `/proc/<pid>/fd` name them.
+fn listening() -> Vec<(SocketAddr, PathBuf)> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines
+        .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             // local address, remote address, state (0A = listening), ..., inode
-            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
-                && local.ends_with(&format!(":{:04X}", address.port()))
-            {
-                sockets.push(PathBuf::from(format!("socket:[{inode}]")));
+            let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..] else {
+                return None;
+            };
+            let socket = PathBuf::from(format!("socket:[{inode}]"));
+            Some((kernel_address(local)?, socket))
+        })
+        .collect()
+}
+
+/// The processes that listen on loopback addresses, as far as they may be looked at.
+pub(crate) fn listeners(addresses: &[SocketAddr]) -> Vec<Option<u32>> {
+    let listening = listening();
+    let socket = |address: &SocketAddr| {
+        let at = |ip| {
+            let wanted = SocketAddr::new(ip, address.port());
+            listening.iter().find(|(at, _)| *at == wanted)
+        };
+        let any = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        let found = at(address.ip()).or_else(|| any.into_iter().find_map(at));
+        found.filter(|_| address.ip().is_loopback())
+    };
+    let sockets: Vec<Option<&PathBuf>> = addresses
+        .iter()
+        .map(|address| socket(address).map(|(_, socket)| socket))
+        .collect();
+    let mut pids = vec![None; addresses.len()];
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let files = fs::read_dir(entry.path().join("fd"));
+        for file in files.into_iter().flatten().flatten() {
+            let Ok(to) = fs::read_link(file.path()) else {
+                continue;
+            };
+            for (found, socket) in pids.iter_mut().zip(&sockets) {
+                if socket.is_some_and(|socket| *socket == to) {
+                    *found = Some(pid);
+                }
             }
         }
     }
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .find(|pid: &u32| {
-            let files = fs::read_dir(format!("/proc/{pid}/fd"))
-                .into_iter()
-                .flatten()
-                .flatten();
-            files
-                .filter_map(|file| fs::read_link(file.path()).ok())
-                .any(|to| sockets.contains(&to))
-        })
+    pids
 }
 
 /// What the numbers were taken on.
@@ -90,9 +142,19 @@ mod tests {
     #[test]
     fn this_process_can_be_looked_at() {
         let mine = sample(std::process::id()).expect("our own /proc");
-        assert!(mine.resident > 1 << 20 && mine.slab > 1 << 20);
-        let listening = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listening.local_addr().expect("an address");
-        assert_eq!(listener(address), Some(std::process::id()));
+        assert!(mine.resident > 1 << 20 && slab() > 1 << 20);
+        assert!(!name(std::process::id()).is_empty());
+    }
+
+    #[test]
+    fn listeners_are_found_by_their_whole_address() {
+        let one = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let one = (one.local_addr().expect("an address"), one);
+        let other = SocketAddr::from(([127, 0, 0, 9], one.0.port()));
+        let six = std::net::TcpListener::bind("[::]:0").expect("a port");
+        let port = six.local_addr().expect("an address").port();
+        let mapped = SocketAddr::from(([127, 0, 0, 1], port));
+        let me = Some(std::process::id());
+        assert_eq!(listeners(&[one.0, other, mapped]), [me, None, me]);
     }
 }

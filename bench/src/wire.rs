@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jsonwebtoken::{EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Plan, Shown};
+use crate::{address::Address, plan::Shown};
 
 pub(crate) const TEXT: u8 = 0x1;
 pub(crate) const CLOSE: u8 = 0x8;
@@ -25,14 +25,18 @@ struct Claims<'a> {
 }
 
 /// The upgrade request of a user.
-pub(crate) fn request(plan: &Plan, user: &str) -> Result<Vec<u8>, jsonwebtoken::errors::Error> {
+pub(crate) fn request(
+    address: &Address,
+    secret: &str,
+    user: &str,
+) -> Result<Vec<u8>, jsonwebtoken::errors::Error> {
     let claims = Claims {
         sub: user,
         exp: jsonwebtoken::get_current_timestamp() + TTL,
     };
-    let key = EncodingKey::from_secret(plan.secret.as_bytes());
+    let key = EncodingKey::from_secret(secret.as_bytes());
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
-    let Plan { host, path, .. } = plan;
+    let Address { host, path, .. } = address;
     Ok(format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
@@ -101,6 +105,17 @@ pub(crate) fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     (rest.len() >= length).then(|| (first & 0xf, &rest[..length], &rest[length..]))
 }
 
+/// Code and reason of a close frame; 1005 = it has none (RFC 6455 §7.1.5).
+pub(crate) fn close(payload: &[u8]) -> (u16, &str) {
+    match payload.split_first_chunk() {
+        Some((code, reason)) => (
+            u16::from_be_bytes(*code),
+            std::str::from_utf8(reason).unwrap_or_default(),
+        ),
+        None => (1005, ""),
+    }
+}
+
 /// A message of the server; what the bench does not look at is left out.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Message<'a> {
@@ -110,6 +125,18 @@ pub(crate) struct Message<'a> {
     pub(crate) users: Vec<Record<'a>>,
     #[serde(borrow, default)]
     pub(crate) message: Option<Cow<'a, str>>,
+    /// Of an `error`.
+    #[serde(borrow, default)]
+    pub(crate) code: Option<Cow<'a, str>>,
+    /// Which of the session's questions is answered.
+    #[serde(default)]
+    pub(crate) id: Option<u64>,
+    /// Of a `move`.
+    #[serde(borrow, default)]
+    pub(crate) address: Option<Cow<'a, str>>,
+    /// Of `welcome`, seconds.
+    #[serde(default)]
+    pub(crate) heartbeat: Option<u64>,
 }
 
 /// A presence record.
@@ -155,6 +182,13 @@ mod tests {
             let (opcode, payload, rest) = split(&bytes).expect("a whole frame");
             assert_eq!((opcode, payload.len(), rest), (TEXT, length, &[7][..]));
         }
+    }
+
+    #[test]
+    fn a_close_has_a_code_and_a_reason_or_neither() {
+        assert_eq!(close(b"\x11\x45ws://b/socket"), (4421, "ws://b/socket"));
+        assert_eq!(close(b"\x03\xe8"), (1000, ""));
+        assert_eq!(close(b"\x03"), (1005, ""));
     }
 
     #[test]

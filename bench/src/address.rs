@@ -1,0 +1,149 @@
+//! Where servers and coordinators are: URLs, resolved once, and the table of the servers that this
+//! process has been sent to.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Servers that a run may be sent to; a redirect to one more is not followed.
+const MAX_PLACES: usize = 4_096;
+
+/// Why a URL is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("{url:?}: expected {scheme}host:port/path")]
+    Url { url: String, scheme: &'static str },
+    #[error("{0} has no address: {1}")]
+    Unresolved(String, io::Error),
+    #[error("more than {MAX_PLACES} servers")]
+    TooMany,
+}
+
+/// A URL taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Address {
+    pub(crate) socket: SocketAddr,
+    /// For the `Host` header.
+    pub(crate) host: String,
+    /// Begins with `/`.
+    pub(crate) path: String,
+}
+
+impl Address {
+    /// Takes a URL apart and resolves its host, which waits for DNS when that is a name.
+    pub(crate) fn parse(url: &str, scheme: &'static str) -> Result<Self, AddressError> {
+        let wrong = || AddressError::Url {
+            url: url.into(),
+            scheme,
+        };
+        let rest = url.strip_prefix(scheme).ok_or_else(wrong)?;
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let with_port = match host.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => host.into(),
+            _ => format!("{host}:80"),
+        };
+        let resolved = with_port
+            .to_socket_addrs()
+            .map_err(|error| AddressError::Unresolved(host.into(), error));
+        Ok(Self {
+            socket: resolved?.next().ok_or_else(wrong)?,
+            host: host.into(),
+            path: format!("/{path}"),
+        })
+    }
+}
+
+/// A server in [`Places`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(u16);
+
+/// The servers that sessions have been sent to, and how many are open at each.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    known: Vec<(Address, u64)>,
+    by_url: HashMap<String, Place>,
+}
+
+impl Places {
+    /// The server behind a whole WebSocket URL.
+    pub(crate) fn find(&mut self, url: &str) -> Result<Place, AddressError> {
+        if let Some(place) = self.by_url.get(url) {
+            return Ok(*place);
+        }
+        let address = Address::parse(url, "ws://")?;
+        let place = self.add(address)?;
+        self.by_url.insert(url.into(), place);
+        Ok(place)
+    }
+
+    /// A server that is known already.
+    pub(crate) fn add(&mut self, address: Address) -> Result<Place, AddressError> {
+        if self.known.len() >= MAX_PLACES {
+            return Err(AddressError::TooMany);
+        }
+        self.known.push((address, 0));
+        Ok(Place(self.known.len() as u16 - 1))
+    }
+
+    pub(crate) fn address(&self, place: Place) -> &Address {
+        &self.known[usize::from(place.0)].0
+    }
+
+    pub(crate) fn opened(&mut self, place: Place) {
+        self.known[usize::from(place.0)].1 += 1;
+    }
+
+    pub(crate) fn closed(&mut self, place: Place) {
+        self.known[usize::from(place.0)].1 -= 1;
+    }
+
+    /// Open connections, by address.
+    pub(crate) fn census(&self) -> BTreeMap<SocketAddr, u64> {
+        let mut census = BTreeMap::new();
+        for (address, open) in &self.known {
+            *census.entry(address.socket).or_default() += open;
+        }
+        census
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart_and_wrong_ones_are_refused() {
+        let address = Address::parse("ws://127.0.0.1:8080/socket", "ws://").expect("a URL");
+        assert_eq!(address.socket, ([127, 0, 0, 1], 8080).into());
+        assert_eq!(
+            (&*address.host, &*address.path),
+            ("127.0.0.1:8080", "/socket")
+        );
+        let six = Address::parse("http://[::1]", "http://").expect("a URL");
+        assert_eq!((six.socket.port(), &*six.path), (80, "/"));
+        for wrong in [
+            "wss://127.0.0.1/socket",
+            "127.0.0.1:80",
+            "ws://127.0.0.1:x/",
+        ] {
+            assert!(Address::parse(wrong, "ws://").is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_one_place_whoever_names_it() {
+        let mut places = Places::default();
+        let one = places.find("ws://127.0.0.1:1/socket").expect("a URL");
+        assert_eq!(places.find("ws://127.0.0.1:1/socket").expect("a URL"), one);
+        let two = places.find("ws://127.0.0.1:2/socket").expect("a URL");
+        assert_ne!(one, two);
+        places.opened(two);
+        assert_eq!(places.census()[&places.address(two).socket], 1);
+        places.closed(two);
+        assert_eq!(places.census()[&places.address(two).socket], 0);
+    }
+}

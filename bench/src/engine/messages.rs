@@ -1,0 +1,185 @@
+//! What servers say, and whether it is right. It owns the judgement of records; what follows for the
+//! session is in `sessions.rs`.
+
+use std::cmp::Reverse;
+
+use super::{Engine, WorkError, sessions::Todo};
+use crate::{
+    plan::{Kind, Plan, Shown},
+    watch::{Entry, Scene, Verdict},
+    wire::{self, Message},
+};
+
+/// Users in one `watch` message.
+const WATCH_AT_ONCE: usize = 500;
+/// Before a watch that could not be answered is asked for again, µs.
+const WATCH_AGAIN: u64 = 500_000;
+/// Between two pings of a server that does not say, seconds.
+const HEARTBEAT: u64 = 25;
+
+/// The `watch` messages of a session, with the versions that it knows.
+pub(super) fn watches(plan: &Plan, entries: &[Entry]) -> Vec<Vec<u8>> {
+    let at_once = (1..).zip(entries.chunks(WATCH_AT_ONCE));
+    at_once
+        .map(|(id, entries)| watch(plan, entries, id))
+        .collect()
+}
+
+fn watch(plan: &Plan, entries: &[Entry], id: u64) -> Vec<u8> {
+    let users: Vec<String> = entries.iter().map(|entry| plan.user(entry.user)).collect();
+    let known: serde_json::Map<String, serde_json::Value> = entries
+        .iter()
+        .filter(|entry| entry.version > 0)
+        .map(|entry| (plan.user(entry.user), entry.version.into()))
+        .collect();
+    serde_json::json!({ "type": "watch", "users": users, "known": known, "id": id })
+        .to_string()
+        .into_bytes()
+}
+
+impl Engine {
+    pub(super) fn message(
+        &mut self,
+        connection: usize,
+        payload: &[u8],
+        now: u64,
+    ) -> Result<(), WorkError> {
+        let Ok(message) = serde_json::from_slice::<Message<'_>>(payload) else {
+            let text = String::from_utf8_lossy(payload);
+            let text: String = text.chars().take(80).collect();
+            self.results.counts.errors += 1;
+            self.results
+                .counts
+                .cause(&format!("a message that is none: {text}"));
+            return Ok(());
+        };
+        let number = self.connections[connection].user;
+        match &*message.kind {
+            "presence" => self.see(number, &message, now, false)?,
+            "snapshot" => {
+                self.see(number, &message, now, true)?;
+                self.answered(number, now)?;
+            }
+            "welcome" => {
+                let heartbeat = message.heartbeat.unwrap_or(HEARTBEAT) * 1_000_000;
+                self.welcome(connection, number, heartbeat, now)?;
+            }
+            "move" => {
+                let address = message.address.as_deref().unwrap_or_default();
+                let place = self.place(address).map(|place| (place, now));
+                self.connections[connection].moving = place;
+            }
+            "error" => self.error(number, &message, now),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn error(&mut self, number: u32, message: &Message<'_>, now: u64) {
+        let counts = &mut self.results.counts;
+        match (message.code.as_deref(), message.id) {
+            // The protocol has it asked again later.
+            (Some("unavailable"), Some(id)) => {
+                counts.unavailable += 1;
+                let again = Reverse((now + WATCH_AGAIN, number, Todo::Watch(id)));
+                self.queue.push(again);
+            }
+            _ => {
+                counts.errors += 1;
+                counts.cause(
+                    message
+                        .message
+                        .as_deref()
+                        .unwrap_or("an error without a message"),
+                );
+            }
+        }
+    }
+
+    /// Sends a `watch` message again, if the session still waits for its answer.
+    pub(super) fn watch_again(&mut self, number: u32, id: u64) {
+        let user = &self.users[self.at(number)];
+        let chunk = (id as usize).checked_sub(1);
+        let entries = chunk.and_then(|chunk| user.entries.chunks(WATCH_AT_ONCE).nth(chunk));
+        if let (Some(connection), Some(entries)) = (user.connection, entries)
+            && user.unanswered > 0
+        {
+            let message = watch(&self.plan, entries, id);
+            self.send(connection, wire::TEXT, &message);
+        }
+    }
+
+    fn see(
+        &mut self,
+        number: u32,
+        message: &Message<'_>,
+        now: u64,
+        answer: bool,
+    ) -> Result<(), WorkError> {
+        self.pass(now)?;
+        let go = self.go.filter(|go| *go <= now);
+        let Self {
+            plan,
+            users,
+            truths,
+            distant,
+            results,
+            present,
+            ..
+        } = self;
+        let watcher = (number / plan.workers) as usize;
+        let (entries, watcher) = (&mut users[watcher].entries, &truths[watcher]);
+        for record in &message.users {
+            let watched = plan.number(&record.user);
+            let found = watched
+                .and_then(|user| entries.binary_search_by_key(&user, |entry| entry.user).ok());
+            let (Some(shown), Some(found)) = (record.shown(), found) else {
+                // A status, or a user, that is not in the plan.
+                results.counts.strays += 1;
+                continue;
+            };
+            let entry = &mut entries[found];
+            let (user, mine) = (entry.user, plan.mine(entry.user));
+            let scene = Scene {
+                plan,
+                go,
+                now,
+                answer,
+                user: if mine {
+                    &truths[(user / plan.workers) as usize]
+                } else {
+                    distant
+                },
+                watcher,
+            };
+            let counts = &mut results.counts;
+            match entry.see(&scene, record.version, shown) {
+                Verdict::Delivered {
+                    intended,
+                    disturbed,
+                    skipped,
+                } => {
+                    counts.delivered += 1;
+                    counts.conflated += skipped.conflated;
+                    counts.missed += skipped.missed;
+                    let times = match (plan.kind(user), shown) {
+                        _ if disturbed => &mut results.disturbed,
+                        (Kind::Moves, Shown::Offline) => &mut results.leave,
+                        (Kind::Moves, _) => &mut results.come,
+                        _ => &mut results.status,
+                    };
+                    times.record(now - intended);
+                    present.delivered(now - intended);
+                }
+                Verdict::Other => counts.other += 1,
+                Verdict::Known => {}
+                Verdict::Duplicate => counts.duplicated += 1,
+                Verdict::Reordered => counts.reordered += 1,
+                Verdict::Flap => counts.flaps += 1,
+                Verdict::Stray { disturbed: false } => counts.strays += 1,
+                Verdict::Stray { disturbed: true } => counts.rolled_back += 1,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,264 @@
+//! The connections of a worker: opened, read, written, closed. Knows frames and the upgrade; what
+//! the messages in them mean is not its business.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+};
+
+use mio::{Interest, Token, net::TcpStream};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{Engine, WorkError, sessions::End};
+use crate::{address::Place, clock::now_us, wire};
+
+/// How long an upgrade and the `welcome` after it may take, µs.
+const PATIENCE: u64 = 10_000_000;
+/// How long the close (1012) after a `move` may take, µs.
+const MOVE_PATIENCE: u64 = 1_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Until the request is sent.
+    Dialing,
+    /// Until its answer came.
+    Upgrading,
+    Open,
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    pub(super) user: u32,
+    pub(super) place: Place,
+    pub(super) phase: Phase,
+    /// A part of a frame.
+    input: Vec<u8>,
+    /// What the socket did not take yet.
+    output: Vec<u8>,
+    /// When anything came last, µs.
+    heard: u64,
+    /// How long nothing may come, µs; `None` before `welcome`.
+    pub(super) heartbeat: Option<u64>,
+    /// Where it was told to move, and when.
+    pub(super) moving: Option<(Place, u64)>,
+}
+
+impl Connection {
+    /// Why it has to be given up by now.
+    fn stuck(&self, now: u64) -> Option<End<'static>> {
+        if let Some((place, told)) = self.moving {
+            return (told + MOVE_PATIENCE < now).then_some(End::Moved(Some(place)));
+        }
+        let (patience, what) = match self.heartbeat {
+            None => (PATIENCE, "no welcome in time"),
+            Some(heartbeat) => (2 * heartbeat, "nothing was heard for too long"),
+        };
+        (self.heard + patience < now).then_some(End::Silent(what))
+    }
+
+    /// Has the close be a reset.
+    pub(super) fn reset_on_close(&self) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(std::time::Duration::ZERO))
+    }
+}
+
+impl Engine {
+    /// Begins the connection of a user to `place`.
+    pub(super) fn dial(&mut self, number: u32, place: Place) -> Result<(), WorkError> {
+        let address = self.places.address(place);
+        let request = wire::request(address, &self.plan.secret, &self.plan.user(number))?;
+        let stream = match open(address.socket, number) {
+            Ok(stream) => stream,
+            Err(error) => return self.undialed(number, &format!("connect: {error}")),
+        };
+        let connection = self.connections.insert(Connection {
+            stream,
+            user: number,
+            place,
+            phase: Phase::Dialing,
+            input: Vec::new(),
+            output: request,
+            heard: now_us(),
+            heartbeat: None,
+            moving: None,
+        });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let stream = &mut self.connections[connection].stream;
+        self.poll
+            .registry()
+            .register(stream, Token(connection), interest)?;
+        self.places.opened(place);
+        self.user(number).connection = Some(connection);
+        Ok(())
+    }
+
+    /// Closes a connection and forgets it.
+    pub(super) fn remove(&mut self, connection: usize) -> Connection {
+        let closed = self.connections.remove(connection);
+        self.places.closed(closed.place);
+        let user = self.user(closed.user);
+        user.connection = None;
+        user.unanswered = 0;
+        if std::mem::take(&mut user.ready) {
+            self.results.counts.ready -= 1;
+        }
+        closed
+    }
+
+    pub(super) fn serve(&mut self, connection: usize, writable: bool) -> Result<(), WorkError> {
+        if writable && let Some(open) = self.connections.get_mut(connection) {
+            let output = std::mem::take(&mut open.output);
+            if !output.is_empty() {
+                self.write(connection, output);
+                let open = &mut self.connections[connection];
+                if open.phase == Phase::Dialing && open.output.is_empty() {
+                    open.phase = Phase::Upgrading;
+                    let number = open.user;
+                    self.user(number).there = true;
+                }
+            }
+        }
+        // Edge-triggered: read until there is nothing more.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        while let Some(open) = self.connections.get_mut(connection) {
+            match open.stream.read(&mut scratch) {
+                Ok(0) => self.ended(connection, End::Cut("closed without a close frame"))?,
+                Ok(count) => self.take(connection, &scratch[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.ended(connection, End::Cut(&error.to_string()))?,
+            }
+        }
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    /// Bytes came; usually they are whole frames.
+    fn take(&mut self, connection: usize, bytes: &[u8]) -> Result<(), WorkError> {
+        let open = &mut self.connections[connection];
+        let mut input = std::mem::take(&mut open.input);
+        if input.is_empty() {
+            let used = self.take_frames(connection, bytes)?;
+            if let Some(open) = self.connections.get_mut(connection)
+                && used < bytes.len()
+            {
+                open.input = bytes[used..].to_vec();
+            }
+            return Ok(());
+        }
+        input.extend_from_slice(bytes);
+        let used = self.take_frames(connection, &input)?;
+        if let Some(open) = self.connections.get_mut(connection)
+            && used < input.len()
+        {
+            input.drain(..used);
+            open.input = input;
+        }
+        Ok(())
+    }
+
+    /// Takes the whole frames at the start of `bytes`; how many bytes that were.
+    fn take_frames(&mut self, connection: usize, bytes: &[u8]) -> Result<usize, WorkError> {
+        let now = now_us();
+        let open = &mut self.connections[connection];
+        open.heard = now;
+        let mut rest = bytes;
+        if open.phase != Phase::Open {
+            match wire::upgraded(bytes) {
+                Ok(None) => return Ok(0),
+                Ok(Some(used)) => rest = &bytes[used..],
+                Err(answer) => {
+                    self.ended(connection, End::NotUpgraded(&answer))?;
+                    return Ok(bytes.len());
+                }
+            }
+            open.phase = Phase::Open;
+        }
+        while let Some((opcode, payload, after)) = wire::split(rest) {
+            rest = after;
+            match opcode {
+                wire::TEXT => self.message(connection, payload, now)?,
+                wire::PING => self.send(connection, wire::PONG, payload),
+                wire::CLOSE => {
+                    let (code, reason) = wire::close(payload);
+                    *self.results.counts.closes.entry(code).or_default() += 1;
+                    self.send(connection, wire::CLOSE, payload);
+                    self.closed(connection, code, reason)?;
+                    return Ok(bytes.len());
+                }
+                _ => {}
+            }
+            if !self.connections.contains(connection) {
+                return Ok(bytes.len());
+            }
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    pub(super) fn send(&mut self, connection: usize, opcode: u8, payload: &[u8]) {
+        let mask = self.next_mask();
+        let mut bytes = std::mem::take(&mut self.connections[connection].output);
+        let waits = !bytes.is_empty();
+        wire::frame(&mut bytes, opcode, payload, mask);
+        if waits {
+            self.connections[connection].output = bytes;
+        } else {
+            self.write(connection, bytes);
+        }
+    }
+
+    /// Writes what the socket takes and keeps the rest; a broken socket shows itself when read.
+    fn write(&mut self, connection: usize, mut bytes: Vec<u8>) {
+        let open = &mut self.connections[connection];
+        while !bytes.is_empty() {
+            match open.stream.write(&bytes) {
+                Ok(count) => drop(bytes.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        open.output = bytes;
+    }
+
+    /// Gives the connections up from which nothing has come for too long.
+    pub(super) fn drop_the_silent(&mut self, now: u64) -> Result<(), WorkError> {
+        let all = self.connections.iter();
+        let stuck: Vec<(usize, End<'static>)> = all
+            .filter_map(|(connection, open)| Some((connection, open.stuck(now)?)))
+            .collect();
+        for (connection, end) in stuck {
+            self.ended(connection, end)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sessions from one source address: the kernel looks for a free port ever longer, from half of all
+/// on, and that is not the server's. An address is the user's whatever its server is, so that no
+/// server, in whatever fault, meets more from one address.
+const PER_ADDRESS: u32 = 10_000;
+
+/// Begins the connection of a user. On loopback there is an address for every so many.
+fn open(address: SocketAddr, user: u32) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let number = user / PER_ADDRESS;
+    if address.ip().is_loopback() && address.is_ipv4() && number > 0 {
+        let source = SocketAddr::from(([127, 0, 0, 1 + (number % 250) as u8], 0));
+        socket.bind(&source.into())?;
+    }
+    match socket.connect(&SockAddr::from(address)) {
+        Err(error)
+            if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
+            Err(error)
+        }
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}

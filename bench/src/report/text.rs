@@ -1,0 +1,220 @@
+//! A report for people.
+
+use std::fmt;
+
+use super::Report;
+use crate::{fleet::Cost, link::Counts, timeline::Row};
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { counts, .. } = self;
+        writeln!(f, "{:?} on {}", self.scenario, self.host)?;
+        writeln!(
+            f,
+            "  sessions     {}, {} watches each, opened at {:.0}/s ({} refused, {} broken)",
+            self.sessions, self.watch, self.connected_per_second, counts.refused, counts.broken
+        )?;
+        self.ways(f)?;
+        if counts.changes > 0 {
+            self.changes(f)?;
+        }
+        if let Some(recovered) = self.recovered {
+            writeln!(
+                f,
+                "  recovered    after {recovered:.2} s, {} flaps",
+                counts.flaps
+            )?;
+        }
+        self.times(f)?;
+        self.worst(f)?;
+        match &self.server {
+            None => writeln!(
+                f,
+                "  server       not found; give its --pid for memory and CPU"
+            )?,
+            Some(cost) => servers(f, cost)?,
+        }
+        for (code, count) in &counts.closes {
+            writeln!(f, "  close {code}   {count}")?;
+        }
+        for (cause, count) in &counts.causes {
+            writeln!(f, "  {count} × {cause}")?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "FAILED: {failure}")?;
+        }
+        if self.failures.is_empty() {
+            writeln!(f, "PASSED")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// How sessions found their servers.
+    fn ways(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts {
+            moved,
+            wrong_node,
+            put_off,
+            silent,
+            routes,
+            rerouted,
+            unrouted,
+            coordinators_lost,
+            ..
+        } = self.counts;
+        if moved + wrong_node + put_off + silent > 0 {
+            writeln!(
+                f,
+                "  redirects    {moved} moved, {wrong_node} at a wrong node, {put_off} put off, {silent} gone silent"
+            )?;
+        }
+        if routes > 0 {
+            writeln!(
+                f,
+                "  routes       {routes} asked for, {rerouted} of them again; {unrouted} without an answer, {coordinators_lost} coordinators lost"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn changes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { counts, .. } = self;
+        let share = |within: u64| 100.0 * within as f64 / counts.changes as f64;
+        writeln!(
+            f,
+            "  changes      {} in {:.1} s, {:.1} % within 1 ms of their time, {:.1} % within 10 ms",
+            counts.changes,
+            self.seconds,
+            share(counts.within_1ms),
+            share(counts.within_10ms)
+        )?;
+        writeln!(
+            f,
+            "  deliveries   {} of {}: {} missed, {} duplicated, {} reordered, {} flaps, {} conflated",
+            counts.delivered,
+            counts.expected,
+            counts.missed,
+            counts.duplicated,
+            counts.reordered,
+            counts.flaps,
+            counts.conflated
+        )?;
+        let Counts {
+            strays,
+            rolled_back,
+            wrong_at_end,
+            held_back,
+            unavailable,
+            ..
+        } = *counts;
+        if strays + rolled_back + wrong_at_end + held_back + unavailable > 0 {
+            writeln!(
+                f,
+                "               {wrong_at_end} wrong in the end, {strays} strays, {rolled_back} rolled back, {held_back} changes held back, {unavailable} watches unavailable"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("handshake", self.handshake),
+            ("route", self.route),
+            ("delivery", self.delivery),
+            ("· status", self.status),
+            ("· come", self.come),
+            ("· leave", self.leave),
+            ("disturbed", self.disturbed),
+            ("outage", self.outage),
+        ];
+        writeln!(
+            f,
+            "  ms           {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"
+        )?;
+        for (name, row) in rows {
+            let Some(row) = row else { continue };
+            let values = [
+                row.p50, row.p90, row.p95, row.p99, row.p99_9, row.p99_99, row.max,
+            ];
+            write!(f, "  {name:<12}")?;
+            for value in values {
+                write!(f, " {:>8.2}", value as f64 / 1e3)?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    /// The seconds in which a fault shows most; none without lost sessions.
+    fn worst(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slowest = self.timeline.iter().max_by_key(|row| row.p99);
+        let fewest = self.timeline.iter().min_by_key(|row| row.sessions);
+        if self.outage.is_none() {
+            return Ok(());
+        }
+        let rows = [("slowest", slowest), ("fewest", fewest)];
+        for (name, row) in rows {
+            let Some(row) = row else { continue };
+            let Row {
+                second,
+                deliveries,
+                sessions,
+                cut,
+                moved,
+                ..
+            } = row;
+            writeln!(
+                f,
+                "  {name:<12} second {second}: {deliveries} deliveries, p99 {:.1} ms, {sessions} sessions, {cut} cut, {moved} moved",
+                row.p99 as f64 / 1e3
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn servers(f: &mut fmt::Formatter<'_>, cost: &Cost) -> fmt::Result {
+    let name = if cost.each.len() == 1 {
+        "server".to_owned()
+    } else {
+        format!("{} servers", cost.each.len())
+    };
+    write!(
+        f,
+        "  {name:<12} {} B a session, kernel {} B (both ends), CPU {:.0} % of a core",
+        cost.bytes_per_session, cost.kernel_bytes_per_session, cost.cpu_percent
+    )?;
+    if let Some(cpu) = cost.cpu_us_per_delivery {
+        write!(f, ", {cpu:.1} µs a delivery")?;
+    }
+    writeln!(f)?;
+    if cost.each.len() == 1 {
+        return Ok(());
+    }
+    for server in &cost.each {
+        write!(f, "  · {}", server.name)?;
+        match server.pid {
+            Some(pid) => write!(f, " (process {pid})")?,
+            None => write!(f, " (ended)")?,
+        }
+        if let Some(sessions) = server.sessions {
+            write!(f, ": {sessions} sessions in the end")?;
+        }
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        write!(
+            f,
+            ", CPU {:.0} %, {:.1} MiB (+{:.1})",
+            server.cpu_percent,
+            mib(server.resident),
+            mib(server.grown)
+        )?;
+        if server.lives > 1 {
+            write!(f, ", {} processes", server.lives)?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}

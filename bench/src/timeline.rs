@@ -1,0 +1,144 @@
+//! What happened in each second of the measured part. A worker keeps the second that it is in; the
+//! parent puts the workers' seconds together as rows.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::link::{Counts, Second};
+
+/// The present second of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Present {
+    second: Second,
+    /// Counts in its beginning.
+    cut: u64,
+    moved: u64,
+}
+
+impl Present {
+    /// The second that `since_go` µs are in begins, unless it is the present one; those that are
+    /// over are handed to `over`.
+    pub(crate) fn pass<E>(
+        &mut self,
+        since_go: u64,
+        counts: &Counts,
+        mut over: impl FnMut(&Second) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while u64::from(self.second.second) < since_go / 1_000_000 {
+            let cut = counts.broken + counts.silent;
+            self.second.sessions = counts.ready;
+            self.second.cut = cut - std::mem::replace(&mut self.cut, cut);
+            self.second.moved = counts.moved - std::mem::replace(&mut self.moved, counts.moved);
+            over(&self.second)?;
+            self.second.second += 1;
+            self.second.times.0.reset();
+        }
+        Ok(())
+    }
+
+    /// Something was delivered.
+    pub(crate) fn delivered(&mut self, took: u64) {
+        self.second.times.record(took);
+    }
+}
+
+/// A second of the run. Times in µs.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    pub(crate) second: u32,
+    pub(crate) deliveries: u64,
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) max: u64,
+    pub(crate) sessions: u64,
+    pub(crate) cut: u64,
+    pub(crate) moved: u64,
+}
+
+/// The rows of a run, and the seconds that not every worker told of yet.
+#[derive(Debug, Default)]
+pub(crate) struct Timeline {
+    pub(crate) rows: Vec<Row>,
+    partial: BTreeMap<u32, (u32, Second)>,
+}
+
+impl Timeline {
+    /// Takes a second of one of `workers`.
+    pub(crate) fn take(&mut self, other: &Second, workers: u32) {
+        let (told, sum) = self.partial.entry(other.second).or_default();
+        *told += 1;
+        sum.second = other.second;
+        sum.sessions += other.sessions;
+        sum.cut += other.cut;
+        sum.moved += other.moved;
+        sum.times.0 += &other.times.0;
+        if *told == workers {
+            self.settle(other.second);
+        }
+    }
+
+    fn settle(&mut self, second: u32) {
+        let Some((_, sum)) = self.partial.remove(&second) else {
+            return;
+        };
+        let times = &sum.times.0;
+        self.rows.push(Row {
+            second,
+            deliveries: times.len(),
+            p50: times.value_at_quantile(0.5),
+            p99: times.value_at_quantile(0.99),
+            max: times.max(),
+            sessions: sum.sessions,
+            cut: sum.cut,
+            moved: sum.moved,
+        });
+    }
+
+    /// The rows; the last seconds are those of the workers that ended last.
+    pub(crate) fn rows(mut self) -> Vec<Row> {
+        while let Some((second, _)) = self.partial.first_key_value() {
+            self.settle(*second);
+        }
+        self.rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_of_several_workers_are_put_together_in_order() {
+        let mut timeline = Timeline::default();
+        let mut counts = Counts::default();
+        for worker in 0..2 {
+            let mut present = Present::default();
+            let mut told = Vec::new();
+            let mut pass = |present: &mut Present, at, counts: &Counts| {
+                present.pass(at, counts, |second| {
+                    told.push(second.clone());
+                    Ok::<(), ()>(())
+                })
+            };
+            present.delivered(100);
+            counts.ready = 5;
+            counts.broken = 1;
+            pass(&mut present, 2_100_000, &counts).expect("told");
+            present.delivered(200);
+            counts.broken = 3;
+            pass(&mut present, 3_000_000 + worker, &counts).expect("told");
+            counts.broken = 0;
+            for second in told {
+                timeline.take(&second, 2);
+            }
+        }
+        let rows = timeline.rows();
+        let figures: Vec<_> = rows
+            .iter()
+            .map(|row| (row.second, row.deliveries, row.cut))
+            .collect();
+        assert_eq!(figures, [(0, 2, 2), (1, 0, 0), (2, 2, 4)]);
+        assert_eq!((rows[0].p99, rows[0].sessions), (100, 10));
+    }
+}

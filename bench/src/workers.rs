@@ -1,0 +1,195 @@
+//! The worker processes: started, told what to do, listened to. Owns what passes between them, and
+//! nothing of what it means.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+
+use crate::{
+    link::{Away, News, Order, Results},
+    plan::Plan,
+    timeline::Timeline,
+};
+
+/// Between two looks at the servers.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A worker did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkersError {
+    #[error("a worker cannot be started: {0}")]
+    Start(io::Error),
+    #[error("the plan cannot be written: {0}")]
+    Plan(#[from] serde_json::Error),
+    #[error("a worker does not take its orders: {0}")]
+    Order(#[from] io::Error),
+    #[error("a worker ended early")]
+    Ended,
+}
+
+/// Which worker says what; `None` = nothing more.
+type Told = (usize, Option<News>);
+
+/// The worker processes of a run.
+pub(crate) struct Workers {
+    children: Vec<(Child, ChildStdin)>,
+    news: Receiver<Told>,
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.children {
+            // It ended already, or has nothing to lose.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Passes a worker's lines on; `None` at their end.
+fn listen(worker: usize, stdout: impl io::Read, sender: &Sender<Told>) {
+    let news = BufReader::new(stdout).lines().map_while(|line| {
+        let line = line.ok()?;
+        serde_json::from_str(&line).ok()
+    });
+    for news in news.map(Some).chain([None]) {
+        if sender.send((worker, news)).is_err() {
+            break;
+        }
+    }
+}
+
+impl Workers {
+    /// Starts as many as the plan has.
+    pub(crate) fn start(plan: &Plan) -> Result<Self, WorkersError> {
+        let (sender, news) = mpsc::channel();
+        let mut workers = Self {
+            children: Vec::new(),
+            news,
+        };
+        let program = std::env::current_exe().map_err(WorkersError::Start)?;
+        for worker in 0..plan.workers {
+            let mut child = Command::new(&program)
+                .arg("worker")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .map_err(WorkersError::Start)?;
+            let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+                return Err(WorkersError::Ended);
+            };
+            let plan = Plan {
+                worker,
+                ..plan.clone()
+            };
+            writeln!(stdin, "{}", serde_json::to_string(&plan)?)?;
+            workers.children.push((child, stdin));
+            let sender = sender.clone();
+            std::thread::spawn(move || listen(worker as usize, stdout, &sender));
+        }
+        Ok(workers)
+    }
+
+    /// Gives all of them an order.
+    pub(crate) fn order(&mut self, order: Order) -> Result<(), WorkersError> {
+        let line = serde_json::to_string(&order)?;
+        for (_, stdin) in &mut self.children {
+            writeln!(stdin, "{line}")?;
+        }
+        Ok(())
+    }
+
+    /// Passes on what one worker says to those that still work.
+    fn relay(&mut self, from: usize, away: Away, done: &[bool]) -> Result<(), WorkersError> {
+        let line = serde_json::to_string(&Order::Away(away))?;
+        for (worker, (_, stdin)) in self.children.iter_mut().enumerate() {
+            if worker != from && !done[worker] {
+                writeln!(stdin, "{line}")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all sessions are open; `false` when they are not by `deadline`.
+    pub(crate) fn until_ready(
+        &mut self,
+        bar: &ProgressBar,
+        deadline: Instant,
+    ) -> Result<bool, WorkersError> {
+        let mut waiting = self.children.len();
+        let none_done = vec![false; waiting];
+        while waiting > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.news.recv_timeout(left) {
+                Ok((_, Some(News::Ready))) => waiting -= 1,
+                // Of one worker: the shares are alike.
+                Ok((_, Some(News::Progress { ready, .. }))) => {
+                    bar.set_position(ready * self.children.len() as u64);
+                }
+                Ok((from, Some(News::Away(away)))) => {
+                    self.relay(from, away, &none_done)?;
+                }
+                Ok((_, Some(News::Second(_)))) => {}
+                Ok((_, Some(News::Done(_)) | None)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(WorkersError::Ended);
+                }
+                Err(RecvTimeoutError::Timeout) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for the results of all, and calls `look` about once a second meanwhile.
+    pub(crate) fn until_done(
+        &mut self,
+        bar: &ProgressBar,
+        mut look: impl FnMut(),
+    ) -> Result<(Results, Timeline), WorkersError> {
+        let (mut total, mut timeline) = (Results::default(), Timeline::default());
+        let all = self.children.len();
+        let mut done = vec![false; all];
+        let mut next_look = Instant::now() + LOOK;
+        bar.set_prefix("measuring");
+        while done.contains(&false) {
+            let left = next_look.saturating_duration_since(Instant::now());
+            match self.news.recv_timeout(left) {
+                Ok((from, Some(News::Done(results)))) => {
+                    total.add(&results);
+                    done[from] = true;
+                }
+                Ok((
+                    _,
+                    Some(News::Progress {
+                        ready,
+                        delivered,
+                        p99,
+                    }),
+                )) => {
+                    bar.set_position(ready * all as u64);
+                    let p99 = p99 as f64 / 1e3;
+                    bar.set_message(format!("{delivered} delivered, p99 {p99:.2} ms"));
+                }
+                Ok((_, Some(News::Second(second)))) => timeline.take(&second, all as u32),
+                Ok((from, Some(News::Away(away)))) => {
+                    self.relay(from, away, &done)?;
+                }
+                Ok((_, Some(News::Ready))) | Err(RecvTimeoutError::Timeout) => {}
+                // A worker that is done closes its output; one that is not has failed.
+                Ok((from, None)) if done[from] => {}
+                Ok((_, None)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(WorkersError::Ended);
+                }
+            }
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + LOOK;
+                look();
+            }
+        }
+        Ok((total, timeline))
+    }
+}

@@ -1,0 +1,257 @@
+//! The bench against small servers of its own, which can be told to misbehave: what they do wrong has
+//! to be found and called by its name, and what a client has to live with is no error.
+
+mod fake;
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use fake::Fault;
+
+/// A run of 20 sessions that watch 5 users each.
+fn bench(scenario: &str, entrance: &[&str], arguments: &[&str]) -> (Output, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_online-status-bench"));
+    command.arg(scenario).args(entrance);
+    command.args(["--sessions", "20", "--drain", "2", "--json", "--quiet"]);
+    let output = command.args(arguments).output().expect("the bench runs");
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output, report)
+}
+
+/// Users change 15 times a second, each of those with a session every second and a bit.
+fn presence(fault: Fault, seconds: &str, arguments: &[&str]) -> Value {
+    let (_, coordinator) = fake::start(fault, Duration::from_secs(4));
+    let options = [
+        "--watch",
+        "5",
+        "--rate",
+        "15",
+        "--grace",
+        "4",
+        "--duration",
+        seconds,
+    ];
+    let (output, report) = bench(
+        "presence",
+        &["--coordinator", &coordinator],
+        &[&options, arguments].concat(),
+    );
+    let passed = report["failures"] == json!([]);
+    assert_eq!(output.status.code(), Some(i32::from(!passed)), "{report}");
+    report
+}
+
+/// Whether nothing was wrong with the server: a machine that is too busy for the bench to be
+/// punctual says nothing about it.
+fn passed(report: &Value) -> bool {
+    let failures = report["failures"].as_array().expect("a list");
+    let invalid = |failure: &Value| {
+        failure
+            .as_str()
+            .is_some_and(|text| text.starts_with("INVALID"))
+    };
+    failures.iter().all(invalid)
+}
+
+fn count(report: &Value, what: &str) -> u64 {
+    report["counts"][what].as_u64().expect("a count")
+}
+
+/// Runs what does not need the processor to itself side by side.
+fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, case: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for one in cases {
+            scope.spawn(|| case(one));
+        }
+    });
+}
+
+#[test]
+fn a_good_server_passes() {
+    let (url, _) = fake::start(Fault::StaleRoutes, Duration::from_secs(4));
+    let options = [
+        "--workers",
+        "2",
+        "--watch",
+        "5",
+        "--rate",
+        "60",
+        "--duration",
+        "3",
+    ];
+    let (output, report) = bench("presence", &["--url", &url], &options);
+    assert!(passed(&report), "{report}");
+    let all_well = report["failures"] == json!([]);
+    assert_eq!(output.status.code(), Some(i32::from(!all_well)));
+    assert_eq!(count(&report, "delivered"), count(&report, "expected"));
+    assert!(count(&report, "expected") > 300 && report["come"]["count"].as_u64() > Some(0));
+    // Half of the users are the other server's, and are sent there.
+    assert!(count(&report, "wrong_node") >= 10, "{report}");
+    let timeline = report["timeline"].as_array().expect("rows");
+    let delivered: u64 = timeline
+        .iter()
+        .filter_map(|row| row["deliveries"].as_u64())
+        .sum();
+    assert!(timeline.len() >= 3 && delivered > 300 && timeline[0]["sessions"] == 20);
+}
+
+#[test]
+fn every_fault_is_found() {
+    let faults = [
+        (Fault::Missed, "missed"),
+        (Fault::Duplicated, "duplicated"),
+        (Fault::Reordered, "reordered"),
+        (Fault::Flap, "flaps"),
+        (Fault::Stray, "strays"),
+        (Fault::Contradiction, "strays"),
+    ];
+    at_once(faults, |(fault, name)| {
+        let report = presence(fault, "5", &["--moves", "0"]);
+        assert!(
+            !passed(&report) && count(&report, name) > 0,
+            "{name}: {report}"
+        );
+    });
+}
+
+#[test]
+fn what_a_client_has_to_live_with_is_no_error() {
+    let faults = [
+        (Fault::None, "routes"),
+        (Fault::StaleRoutes, "wrong_node"),
+        (Fault::Drained, "moved"),
+        (Fault::Closed, "moved"),
+        (Fault::Crashed, "broken"),
+        (Fault::Overloaded, "put_off"),
+    ];
+    at_once(faults, |(fault, name)| {
+        let report = presence(fault, "5", &[]);
+        assert!(passed(&report), "{name}: {report}");
+        assert!(count(&report, name) > 0, "{name}: {report}");
+        let accounted = count(&report, "delivered") + count(&report, "conflated");
+        assert_eq!(accounted, count(&report, "expected"), "{name}: {report}");
+        let lost = fault != Fault::None;
+        assert_eq!(report["outage"].is_null(), !lost, "{name}: {report}");
+    });
+}
+
+#[test]
+fn changes_of_users_that_are_cut_off_are_told_when_they_are_back_and_are_counted_apart() {
+    let report = presence(Fault::Crashed, "5", &["--assert", "disturbed:max<15s"]);
+    assert!(passed(&report), "{report}");
+    assert!(count(&report, "held_back") > 0, "{report}");
+    assert!(
+        report["disturbed"]["max"].as_u64() > Some(100_000),
+        "{report}"
+    );
+    assert!(report["outage"]["max"].as_u64() > Some(900_000), "{report}");
+    let limit = presence(Fault::Crashed, "5", &["--assert", "disturbed:max<1us"]);
+    assert!(!passed(&limit), "{limit}");
+}
+
+#[test]
+fn what_is_wrong_after_a_fault_is_found() {
+    let faults = [
+        (Fault::DrainedTwice, "duplicated"),
+        (Fault::DrainedDeaf, "missed"),
+        (Fault::DrainedDeaf, "wrong_at_end"),
+        (Fault::CrashedGraceless, "flaps"),
+    ];
+    at_once(faults, |(fault, name)| {
+        let report = presence(fault, "5", &[]);
+        assert!(
+            !passed(&report) && count(&report, name) > 0,
+            "{name}: {report}"
+        );
+    });
+}
+
+#[test]
+fn what_is_passed_over_may_be_tolerated_but_not_a_wrong_state_in_the_end() {
+    // The fault comes with one of the last changes.
+    let end = ["--moves", "0", "--outage-tolerance", "5"];
+    at_once([false, true], |stubborn| {
+        if stubborn {
+            let report = presence(Fault::CrashedStubborn, "2.1", &end);
+            assert_eq!(
+                [count(&report, "missed"), count(&report, "strays")],
+                [0, 0],
+                "{report}"
+            );
+            assert!(
+                count(&report, "wrong_at_end") > 0 && !passed(&report),
+                "{report}"
+            );
+        } else {
+            let report = presence(Fault::CrashedForgetful, "2.1", &end);
+            assert!(
+                passed(&report) && count(&report, "rolled_back") > 0,
+                "{report}"
+            );
+        }
+    });
+}
+
+#[test]
+fn every_scenario_works_through_a_coordinator_that_is_not_the_first() {
+    at_once(["connect", "storm", "fanout"], |scenario| {
+        // Nobody listens there any more.
+        let closed = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let dead = format!("http://{}", closed.local_addr().expect("an address"));
+        drop(closed);
+        let fault = match scenario {
+            "fanout" => Fault::Drained,
+            _ => Fault::None,
+        };
+        let (_, alive) = fake::start(fault, Duration::from_secs(4));
+        let both = format!("{dead},{alive}");
+        let options: &[&str] = match scenario {
+            "fanout" => &["--workers", "2", "--rate", "20", "--duration", "4"],
+            _ => &["--duration", "1"],
+        };
+        let (output, report) = bench(scenario, &["--coordinator", &both], options);
+        assert!(passed(&report), "{scenario}: {report}");
+        assert!(output.status.code() < Some(2));
+        assert!(count(&report, "coordinators_lost") > 0, "{report}");
+        if scenario == "fanout" {
+            assert_eq!(count(&report, "expected"), 80 * 20);
+            assert!(count(&report, "moved") > 0, "{report}");
+        }
+    });
+}
+
+#[test]
+fn no_server_and_wrong_usage_are_told_apart() {
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_online-status-bench"));
+        command
+            .args(arguments)
+            .output()
+            .expect("the bench runs")
+            .status
+            .code()
+    };
+    assert_eq!(run(&["presence", "--url", "https://x/"]), Some(2));
+    assert_eq!(run(&["presence", "--sessions", "0"]), Some(2));
+    assert_eq!(run(&["presence", "--assert", "p99"]), Some(2));
+    assert_eq!(run(&["presence", "--grace", "-1"]), Some(2));
+    let both = [
+        "--url",
+        "ws://127.0.0.1:9/",
+        "--coordinator",
+        "http://127.0.0.1:9",
+    ];
+    assert_eq!(run(&[&["presence"], &both[..]].concat()), Some(2));
+    assert_eq!(
+        run(&["presence", "--coordinator", "http://127.0.0.1:9"]),
+        Some(2)
+    );
+}
