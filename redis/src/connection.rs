@@ -2,7 +2,8 @@
 //! It owns what the client library is told; keeping a connection is the link's business.
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult,
+    TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection, PubSub},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -93,12 +94,14 @@ impl Connector {
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_user_timeout(target.response_timeout * 2);
-        let nodes: Vec<_> = target
-            .nodes
-            .iter()
-            .map(|node| node.clone().set_tcp_settings(tcp.clone()))
-            .collect();
-        let client = |node: &redis::ConnectionInfo| match &certificates {
+        let node = |node: &ConnectionInfo| {
+            // Redis 7.0 and most users' permissions do not know that command.
+            let settings = node.redis_settings().clone().set_skip_set_lib_name();
+            let node = node.clone().set_tcp_settings(tcp.clone());
+            node.set_redis_settings(settings)
+        };
+        let nodes: Vec<_> = target.nodes.iter().map(node).collect();
+        let client = |node: &ConnectionInfo| match &certificates {
             Some(certificates) => Client::build_with_tls(node.clone(), certificates.clone()),
             None => Client::open(node.clone()),
         };

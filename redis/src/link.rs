@@ -30,7 +30,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const BAD_RECORDS: usize = 16;
 
 /// The link to the store. Clones share its connection; it connects when it is first used, and
-/// again by itself when the connection fails.
+/// again by itself when the connection fails. It is used within a tokio runtime that has I/O and
+/// time enabled.
 ///
 /// An operation waits for a connection no longer than the connect timeout (three of them on a Redis
 /// Cluster), and not at all while the last attempt to get one has failed a short time ago (100 ms,
@@ -377,6 +378,18 @@ mod tests {
         }
         assert!(backoff(20) >= BACKOFF.1 / 2);
         assert_ne!(random(), random());
+    }
+
+    #[test]
+    fn operations_may_be_spawned() {
+        fn may_be_spawned(_: impl Send + 'static) {}
+        let link = Link::open(Options::new("redis://127.0.0.1")).expect("good options");
+        let clone = link.clone();
+        may_be_spawned(async move { clone.run(Vec::new()).await });
+        may_be_spawned(async move {
+            let _ = (link.map().await, link.leases().await, link.run_id().await);
+            link.lead("c", Duration::from_secs(1), None).await
+        });
     }
 
     #[test]

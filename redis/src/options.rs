@@ -185,15 +185,15 @@ fn nodes(url: &str) -> Result<Vec<ConnectionInfo>, OptionsError> {
                 "is not redis://[user[:password]@]host[:port][/database]"
             })
         })?;
-        let info = match nodes.first() {
-            None => info,
-            Some(first) => like_the_first(info, first).map_err(wrong)?,
-        };
         if several && info.redis_settings().db() != 0 {
             return Err(wrong(
                 "has a database, and a Redis Cluster has only number 0",
             ));
         }
+        let info = match nodes.first() {
+            None => info,
+            Some(first) => like_the_first(info, first).map_err(wrong)?,
+        };
         nodes.push(info);
     }
     Ok(nodes)

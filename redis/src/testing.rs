@@ -177,21 +177,22 @@ impl RedisCluster {
     /// When it does not come up.
     #[must_use]
     pub fn start() -> Self {
-        let servers: Vec<RedisServer> = (0..3)
-            .map(|_| {
-                let bus = free_port().to_string();
-                RedisServer::start_with(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    &bus,
-                    "--cluster-node-timeout",
-                    "2000",
-                    "--cluster-config-file",
-                    "nodes.conf",
-                ])
-            })
-            .collect();
+        Self::start_with(&[])
+    }
+
+    /// Starts it with more arguments for each server.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let start = |_| {
+            let bus = free_port().to_string();
+            let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            let quick = ["--cluster-node-timeout", "2000"];
+            RedisServer::start_with(&[&cluster[..], &quick, arguments].concat())
+        };
+        let servers: Vec<RedisServer> = (0..3).map(start).collect();
         let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
         create.extend(servers.iter().map(|s| format!("127.0.0.1:{}", s.port)));
         create.push("--cluster-yes".to_owned());
@@ -218,7 +219,12 @@ impl RedisCluster {
     }
 }
 
-fn cli(port: u16, arguments: &[&str]) -> String {
+/// What `redis-cli` with these arguments prints, on that port of 127.0.0.1.
+///
+/// # Panics
+/// When it fails.
+#[must_use]
+pub fn cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli")
         .args(["-p", &port.to_string()])
         .args(arguments)

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::{Chosen, Record, Status, Stored, Version};
-use redis_store::{Done, Link, Op, Options, StoreError};
-use ring::Epoch;
+use protocol::{Chosen, Lease, Load, Record, Status, Stored, Version};
+use redis_store::{Done, Link, MapWrite, Op, Options, StoreError};
+use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
 pub(crate) fn connect(url: &str) -> Link {
     Link::open(options(url)).expect("good options")
@@ -60,4 +60,93 @@ pub(crate) async fn until<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "it did not happen within 20 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Every operation once, as a permission test needs it.
+pub(crate) async fn exercise(link: &Link) {
+    let (vnode, epoch) = (Vnode::new(1), Epoch::new(1));
+    let record = (user(1), stored(1, 1, true));
+    let done = link
+        .run(vec![
+            Op::Claim {
+                vnode,
+                epoch,
+                force: false,
+                since_ms: 0,
+            },
+            Op::Write {
+                vnode,
+                epoch,
+                records: vec![record.clone()],
+            },
+            Op::Read {
+                vnode,
+                users: vec![record.0],
+            },
+            Op::Trim {
+                vnode,
+                epoch,
+                before_ms: 1,
+                limit: 1,
+            },
+            Op::Release { vnode, epoch },
+        ])
+        .await;
+    let done: Result<Vec<Done>, StoreError> = done.into_iter().collect();
+    let done = done.expect("all is done");
+    assert_eq!(done[2], Done::Records(vec![Some(record.1)]));
+    assert_eq!(done[4], Done::Released);
+
+    let ttl = Duration::from_secs(600);
+    let lease = Lease {
+        node: "n1".into(),
+        boot: 1,
+        address: "ws://n1/socket".into(),
+        cores: 1,
+        weight: 1,
+        pins: String::new(),
+        draining: false,
+        map_version: 0,
+        highest_epoch: 0,
+        moving: 0,
+        load: Load::default(),
+    };
+    let node = NodeId::parse("n1").expect("a good name");
+    link.renew(&lease, ttl, true).await.expect("a lease");
+    assert_eq!(link.leases().await.expect("the leases").good, [lease]);
+    link.forget(&node, 1).await.expect("forgotten");
+    link.drain(&node).await.expect("drained");
+    assert_eq!(link.drained().await, Ok(vec!["n1".into()]));
+    link.undrain(&node).await.expect("undrained");
+
+    let lead = link.lead("c1", ttl, None).await.expect("an answer");
+    let token = lead.expect("nobody leads");
+    assert_eq!(link.lead("c1", ttl, lead).await, Ok(lead));
+    let before = link
+        .map()
+        .await
+        .expect("an answer")
+        .map_or(MapVersion::new(0), |m| m.version());
+    let map = Map::empty(VnodeCount::default()).raised(before, epoch);
+    let written = link.write_map(token, before, &map).await;
+    assert_eq!(written, Ok(MapWrite::Written));
+    assert_eq!(link.map_version().await, Ok(Some(map.version())));
+    assert_eq!(link.map().await, Ok(Some(map)));
+    link.resign("c1", token).await.expect("resigned");
+    assert_eq!(link.leader().await, Ok(None));
+
+    let incarnation = link.incarnation().await.expect("an incarnation");
+    assert_eq!(link.incarnation().await, Ok(incarnation));
+    assert!(!link.run_id().await.expect("a run id").is_empty());
+    assert_eq!(link.counters().hints_lost, 0);
+}
+
+/// What the README tells operators to set, from the user's name on.
+pub(crate) fn documented_acl_rule(password: &str) -> String {
+    let readme = include_str!("../../README.md");
+    readme
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER "))
+        .expect("the README has the rule")
+        .replace(">PASSWORD", &format!(">{password}"))
 }

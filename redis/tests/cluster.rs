@@ -1,0 +1,240 @@
+//! The same on a Redis Cluster of three masters.
+
+mod common;
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use common::{connect, run_one, stored, until, user};
+use redis_store::{Done, Link, Op, StoreError, testing::RedisCluster};
+use ring::{Epoch, Map, MapVersion, Vnode, VnodeCount};
+
+fn write(vnode: u16, records: Vec<(Box<str>, protocol::Stored)>) -> Op {
+    Op::Write {
+        vnode: Vnode::new(vnode),
+        epoch: Epoch::new(1),
+        records,
+    }
+}
+
+fn claim(vnode: u16, epoch: u32) -> Op {
+    Op::Claim {
+        vnode: Vnode::new(vnode),
+        epoch: Epoch::new(epoch),
+        force: true,
+        since_ms: 0,
+    }
+}
+
+async fn all(link: &Link, ops: Vec<Op>) -> Vec<Done> {
+    let done: Result<Vec<Done>, StoreError> = link.run(ops).await.into_iter().collect();
+    done.expect("all is done")
+}
+
+#[tokio::test]
+async fn everything_works_on_a_cluster_too() {
+    let cluster = RedisCluster::start();
+    // One of its nodes is enough to find the others.
+    let link = connect(&cluster.servers[1].url());
+    common::exercise(&link).await;
+    let rule = common::documented_acl_rule("secret");
+    for server in &cluster.servers {
+        let set: Vec<&str> = ["acl", "setuser"]
+            .into_iter()
+            .chain(rule.split(' '))
+            .collect();
+        assert_eq!(server.cli(&set).trim(), "OK");
+    }
+    let port = cluster.servers[2].port();
+    let url = format!("redis://online-status:secret@127.0.0.1:{port}");
+    common::exercise(&connect(&url)).await;
+
+    // All at once, over all masters.
+    let ops = (0..5_000).map(|n| write(n % 500, vec![(user(n.into()), stored(1, 1, true))]));
+    let done = all(&link, ops.collect()).await;
+    assert!(done.iter().all(|done| *done == Done::Written));
+    let held: Vec<u64> = cluster
+        .servers
+        .iter()
+        .map(|server| server.cli(&["dbsize"]).trim().parse().expect("a number"))
+        .collect();
+    assert!(held.iter().all(|keys| *keys > 300), "{held:?}");
+    for server in &cluster.servers {
+        let _ = server.cli(&["script", "flush"]);
+    }
+    let claims = all(&link, (0..500).map(|vnode| claim(vnode, 2)).collect()).await;
+    let mut users = HashSet::new();
+    for claimed in claims {
+        let Done::Claimed(listed) = claimed else {
+            panic!("{claimed:?}")
+        };
+        users.extend(listed.into_iter().map(|(user, _)| user));
+    }
+    assert_eq!(users.len(), 5_000);
+    let late = run_one(&link, write(7, vec![])).await;
+    assert_eq!(late, Ok(Done::Fenced(Epoch::new(2))));
+
+    // What is published at one node is heard at the others.
+    let mut watches = Vec::new();
+    for server in &cluster.servers {
+        let mut watch = connect(&server.url()).watch_map();
+        watch.changed().await.expect("subscribed");
+        watches.push(watch);
+    }
+    let map = Map::empty(VnodeCount::default());
+    let there = link
+        .map()
+        .await
+        .expect("an answer")
+        .expect("a map")
+        .version();
+    let next = map.raised(there, Epoch::new(1));
+    link.write_map(100, there, &next).await.expect("written");
+    for watch in &mut watches {
+        watch.changed().await.expect("a new map");
+    }
+
+    let run_id = link.run_id().await.expect("run ids");
+    assert_eq!(run_id.split(',').count(), 3);
+    assert_eq!(connect(&cluster.url()).run_id().await, Ok(run_id));
+}
+
+#[tokio::test]
+async fn a_master_that_is_away_takes_only_its_own_vnodes_along() {
+    let mut cluster = RedisCluster::start_with(&[
+        "--cluster-require-full-coverage",
+        "no",
+        "--appendonly",
+        "yes",
+    ]);
+    let link = connect(&cluster.url());
+    let ops = || {
+        (0..60)
+            .map(|vnode| write(vnode, vec![(user(1), stored(1, 1, true))]))
+            .collect()
+    };
+    all(&link, ops()).await;
+    let run_id = link.run_id().await.expect("run ids");
+    cluster.servers[0].stop();
+    let failed = until(async || {
+        let done = link.run(ops()).await;
+        let failed = done.iter().filter(|done| done.is_err()).count();
+        (failed > 0).then_some(failed)
+    })
+    .await;
+    assert!(failed < 60, "the other masters are there");
+    assert!(link.run_id().await.is_err(), "two of three are no answer");
+    cluster.servers[0].start_again();
+    until(async || {
+        let done = link.run(ops()).await;
+        done.iter().all(Result::is_ok).then_some(())
+    })
+    .await;
+    let again = until(async || link.run_id().await.ok()).await;
+    assert_ne!(again, run_id);
+}
+
+#[tokio::test]
+async fn a_whole_cluster_that_was_away_is_found_again() {
+    let mut cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
+    let link = Link::open(redis_store::Options {
+        response_timeout: std::time::Duration::from_millis(500),
+        ..common::options(&cluster.url())
+    })
+    .expect("good options");
+    let mut watch = link.watch_map();
+    watch.changed().await.expect("subscribed");
+    let op = || claim(1, 1);
+    run_one(&link, op()).await.expect("a claim");
+    for server in &mut cluster.servers {
+        server.stop();
+    }
+    let error = run_one(&link, op()).await.expect_err("nobody is there");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    watch.borrow_and_update();
+    for server in &mut cluster.servers {
+        server.start_again();
+    }
+    until(async || run_one(&link, op()).await.ok()).await;
+    watch.changed().await.expect("subscribed again");
+}
+
+#[tokio::test]
+async fn slots_may_move_while_records_are_written() {
+    let cluster = RedisCluster::start();
+    let link = connect(&cluster.url());
+    let ids: Vec<String> = cluster
+        .servers
+        .iter()
+        .map(|server| server.cli(&["cluster", "myid"]).trim().to_owned())
+        .collect();
+    let keys = |server: usize| -> u64 {
+        let keys = cluster.servers[server].cli(&["dbsize"]);
+        keys.trim().parse().expect("a number")
+    };
+    let op = |vnode| write(vnode, vec![(user(1), stored(1, 1, true))]);
+    all(&link, (0..1_000).map(op).collect()).await;
+    let before = keys(0);
+    let stop = AtomicBool::new(false);
+    let write_on = async {
+        let mut seq = 1;
+        while !stop.load(Relaxed) {
+            seq += 1;
+            let op = |vnode| write(vnode, vec![(user(1), stored(1, seq, true))]);
+            let done = link.run((0..1_000).map(op).collect()).await;
+            // A slot on its way may be refused for a moment; what was not written is written again.
+            assert!(done.iter().all(|d| !matches!(d, Ok(Done::Fenced(_)))));
+        }
+        seq + 1
+    };
+    let moved = async {
+        let server = &cluster.servers[0];
+        let address = format!("127.0.0.1:{}", server.port());
+        let ids = (ids[0].clone(), ids[1].clone());
+        let port = server.port();
+        let reshard = tokio::task::spawn_blocking(move || {
+            redis_store::testing::cli(
+                port,
+                &[
+                    "--cluster",
+                    "reshard",
+                    &address,
+                    "--cluster-from",
+                    &ids.0,
+                    "--cluster-to",
+                    &ids.1,
+                    "--cluster-slots",
+                    "40",
+                    "--cluster-yes",
+                ],
+            )
+        });
+        let _ = reshard.await.expect("the slots move");
+        stop.store(true, Relaxed);
+    };
+    let (seq, ()) = tokio::join!(write_on, moved);
+    assert!(keys(0) < before, "vnodes have moved");
+    let last = stored(1, seq, true);
+    until(async || {
+        let op = |vnode| write(vnode, vec![(user(1), last.clone())]);
+        let done = link.run((0..1_000).map(op).collect()).await;
+        done.iter().all(Result::is_ok).then_some(())
+    })
+    .await;
+    let read = |vnode| Op::Read {
+        vnode: Vnode::new(vnode),
+        users: vec![user(1)],
+    };
+    let done = all(&link, (0..1_000).map(read).collect()).await;
+    assert!(
+        done.iter()
+            .all(|done| *done == Done::Records(vec![Some(last.clone())]))
+    );
+    let there = Map::empty(VnodeCount::default());
+    let next = there.raised(MapVersion::new(0), Epoch::new(1));
+    link.write_map(1, MapVersion::new(0), &next)
+        .await
+        .expect("written");
+}
