@@ -1,0 +1,349 @@
+//! Every setting of the coordinator, once, and the rules between them. What each means to a part
+//! of the program is made here, so that no part reads settings of another.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use coordinator::control;
+use ring::{NodeId, VnodeCount};
+use settings::{List, Rules, Secret, SettingsError, Sources, Table};
+
+settings::settings! {
+    pub(crate) struct Config;
+    coordinator as Coordinator {
+        /// Where clients, load balancers, operators and Prometheus ask.
+        listen: SocketAddr = "127.0.0.1:8090",
+        /// The name of this coordinator among the others, 1 to 64 of `A-Z a-z 0-9 . _ -`; empty = made from the host's name and the process.
+        id: String = "",
+        /// Origins whose pages may ask `/route`, like `https://example.com`; `*` = all, empty = none.
+        allowed_origins: List = "*",
+        /// Between two looks at the store; a new map is also announced.
+        poll: Duration = "500ms",
+        /// How long a leader leads without renewal; it renews three times as often.
+        leader_ttl: Duration = "3s",
+        /// Connections at a time, as far as the limit of open files allows; more are answered 503.
+        max_connections: u64 = "10000",
+        /// Requests for `/map` that wait for the next map at a time; more are answered 503.
+        max_waiters: u64 = "1000",
+        /// The longest that one of them waits; then 204.
+        map_wait: Duration = "25s",
+        /// Time for a request's head, between two requests of a connection too; later, it is closed.
+        header_timeout: Duration = "15s",
+        /// Time for everything else of a request; later, 503.
+        request_timeout: Duration = "10s",
+        /// Time for a shutdown; what is left then is closed at once.
+        shutdown_timeout: Duration = "10s",
+    }
+    redis as Redis {
+        /// The store: `redis://[user[:password]@]host[:port][/database]`, `rediss://` for TLS; several nodes of a Redis Cluster with commas.
+        #[env("REDIS_URL")]
+        url: Secret = "redis://127.0.0.1:6379",
+        /// Begins every key.
+        prefix: String = "os:",
+        /// How long a connection may take to be there.
+        connect_timeout: Duration = "1s",
+        /// How long an answer may take.
+        response_timeout: Duration = "2s",
+        /// For `rediss`: a PEM file with the authorities to trust; empty = the system's.
+        ca_file: PathBuf = "",
+    }
+    cluster as Cluster {
+        /// How many vnodes there are, a power of two, for the cluster's life.
+        vnodes: u64 = "4096",
+        /// How long an edge's lease lasts without renewal; the same on all edges.
+        lease_ttl: Duration = "5s",
+    }
+    rebalance as Rebalance {
+        /// How long the edges must have been the same before the first map is made, and how long an edge must have been there before it gets vnodes.
+        formation: Duration = "2s",
+        /// Vnodes that one step moves away from or to an edge, at most.
+        max_in_motion: u64 = "64",
+        /// Sessions a second that are told to move away from or to an edge; 0 = no limit.
+        sessions_per_second: u64 = "5000",
+        /// A step that not every edge reports as done ends after this.
+        step_timeout: Duration = "30s",
+        /// An edge that came back so often within `return_window` is penalised.
+        returns: u64 = "3",
+        /// See `returns`.
+        return_window: Duration = "5m",
+        /// How long a penalised edge has to stay before it gets vnodes; doubles with each return.
+        penalty: Duration = "30s",
+        /// The longest penalty.
+        penalty_limit: Duration = "10m",
+        /// By how many percent load may change an edge's weight; 0 = not at all.
+        load_shift: u64 = "0",
+        /// Between two such changes, of 2 percent each.
+        load_interval: Duration = "1m",
+    }
+    auth as Auth {
+        /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
+        #[env("JWT_SECRET")]
+        secret: Secret = "",
+        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
+        algorithms: List = "HS256",
+        /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
+        public_key: PathBuf = "",
+        /// A JSON Web Key Set file; read again on SIGHUP.
+        jwks_file: PathBuf = "",
+        /// What `iss` must be; empty = anything.
+        issuer: String = "",
+        /// What `aud` must contain; empty = anything.
+        audience: String = "",
+        /// By how much clocks may differ.
+        leeway: Duration = "0s",
+        /// The scope that `POST /status` and draining need.
+        admin_scope: String = "presence:admin",
+        /// Whom a token lets see: `open` = everyone, or `claim`: whom its `watch` claim lists.
+        #[env("ONLINE_STATUS_PRESENCE_WATCH_POLICY")]
+        watch_policy: String = "open",
+    }
+}
+
+/// The settings, and whose they are.
+pub(crate) const TABLE: Table = Table {
+    program: "online-status-coordinator",
+    subject: "the coordinator",
+    settings: SETTINGS,
+    // An edge has these too; its other sections are foreign altogether.
+    others: &[
+        "ONLINE_STATUS_CLUSTER_ASSIGNED_VNODES",
+        "ONLINE_STATUS_CLUSTER_WEIGHT",
+        "ONLINE_STATUS_DEV_",
+        "ONLINE_STATUS_TEST_",
+    ],
+    foreign_sections: true,
+};
+
+impl Config {
+    /// Reads and checks everything.
+    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, SettingsError> {
+        let config = Self::from_checked(&TABLE.read(sources)?);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The rules that one setting's syntax does not say.
+    fn check(&self) -> Result<(), SettingsError> {
+        let Self {
+            coordinator: own,
+            redis,
+            cluster,
+            rebalance,
+            auth,
+        } = self;
+        let mut rules = Rules::default();
+        rules.rule(
+            own.id.is_empty() || NodeId::parse(&own.id).is_ok(),
+            format!(
+                "coordinator.id = {:?}: allowed are 1 to 64 of A-Z a-z 0-9 . _ -",
+                own.id
+            ),
+        );
+        for origin in own.allowed_origins.0.iter().filter(|origin| *origin != "*") {
+            let good = origin.bytes().all(|byte| byte.is_ascii_graphic());
+            rules.rule(
+                good && origin.contains("://") && !origin.ends_with('/'),
+                format!(
+                    "coordinator.allowed_origins: {origin:?} is no origin like https://example.com"
+                ),
+            );
+        }
+        rules.duration("coordinator.poll", own.poll, 50..=10_000);
+        rules.duration("coordinator.leader_ttl", own.leader_ttl, 500..=60_000);
+        rules.number(
+            "coordinator.max_connections",
+            own.max_connections,
+            1..=1_000_000,
+        );
+        rules.number("coordinator.max_waiters", own.max_waiters, 0..=1_000_000);
+        rules.duration("coordinator.map_wait", own.map_wait, 0..=300_000);
+        rules.duration(
+            "coordinator.header_timeout",
+            own.header_timeout,
+            100..=600_000,
+        );
+        rules.duration(
+            "coordinator.request_timeout",
+            own.request_timeout,
+            100..=600_000,
+        );
+        rules.duration(
+            "coordinator.shutdown_timeout",
+            own.shutdown_timeout,
+            0..=600_000,
+        );
+        rules.duration("redis.connect_timeout", redis.connect_timeout, 10..=60_000);
+        rules.duration(
+            "redis.response_timeout",
+            redis.response_timeout,
+            10..=60_000,
+        );
+        let vnodes = VnodeCount::new(usize::try_from(cluster.vnodes).unwrap_or(usize::MAX));
+        if let Err(error) = vnodes {
+            rules.rule(false, format!("cluster.vnodes: {error}"));
+        }
+        rules.duration("cluster.lease_ttl", cluster.lease_ttl, 500..=600_000);
+        rules.rule(
+            own.poll * 3 <= cluster.lease_ttl,
+            "coordinator.poll must be at most a third of cluster.lease_ttl",
+        );
+        rules.duration("rebalance.formation", rebalance.formation, 0..=600_000);
+        // Edges renew every third of the TTL, and after a lost store not all at once.
+        rules.rule(
+            rebalance.formation * 3 >= cluster.lease_ttl,
+            "rebalance.formation must be at least a third of cluster.lease_ttl",
+        );
+        rules.number(
+            "rebalance.max_in_motion",
+            rebalance.max_in_motion,
+            1..=65_536,
+        );
+        rules.duration(
+            "rebalance.step_timeout",
+            rebalance.step_timeout,
+            1_000..=3_600_000,
+        );
+        rules.number("rebalance.returns", rebalance.returns, 1..=100);
+        rules.duration(
+            "rebalance.return_window",
+            rebalance.return_window,
+            0..=86_400_000,
+        );
+        rules.duration("rebalance.penalty", rebalance.penalty, 0..=86_400_000);
+        rules.duration(
+            "rebalance.penalty_limit",
+            rebalance.penalty_limit,
+            0..=86_400_000,
+        );
+        rules.number("rebalance.load_shift", rebalance.load_shift, 0..=50);
+        rules.duration(
+            "rebalance.load_interval",
+            rebalance.load_interval,
+            1_000..=86_400_000,
+        );
+        rules.word("auth.watch_policy", &auth.watch_policy, &["open", "claim"]);
+        rules.secret("auth.secret (JWT_SECRET)", &auth.secret, token::MIN_SECRET);
+        rules.finish()
+    }
+
+    /// What decides.
+    pub(crate) fn control(&self) -> control::Options {
+        let ms = |duration: Duration| duration.as_millis() as u64;
+        let rebalance = &self.rebalance;
+        control::Options {
+            vnodes: self.vnodes(),
+            lease_ttl: ms(self.cluster.lease_ttl),
+            formation: ms(rebalance.formation),
+            max_in_motion: rebalance.max_in_motion as usize,
+            sessions_per_second: rebalance.sessions_per_second,
+            step_timeout: ms(rebalance.step_timeout),
+            returns: rebalance.returns as usize,
+            return_window: ms(rebalance.return_window),
+            penalty: ms(rebalance.penalty),
+            penalty_limit: ms(rebalance.penalty_limit),
+            load_shift: rebalance.load_shift as u32,
+            load_interval: ms(rebalance.load_interval),
+        }
+    }
+
+    /// How many vnodes the cluster has.
+    pub(crate) fn vnodes(&self) -> VnodeCount {
+        VnodeCount::new(self.cluster.vnodes as usize).expect("it was checked")
+    }
+
+    /// How the store is reached.
+    pub(crate) fn store(&self) -> redis_store::Options {
+        let redis = &self.redis;
+        let ca_file = (!redis.ca_file.as_os_str().is_empty()).then(|| redis.ca_file.clone());
+        redis_store::Options {
+            url: redis.url.expose().to_owned(),
+            prefix: redis.prefix.clone(),
+            connect_timeout: redis.connect_timeout,
+            response_timeout: redis.response_timeout,
+            ca_file,
+        }
+    }
+
+    /// What tokens are checked by.
+    pub(crate) fn token_options(&self) -> token::Options {
+        let auth = &self.auth;
+        token::Options {
+            secret: auth.secret.expose().to_owned(),
+            algorithms: auth.algorithms.0.clone(),
+            public_key: auth.public_key.clone(),
+            jwks_file: auth.jwks_file.clone(),
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            leeway: auth.leeway,
+            by_claim: auth.watch_policy == "claim",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&str, &str)]) -> Result<Config, String> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let sources = Sources {
+            flags: flags.iter().map(owned).collect(),
+            ..Sources::default()
+        };
+        Config::load(&sources).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_good_and_the_reference_page_is_current() {
+        load(&[]).expect("defaults");
+        assert!(TABLE.default_file().parse::<toml::Table>().is_ok());
+        let page = include_str!("../../docs/coordinator-configuration.md");
+        assert!(
+            page == TABLE.reference(),
+            "run: online-status-coordinator config doc > docs/coordinator-configuration.md"
+        );
+    }
+
+    #[test]
+    fn rules_between_settings_are_named() {
+        let error = load(&[
+            ("cluster-lease-ttl", "1s"),
+            ("rebalance-formation", "100ms"),
+            (
+                "coordinator-allowed-origins",
+                "*,https://a.example,example.com",
+            ),
+        ])
+        .expect_err("three broken");
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines.len(), 3, "{error}");
+        assert!(lines[0].contains("\"example.com\" is no origin"));
+        assert!(lines[1].contains("a third of cluster.lease_ttl"));
+        assert!(lines[2].starts_with("rebalance.formation must be at least a third"));
+    }
+
+    #[test]
+    fn the_variables_of_an_edge_are_ignored_and_its_watch_policy_holds_here_too() {
+        let environment = [
+            ("ONLINE_STATUS_PRESENCE_GRACE", "3s"),
+            ("ONLINE_STATUS_SERVER_LISTEN", "0.0.0.0:8080"),
+            ("ONLINE_STATUS_PRESENCE_WATCH_POLICY", "claim"),
+            ("NODE_ID", "n1"),
+        ];
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let sources = Sources {
+            environment: environment.map(owned).into(),
+            ..Sources::default()
+        };
+        let config = Config::load(&sources).expect("all good");
+        assert!(config.token_options().by_claim);
+        let sources = Sources {
+            environment: [owned(("ONLINE_STATUS_REBALANCE_PENALTI", "1s"))].into(),
+            ..Sources::default()
+        };
+        let error = Config::load(&sources).expect_err("a typo").to_string();
+        assert!(
+            error.ends_with("(did you mean ONLINE_STATUS_REBALANCE_PENALTY?)"),
+            "{error}"
+        );
+    }
+}

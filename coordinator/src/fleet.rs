@@ -1,0 +1,295 @@
+//! The loop around the control: looks at the store, lets the control decide, writes what it
+//! decided, and shows what is known now. It owns the order of what is read; it decides nothing.
+
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use coordinator::control::{Control, Note, Observation, Reading, Stored, Write};
+use redis_store::{Leader, Link, MapWrite, StoreError};
+use ring::MapError;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use crate::{
+    clock,
+    leadership::Leadership,
+    metrics::Metrics,
+    picture::{Happened, Picture, Published, remember},
+    stop::Stop,
+};
+
+/// The shortest time between two looks, whoever asks for them.
+const MIN_GAP: Duration = Duration::from_millis(20);
+/// The highest version of a damaged map that another one can follow.
+const MAX_VERSION: u64 = 1 << 52;
+
+/// What others see of the fleet.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) picture: watch::Receiver<Arc<Picture>>,
+    /// Changes with the map's version only.
+    pub(crate) map: watch::Receiver<Option<Arc<Published>>>,
+    /// Asks for a look at once.
+    pub(crate) look: Arc<Notify>,
+}
+
+pub(crate) struct Fleet {
+    link: Link,
+    control: Control,
+    leadership: Leadership,
+    metrics: Arc<Metrics>,
+    poll: Duration,
+    picture: watch::Sender<Arc<Picture>>,
+    map: watch::Sender<Option<Arc<Published>>>,
+    look: Arc<Notify>,
+    events: VecDeque<Happened>,
+    read_at: Option<Instant>,
+    leader: Option<Leader>,
+    /// What was last said to be wrong with reading and with writing, so that it is said once.
+    unread: Option<String>,
+    unwritten: Option<String>,
+    problems: Vec<String>,
+    writing: Option<Note>,
+}
+
+impl Fleet {
+    pub(crate) fn new(
+        link: Link,
+        control: Control,
+        leadership: Leadership,
+        metrics: Arc<Metrics>,
+        poll: Duration,
+    ) -> (Self, Shown) {
+        let (picture, shown_picture) = watch::channel(Arc::new(Picture::empty()));
+        let (map, shown_map) = watch::channel(None);
+        let look = Arc::new(Notify::new());
+        let shown = Shown {
+            picture: shown_picture,
+            map: shown_map,
+            look: Arc::clone(&look),
+        };
+        let fleet = Self {
+            link,
+            control,
+            leadership,
+            metrics,
+            poll,
+            picture,
+            map,
+            look,
+            events: VecDeque::new(),
+            read_at: None,
+            leader: None,
+            unread: None,
+            unwritten: None,
+            problems: Vec::new(),
+            writing: None,
+        };
+        (fleet, shown)
+    }
+
+    /// Looks and decides until `stop`.
+    pub(crate) async fn run(mut self, mut stop: Stop) {
+        let mut announced = self.link.watch_map();
+        let mut leadership = self.leadership.clone();
+        let mut listening = true;
+        loop {
+            let wrote = self.look_once().await;
+            let poll = if wrote { MIN_GAP } else { self.poll };
+            tokio::select! {
+                () = sleep(poll) => {}
+                changed = announced.changed(), if listening => {
+                    // The subscription's task has ended: the poll goes on without it.
+                    listening = changed.is_ok();
+                    sleep(MIN_GAP).await;
+                }
+                () = self.look.notified() => sleep(MIN_GAP).await,
+                () = leadership.changed() => sleep(MIN_GAP).await,
+                () = stop.told() => return,
+            }
+        }
+    }
+
+    /// Gives whether a map was written, so that there is more to see at once.
+    async fn look_once(&mut self) -> bool {
+        let started = Instant::now();
+        let reading = self.read().await;
+        self.metrics.looked(reading.is_ok(), started.elapsed());
+        match &reading {
+            Ok(_) => {
+                self.read_at = Some(started);
+                if self.unread.take().is_some() {
+                    self.say("the store answers again".into());
+                }
+            }
+            Err(error) => {
+                let text = format!("the store cannot be used: {error}");
+                if self.unread.as_ref() != Some(&text) {
+                    self.complain(text.clone());
+                    self.unread = Some(text);
+                }
+            }
+        }
+        let token = self.leadership.token();
+        let reading = reading.ok();
+        let drained = reading.as_ref().map(|reading| reading.drained.clone());
+        let observation = Observation {
+            leading: token.is_some(),
+            reading,
+        };
+        let decision = self.control.observe(clock::now(), observation);
+        for note in decision.notes {
+            self.note(&note);
+        }
+        self.name_problems();
+        self.show(token.is_some(), drained);
+        let wrote = match (decision.write, token) {
+            (Some(write), Some(token)) => self.write(token, write).await,
+            _ => false,
+        };
+        for name in decision.forget {
+            // What is left is forgotten at the next look.
+            if self.link.forget_name(&name).await.is_err() {
+                break;
+            }
+        }
+        wrote
+    }
+
+    /// One look. The leases come before the map, so that none is ahead of it by the order alone.
+    async fn read(&mut self) -> Result<Reading, StoreError> {
+        let link = &self.link;
+        let (leases, drained, run_id, incarnation, leader) = tokio::join!(
+            link.leases(),
+            link.drained(),
+            link.run_id(),
+            link.incarnation(),
+            link.leader(),
+        );
+        let leases = leases?;
+        let drained = drained?.into_iter().collect();
+        self.leader = leader?;
+        let map = match link.map().await {
+            Ok(None) => Stored::Nothing,
+            Ok(Some(map)) => Stored::Map(map),
+            // Damage is repaired; what a newer release wrote is not ours to replace.
+            Err(StoreError::CorruptMap { version, error })
+                if error != MapError::Format && version.get() < MAX_VERSION =>
+            {
+                Stored::Corrupt(version)
+            }
+            Err(error) => return Err(error),
+        };
+        let mut source = DefaultHasher::new();
+        (run_id?, incarnation?, link.counters().connects).hash(&mut source);
+        Ok(Reading {
+            source: source.finish(),
+            leases: leases.good,
+            unreadable: leases.bad,
+            gone: leases.gone,
+            drained,
+            map,
+        })
+    }
+
+    async fn write(&mut self, token: u64, write: Write) -> bool {
+        let Write { after, map } = write;
+        let version = map.version();
+        let (result, why) = match self.link.write_map(token, after, &map).await {
+            Ok(MapWrite::Written) => {
+                self.unwritten = None;
+                self.metrics.map_written("written");
+                if let Some(Note::Writing { moves, raised, .. }) = self.writing {
+                    self.metrics.moved(moves, raised);
+                }
+                return true;
+            }
+            Ok(MapWrite::NotNext { version }) => {
+                ("not_next", format!("the store has map {version} by now"))
+            }
+            Ok(MapWrite::Superseded { token: newer }) => {
+                self.leadership.is_superseded();
+                let why = format!("the leader of token {newer} has written, and ours is {token}");
+                ("superseded", why)
+            }
+            Err(error) => ("failed", error.to_string()),
+        };
+        self.metrics.map_written(result);
+        let text = format!("map {version} was not written: {why}");
+        if self.unwritten.as_ref() != Some(&text) {
+            self.complain(text.clone());
+            self.unwritten = Some(text);
+        }
+        false
+    }
+
+    fn show(&self, leading: bool, drained: Option<std::collections::BTreeSet<String>>) {
+        let before = Arc::clone(&self.picture.borrow());
+        let now = clock::now();
+        let map = match (self.control.map(), &before.map) {
+            (Some(map), Some(published)) if *map == published.map => Some(Arc::clone(published)),
+            (Some(map), _) => Some(Arc::new(Published::new(map.clone()))),
+            (None, _) => None,
+        };
+        let drained = match drained {
+            Some(drained) => drained.into_iter().collect(),
+            None => before.drained.clone(),
+        };
+        let version = |map: &Option<Arc<Published>>| map.as_ref().map(|map| map.map.version());
+        if version(&map) != version(&before.map) {
+            self.map.send_replace(map.clone());
+        }
+        self.picture.send_replace(Arc::new(Picture {
+            map,
+            members: self.control.members(now),
+            drained,
+            problems: self.control.problems().to_vec(),
+            leading,
+            leader: self.leader.clone(),
+            events: self.events.clone(),
+            read_at: self.read_at,
+        }));
+    }
+
+    fn note(&mut self, note: &Note) {
+        if matches!(note, Note::Writing { .. }) {
+            // A write that fails is decided anew at each look, and said once.
+            if self.writing.as_ref() == Some(note) {
+                return;
+            }
+            self.writing = Some(note.clone());
+        }
+        self.say(note.to_string());
+    }
+
+    fn name_problems(&mut self) {
+        let problems: Vec<String> = self
+            .control
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        for problem in &problems {
+            if !self.problems.contains(problem) {
+                self.complain(problem.clone());
+            }
+        }
+        self.problems = problems;
+    }
+
+    fn say(&mut self, text: String) {
+        println!("{text}");
+        remember(&mut self.events, clock::wall_ms(), text);
+    }
+
+    fn complain(&mut self, text: String) {
+        eprintln!("error: {text}");
+        remember(&mut self.events, clock::wall_ms(), text);
+    }
+}

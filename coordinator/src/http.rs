@@ -1,0 +1,150 @@
+//! The HTTP interface: which paths there are and what all answers have in common. `openapi.json`
+//! describes it; a test holds the two against each other.
+
+mod answer;
+mod map;
+mod nodes;
+mod operator;
+mod route;
+mod status;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use redis_store::Link;
+use ring::VnodeCount;
+use token::Verifier;
+use tokio::{sync::Semaphore, time::timeout};
+
+use self::answer::Refusal;
+use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
+
+/// Says for how many seconds an answer may be outdated; absent when it is not.
+pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
+
+/// Every path, as the metrics name it.
+const PATHS: [&str; 13] = [
+    "/",
+    "/healthz",
+    "/map",
+    "/metrics",
+    "/nodes",
+    "/nodes/{id}/drain",
+    "/nodes/{id}/undrain",
+    "/openapi.json",
+    "/readyz",
+    "/route",
+    "/status",
+    "/version",
+    OTHER,
+];
+const OTHER: &str = "other";
+/// Requests that read from the store at a time.
+const READERS: usize = 64;
+
+/// What the answers are made of.
+pub(crate) struct App {
+    pub(crate) id: String,
+    pub(crate) shown: Shown,
+    pub(crate) link: Link,
+    pub(crate) vnodes: VnodeCount,
+    pub(crate) verifier: RwLock<Arc<Verifier>>,
+    /// Tokens of the public development secret are accepted, and none is needed.
+    pub(crate) development: bool,
+    pub(crate) admin_scope: String,
+    pub(crate) allowed_origins: Vec<String>,
+    /// Older pictures are called outdated.
+    pub(crate) fresh: Duration,
+    pub(crate) map_wait: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) waiters: Semaphore,
+    pub(crate) readers: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopping: Stop,
+}
+
+impl App {
+    pub(crate) fn readers() -> Semaphore {
+        Semaphore::new(READERS)
+    }
+
+    fn picture(&self) -> Arc<Picture> {
+        Arc::clone(&self.shown.picture.borrow())
+    }
+
+    /// For how many seconds the picture may be outdated.
+    fn stale(&self, picture: &Picture) -> Option<u64> {
+        let age = picture.read_at?.elapsed();
+        (age > self.fresh).then(|| age.as_secs().max(1))
+    }
+
+    fn verifier(&self) -> Arc<Verifier> {
+        let verifier = self.verifier.read();
+        Arc::clone(&verifier.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All paths.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(operator::console))
+        .route("/healthz", get(operator::healthz))
+        .route("/map", get(map::map))
+        .route("/metrics", get(operator::metrics))
+        .route("/nodes", get(nodes::nodes))
+        .route("/nodes/{id}/drain", post(nodes::drain))
+        .route("/nodes/{id}/undrain", post(nodes::undrain))
+        .route("/openapi.json", get(operator::openapi))
+        .route("/readyz", get(operator::readyz))
+        .route("/route", get(route::route).options(route::preflight))
+        .route("/status", get(status::one).post(status::many))
+        .route("/version", get(operator::version))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path has no such method",
+            )
+        })
+        .layer(from_fn_with_state(Arc::clone(&app), common))
+        .with_state(app)
+}
+
+/// What all requests have in common: their time is limited and they are counted.
+async fn common(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>();
+    let path = matched.map_or(OTHER, |matched| {
+        let known = PATHS.iter().find(|path| **path == matched.as_str());
+        known.copied().unwrap_or(OTHER)
+    });
+    let waits = if path == "/map" {
+        app.map_wait
+    } else {
+        Duration::ZERO
+    };
+    let answered = timeout(app.request_timeout + waits, next.run(request)).await;
+    let mut response = answered
+        .unwrap_or_else(|_| Refusal::unavailable("the request took too long", 1).into_response());
+    let headers = response.headers_mut();
+    let fixed = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    app.metrics
+        .answered(path, response.status().as_u16(), started.elapsed());
+    response
+}

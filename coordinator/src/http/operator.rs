@@ -1,0 +1,62 @@
+//! What operators and their machines ask: health, metrics, the console.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde_json::json;
+
+use super::{App, answer};
+
+const CONSOLE: &str = include_str!("../../assets/console.html");
+const OPENAPI: &str = include_str!("../../openapi.json");
+
+pub(super) async fn console() -> Response {
+    let mut response = answer::with_type(StatusCode::OK, "text/html; charset=utf-8", CONSOLE);
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                  connect-src 'self'; img-src data:; frame-ancestors 'none'";
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(policy),
+    );
+    response
+}
+
+pub(super) async fn openapi() -> Response {
+    answer::with_type(StatusCode::OK, "application/json", OPENAPI)
+}
+
+pub(super) async fn healthz() -> Response {
+    answer::text(StatusCode::OK, "ok")
+}
+
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
+    let picture = app.picture();
+    let stale = app.stale(&picture);
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    if app.stopping.is_told() {
+        answer::text(unavailable, "shutting down")
+    } else if picture.map.is_none() {
+        answer::text(unavailable, "no map yet")
+    } else {
+        let text = stale.map_or("ready".to_owned(), |seconds| {
+            format!("ready, with a map that was last confirmed {seconds} s ago")
+        });
+        answer::stale(answer::text(StatusCode::OK, &text), stale)
+    }
+}
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let picture = app.picture();
+    let page = app.metrics.render(&app.id, &picture, app.link.counters());
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    answer::with_type(StatusCode::OK, content_type, page)
+}
+
+pub(super) async fn version() -> Response {
+    answer::json(&json!({ "version": env!("CARGO_PKG_VERSION") }))
+}

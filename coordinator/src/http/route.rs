@@ -1,0 +1,83 @@
+//! `/route`: where a user's clients connect. Browsers ask it from other origins.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::{
+    App,
+    answer::{self, Refusal},
+};
+
+/// How long a browser may remember what it was allowed, in seconds.
+const PREFLIGHT_AGE: u64 = 86_400;
+
+pub(super) async fn route(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let found = answer::user_of(query.as_deref()).and_then(|user| find(&app, &user));
+    app.allow(&headers, found.into_response())
+}
+
+fn find(app: &App, user: &str) -> Result<Response, Refusal> {
+    let picture = app.picture();
+    let stale = app.stale(&picture);
+    let published = picture.map.as_ref();
+    let map = &published.ok_or_else(answer::no_map)?.map;
+    let vnode = map.count().vnode(user);
+    let owner = map.owner(vnode);
+    let (node, epoch) =
+        owner.ok_or_else(|| Refusal::unavailable("no node serves this user now", 1))?;
+    let mut body = json!({
+        "userId": user,
+        "vnode": vnode.get(),
+        "node": &*node.id,
+        "address": node.address,
+        "epoch": epoch.get(),
+        "mapVersion": map.version().get(),
+    });
+    if let Some(seconds) = stale {
+        body["stale"] = seconds.into();
+    }
+    Ok(answer::stale(answer::json(&body), stale))
+}
+
+/// The answer to a browser that asks whether it may ask.
+pub(super) async fn preflight(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let mut response = app.allow(&headers, StatusCode::NO_CONTENT.into_response());
+    let names = response.headers_mut();
+    if names.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        let methods = HeaderValue::from_static("GET, HEAD");
+        names.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        names.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE.into());
+    }
+    response
+}
+
+impl App {
+    /// Lets pages of the request's origin read the answer, when they may.
+    fn allow(&self, request: &HeaderMap, mut response: Response) -> Response {
+        let allowed = &self.allowed_origins;
+        let everyone = allowed.iter().any(|origin| origin == "*");
+        let headers = response.headers_mut();
+        let origin = request.get(header::ORIGIN);
+        let listed = |origin: &&HeaderValue| allowed.iter().any(|good| *good == **origin);
+        if everyone {
+            let any = HeaderValue::from_static("*");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+        } else {
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+            if let Some(origin) = origin.filter(listed) {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            }
+        }
+        response
+    }
+}

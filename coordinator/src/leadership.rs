@@ -1,0 +1,146 @@
+//! Who leads: asks for the leadership, renews it three times within its TTL, and gives it back. It
+//! owns when this replica believes to lead; that a late belief does no harm, the token sees to.
+
+use std::{sync::Arc, time::Duration};
+
+use redis_store::Link;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+
+use crate::{metrics::Metrics, stop::Stop};
+
+/// A leadership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lead {
+    /// The fencing token of what the leader writes.
+    pub(crate) token: u64,
+    /// Until when, without another renewal.
+    pub(crate) until: Instant,
+}
+
+/// What the other parts see of the leadership.
+#[derive(Clone)]
+pub(crate) struct Leadership {
+    lead: watch::Receiver<Option<Lead>>,
+    superseded: Arc<Notify>,
+}
+
+impl Leadership {
+    /// The token, while this replica leads.
+    pub(crate) fn token(&self) -> Option<u64> {
+        let lead = *self.lead.borrow();
+        lead.filter(|lead| Instant::now() < lead.until)
+            .map(|lead| lead.token)
+    }
+
+    /// A newer leader has written: this one's token is worth nothing.
+    pub(crate) fn is_superseded(&self) {
+        self.superseded.notify_one();
+    }
+
+    /// Returns when the leadership is another one than when it was called.
+    pub(crate) async fn changed(&mut self) {
+        let token = |lead: &Option<Lead>| lead.map(|lead| lead.token);
+        let before = token(&self.lead.borrow_and_update());
+        let other = self
+            .lead
+            .wait_for(|lead| token(lead) != before)
+            .await
+            .is_ok();
+        if !other {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What [`Candidate::run`] needs.
+pub(crate) struct Candidate {
+    pub(crate) link: Link,
+    pub(crate) id: String,
+    pub(crate) ttl: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    lead: watch::Sender<Option<Lead>>,
+    superseded: Arc<Notify>,
+}
+
+impl Candidate {
+    pub(crate) fn new(
+        link: Link,
+        id: String,
+        ttl: Duration,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Leadership) {
+        let (sender, receiver) = watch::channel(None);
+        let superseded = Arc::new(Notify::new());
+        let leadership = Leadership {
+            lead: receiver,
+            superseded: Arc::clone(&superseded),
+        };
+        let candidate = Self {
+            link,
+            id,
+            ttl,
+            metrics,
+            lead: sender,
+            superseded,
+        };
+        (candidate, leadership)
+    }
+
+    /// Leads whenever nobody else does, until `stop`; then gives the leadership back.
+    pub(crate) async fn run(self, mut stop: Stop) {
+        let mut lead: Option<Lead> = None;
+        loop {
+            let asked = Instant::now();
+            let holding = lead.map(|lead| lead.token);
+            let answer = self.link.lead(&self.id, self.ttl, holding).await;
+            let next = match answer {
+                // The TTL began at the store after we asked, so this ends first.
+                Ok(token) => token.map(|token| Lead {
+                    token,
+                    until: asked + self.ttl,
+                }),
+                // Nobody else leads before the TTL ends, wherever the store is.
+                Err(_) => lead.filter(|lead| Instant::now() < lead.until),
+            };
+            self.show(lead, next);
+            lead = next;
+            tokio::select! {
+                () = sleep(self.ttl / 3) => {}
+                () = self.superseded.notified() => {
+                    if let Some(late) = lead.take() {
+                        self.show(Some(late), None);
+                        self.resign(late).await;
+                    }
+                }
+                () = stop.told() => break,
+            }
+        }
+        self.show(lead, None);
+        if let Some(lead) = lead {
+            self.resign(lead).await;
+        }
+    }
+
+    async fn resign(&self, lead: Lead) {
+        if let Err(error) = self.link.resign(&self.id, lead.token).await {
+            eprintln!("the leadership could not be given back, it ends by itself: {error}");
+        }
+    }
+
+    fn show(&self, before: Option<Lead>, now: Option<Lead>) {
+        let tokens = (before.map(|lead| lead.token), now.map(|lead| lead.token));
+        if tokens.0 != tokens.1 {
+            match tokens.1 {
+                Some(token) => {
+                    self.metrics.led();
+                    println!("this coordinator leads, with token {token}");
+                }
+                None => println!("this coordinator does not lead any more"),
+            }
+        }
+        self.lead.send_replace(now);
+    }
+}

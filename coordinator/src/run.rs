@@ -1,0 +1,254 @@
+//! A coordinator from its start to its end. It owns the order in which parts start and stop.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use coordinator::control::Control;
+use redis_store::{Link, OptionsError};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use token::{DEVELOPMENT_SECRET, KeyError, Verifier};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{
+    config::Config,
+    fleet::Fleet,
+    http::{self, App},
+    leadership::Candidate,
+    metrics::Metrics,
+    server::{self, Limits},
+    stop::stop,
+};
+
+/// Descriptors that are not connections of clients.
+const RESERVED_DESCRIPTORS: u64 = 64;
+/// How long the end of the leadership may take.
+const RESIGNING: Duration = Duration::from_secs(3);
+
+/// Why the coordinator does not start, or ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(
+        "no JWT_SECRET is set, so no token is needed, and coordinator.listen = {0} is not a \
+         loopback address; set JWT_SECRET (at least 32 bytes)"
+    )]
+    Development(SocketAddr),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error("redis (REDIS_URL): {0}")]
+    Store(#[from] OptionsError),
+    #[error("coordinator.listen = {0}: cannot listen there: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("the process cannot be set up: {0}")]
+    System(#[from] std::io::Error),
+    #[error("a part of the coordinator has failed: {0}")]
+    Failed(&'static str),
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(config: Config) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(config));
+    // What is still under way has had its time.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config) -> Result<(), RunError> {
+    let own = &config.coordinator;
+    let mut options = config.token_options();
+    let development = options.has_no_key();
+    if development {
+        if !own.listen.ip().is_loopback() {
+            return Err(RunError::Development(own.listen));
+        }
+        options.secret = DEVELOPMENT_SECRET.into();
+    }
+    let verifier = Verifier::new(&options)?;
+    let link = Link::open(config.store())?;
+    let id = match own.id.as_str() {
+        "" => default_id(),
+        id => id.to_owned(),
+    };
+    let wrong_listen = |error| RunError::Listen(own.listen, error);
+    let listener = TcpListener::bind(own.listen).await.map_err(wrong_listen)?;
+    let address = listener.local_addr()?;
+    let signals = Signals::new()?;
+
+    let metrics = Arc::new(Metrics::default());
+    let (stopper, stopping) = stop();
+    let (candidate, leadership) = Candidate::new(
+        link.clone(),
+        id.clone(),
+        own.leader_ttl,
+        Arc::clone(&metrics),
+    );
+    let control = Control::new(config.control());
+    let (fleet, shown) = Fleet::new(
+        link.clone(),
+        control,
+        leadership,
+        Arc::clone(&metrics),
+        own.poll,
+    );
+    let app = Arc::new(App {
+        id,
+        shown,
+        link,
+        vnodes: config.vnodes(),
+        verifier: RwLock::new(Arc::new(verifier)),
+        development,
+        admin_scope: config.auth.admin_scope.clone(),
+        allowed_origins: own.allowed_origins.0.clone(),
+        fresh: (own.poll * 3).max(Duration::from_millis(1_500)),
+        map_wait: own.map_wait,
+        request_timeout: own.request_timeout,
+        waiters: Semaphore::new(own.max_waiters as usize),
+        readers: App::readers(),
+        metrics: Arc::clone(&metrics),
+        stopping: stopping.clone(),
+    });
+    let limits = Limits {
+        connections: own.max_connections.min(descriptors()) as usize,
+        header_timeout: own.header_timeout,
+        shutdown: own.shutdown_timeout,
+    };
+    let router = http::router(Arc::clone(&app));
+    let mut parts = Parts {
+        candidate: tokio::spawn(candidate.run(stopping.clone())),
+        fleet: tokio::spawn(fleet.run(stopping.clone())),
+        server: tokio::spawn(server::serve(listener, router, limits, metrics, stopping)),
+    };
+    greet(&app, address);
+    let result = until_told(&app, &options, signals, &mut parts).await;
+    stopper.stop();
+    let finish = async {
+        let leaving =
+            async { (&mut parts.candidate).await.is_ok() && (&mut parts.fleet).await.is_ok() };
+        if timeout(RESIGNING, leaving).await.is_err() {
+            eprintln!("the leadership was not given back in time, it ends by itself");
+        }
+        // It ends within its own time.
+        let _ = (&mut parts.server).await;
+    };
+    // A second signal ends it at once.
+    let mut again = Signals::new()?;
+    tokio::select! {
+        () = finish => println!("done"),
+        () = again.told_to_stop() => eprintln!("told twice to stop: ending now"),
+    }
+    result
+}
+
+/// What runs beside each other.
+struct Parts {
+    candidate: JoinHandle<()>,
+    fleet: JoinHandle<()>,
+    server: JoinHandle<()>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, std::io::Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn told_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Returns when a signal wants it to end, or a part has ended, which none does by itself.
+async fn until_told(
+    app: &App,
+    options: &token::Options,
+    mut signals: Signals,
+    parts: &mut Parts,
+) -> Result<(), RunError> {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => {}
+            _ = signals.interrupt.recv() => {}
+            _ = signals.hangup.recv() => {
+                reload(app, options);
+                continue;
+            }
+            _ = &mut parts.candidate => return Err(RunError::Failed("the leadership")),
+            _ = &mut parts.fleet => return Err(RunError::Failed("the fleet")),
+            _ = &mut parts.server => return Err(RunError::Failed("the server")),
+        }
+        println!("shutting down: requests are finished, the leadership is given back");
+        return Ok(());
+    }
+}
+
+/// Takes new keys for tokens; on an error the old ones stay.
+fn reload(app: &App, options: &token::Options) {
+    match Verifier::new(options) {
+        Ok(verifier) => {
+            let mut current = app.verifier.write().unwrap_or_else(PoisonError::into_inner);
+            *current = Arc::new(verifier);
+            println!("the keys for tokens were loaded again");
+        }
+        Err(error) => eprintln!("the old keys for tokens stay: {error}"),
+    }
+}
+
+fn greet(app: &App, address: SocketAddr) {
+    println!("online-status-coordinator {}", env!("CARGO_PKG_VERSION"));
+    println!("  coordinator {}", app.id);
+    println!("  http        http://{address}/  (console; /route /map /nodes /status /metrics)");
+    println!("  store       {}", app.link.address());
+    if app.development {
+        println!("  JWT_SECRET is not set: no token is needed");
+    }
+}
+
+/// How many connections the process may have, after it has asked for all it can get.
+fn descriptors() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    if let (Some(now), Some(most)) = (limit.current, limit.maximum)
+        && now < most
+    {
+        limit.current = Some(most);
+        // Without more it goes on with what it has.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    allowed.saturating_sub(RESERVED_DESCRIPTORS).max(1)
+}
+
+/// The host and the process.
+fn default_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let good = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
+    let host: String = host.trim().chars().filter(good).take(50).collect();
+    let host = if host.is_empty() {
+        "coordinator"
+    } else {
+        &host
+    };
+    format!("{host}-{}", std::process::id())
+}

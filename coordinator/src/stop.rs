@@ -1,0 +1,33 @@
+//! The word to end, which every part hears.
+
+use tokio::sync::watch;
+
+/// Says when to end.
+#[derive(Clone)]
+pub(crate) struct Stop(watch::Receiver<bool>);
+
+/// Makes it be said.
+pub(crate) struct Stopper(watch::Sender<bool>);
+
+pub(crate) fn stop() -> (Stopper, Stop) {
+    let (sender, receiver) = watch::channel(false);
+    (Stopper(sender), Stop(receiver))
+}
+
+impl Stopper {
+    pub(crate) fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    pub(crate) fn is_told(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns when it is told, at once if it was.
+    pub(crate) async fn told(&mut self) {
+        // Who could tell is gone: that is the end, too.
+        let _ = self.0.wait_for(|told| *told).await;
+    }
+}

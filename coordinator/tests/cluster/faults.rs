@@ -1,0 +1,165 @@
+//! Coordinators and stores that die, stop and come back.
+
+use std::{thread::sleep, time::Duration};
+
+use redis_store::testing::RedisServer;
+use rustix::process::Signal;
+
+use crate::common::{Coordinator, Edge, until};
+
+/// Two coordinators, the leader first.
+fn pair(redis: &RedisServer) -> (Coordinator, Coordinator) {
+    let one = Coordinator::start(redis, "c1", &[]);
+    let two = Coordinator::start(redis, "c2", &[]);
+    until("one leads", || (one.leads() || two.leads()).then_some(()));
+    if one.leads() { (one, two) } else { (two, one) }
+}
+
+#[test]
+fn when_the_leader_is_killed_the_other_leads_within_its_ttl_and_goes_on() {
+    let redis = RedisServer::start();
+    let (leader, follower) = pair(&redis);
+    let a = Edge::start(&redis, "a");
+    let _b = Edge::start(&redis, "b");
+    leader.ready();
+    follower.ready();
+    leader.until_owned(&[("a", 32), ("b", 32)]);
+    // Both answer the same.
+    let route = leader.json("/route?userId=alice");
+    until("the follower has the map", || {
+        (follower.json("/route?userId=alice") == route).then_some(())
+    });
+    let version = leader.map_version();
+    leader.signal(Signal::KILL);
+    drop(leader);
+    drop(a);
+    until("the other leads", || follower.leads().then_some(()));
+    follower.until_owned(&[("a", 0), ("b", 64)]);
+    assert!(follower.map_version() > version);
+    let token = redis.cli(&["get", "os:leader"]);
+    assert!(
+        token.starts_with("c1 ") || token.starts_with("c2 "),
+        "{token}"
+    );
+}
+
+#[test]
+fn a_leader_that_was_paused_cannot_overwrite_what_its_successor_wrote() {
+    let redis = RedisServer::start();
+    let (old, new) = pair(&redis);
+    let _a = Edge::start(&redis, "a");
+    let _b = Edge::start(&redis, "b");
+    old.ready();
+    new.until_owned(&[("a", 32), ("b", 32)]);
+    old.signal(Signal::STOP);
+    until("the other leads", || new.leads().then_some(()));
+    let _c = Edge::start(&redis, "c");
+    until("c has its share", || {
+        (new.owned().get("c") == Some(&21)).then_some(())
+    });
+    let version = new.map_version();
+    let map = redis.cli(&["--no-raw", "get", "os:map"]);
+    old.signal(Signal::CONT);
+    until("the old leader follows", || {
+        (!old.leads() && old.map_version() == version).then_some(())
+    });
+    sleep(Duration::from_millis(500));
+    assert_eq!(redis.cli(&["--no-raw", "get", "os:map"]), map);
+    assert!(new.leads());
+    assert_eq!(old.owned(), new.owned());
+}
+
+#[test]
+fn without_the_store_it_answers_from_its_last_map_and_says_so() {
+    let mut redis = RedisServer::start();
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
+    let a = Edge::start(&redis, "a");
+    let b = Edge::start(&redis, "b");
+    coordinator.until_owned(&[("a", 32), ("b", 32)]);
+    let route = coordinator.get("/route?userId=alice");
+    assert_eq!(route.header("online-status-stale"), None);
+    let before = a.map.lock().expect("no panic").clone().expect("a map");
+    redis.stop();
+    let stale = until("it says so", || {
+        let answer = coordinator.get("/route?userId=alice");
+        answer
+            .header("online-status-stale")
+            .is_some()
+            .then_some(answer)
+    });
+    let (mut body, whole) = (stale.json(), route.json());
+    assert!(body["stale"].as_u64() >= Some(1));
+    body.as_object_mut().expect("an object").remove("stale");
+    assert_eq!((stale.status, body), (200, whole));
+    for path in ["/map", "/nodes"] {
+        assert!(
+            coordinator.json(path)["stale"].as_u64() >= Some(1),
+            "{path}"
+        );
+    }
+    let ready = coordinator.get("/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().contains("last confirmed"), "{}", ready.text());
+    assert!(coordinator.log().contains("the store cannot be used"));
+    // Longer than a lease lasts.
+    sleep(Duration::from_secs(2));
+    assert_eq!(coordinator.state("a"), "active");
+
+    // It comes back with nothing in it.
+    redis.start_again();
+    let after = until("a newer map", || {
+        let map = a.map.lock().expect("no panic").clone().expect("a map");
+        (map.version() > before.version()).then_some(map)
+    });
+    let owners = |map: &ring::Map| -> Vec<_> {
+        let owner = |vnode| map.owner(vnode).map(|(node, _)| node.clone());
+        map.count().all().map(owner).collect()
+    };
+    assert_eq!(owners(&after), owners(&before), "nobody moves");
+    assert!(
+        after
+            .count()
+            .all()
+            .all(|v| after.epoch(v) > before.highest_epoch())
+    );
+    coordinator.until_owned(&[("a", 32), ("b", 32)]);
+    until("it is not stale", || {
+        let answer = coordinator.get("/route?userId=alice");
+        answer.header("online-status-stale").is_none().then_some(())
+    });
+    assert!(coordinator.log().contains("the store answers again"));
+    // The crash of a node is noticed as ever.
+    drop(b);
+    coordinator.until_owned(&[("a", 64), ("b", 0)]);
+}
+
+#[test]
+fn a_damaged_map_is_replaced_and_a_foreign_one_is_left_alone() {
+    let redis = RedisServer::start();
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let version = coordinator.map_version();
+    let _ = redis.cli(&["setrange", "os:map", "60", "damage"]);
+    until("a new map", || {
+        (coordinator.map_version() > version).then_some(())
+    });
+    let route = coordinator.json("/route?userId=alice");
+    assert_eq!(route["node"], "a");
+    // The magic of another release.
+    let version = coordinator.map_version();
+    let _ = redis.cli(&["setrange", "os:map", "8", "OSM9"]);
+    until("it is named", || {
+        coordinator
+            .log()
+            .contains("not a map of a known format")
+            .then_some(())
+    });
+    assert_eq!(coordinator.map_version(), version);
+    assert!(
+        redis
+            .cli(&["getrange", "os:map", "8", "11"])
+            .starts_with("OSM9")
+    );
+    assert_eq!(coordinator.json("/route?userId=alice")["node"], "a");
+}

@@ -1,0 +1,388 @@
+//! The HTTP interface against its document: every answer is described, and every description is
+//! an answer that is given.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    io::Write,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use redis_store::testing::RedisServer;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::common::{
+    Answer, Coordinator, Edge, PATIENCE, SECRET, admin, ask, read_answer, token, until,
+};
+
+type Described = BTreeSet<(String, String, u16)>;
+
+/// (path, method, status) of the document.
+fn described() -> Described {
+    let document: Value =
+        serde_json::from_str(include_str!("../../openapi.json")).expect("the document is JSON");
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut all = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            for status in operation["responses"]
+                .as_object()
+                .expect("responses")
+                .keys()
+            {
+                let status = status.parse().expect("a status");
+                all.insert((path.clone(), method.to_uppercase(), status));
+            }
+        }
+    }
+    all
+}
+
+/// Asks, and notes what was answered.
+struct Asker<'a> {
+    coordinator: &'a Coordinator,
+    seen: RefCell<Described>,
+}
+
+impl Asker<'_> {
+    fn ask(
+        &self,
+        (method, path): (&str, &str),
+        headers: &[(&str, &str)],
+        body: &[u8],
+        expected: u16,
+    ) -> Answer {
+        let answer = self.coordinator.ask(method, path, headers, body);
+        assert_eq!(
+            answer.status,
+            expected,
+            "{method} {path}: {}",
+            answer.text()
+        );
+        if expected >= 400 && !path.starts_with("/readyz") {
+            let problem = answer.json();
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/problem+json")
+            );
+            assert_eq!(
+                (&problem["status"], &problem["type"]),
+                (&expected.into(), &"about:blank".into())
+            );
+            assert!(problem["title"].is_string() && problem["detail"].is_string());
+        }
+        if expected == 503 && !path.starts_with("/readyz") {
+            assert!(answer.header("retry-after").is_some(), "{path}");
+        }
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let template = match path.split(['?', '/']).collect::<Vec<_>>()[..] {
+            ["", "nodes", _, action] => format!("/nodes/{{id}}/{action}"),
+            ["", first, ..] => format!("/{first}"),
+            _ => panic!("{path}"),
+        };
+        self.seen
+            .borrow_mut()
+            .insert((template, method.to_owned(), expected));
+        answer
+    }
+}
+
+#[test]
+fn every_answer_is_described_and_every_described_answer_is_given() {
+    let redis = RedisServer::start();
+    let flags = [
+        "--coordinator-map-wait",
+        "300ms",
+        "--coordinator-max-waiters",
+        "1",
+        "--redis-response-timeout",
+        "200ms",
+        "--auth-watch-policy",
+        "claim",
+    ];
+    let coordinator = Coordinator::start(&redis, "c1", &flags);
+    let asker = Asker {
+        coordinator: &coordinator,
+        seen: RefCell::default(),
+    };
+    let (admin, user) = (admin(), token("bob", None));
+    let none: [(&str, &str); 0] = [];
+    let admin = [("authorization", admin.as_str())];
+    let user = [("authorization", user.as_str())];
+    let bad = [("authorization", "Bearer x.y.z")];
+
+    asker.ask(("GET", "/route?userId=alice"), &none, b"", 503);
+    asker.ask(("GET", "/map"), &none, b"", 503);
+    asker.ask(("GET", "/readyz"), &none, b"", 503);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+
+    asker.ask(("GET", "/route?userId=alice"), &none, b"", 200);
+    for wrong in [
+        "/route",
+        "/route?userId=",
+        "/route?userId=a&userId=b",
+        "/route?userId=%00",
+    ] {
+        asker.ask(("GET", wrong), &none, b"", 400);
+    }
+    let long = format!("/route?userId={}", "x".repeat(257));
+    asker.ask(("GET", &long), &none, b"", 400);
+    let answer = asker.ask(("OPTIONS", "/route"), &none, b"", 204);
+    assert_eq!(
+        answer.header("access-control-allow-methods"),
+        Some("GET, HEAD")
+    );
+
+    asker.ask(("GET", "/map"), &none, b"", 200);
+    asker.ask(("GET", "/map?after=x"), &none, b"", 400);
+    asker.ask(("GET", "/map?after=1&after=2"), &none, b"", 400);
+    asker.ask(("GET", "/map?after=1000000"), &none, b"", 204);
+
+    asker.ask(("GET", "/status?userId=alice"), &none, b"", 401);
+    asker.ask(("GET", "/status?userId=alice"), &bad, b"", 401);
+    asker.ask(("GET", "/status?userId=alice"), &user, b"", 403);
+    asker.ask(("GET", "/status"), &user, b"", 400);
+    asker.ask(("POST", "/status"), &none, b"{}", 401);
+    asker.ask(("POST", "/status"), &user, br#"{"users":["alice"]}"#, 403);
+    asker.ask(("POST", "/status"), &admin, br#"{"users":["alice"]}"#, 200);
+    for wrong in [
+        &b"{}"[..],
+        b"nonsense",
+        br#"{"users":[1]}"#,
+        br#"{"users":[""]}"#,
+    ] {
+        asker.ask(("POST", "/status"), &admin, wrong, 400);
+    }
+    let many = serde_json::json!({ "users": vec!["x"; 1_001] }).to_string();
+    asker.ask(("POST", "/status"), &admin, many.as_bytes(), 400);
+    asker.ask(("POST", "/status"), &admin, &vec![b' '; 600 << 10], 413);
+
+    asker.ask(("GET", "/nodes"), &none, b"", 200);
+    for action in ["drain", "undrain"] {
+        let known = format!("/nodes/a/{action}");
+        asker.ask(("POST", &known), &admin, b"", 200);
+        asker.ask(("POST", &known), &none, b"", 401);
+        asker.ask(("POST", &known), &user, b"", 403);
+        for unknown in ["b", "a%20b"] {
+            let unknown = format!("/nodes/{unknown}/{action}");
+            asker.ask(("POST", &unknown), &admin, b"", 404);
+        }
+    }
+    for path in [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/version",
+        "/openapi.json",
+    ] {
+        asker.ask(("GET", path), &none, b"", 200);
+    }
+    let answer = coordinator.ask("DELETE", "/status", &[], b"");
+    assert_eq!(
+        (answer.status, answer.header("allow")),
+        (405, Some("GET,HEAD,POST"))
+    );
+    assert_eq!(coordinator.get("/nothing").status, 404);
+    let head = coordinator.ask("HEAD", "/route?userId=alice", &[], b"");
+    assert_eq!((head.status, head.body.len()), (200, 0));
+
+    // Whom the token's claim lists.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let claims = serde_json::json!({
+        "sub": "bob", "exp": now.expect("after 1970").as_secs() + 60, "watch": ["team-*"],
+    });
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let signed = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    let bearer = format!("Bearer {}", signed.expect("a token"));
+    let lead = [("authorization", bearer.as_str())];
+    asker.ask(("GET", "/status?userId=team-7"), &lead, b"", 200);
+    asker.ask(("GET", "/status?userId=carol"), &lead, b"", 403);
+
+    // A store that hangs.
+    let store = redis.process_id().expect("it runs").cast_signed();
+    let store = Pid::from_raw(store).expect("a process");
+    kill_process(store, Signal::STOP).expect("it runs");
+    asker.ask(("GET", "/status?userId=team-7"), &lead, b"", 503);
+    asker.ask(("POST", "/status"), &admin, br#"{"users":["alice"]}"#, 503);
+    asker.ask(("POST", "/nodes/a/drain"), &admin, b"", 503);
+    asker.ask(("POST", "/nodes/a/undrain"), &admin, b"", 503);
+    kill_process(store, Signal::CONT).expect("it runs");
+
+    let (seen, described) = (asker.seen.into_inner(), described());
+    let undescribed: Vec<_> = seen.difference(&described).collect();
+    assert!(
+        undescribed.is_empty(),
+        "not in the document: {undescribed:?}"
+    );
+    let never: Vec<_> = described.difference(&seen).collect();
+    assert!(never.is_empty(), "described and never given: {never:?}");
+}
+
+#[test]
+fn pages_of_allowed_origins_alone_may_read_routes() {
+    let redis = RedisServer::start();
+    let flags = [
+        "--coordinator-allowed-origins",
+        "https://a.example,https://b.example",
+    ];
+    let coordinator = Coordinator::start(&redis, "c1", &flags);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let allowed = |origin: &str| {
+        let answer = coordinator.ask("GET", "/route?userId=x", &[("origin", origin)], b"");
+        assert_eq!(
+            (answer.status, answer.header("vary")),
+            (200, Some("origin"))
+        );
+        answer
+            .header("access-control-allow-origin")
+            .map(str::to_owned)
+    };
+    assert_eq!(
+        allowed("https://b.example").as_deref(),
+        Some("https://b.example")
+    );
+    assert_eq!(allowed("https://c.example"), None);
+    let status = coordinator.ask(
+        "GET",
+        "/status?userId=x",
+        &[("origin", "https://a.example")],
+        b"",
+    );
+    assert_eq!(status.header("access-control-allow-origin"), None);
+    let everyone = Coordinator::start(&redis, "c2", &[]);
+    everyone.ready();
+    for (path, status) in [("/route?userId=x", 200), ("/route", 400)] {
+        let answer = everyone.ask("GET", path, &[("origin", "https://c.example")], b"");
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    }
+}
+
+#[test]
+fn heads_connections_and_waiters_have_limits() {
+    let redis = RedisServer::start();
+    let flags = [
+        "--coordinator-max-connections",
+        "3",
+        "--coordinator-max-waiters",
+        "1",
+        "--coordinator-header-timeout",
+        "300ms",
+    ];
+    let coordinator = Coordinator::start(&redis, "c1", &flags);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let large = "x".repeat(20 << 10);
+    assert_eq!(
+        coordinator
+            .ask("GET", "/healthz", &[("x", &large)], b"")
+            .status,
+        431
+    );
+    let many: Vec<(String, &str)> = (0..70).map(|n| (format!("x{n}"), "y")).collect();
+    let many: Vec<(&str, &str)> = many
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    assert_eq!(coordinator.ask("GET", "/healthz", &many, b"").status, 431);
+
+    // One that says nothing, and one that has been answered and says nothing more.
+    let mut quiet = TcpStream::connect(coordinator.address).expect("a connection");
+    quiet.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut idle = TcpStream::connect(coordinator.address).expect("a connection");
+    idle.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is read");
+    let started = Instant::now();
+    assert_eq!(read_answer(&mut idle).status, 200);
+    let mut nothing = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut quiet, &mut nothing);
+    assert!(started.elapsed() < PATIENCE, "they are closed");
+
+    let version = coordinator.map_version();
+    let (address, path) = (coordinator.address, format!("/map?after={version}"));
+    let waiting = {
+        let path = path.clone();
+        std::thread::spawn(move || ask(address, "GET", &path, &[], b""))
+    };
+    until("one waits", || {
+        (coordinator.metric("waiters", "") > 0.5).then_some(())
+    });
+    let refused = coordinator.get(&path);
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("5"))
+    );
+    assert!((coordinator.metric("waiters_refused_total", "") - 1.0).abs() < 0.1);
+
+    // That one, and two more.
+    let open = || TcpStream::connect(address).expect("a connection");
+    let busy = until("it is full", || {
+        let _held = [open(), open()];
+        std::thread::sleep(Duration::from_millis(20));
+        let mut third = open();
+        third
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a timeout");
+        let mut bytes = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut third, &mut bytes);
+        bytes.starts_with(b"HTTP/1.1 503").then_some(bytes)
+    });
+    let busy = String::from_utf8(busy).expect("text");
+    let (_, body) = busy.split_once("\r\n\r\n").expect("a head and a body");
+    assert_eq!(body.len(), 100, "as its head says");
+    let problem: Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(problem["detail"], "too many connections");
+    let counted = until("there is room again", || {
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).ok()?;
+        let answer = read_answer(&mut stream);
+        (answer.status == 200).then(|| answer.text())
+    });
+    assert!(counted.contains("online_status_coordinator_connections_refused_total"));
+    drop(coordinator);
+    let _ = waiting.join();
+}
+
+#[test]
+fn metrics_have_one_prefix_a_type_and_no_user() {
+    let redis = RedisServer::start();
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    coordinator.json("/route?userId=somebody-special");
+    let _ = coordinator.get("/somebody-special");
+    let page = coordinator.get("/metrics").text();
+    assert!(!page.contains("somebody"));
+    let mut declared = BTreeSet::new();
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let name = rest.split(' ').next().expect("a name");
+            assert!(declared.insert(name.to_owned()), "{name} twice");
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().expect("a name");
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| {
+                name.strip_suffix(end)
+                    .filter(|base| declared.contains(*base))
+            });
+            assert!(declared.contains(base.unwrap_or(name)), "{line}");
+            let value = line.rsplit(' ').next().expect("a value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(
+        declared
+            .iter()
+            .all(|name| name.starts_with("online_status_coordinator_"))
+    );
+    assert!(declared.len() > 20);
+    assert!((coordinator.metric("node_vnodes", "node=\"a\"") - 64.0).abs() < 0.1);
+    assert!(coordinator.metric("http_responses_total", "path=\"/route\",status=\"200\"") > 0.5);
+}

@@ -1,0 +1,117 @@
+//! The process: its command line, its start and its end.
+
+use std::time::Instant;
+
+use redis_store::testing::RedisServer;
+use rustix::process::Signal;
+
+use crate::common::{Coordinator, Edge, PATIENCE, ask, command, until};
+
+#[test]
+fn told_to_stop_it_finishes_requests_gives_the_leadership_back_and_ends_with_0() {
+    let redis = RedisServer::start();
+    let mut coordinator = Coordinator::start(&redis, "c1", &[]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    until("it leads", || coordinator.leads().then_some(()));
+    let version = coordinator.map_version();
+    let address = coordinator.address;
+    let waiting =
+        std::thread::spawn(move || ask(address, "GET", &format!("/map?after={version}"), &[], b""));
+    until("it waits", || {
+        (coordinator.metric("waiters", "") > 0.5).then_some(())
+    });
+    let told = Instant::now();
+    coordinator.signal(Signal::TERM);
+    assert_eq!(coordinator.wait(), Some(0));
+    assert!(told.elapsed() < PATIENCE);
+    assert_eq!(waiting.join().expect("no panic").status, 204);
+    assert_eq!(redis.cli(&["get", "os:leader"]).trim(), "");
+    assert!(coordinator.log().ends_with("done\n"));
+}
+
+#[test]
+fn it_ends_in_time_when_the_store_does_not_answer() {
+    let redis = RedisServer::start();
+    let mut coordinator = Coordinator::start(&redis, "c1", &[]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let store = redis.process_id().expect("it runs");
+    let store = rustix::process::Pid::from_raw(store.cast_signed()).expect("a process");
+    rustix::process::kill_process(store, Signal::STOP).expect("it runs");
+    coordinator.signal(Signal::TERM);
+    let code = coordinator.wait();
+    rustix::process::kill_process(store, Signal::CONT).expect("it runs");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn without_a_secret_it_needs_no_token_and_listens_on_loopback_only() {
+    let redis = RedisServer::start();
+    let coordinator = Coordinator::start_with(&redis, "c1", &[]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    assert_eq!(coordinator.get("/status?userId=bob").status, 200);
+    let drained = coordinator.ask("POST", "/nodes/a/drain", &[], b"");
+    assert_eq!(drained.status, 200);
+    let own = format!("http://{}", coordinator.address);
+    let undrained = coordinator.ask("POST", "/nodes/a/undrain", &[("origin", &own)], b"");
+    assert_eq!(undrained.status, 200);
+    for origin in ["https://evil.example", "null"] {
+        let answer = coordinator.ask("POST", "/nodes/a/drain", &[("origin", origin)], b"");
+        assert_eq!(answer.status, 403, "{origin}");
+    }
+    let output = command()
+        .args(["run", "--listen", "0.0.0.0:0"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("set JWT_SECRET"), "{error}");
+}
+
+#[test]
+fn mistakes_in_the_configuration_are_named_and_end_it_with_2() {
+    let output = command()
+        .args(["config", "check", "--cluster-vnodes", "100"])
+        .env("ONLINE_STATUS_REBALANCE_PENALTI", "1s")
+        .env("JWT_SECRET", "short")
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("did you mean ONLINE_STATUS_REBALANCE_PENALTY?"),
+        "{error}"
+    );
+    let output = command()
+        .args(["config", "check", "--cluster-vnodes", "100"])
+        .env("JWT_SECRET", "short")
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("100 is not a count of vnodes"), "{error}");
+    assert!(
+        error.contains("auth.secret (JWT_SECRET) has 5 bytes"),
+        "{error}"
+    );
+    let output = command()
+        .args(["run", "--redis-url", "http://127.0.0.1"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("REDIS_URL") && error.contains("redis://"),
+        "{error}"
+    );
+    let output = command()
+        .args(["config", "check", "--redis-url", "redis://:hunter2@h"])
+        .output()
+        .expect("it runs");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        shown.contains("url = \"(set)\"") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
