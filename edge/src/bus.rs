@@ -1,7 +1,11 @@
 //! Where changes are published: the trait that every bus implements, one handle a core. As with
 //! the store, nothing blocks, and the delivery reports are polled.
 
+mod kafka;
+
 use presence::{Publication, Ticket};
+
+pub(crate) use self::kafka::{Inlet, Kafka, Mailboxes};
 
 /// A core's handle to a bus.
 pub(crate) trait Bus {
@@ -13,6 +17,9 @@ pub(crate) trait Bus {
 
     /// Appends the reports that came since the last time: whether the change is delivered.
     fn poll(&mut self, reports: &mut Vec<(Ticket, bool)>);
+
+    /// How many changes wait for their reports.
+    fn waiting(&self) -> usize;
 }
 
 /// The bus of a single node: its cores tell each other of changes directly, so that an event has
@@ -33,5 +40,8 @@ impl Bus for Embedded {
 
     fn poll(&mut self, reports: &mut Vec<(Ticket, bool)>) {
         reports.append(&mut self.reports);
+    }
+    fn waiting(&self) -> usize {
+        self.reports.len()
     }
 }

@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Arg, Command};
 use settings::Table;
 
-use crate::config::TABLE;
+use crate::{config::TABLE, start::Mode};
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    Standalone,
+    Run(Mode),
     Token,
     ConfigCheck,
     ConfigDefault,
@@ -46,6 +46,9 @@ fn command() -> Command {
         .subcommand(with_settings(
             Command::new("standalone").about("Runs one edge that needs no Redis and no Kafka"),
         ))
+        .subcommand(with_settings(Command::new("run").about(
+            "Runs a node of a cluster, which meets in Redis (REDIS_URL) and Kafka (KAFKA_BROKERS)",
+        )))
         .subcommand(with_settings(
             Command::new("token")
                 .about("Makes a test token for auth.secret")
@@ -84,7 +87,8 @@ pub(crate) fn parse() -> Invocation {
     let matches = command().get_matches();
     let (name, arguments) = matches.subcommand().expect("a subcommand is required");
     let (action, arguments) = match name {
-        "standalone" => (Action::Standalone, arguments),
+        "standalone" => (Action::Run(Mode::Standalone), arguments),
+        "run" => (Action::Run(Mode::Cluster), arguments),
         "token" => (Action::Token, arguments),
         _ => match arguments.subcommand().expect("a subcommand is required") {
             ("check", arguments) => (Action::ConfigCheck, arguments),

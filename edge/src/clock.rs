@@ -20,7 +20,14 @@ pub(crate) fn mono_us() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
-/// Both.
+/// CPU time that the process has used, microseconds.
+pub(crate) fn cpu_us() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1_000
+}
+
+/// Wall and monotonic.
 pub(crate) fn now() -> Now {
     Now {
         mono_us: mono_us(),

@@ -25,6 +25,9 @@ use crate::{
 const MAX_PIPELINED: usize = http::MAX_BODY + (64 << 10);
 
 const OTHER_KIND: &str = "this subprotocol has the other kind of frames";
+/// How long a client of another node waits for a look at the map, µs, and between two looks at that.
+const CATCH_UP: u64 = 500_000;
+const CATCH_UP_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What a read of a socket gave.
 enum Taken {
@@ -446,17 +449,12 @@ impl Handoff {
             expires: claims.expires,
             rule: claims.rule.clone(),
         };
-        let opened = {
-            let mut core = worker.core.borrow_mut();
-            core.at(clock::now());
-            core.connect(&hello)
-        };
-        let id = match opened {
+        let id = match open(&worker, &hello).await {
             Ok(id) => id,
             Err(refused) => {
-                let code = match refused {
-                    Refused::TooManySessions => CloseCode::TOO_MANY_SESSIONS,
-                    Refused::NotOwner => CloseCode::WRONG_NODE,
+                let (code, reason) = match refused {
+                    Refused::TooManySessions => (CloseCode::TOO_MANY_SESSIONS, refused.to_string()),
+                    Refused::NotOwner => elsewhere(&worker, &claims.user),
                 };
                 let mut io = Io {
                     worker,
@@ -465,7 +463,7 @@ impl Handoff {
                     inbox: Vec::new(),
                 };
                 // The client may be gone already.
-                let _ = farewell(&mut io, code, &refused.to_string()).await;
+                let _ = farewell(&mut io, code, &reason).await;
                 return;
             }
         };
@@ -499,6 +497,45 @@ impl Handoff {
         worker.stats.borrow_mut().connections -= 1;
         worker.kick();
         drop(admission);
+    }
+}
+
+/// Opens a session. A node that does not own the user may be behind: then it looks at the map first.
+async fn open(worker: &Worker, hello: &Hello<'_>) -> Result<SessionId, Refused> {
+    let connect = || {
+        let mut core = worker.core.borrow_mut();
+        core.at(clock::now());
+        core.connect(hello)
+    };
+    let opened = connect();
+    let (Err(Refused::NotOwner), Some(place)) = (&opened, &worker.shared.place) else {
+        return opened;
+    };
+    let before = place.reads();
+    place.want_map();
+    let started = clock::mono_us();
+    loop {
+        monoio::time::sleep(CATCH_UP_LOOK).await;
+        let opened = connect();
+        let looked = place.reads() >= before + 2;
+        let waited = clock::mono_us() - started > CATCH_UP;
+        if !matches!(opened, Err(Refused::NotOwner)) || looked || waited {
+            return opened;
+        }
+    }
+}
+
+/// What a client is told that is not this node's.
+fn elsewhere(worker: &Worker, user: &str) -> (CloseCode, String) {
+    let shared = &worker.shared;
+    match shared.route(user) {
+        Some(route) if route.node != shared.config.node.id => {
+            (CloseCode::WRONG_NODE, route.address)
+        }
+        _ => {
+            let reason = "no node owns the user at the moment";
+            (CloseCode::OVERLOADED, reason.to_owned())
+        }
     }
 }
 

@@ -4,16 +4,18 @@ mod admin;
 mod bus;
 mod cli;
 mod clock;
+mod cluster;
 mod config;
 mod connection;
 mod http;
 mod mesh;
 mod metrics;
+mod node_side;
 mod pages;
 mod send_ring;
 mod shared;
 mod socket;
-mod standalone;
+mod start;
 mod store;
 mod tls;
 mod upgrade;
@@ -50,9 +52,9 @@ fn main() -> ExitCode {
         }
         Action::ConfigCheck => load(&invocation).map(|config| check(&config)),
         Action::Token => load(&invocation).map(|config| test_token(&config, &invocation)),
-        Action::Standalone => match load(&invocation) {
+        Action::Run(mode) => match load(&invocation) {
             Err(error) => Err(error),
-            Ok(config) => match standalone::run(config) {
+            Ok(config) => match start::run(config, mode) {
                 Ok(()) => Ok(()),
                 Err(error) => {
                     eprintln!("error: {error}");
@@ -87,6 +89,11 @@ fn check(config: &Config) {
     println!(
         "# One that only loses its connection is offline within {} ms.",
         config.presence.grace.as_millis() + 300
+    );
+    println!(
+        "# In a cluster, the users of a node that vanishes are offline within {} ms: cluster.lease_ttl\n\
+         # + take-over + presence.grace; those who come back are not shown offline at all.",
+        config.node_ghost_bound()
     );
 }
 

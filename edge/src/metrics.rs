@@ -2,9 +2,15 @@
 //! Cores count plain numbers of their own and publish a copy now and then; nothing is shared on a
 //! session's path.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Mutex, atomic::Ordering},
+};
 
 use presence::Counters;
+
+use crate::cluster::Place;
 
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS: [u64; 14] = [
@@ -59,6 +65,14 @@ pub(crate) struct CoreStats {
     pub(crate) delivery: Latency,
 }
 
+/// Sums over the cores.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) connections: u64,
+    pub(crate) sessions: u64,
+    pub(crate) changes: u64,
+}
+
 /// The last copies, by core.
 pub(crate) struct Metrics(Vec<Mutex<CoreStats>>);
 
@@ -72,12 +86,24 @@ impl Metrics {
         self.0.len()
     }
 
+    /// Sums of what the cores published last.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for core in &self.0 {
+            let stats = core.lock().expect("nobody panics with this lock");
+            totals.connections += stats.connections;
+            totals.sessions += stats.presence.sessions;
+            totals.changes += stats.presence.changes;
+        }
+        totals
+    }
+
     pub(crate) fn publish(&self, core: usize, stats: &CoreStats) {
         *self.0[core].lock().expect("nobody panics with this lock") = stats.clone();
     }
 
     /// All, in Prometheus' text format 0.0.4.
-    pub(crate) fn render(&self, node: &str, draining: bool) -> String {
+    pub(crate) fn render(&self, node: &str, draining: bool, place: Option<&Place>) -> String {
         let cores: Vec<CoreStats> = self
             .0
             .iter()
@@ -121,9 +147,15 @@ impl Metrics {
             "From a change to the send of its bytes, on the watcher's core.",
             cores.iter().map(|c| &c.delivery),
         );
+        if let Some(place) = place {
+            page.cluster(place);
+        }
         page.0
     }
 }
+
+/// A number of the node's place in the cluster: name, kind, help, value.
+type OfNode = (&'static str, &'static str, &'static str, u64);
 
 type PerCore = (
     &'static str,
@@ -252,6 +284,30 @@ const PER_CORE: &[PerCore] = &[
         |c| c.presence.impatient,
     ),
     (
+        "moved_total",
+        "counter",
+        "Sessions told to go to another node.",
+        |c| c.presence.moved,
+    ),
+    (
+        "fenced_total",
+        "counter",
+        "Vnodes lost to a higher epoch.",
+        |c| c.presence.fenced,
+    ),
+    (
+        "bus_gaps_total",
+        "counter",
+        "Times the bus may have lost events.",
+        |c| c.presence.gaps,
+    ),
+    (
+        "refused_writes_total",
+        "counter",
+        "Records that the store refused because of a newer epoch.",
+        |c| c.presence.refused_writes,
+    ),
+    (
         "store_writes_total",
         "counter",
         "Records written to the store.",
@@ -337,6 +393,223 @@ impl Page {
 
     fn value(&mut self, name: &str, labels: &str, value: u64) {
         writeln!(self.0, "online_status_{name}{labels} {value}").expect("a String takes all text");
+    }
+
+    fn cluster(&mut self, place: &Place) {
+        let map = place.map.load();
+        let version = map.as_ref().map_or(0, |map| map.version().get());
+        let (followed, moving) = place.progress();
+        let (stats, link) = (&place.store_stats, place.link.counters());
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let own: [OfNode; 17] = [
+            (
+                "lease_held",
+                "gauge",
+                "Whether the lease stands.",
+                place.has_lease().into(),
+            ),
+            ("map_version", "gauge", "The newest map.", version),
+            (
+                "map_followed",
+                "gauge",
+                "The map that all cores follow.",
+                followed.get(),
+            ),
+            (
+                "vnodes_owned",
+                "gauge",
+                "Vnodes of this node.",
+                place.owned() as u64,
+            ),
+            (
+                "vnodes_moving",
+                "gauge",
+                "Vnodes on their way.",
+                moving as u64,
+            ),
+            (
+                "map_reads_total",
+                "counter",
+                "Times the map was looked at.",
+                place.reads(),
+            ),
+            (
+                "stalls_total",
+                "counter",
+                "Times a core stood still.",
+                load(&place.stalls),
+            ),
+            (
+                "resyncs_total",
+                "counter",
+                "Times all was written again.",
+                load(&place.resyncs),
+            ),
+            (
+                "redis_connects_total",
+                "counter",
+                "Connections to Redis.",
+                link.connects,
+            ),
+            (
+                "redis_connect_failures_total",
+                "counter",
+                "Connections to Redis that failed.",
+                link.failed_connects,
+            ),
+            (
+                "redis_batch_failures_total",
+                "counter",
+                "Batches that Redis did not take as a whole.",
+                load(&stats.failures),
+            ),
+            (
+                "redis_trimmed_total",
+                "counter",
+                "Users forgotten.",
+                load(&stats.trimmed),
+            ),
+            (
+                "redis_bad_records_total",
+                "counter",
+                "Records in Redis that are none.",
+                link.bad_records,
+            ),
+            (
+                "redis_stale_records_total",
+                "counter",
+                "Records not written since a newer one was there.",
+                link.stale_records,
+            ),
+            (
+                "redis_scripts_forgotten_total",
+                "counter",
+                "Scripts that Redis had to be told again.",
+                link.scripts_forgotten,
+            ),
+            (
+                "map_hints_lost_total",
+                "counter",
+                "Hints of maps that were lost.",
+                link.hints_lost,
+            ),
+            (
+                "drain_wanted",
+                "gauge",
+                "Whether the node gives its vnodes away.",
+                place.is_leaving().into(),
+            ),
+        ];
+        self.of_node(&own);
+        let flush = stats
+            .flush
+            .lock()
+            .expect("nobody panics with this lock")
+            .clone();
+        self.latency(
+            "redis_flush_seconds",
+            "A batch to Redis and back.",
+            std::iter::once(&flush),
+        );
+        let Some((producer, consumer)) = place.bus_health() else {
+            return;
+        };
+        let (out, taken) = (producer.stats(), consumer.stats());
+        let bus: [OfNode; 13] = [
+            (
+                "kafka_producer_connected",
+                "gauge",
+                "Whether the producer has a broker.",
+                out.connected.into(),
+            ),
+            (
+                "kafka_partitions",
+                "gauge",
+                "Partitions of the topic.",
+                out.partitions as u64,
+            ),
+            (
+                "kafka_waiting",
+                "gauge",
+                "Events without a report.",
+                out.waiting(),
+            ),
+            (
+                "kafka_delivered_total",
+                "counter",
+                "Events confirmed.",
+                out.delivered,
+            ),
+            (
+                "kafka_failed_total",
+                "counter",
+                "Events not confirmed.",
+                out.failed,
+            ),
+            (
+                "kafka_full_total",
+                "counter",
+                "Events refused by a full queue.",
+                out.full,
+            ),
+            (
+                "kafka_unready_total",
+                "counter",
+                "Events refused without a topic.",
+                out.unready,
+            ),
+            (
+                "kafka_rebuilt_total",
+                "counter",
+                "Times the producer was made anew.",
+                out.rebuilt,
+            ),
+            (
+                "kafka_consumer_connected",
+                "gauge",
+                "Whether the consumer has a broker.",
+                taken.connected.into(),
+            ),
+            (
+                "kafka_consumed_total",
+                "counter",
+                "Messages read.",
+                taken.consumed,
+            ),
+            (
+                "kafka_wanted_total",
+                "counter",
+                "Messages somebody may want.",
+                taken.wanted,
+            ),
+            (
+                "kafka_bad_messages_total",
+                "counter",
+                "Messages that are no events.",
+                taken.bad,
+            ),
+            (
+                "kafka_lag_records",
+                "gauge",
+                "Messages not read yet.",
+                taken.lag,
+            ),
+        ];
+        self.of_node(&bus);
+        self.head(
+            "kafka_age_seconds",
+            "gauge",
+            "Age of the last message read.",
+        );
+        let age = taken.age_ms as f64 / 1e3;
+        writeln!(self.0, "online_status_kafka_age_seconds {age}").expect("a String takes all text");
+    }
+
+    fn of_node(&mut self, numbers: &[OfNode]) {
+        for (name, kind, help, value) in numbers {
+            self.head(name, kind, help);
+            self.value(name, "", *value);
+        }
     }
 
     fn latency<'a>(&mut self, name: &str, help: &str, parts: impl Iterator<Item = &'a Latency>) {

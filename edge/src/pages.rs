@@ -49,13 +49,15 @@ pub(crate) fn health(shared: &Shared, path: &str) -> Option<Response> {
     Some(match path {
         "/healthz" => Response::text(200, "ok"),
         "/readyz" if shared.is_ready() => Response::text(200, "ready"),
-        "/readyz" if shared.is_draining() => Response::text(503, "draining"),
+        "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
         "/readyz" => Response::text(503, "starting"),
         "/version" => Response::json(&json!({ "version": env!("CARGO_PKG_VERSION") })),
         "/metrics" => {
-            let page = shared
-                .metrics
-                .render(&shared.config.node.id, shared.is_draining());
+            let page = shared.metrics.render(
+                &shared.config.node.id,
+                shared.is_leaving(),
+                shared.place.as_deref(),
+            );
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
         }
         _ => return None,
@@ -88,13 +90,16 @@ fn route(shared: &Shared, request: &Request) -> Response {
         Ok(user) => user,
         Err(response) => return response,
     };
+    let Some(route) = shared.route(&user) else {
+        return Response::problem(503, "no node owns the user's vnode").with("retry-after", "1");
+    };
     Response::json(&json!({
         "userId": user,
         "vnode": shared.vnodes.vnode(&user).get(),
-        "node": shared.config.node.id,
-        "address": shared.public_url,
-        "epoch": shared.epoch.get(),
-        "mapVersion": 1,
+        "node": route.node,
+        "address": route.address,
+        "epoch": route.epoch.get(),
+        "mapVersion": route.map.get(),
     }))
 }
 

@@ -11,10 +11,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use ring::{CoreId, Epoch, Vnode, VnodeCount};
+use ring::{CoreId, Epoch, MapVersion, Vnode, VnodeCount};
 use token::Verifier;
 
-use crate::{config::Config, metrics::Metrics, tls};
+use crate::{cluster::Place, config::Config, metrics::Metrics, tls};
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -22,19 +22,30 @@ pub(crate) struct Shared {
     /// The secret is the public one of development.
     pub(crate) development: bool,
     pub(crate) tls: Option<tls::Acceptor>,
-    pub(crate) metrics: Metrics,
-    pub(crate) draining: AtomicBool,
+    pub(crate) metrics: Arc<Metrics>,
+    draining: AtomicBool,
     /// Cores whose presence is not ready yet.
     pub(crate) starting: AtomicUsize,
     pub(crate) vnodes: VnodeCount,
     /// The core of each vnode.
     pub(crate) cores: Vec<CoreId>,
+    /// Of all vnodes, when all are this edge's.
     pub(crate) epoch: Epoch,
+    /// In a cluster.
+    pub(crate) place: Option<Arc<Place>>,
     /// What clients are told to connect to.
     pub(crate) public_url: String,
     pub(crate) max_connections: usize,
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, u64>>,
+}
+
+/// Where a user's clients connect.
+pub(crate) struct Route {
+    pub(crate) node: String,
+    pub(crate) address: String,
+    pub(crate) epoch: Epoch,
+    pub(crate) map: MapVersion,
 }
 
 /// Why a connection is not admitted.
@@ -76,8 +87,10 @@ pub(crate) struct SharedParts {
     pub(crate) tls: Option<tls::Acceptor>,
     pub(crate) cores: Vec<CoreId>,
     pub(crate) core_count: usize,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) vnodes: VnodeCount,
     pub(crate) epoch: Epoch,
+    pub(crate) place: Option<Arc<Place>>,
     pub(crate) public_url: String,
     pub(crate) max_connections: usize,
 }
@@ -89,12 +102,13 @@ impl Shared {
             verifier: ArcSwap::from_pointee(parts.verifier),
             development: parts.development,
             tls: parts.tls,
-            metrics: Metrics::new(parts.core_count),
+            metrics: parts.metrics,
             draining: AtomicBool::new(false),
             starting: AtomicUsize::new(parts.core_count),
             vnodes: parts.vnodes,
             cores: parts.cores,
             epoch: parts.epoch,
+            place: parts.place,
             public_url: parts.public_url,
             max_connections: parts.max_connections,
             connections: AtomicUsize::new(0),
@@ -127,12 +141,45 @@ impl Shared {
         Ok(admission)
     }
 
+    /// Starts to close the sessions that are still here.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the edge is on its way out: load balancers send nobody new.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_draining() || self.place.as_ref().is_some_and(|place| place.is_leaving())
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.starting.load(Ordering::Relaxed) == 0 && !self.is_draining()
+        self.starting.load(Ordering::Relaxed) == 0 && !self.is_leaving()
+    }
+
+    /// Where the user's clients connect: node, address, epoch and version of the map; `None` while
+    /// no node owns its vnode.
+    pub(crate) fn route(&self, user: &str) -> Option<Route> {
+        let vnode = self.vnodes.vnode(user);
+        let Some(place) = &self.place else {
+            return Some(Route {
+                node: self.config.node.id.clone(),
+                address: self.public_url.clone(),
+                epoch: self.epoch,
+                map: MapVersion::new(1),
+            });
+        };
+        let map = place.map.load();
+        let map = map.as_ref()?;
+        let (node, epoch) = map.owner(vnode)?;
+        Some(Route {
+            node: node.id.to_string(),
+            address: node.address.clone(),
+            epoch,
+            map: map.version(),
+        })
     }
 
     pub(crate) fn core_of(&self, vnode: Vnode) -> CoreId {

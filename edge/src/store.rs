@@ -3,12 +3,16 @@
 
 mod durable;
 mod memory;
+mod redis;
+mod remote;
 
 use presence::{StoreReply, StoreRequest};
 
 pub(crate) use self::{
     durable::{Durable, OpenError},
     memory::Memory,
+    redis::Redis,
+    remote::remote,
 };
 
 /// A core's handle to a store.
@@ -21,6 +25,9 @@ pub(crate) trait Store {
 
     /// Appends the answers that came since the last time.
     fn poll(&mut self, replies: &mut Vec<StoreReply>);
+
+    /// How many requests wait for their answers.
+    fn waiting(&self) -> usize;
 
     /// Lets time pass (ms since 1970): users not seen for the retention are forgotten.
     fn tick(&mut self, now: u64);

@@ -20,8 +20,9 @@ use protocol::CloseCode;
 use ring::CoreId;
 
 use crate::{
-    bus::Bus, clock, connection::Handoff, mesh::Mesh, metrics::CoreStats, send_ring::SendRing,
-    shared::Shared, socket, store::Store, tls::TlsSession,
+    bus::Bus, clock, cluster::WorkerLinks, connection::Handoff, mesh::Mesh, metrics::CoreStats,
+    node_side::NodeSide, send_ring::SendRing, shared::Shared, socket, store::Store,
+    tls::TlsSession,
 };
 
 /// Between two ticks.
@@ -101,6 +102,8 @@ struct Question {
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: CoreId,
+    /// In a cluster.
+    node: Option<NodeSide>,
     pub(crate) core: RefCell<Core>,
     conns: RefCell<Vec<Option<Conn>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -127,14 +130,15 @@ impl Worker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         core: Core,
-        id: CoreId,
         mesh: Mesh<Mail>,
         store: Box<dyn Store>,
         bus: Box<dyn Bus>,
+        links: Option<WorkerLinks>,
     ) -> std::io::Result<Rc<Self>> {
         Ok(Rc::new(Self {
             shared,
-            id,
+            id: core.id(),
+            node: links.map(NodeSide::new),
             core: RefCell::new(core),
             conns: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
@@ -204,6 +208,13 @@ impl Worker {
                     yield_now().await;
                 }
             }
+            if let Some(node) = &self.node {
+                node.take_news(&self.core);
+                while node.take_events(&self.core, MAIL_TURN) {
+                    self.kick();
+                    yield_now().await;
+                }
+            }
             self.kick();
         }
     }
@@ -216,6 +227,9 @@ impl Worker {
             ticks += 1;
             let now = clock::now();
             self.core.borrow_mut().tick(now);
+            if let Some(node) = &self.node {
+                node.watch_for_stalls(&self.core);
+            }
             self.store.borrow_mut().tick(now.wall_ms);
             let ms = now.mono_us / 1_000;
             for (_, deadline) in &*self.deadlines.borrow() {
@@ -271,12 +285,15 @@ impl Worker {
     /// Whether nothing is left to do before the process may end.
     pub(crate) fn is_drained(&self) -> bool {
         let counters = self.core.borrow().counters();
-        counters.sessions == 0 && counters.store_queue == 0 && counters.bus_queue == 0
+        let queued = counters.store_queue + counters.bus_queue;
+        let waiting = self.store.borrow().waiting() + self.bus.borrow().waiting();
+        counters.sessions == 0 && queued == 0 && waiting == 0
     }
 
     pub(crate) fn publish_stats(&self) {
         let core = self.core.borrow();
-        if !self.ready.get() && core.vnodes_loading() == 0 {
+        let placed = self.node.as_ref().is_none_or(NodeSide::follows_a_map);
+        if !self.ready.get() && placed && core.vnodes_loading() == 0 {
             self.ready.set(true);
             self.shared.starting.fetch_sub(1, Ordering::Relaxed);
         }
@@ -418,8 +435,15 @@ impl Worker {
     fn pump(self: &Rc<Self>) -> bool {
         let now = clock::now();
         self.core.borrow_mut().at(now);
+        if let Some(node) = &self.node {
+            // Before the store is asked, so that no event falls between its answer and the filter.
+            node.register_interest(&self.core);
+        }
         self.pump_store();
         self.pump_bus();
+        if let Some(node) = &self.node {
+            node.note_progress(&self.core);
+        }
         while let Some(answer) = { self.core.borrow_mut().next_answer() } {
             if let Some(question) = self.questions.borrow_mut().get_mut(&answer.ticket) {
                 question.answer = Some(answer);

@@ -157,7 +157,8 @@ impl Core {
             }
         }
         for slot in self.users.of_vnode(vnode) {
-            if self.users[slot].knowledge == Knowledge::Asked {
+            let knowledge = self.users[slot].knowledge;
+            if matches!(knowledge, Knowledge::Asked | Knowledge::Provisional) {
                 self.store_mark(slot);
             }
         }
@@ -172,6 +173,7 @@ impl Core {
         self.load_queue.push_back((vnode, epoch));
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
+            self.offer(slot);
         }
     }
 

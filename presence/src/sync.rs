@@ -18,6 +18,20 @@ const OVERTAKE_PATIENCE: u64 = 30_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(u32);
 
+impl Ticket {
+    /// The ticket with this number, which [`Ticket::get`] gave.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
 /// What a core wants of the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreRequest {
@@ -178,7 +192,9 @@ impl Core {
         let user = &self.users[slot];
         let (vnode, name) = (user.vnode, &user.name);
         let epoch = match self.vnodes.stage(vnode) {
-            Stage::Claiming { .. } | Stage::Loaded => self.vnodes.epoch(vnode),
+            Stage::Loaded => self.vnodes.epoch(vnode),
+            // Nothing is written while the store lists the users; then all are.
+            Stage::Claiming { .. } => None,
             Stage::Leaving { epoch, .. } => user.unsettled.then_some(epoch),
             Stage::Apart => None,
         };
@@ -196,7 +212,7 @@ impl Core {
         }
         let owned = self.vnodes.epoch(vnode).is_some();
         let wanted = if owned {
-            self.vnodes.loaded(vnode) || user.knowledge == Knowledge::Provisional
+            self.vnodes.loaded(vnode)
         } else {
             user.wanted() || user.behind != Version::NEVER
         };
@@ -333,7 +349,7 @@ impl Core {
     }
 
     /// The store has the user's newest state, or cannot: now the bus may have it.
-    fn offer(&mut self, slot: u32) {
+    pub(crate) fn offer(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         user.overtaken = false;
         if std::mem::take(&mut user.unpublished) && user.bus.mark() {

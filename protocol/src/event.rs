@@ -152,6 +152,24 @@ impl Event<'_> {
         })
     }
 
+    /// The event with texts of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Event<'static> {
+        Event {
+            user: Cow::Owned(self.user.into_owned()),
+            text: Cow::Owned(self.text.into_owned()),
+            node: Cow::Owned(self.node.into_owned()),
+            status: self.status,
+            since: self.since,
+            last_seen: self.last_seen,
+            devices: self.devices,
+            version: self.version,
+            vnode: self.vnode,
+            epoch: self.epoch,
+            cause: self.cause,
+        }
+    }
+
     /// The public record that this event announces.
     #[must_use]
     pub fn record(&self) -> Record {

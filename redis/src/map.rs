@@ -63,6 +63,16 @@ impl Link {
         }
     }
 
+    /// The version of the map that is there, without the rest of it.
+    pub async fn written_version(&self) -> Result<Option<MapVersion>, StoreError> {
+        let call = Call::command("GETRANGE", &self.keys().map())
+            .number(VERSION.start)
+            .number(VERSION.end - 1);
+        let bytes = reply::bytes(self.perform_one(call).await?)?.unwrap_or_default();
+        let bytes: Option<[u8; 8]> = bytes.try_into().ok();
+        Ok(bytes.map(|bytes| MapVersion::new(u64::from_le_bytes(bytes))))
+    }
+
     /// Makes `map` the map, with the leader's token, when the one that is there has the version
     /// `after` (0 = none or one that is no map at all), or when none is there. Then announces it.
     ///

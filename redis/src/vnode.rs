@@ -107,8 +107,10 @@ pub enum Done {
     Written,
     /// The vnode is released.
     Released,
-    /// For each user asked: the record, when there is one that can be used.
-    Records(Vec<Option<Stored>>),
+    /// The epoch that had the vnode when the records were read or before (0 = none had), and for each
+    /// user asked the record, when there is one that can be used. So the records are at least what
+    /// that epoch's owner took over.
+    Records(Epoch, Vec<Option<Stored>>),
     /// So many users are forgotten.
     Trimmed(u32),
     /// Nothing was done, or not all of it: the vnode has this newer epoch.
@@ -168,6 +170,10 @@ impl Link {
         answers: &mut dyn Iterator<Item = Result<Value, StoreError>>,
     ) -> Result<Done, StoreError> {
         if let Op::Read { vnode, users } = op {
+            let accepted = match answers.next() {
+                None => Epoch::default(),
+                Some(answer) => accepted(answer?)?,
+            };
             let mut records = Vec::with_capacity(users.len());
             for (page, answer) in users.chunks(PAGE).zip(answers) {
                 let values = exactly(reply::list(answer?)?, page.len())?;
@@ -175,7 +181,7 @@ impl Link {
                     records.push(self.record(*vnode, user, value)?);
                 }
             }
-            return Ok(Done::Records(records));
+            return Ok(Done::Records(accepted, records));
         }
         let mut result = match op {
             Op::Claim { .. } => Done::Claimed(Vec::new()),
@@ -360,6 +366,8 @@ fn add_calls(link: &Link, op: &Op, calls: &mut Vec<Call>) {
             calls.push(Call::script(&script::RELEASE, keys).number(epoch));
         }
         Op::Read { vnode, users } => {
+            // The epoch first: what it fenced off cannot change the records any more.
+            calls.push(Call::command("GET", &keys.epoch(*vnode)));
             for page in users.chunks(PAGE) {
                 let call = Call::command("HMGET", &keys.users(*vnode));
                 let call = page
@@ -421,6 +429,14 @@ fn three_keys(link: &Link, vnode: Vnode) -> Vec<String> {
 
 fn epoch(value: Value) -> Result<Epoch, StoreError> {
     reply::number(value).map(Epoch::new)
+}
+
+/// The epoch that a vnode has; 0 when none had it yet.
+fn accepted(value: Value) -> Result<Epoch, StoreError> {
+    match reply::bytes(value)? {
+        None => Ok(Epoch::default()),
+        Some(bytes) => epoch(Value::BulkString(bytes)),
+    }
 }
 
 fn exactly(values: Vec<Value>, count: usize) -> Result<Vec<Value>, StoreError> {

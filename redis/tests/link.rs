@@ -177,7 +177,7 @@ async fn odd_answers_are_errors_and_no_panics() {
         for op in ops {
             let done = run_one(&link, op.clone()).await;
             let odd = match &done {
-                Ok(Done::Records(records)) => records.iter().all(Option::is_none),
+                Ok(Done::Records(_, records)) => records.iter().all(Option::is_none),
                 done => done.is_err(),
             };
             assert!(odd, "{op:?} -> {done:?} from {answer:?}");
@@ -345,7 +345,10 @@ async fn the_url_chooses_the_database() {
         vnode: Vnode::new(1),
         users: vec![user(1)],
     };
-    assert_eq!(run_one(&zero, read).await, Ok(Done::Records(vec![None])));
+    assert_eq!(
+        run_one(&zero, read).await,
+        Ok(Done::Records(Epoch::new(0), vec![None]))
+    );
     assert_eq!(
         server.cli(&["-n", "3", "exists", "os:{v1}:users"]).trim(),
         "1"

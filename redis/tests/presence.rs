@@ -117,7 +117,7 @@ async fn a_batch_of_the_former_owner_does_no_harm_after_a_claim() {
     let batch: Vec<_> = (0..600).map(|n| (user(n), stored(5, 9, true))).collect();
     let fenced = Ok(Done::Fenced(Epoch::new(6)));
     assert_eq!(run_one(&old, write(5, batch)).await, fenced);
-    let users = Ok(Done::Records(vec![Some(mine.1), None]));
+    let users = Ok(Done::Records(Epoch::new(6), vec![Some(mine.1), None]));
     assert_eq!(run_one(&new, read(&["user-1", "user-2"])).await, users);
 }
 
@@ -148,7 +148,7 @@ async fn what_is_claimed_while_batches_are_under_way_is_all_that_was_ever_writte
     let (_, end) = writer.await.expect("the writer");
     assert_eq!(end, Done::Fenced(Epoch::new(6)));
     let users: Vec<&str> = found.iter().map(|(user, _)| &**user).collect();
-    let Ok(Done::Records(now)) = run_one(&new, read(&users)).await else {
+    let Ok(Done::Records(_, now)) = run_one(&new, read(&users)).await else {
         panic!("records can be read")
     };
     let now: Vec<_> = now
@@ -213,12 +213,12 @@ async fn a_connected_user_that_leaves_is_no_longer_connected_and_is_trimmed_in_t
     assert_eq!(run_one(&link, trim(1_000)).await, Ok(Done::Trimmed(0)));
     assert_eq!(
         run_one(&link, read(&["user-1"])).await,
-        Ok(Done::Records(vec![Some(left)]))
+        Ok(Done::Records(Epoch::new(5), vec![Some(left)]))
     );
     assert_eq!(run_one(&link, trim(1_001)).await, Ok(Done::Trimmed(1)));
     assert_eq!(
         run_one(&link, read(&["user-1", "user-2"])).await,
-        Ok(Done::Records(vec![None, Some(stays.1)]))
+        Ok(Done::Records(Epoch::new(5), vec![None, Some(stays.1)]))
     );
     assert_eq!(server.cli(&["zcard", "os:{v7}:seen"]).trim(), "1");
 }
@@ -252,7 +252,10 @@ async fn an_older_record_never_replaces_a_newer_one() {
     let beside = (user(2), stored(5, 1, false));
     let batch = vec![older.clone(), beside.clone()];
     assert_eq!(run_one(&link, write(5, batch)).await, Ok(Done::Written));
-    let both = Ok(Done::Records(vec![Some(newer.1), Some(beside.1)]));
+    let both = Ok(Done::Records(
+        Epoch::new(5),
+        vec![Some(newer.1), Some(beside.1)],
+    ));
     assert_eq!(run_one(&link, read(&["user-1", "user-2"])).await, both);
     assert_eq!(
         server.cli(&["zscore", "os:{v7}:seen", "user-1"]).trim(),
@@ -265,7 +268,7 @@ async fn an_older_record_never_replaces_a_newer_one() {
         (user(3), stored(5, 1, false)),
     ];
     run_one(&link, write(5, batch)).await.expect("a write");
-    let kept = Ok(Done::Records(vec![Some(stored(5, 2, true))]));
+    let kept = Ok(Done::Records(Epoch::new(5), vec![Some(stored(5, 2, true))]));
     assert_eq!(run_one(&link, read(&["user-3"])).await, kept);
 }
 
@@ -285,7 +288,8 @@ async fn versions_up_to_the_highest_are_compared_exactly() {
         run_one(&link, write(protocol::Version::MAX_EPOCH, batch))
             .await
             .expect("a write");
-        let record = Ok(Done::Records(vec![Some(highest(kept))]));
+        let highest_epoch = Epoch::new(protocol::Version::MAX_EPOCH);
+        let record = Ok(Done::Records(highest_epoch, vec![Some(highest(kept))]));
         assert_eq!(run_one(&link, read(&["user-1"])).await, record);
     }
 }
@@ -338,7 +342,7 @@ async fn a_record_that_cannot_be_used_is_absent_counted_and_reported() {
     let users: Vec<_> = users.iter().map(|bad| (bad.vnode, &*bad.user)).collect();
     assert_eq!(users, [(VNODE, "empty"), (VNODE, "next"), (VNODE, "torn")]);
     assert!(link.take_bad_records().is_empty());
-    let both = Ok(Done::Records(vec![None, Some(good.1)]));
+    let both = Ok(Done::Records(Epoch::new(5), vec![None, Some(good.1)]));
     assert_eq!(run_one(&link, read(&["torn", "user-1"])).await, both);
     assert!(link.take_bad_records()[0].reason.contains("cut off"));
     // The owner's next record takes its place.
@@ -346,7 +350,7 @@ async fn a_record_that_cannot_be_used_is_absent_counted_and_reported() {
     run_one(&link, write(5, vec![("torn".into(), mended.clone())]))
         .await
         .expect("a write");
-    let record = Ok(Done::Records(vec![Some(mended)]));
+    let record = Ok(Done::Records(Epoch::new(5), vec![Some(mended)]));
     assert_eq!(run_one(&link, read(&["torn"])).await, record);
 }
 
@@ -429,6 +433,6 @@ async fn the_status_of_a_record_survives_whatever_it_is() {
         .collect();
     assert_eq!(
         run_one(&link, read(&users)).await,
-        Ok(Done::Records(records))
+        Ok(Done::Records(Epoch::new(5), records))
     );
 }

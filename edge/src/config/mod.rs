@@ -4,7 +4,9 @@
 
 mod table;
 
-use settings::Table;
+use kafka_bus::{Compression, Mechanism, SecurityProtocol};
+use ring::{VnodeCount, VnodeSet};
+use settings::{Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
 pub(crate) use token::DEVELOPMENT_SECRET;
 
@@ -29,12 +31,8 @@ impl Config {
     /// Reads and checks everything.
     pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, SettingsError> {
         let config = Self::from_checked(&TABLE.read(sources)?);
-        let errors = config.broken_rules();
-        if errors.is_empty() {
-            Ok(config)
-        } else {
-            Err(SettingsError(errors))
-        }
+        config.check()?;
+        Ok(config)
     }
 
     /// What tokens are checked by.
@@ -53,126 +51,176 @@ impl Config {
     }
 
     /// The rules that one setting's syntax does not say.
-    fn broken_rules(&self) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut rule = |kept: bool, error: String| {
-            if !kept {
-                errors.push(error);
-            }
-        };
+    fn check(&self) -> Result<(), SettingsError> {
+        const DAY: u64 = 86_400_000;
+        let most_messages = u64::from(u32::MAX >> 12);
+        let (server, presence, cluster) = (&self.server, &self.presence, &self.cluster);
+        let (redis, kafka) = (&self.redis, &self.kafka);
+        let mut rules = Rules::default();
         let id = &self.node.id;
-        rule(
-            ring::NodeId::parse(id).is_ok(),
+        rules.rule(
+            id.is_empty() || ring::NodeId::parse(id).is_ok(),
             format!("node.id = {id:?}: allowed are 1 to 64 of A-Z a-z 0-9 . _ -"),
         );
-        let cores = self.server.cores;
-        rule(
-            cores <= 64,
-            format!("server.cores = {cores}: allowed are 0 to 64"),
+        rules.number("server.cores", server.cores, 0..=64);
+        rules.number("server.drain_rate", server.drain_rate, 1..=10_000_000);
+        rules.duration(
+            "server.upgrade_timeout",
+            server.upgrade_timeout,
+            100..=600_000,
         );
-        let range = |name, value: u64, least: u64, most: u64| {
-            let error = format!("{name} = {value}: allowed are {least} to {most}");
-            ((least..=most).contains(&value), error)
-        };
-        let max = u64::from(u32::MAX >> 12);
-        for (kept, error) in [
-            range("server.drain_rate", self.server.drain_rate, 1, 10_000_000),
-            range("presence.max_devices", self.presence.max_devices, 1, 10_000),
-            range(
-                "presence.max_watches",
-                self.presence.max_watches,
-                1,
-                1_000_000,
-            ),
-            range("presence.message_rate", self.presence.message_rate, 1, max),
-            range(
-                "presence.message_burst",
-                self.presence.message_burst,
-                1,
-                max,
-            ),
-        ] {
-            rule(kept, error);
-        }
-        let duration = |name, value: std::time::Duration, least: u64, most: u64| {
-            let ms = value.as_millis() as u64;
-            let error = format!("{name} = {ms}ms: allowed are {least}ms to {most}ms");
-            ((least..=most).contains(&ms), error)
-        };
-        const DAY: u64 = 86_400_000;
-        for (kept, error) in [
-            duration(
-                "presence.heartbeat",
-                self.presence.heartbeat,
-                1_000,
-                3_600_000,
-            ),
-            duration(
-                "presence.heartbeat_timeout",
-                self.presence.heartbeat_timeout,
-                100,
-                3_600_000,
-            ),
-            duration("presence.grace", self.presence.grace, 0, DAY),
-            duration(
-                "presence.clean_close_grace",
-                self.presence.clean_close_grace,
-                0,
-                DAY,
-            ),
-            duration(
-                "presence.store_patience",
-                self.presence.store_patience,
-                100,
-                60_000,
-            ),
-            duration(
-                "server.upgrade_timeout",
-                self.server.upgrade_timeout,
-                100,
-                600_000,
-            ),
-            duration(
-                "server.auth_timeout",
-                self.server.auth_timeout,
-                100,
-                600_000,
-            ),
-            duration("store.retention", self.store.retention, 1_000, 3_650 * DAY),
-        ] {
-            rule(kept, error);
-        }
-        for (name, bytes, least, most) in [
-            ("server.max_header", self.server.max_header.0, 512, 1 << 20),
-            (
-                "server.max_message",
-                self.server.max_message.0,
-                1 << 10,
-                1 << 24,
-            ),
-            ("presence.outbox", self.presence.outbox.0, 4 << 10, 1 << 30),
-        ] {
-            let error = format!("{name} = {bytes}B: allowed are {least}B to {most}B");
-            rule((least..=most).contains(&bytes), error);
-        }
-        let policy = &self.presence.watch_policy;
-        rule(
-            ["open", "claim"].contains(&policy.as_str()),
-            format!("presence.watch_policy = {policy:?}: allowed are open and claim"),
+        rules.duration("server.auth_timeout", server.auth_timeout, 100..=600_000);
+        rules.bytes("server.max_header", server.max_header.0, 512..=1 << 20);
+        rules.bytes(
+            "server.max_message",
+            server.max_message.0,
+            1 << 10..=1 << 24,
         );
-        if let Err(error) = ring::VnodeCount::new(self.cluster.vnodes as usize) {
-            rule(false, format!("cluster.vnodes: {error}"));
+        rules.number("presence.max_devices", presence.max_devices, 1..=10_000);
+        rules.number("presence.max_watches", presence.max_watches, 1..=1_000_000);
+        rules.number(
+            "presence.message_rate",
+            presence.message_rate,
+            1..=most_messages,
+        );
+        rules.number(
+            "presence.message_burst",
+            presence.message_burst,
+            1..=most_messages,
+        );
+        rules.duration("presence.heartbeat", presence.heartbeat, 1_000..=3_600_000);
+        let timeout = presence.heartbeat_timeout;
+        rules.duration("presence.heartbeat_timeout", timeout, 100..=3_600_000);
+        rules.duration("presence.grace", presence.grace, 0..=DAY);
+        rules.duration(
+            "presence.clean_close_grace",
+            presence.clean_close_grace,
+            0..=DAY,
+        );
+        rules.duration(
+            "presence.store_patience",
+            presence.store_patience,
+            100..=60_000,
+        );
+        rules.bytes("presence.outbox", presence.outbox.0, 4 << 10..=1 << 30);
+        rules.word(
+            "presence.watch_policy",
+            &presence.watch_policy,
+            &["open", "claim"],
+        );
+        rules.duration("store.retention", self.store.retention, 1_000..=3_650 * DAY);
+        match VnodeCount::new(cluster.vnodes as usize) {
+            Err(error) => rules.rule(false, format!("cluster.vnodes: {error}")),
+            Ok(count) => {
+                if let Err(error) = VnodeSet::parse(&cluster.assigned_vnodes, count) {
+                    let what = format!("cluster.assigned_vnodes (ASSIGNED_VNODES): {error}");
+                    rules.rule(false, what);
+                }
+            }
         }
-        rule(
+        let url = &self.server.public_url;
+        rules.rule(
+            url.len() <= MAX_URL,
+            format!("server.public_url = {url:?}: at most {MAX_URL} bytes, the reason of a close"),
+        );
+        rules.number("cluster.weight", cluster.weight, 0..=1_000_000);
+        rules.duration("cluster.lease_ttl", cluster.lease_ttl, 1_000..=60_000);
+        rules.duration("redis.connect_timeout", redis.connect_timeout, 10..=60_000);
+        rules.duration(
+            "redis.response_timeout",
+            redis.response_timeout,
+            10..=60_000,
+        );
+        rules.number("kafka.partitions", kafka.partitions, 1..=10_000);
+        rules.number("kafka.replication", kafka.replication, 0..=100);
+        rules.rule(
             self.tls.certificate.as_os_str().is_empty() == self.tls.key.as_os_str().is_empty(),
-            "tls.certificate and tls.key: both or none must be given".into(),
+            "tls.certificate and tls.key: both or none must be given",
         );
-        let secret = self.auth.secret.expose().len();
-        rule(
-            secret == 0 || secret >= 32,
-            format!("auth.secret (JWT_SECRET) has {secret} bytes: at least 32 are needed"),
-        );
-        errors
+        rules.secret("auth.secret (JWT_SECRET)", &self.auth.secret, 32);
+        rules.finish()
+    }
+
+    /// How the store of the cluster is reached.
+    pub(crate) fn redis_options(&self) -> redis_store::Options {
+        let redis = &self.redis;
+        redis_store::Options {
+            url: redis.url.expose().to_owned(),
+            prefix: redis.prefix.clone(),
+            connect_timeout: redis.connect_timeout,
+            response_timeout: redis.response_timeout,
+            ca_file: path(&redis.ca_file),
+        }
+    }
+
+    /// How the bus of the cluster is reached; the error names the setting.
+    pub(crate) fn kafka_options(&self) -> Result<kafka_bus::Options, SettingsError> {
+        let kafka = &self.kafka;
+        let wrong = |name: &str, value: &str, allowed: &str| {
+            SettingsError(vec![format!(
+                "kafka.{name} = {value:?}: allowed are {allowed}"
+            )])
+        };
+        let vnodes = VnodeCount::new(self.cluster.vnodes as usize).expect("checked with the rest");
+        let mut options = kafka_bus::Options {
+            brokers: kafka.brokers.clone(),
+            topic: kafka.topic.clone(),
+            vnodes,
+            client_id: format!("online-status-{}", self.node.id),
+            create_topic: kafka.create_topic,
+            partitions: kafka.partitions as i32,
+            replication: (kafka.replication > 0).then_some(kafka.replication as u16),
+            retention: kafka.retention,
+            linger: kafka.linger,
+            message_timeout: kafka.message_timeout,
+            ..kafka_bus::Options::default()
+        };
+        options.compression = match kafka.compression.as_str() {
+            "none" => Compression::None,
+            "gzip" => Compression::Gzip,
+            "snappy" => Compression::Snappy,
+            "lz4" => Compression::Lz4,
+            "zstd" => Compression::Zstd,
+            other => {
+                return Err(wrong(
+                    "compression",
+                    other,
+                    "none, gzip, snappy, lz4 and zstd",
+                ));
+            }
+        };
+        let security = &mut options.security;
+        security.protocol = match kafka.security_protocol.as_str() {
+            "plaintext" => SecurityProtocol::Plaintext,
+            "ssl" => SecurityProtocol::Ssl,
+            "sasl_plaintext" => SecurityProtocol::SaslPlaintext,
+            "sasl_ssl" => SecurityProtocol::SaslSsl,
+            other => {
+                let allowed = "plaintext, ssl, sasl_plaintext and sasl_ssl";
+                return Err(wrong("security_protocol", other, allowed));
+            }
+        };
+        security.mechanism = match kafka.sasl_mechanism.as_str() {
+            "PLAIN" => Mechanism::Plain,
+            "SCRAM-SHA-256" => Mechanism::ScramSha256,
+            "SCRAM-SHA-512" => Mechanism::ScramSha512,
+            other => {
+                let allowed = "PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512";
+                return Err(wrong("sasl_mechanism", other, allowed));
+            }
+        };
+        security.username.clone_from(&kafka.username);
+        security.password = kafka.password.expose().to_owned();
+        security.ca_file = path(&kafka.ca_file);
+        security.cert_file = path(&kafka.certificate);
+        security.key_file = path(&kafka.key);
+        for property in &kafka.properties.0 {
+            let (key, value) = property
+                .split_once('=')
+                .ok_or_else(|| wrong("properties", property, "key=value, separated by commas"))?;
+            options.extra.push((key.trim().into(), value.trim().into()));
+        }
+        Ok(options)
     }
 
     /// The bound within which a vanished client is offline for its watchers, ms (invariant I6).
@@ -182,7 +230,25 @@ impl Config {
         // Each of the two timers is up to a slot (100 ms) late, and so is the tick.
         sum.as_millis() as u64 + 400
     }
+
+    /// The bound within which the users of a vanished node are offline, ms (invariant I6): until
+    /// its lease has ended and the coordinator has seen that, the map has come to the new owners,
+    /// they have loaded the users, and grace is over.
+    pub(crate) fn node_ghost_bound(&self) -> u64 {
+        let sum = self.cluster.lease_ttl + self.presence.grace;
+        sum.as_millis() as u64 + TAKEOVER + 400
+    }
 }
+
+fn path(path: &std::path::Path) -> Option<std::path::PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+/// The longest reason of a close frame (RFC 6455 §5.5), which tells a client its node.
+const MAX_URL: usize = 123;
+/// How long a take-over may take once a lease has ended, ms: the coordinator looks at leases twice
+/// a second; the map and the users of a node's share are read.
+const TAKEOVER: u64 = 2_000;
 
 #[cfg(test)]
 mod tests {

@@ -40,9 +40,10 @@ settings::settings! {
         tcp_user_timeout: Duration = "30s",
     }
     node as Node {
-        /// The node's name, 1 to 64 of `A-Z a-z 0-9 . _ -`.
+        /// The node's name, 1 to 64 of `A-Z a-z 0-9 . _ -`, in a cluster no other node's; empty =
+        /// `standalone`, or in a cluster the host's name.
         #[env("NODE_ID")]
-        id: String = "standalone",
+        id: String = "",
     }
     presence as Presence {
         /// How long a user stays online after its last session broke.
@@ -103,5 +104,63 @@ settings::settings! {
     cluster as Cluster {
         /// How many vnodes there are, a power of two, for the cluster's life.
         vnodes: u64 = "4096",
+        /// Vnodes that this node is to have before others, like `0-99,200`; empty = whichever.
+        #[env("ASSIGNED_VNODES")]
+        assigned_vnodes: String = "",
+        /// The node's weight in the rebalance; 0 = 100 for each of its cores.
+        weight: u64 = "0",
+        /// How long the node counts as alive without renewing its lease.
+        lease_ttl: Duration = "5s",
+    }
+    redis as Redis {
+        /// The store of a cluster: `redis://` or `rediss://` (TLS), with user and password; several
+        /// nodes of a Redis Cluster separated by commas.
+        #[env("REDIS_URL")]
+        url: Secret = "",
+        /// What every key begins with.
+        prefix: String = "os:",
+        /// The certificate authorities to trust with `rediss://`, in PEM; empty = the system's.
+        ca_file: PathBuf = "",
+        /// How long a connection may take.
+        connect_timeout: Duration = "1s",
+        /// How long an answer may take.
+        response_timeout: Duration = "2s",
+    }
+    kafka as Kafka {
+        /// The brokers to begin with, `host:port` separated by commas.
+        #[env("KAFKA_BROKERS")]
+        brokers: String = "",
+        /// The topic of presence events.
+        topic: String = "user_status_events",
+        /// Creates the topic when it does not exist.
+        create_topic: bool = "true",
+        /// Partitions of a topic that is created.
+        partitions: u64 = "16",
+        /// Replicas of a topic that is created; 0 = the brokers' default.
+        replication: u64 = "0",
+        /// How long the events of a topic that is created are kept.
+        retention: Duration = "1h",
+        /// How long an event waits for others to share its batch.
+        linger: Duration = "2ms",
+        /// How batches are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+        compression: String = "lz4",
+        /// After this time without the brokers' confirmation an event is sent anew.
+        message_timeout: Duration = "10s",
+        /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
+        security_protocol: String = "plaintext",
+        /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        sasl_mechanism: String = "PLAIN",
+        /// The user of SASL.
+        username: String = "",
+        /// The password of SASL.
+        password: Secret = "",
+        /// The certificate authorities to trust, in PEM; empty = the system's.
+        ca_file: PathBuf = "",
+        /// This client's certificate, in PEM.
+        certificate: PathBuf = "",
+        /// Its private key, in PEM.
+        key: PathBuf = "",
+        /// More settings of librdkafka, like `socket.keepalive.enable=true`.
+        properties: List = "",
     }
 }

@@ -1,28 +1,22 @@
 //! The store in a directory (redb): records outlive a restart and a `kill -9`. One thread owns the
 //! database and commits each batch before it answers; cores hand it requests and poll the answers.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc, Mutex,
-        mpsc::{Receiver, Sender, channel},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use presence::{StoreReply, StoreRequest};
 use protocol::{Status, Stored};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use ring::{Epoch, Vnode};
 
-use super::Store;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::remote::{Answers, Batch, Handle, remote};
 use crate::mesh::Bell;
 
 /// Vnode and user to record.
 const USERS: TableDefinition<'_, (u16, &str), &[u8]> = TableDefinition::new("users");
 /// `boot` to how often the database was opened, which is the epoch of its vnodes.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// Requests of one core that may wait for the database.
-const ROOM: usize = 4_096;
 /// Requests in one commit.
 const BATCH: usize = 4_096;
 
@@ -35,18 +29,8 @@ pub(crate) enum OpenError {
     Database(String, redb::Error),
 }
 
-struct Request {
-    core: usize,
-    requests: Vec<StoreRequest>,
-}
-
-/// A core's handle.
-pub(crate) struct Durable {
-    core: usize,
-    requests: Sender<Request>,
-    replies: Arc<Mutex<Vec<StoreReply>>>,
-    waiting: usize,
-}
+/// The database in a directory.
+pub(crate) struct Durable;
 
 impl Durable {
     /// Opens the database in `directory` and gives a handle to each core, whose bell is rung when
@@ -55,7 +39,7 @@ impl Durable {
         directory: &Path,
         retention: u64,
         bells: &[Arc<Bell>],
-    ) -> Result<(Vec<Self>, Epoch), OpenError> {
+    ) -> Result<(Vec<Handle>, Epoch), OpenError> {
         let shown = directory.display().to_string();
         std::fs::create_dir_all(directory)
             .map_err(|error| OpenError::Directory(shown.clone(), error))?;
@@ -63,29 +47,16 @@ impl Durable {
         let database = Database::create(directory.join("presence.redb"))
             .map_err(|error| wrong(error.into()))?;
         let boot = count_boot(&database).map_err(wrong)?;
-        let (sender, receiver) = channel();
-        let mailboxes: Vec<Mailbox> = bells
-            .iter()
-            .map(|bell| Mailbox {
-                replies: Arc::default(),
-                bell: Arc::clone(bell),
-            })
-            .collect();
-        let handles = mailboxes.iter().enumerate().map(|(core, mailbox)| Self {
-            core,
-            requests: sender.clone(),
-            replies: Arc::clone(&mailbox.replies),
-            waiting: 0,
-        });
-        let handles = handles.collect();
+        let (handles, outlet) = remote(bells);
         let keeper = Keeper {
             database,
             retention,
-            mailboxes,
+            answers: outlet.answers,
         };
+        let mut requests = outlet.requests;
         std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || keeper.run(&receiver))
+            .spawn(move || keeper.run(&mut requests))
             .map_err(|error| OpenError::Directory(shown.clone(), error))?;
         Ok((handles, Epoch::new(boot as u32)))
     }
@@ -104,62 +75,35 @@ fn count_boot(database: &Database) -> Result<u64, redb::Error> {
     Ok(boot)
 }
 
-impl Store for Durable {
-    fn room(&self) -> usize {
-        ROOM.saturating_sub(self.waiting)
-    }
-
-    fn submit(&mut self, requests: Vec<StoreRequest>) {
-        self.waiting += requests.len();
-        let request = Request {
-            core: self.core,
-            requests,
-        };
-        // The thread ends only with the process.
-        self.requests
-            .send(request)
-            .expect("the store's thread runs as long as the process");
-    }
-
-    fn poll(&mut self, replies: &mut Vec<StoreReply>) {
-        let mut waiting = self.replies.lock().expect("nobody panics with this lock");
-        self.waiting -= waiting.len();
-        replies.append(&mut waiting);
-    }
-
-    fn tick(&mut self, _now: u64) {}
-}
-
-struct Mailbox {
-    replies: Arc<Mutex<Vec<StoreReply>>>,
-    bell: Arc<Bell>,
-}
-
 struct Keeper {
     database: Database,
     retention: u64,
-    mailboxes: Vec<Mailbox>,
+    answers: Answers,
 }
 
 impl Keeper {
-    fn run(&self, receiver: &Receiver<Request>) {
-        while let Ok(first) = receiver.recv() {
+    fn run(&self, requests: &mut UnboundedReceiver<Batch>) {
+        while let Some(first) = requests.blocking_recv() {
             let mut batch = vec![first];
             let mut size = batch[0].requests.len();
             while size < BATCH
-                && let Ok(next) = receiver.try_recv()
+                && let Ok(next) = requests.try_recv()
             {
                 size += next.requests.len();
                 batch.push(next);
             }
             match self.execute(&batch) {
-                Ok(replies) => self.answer(replies),
+                Ok(replies) => {
+                    for (core, replies) in replies {
+                        self.answers.give(core, replies);
+                    }
+                }
                 Err(error) => {
                     eprintln!("store: {error}");
-                    let failed = batch.into_iter().map(|Request { core, requests }| {
-                        (core, requests.iter().map(StoreRequest::failed).collect())
-                    });
-                    self.answer(failed.collect());
+                    for Batch { core, requests } in batch {
+                        let failed = requests.iter().map(StoreRequest::failed).collect();
+                        self.answers.give(core, failed);
+                    }
                     // A full or broken disk: it is asked again, but not as fast as it fails.
                     std::thread::sleep(std::time::Duration::from_millis(500));
                 }
@@ -167,19 +111,7 @@ impl Keeper {
         }
     }
 
-    fn answer(&self, replies: Vec<(usize, Vec<StoreReply>)>) {
-        for (core, replies) in replies {
-            let mailbox = &self.mailboxes[core];
-            mailbox
-                .replies
-                .lock()
-                .expect("nobody panics with this lock")
-                .extend(replies);
-            mailbox.bell.ring();
-        }
-    }
-
-    fn execute(&self, batch: &[Request]) -> Result<Vec<(usize, Vec<StoreReply>)>, redb::Error> {
+    fn execute(&self, batch: &[Batch]) -> Result<Vec<(usize, Vec<StoreReply>)>, redb::Error> {
         let writes = batch
             .iter()
             .flat_map(|request| &request.requests)
@@ -227,7 +159,7 @@ impl Keeper {
         };
         batch
             .iter()
-            .map(|Request { core, requests }| {
+            .map(|Batch { core, requests }| {
                 Ok((
                     *core,
                     requests.iter().map(answer).collect::<Result<_, _>>()?,

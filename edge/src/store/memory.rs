@@ -66,6 +66,10 @@ impl Store for Memory {
         replies.append(&mut self.replies);
     }
 
+    fn waiting(&self) -> usize {
+        self.replies.len()
+    }
+
     fn tick(&mut self, now: u64) {
         if now < self.next_sweep {
             return;

@@ -94,7 +94,7 @@ pub(crate) async fn exercise(link: &Link) {
         .await;
     let done: Result<Vec<Done>, StoreError> = done.into_iter().collect();
     let done = done.expect("all is done");
-    assert_eq!(done[2], Done::Records(vec![Some(record.1)]));
+    assert_eq!(done[2], Done::Records(epoch, vec![Some(record.1)]));
     assert_eq!(done[4], Done::Released);
 
     let ttl = Duration::from_secs(600);

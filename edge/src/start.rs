@@ -1,5 +1,5 @@
-//! The standalone edge: the embedded store and bus, all vnodes, no other process. It owns the
-//! start, the signals and the shutdown.
+//! The start, the signals and the shutdown of an edge: standalone, with the embedded store and bus
+//! and all vnodes, or as a node of a cluster.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -18,10 +18,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use token::{KeyError, Verifier};
 
 use crate::{
-    admin, bus, clock,
+    admin,
+    bus::{self, Bus},
+    clock,
+    cluster::{self, ClusterError, WorkerLinks},
     config::{Config, DEVELOPMENT_SECRET, Secret},
     connection,
-    mesh::Mesh,
+    mesh::{Bell, Mesh},
+    metrics::Metrics,
     shared::{Shared, SharedParts},
     socket, store,
     store::Store,
@@ -46,6 +50,8 @@ pub(crate) enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("{0} = {1}: cannot listen there: {2}")]
     Listen(&'static str, SocketAddr, std::io::Error),
     #[error("server.cores = {0}: more than the {1} CPUs that this process may use")]
@@ -62,8 +68,25 @@ pub(crate) enum StartError {
     System(#[from] std::io::Error),
 }
 
+/// What kind of edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Standalone,
+    Cluster,
+}
+
+/// What stands behind the cores.
+struct Backend {
+    stores: Vec<Box<dyn Store + Send>>,
+    buses: Vec<Box<dyn Bus + Send>>,
+    links: Vec<Option<WorkerLinks>>,
+    /// The epoch and first sequence of all vnodes, when all are this edge's.
+    owned: Option<(Epoch, u64)>,
+    end: Option<cluster::End>,
+}
+
 /// Runs until a signal ends it.
-pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
+pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
     let development = !config.auth.secret.is_set()
         && config.auth.public_key.as_os_str().is_empty()
@@ -110,32 +133,48 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
 
     let scheme = if tls.is_some() { "wss" } else { "ws" };
     let public_url = match config.server.public_url.as_str() {
+        "" if mode == Mode::Cluster && listen.ip().is_unspecified() => {
+            return Err(ClusterError::PublicUrl(listen).into());
+        }
         "" => format!("{scheme}://{listen}/socket"),
         url => url.to_owned(),
     };
     let vnodes = VnodeCount::new(config.cluster.vnodes as usize).expect("checked with the rest");
-    let members = vec![
-        Member {
-            weight: 1,
-            ..Member::default()
-        };
-        cores
-    ];
-    let owners = ring::assign(&vec![None; vnodes.get()], &members).expect("nothing is pinned");
-    let core_of = |owner: Option<usize>| CoreId::new(owner.expect("all have weight") as u16);
+    let member = Member {
+        weight: 1,
+        ..Member::default()
+    };
+    let homes = ring::assign(&vec![None; vnodes.get()], &vec![member; cores]);
+    let homes = homes.expect("nothing is pinned").into_iter();
+    let homes: Vec<CoreId> = homes
+        .map(|core| CoreId::new(core.expect("all have weight") as u16))
+        .collect();
 
     let meshes = Mesh::<Mail>::connect(cores);
     let bells: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.bell)).collect();
-    let retention = config.store.retention.as_millis() as u64;
-    let (stores, epoch, seq) = open_store(&config, retention, &bells)?;
+    let node = match mode {
+        Mode::Standalone if config.node.id.is_empty() => "standalone".to_owned(),
+        Mode::Standalone => config.node.id.clone(),
+        Mode::Cluster => cluster::node_id(&config)?.to_string(),
+    };
+    config.node.id = node;
+    let metrics = Arc::new(Metrics::new(cores));
+    let backend = match mode {
+        Mode::Standalone => standalone(&config, &bells)?,
+        Mode::Cluster => clustered(&config, &public_url, &homes, &bells, &metrics)?,
+    };
+    let place = backend.links.first().and_then(Option::as_ref);
+    let place = place.map(|links| Arc::clone(&links.place));
     let shared = Arc::new(Shared::new(SharedParts {
         verifier,
         development,
         tls,
-        cores: owners.into_iter().map(core_of).collect(),
+        cores: homes,
         core_count: cores,
+        metrics,
         vnodes,
-        epoch,
+        epoch: backend.owned.map_or(Epoch::default(), |(epoch, _)| epoch),
+        place,
         public_url,
         max_connections,
         config,
@@ -145,9 +184,10 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
     let parts = listeners
         .into_iter()
         .zip(meshes)
-        .zip(stores)
+        .zip(backend.stores.into_iter().zip(backend.buses))
+        .zip(backend.links)
         .zip(cpus.into_iter().cycle());
-    for (n, (((listener, mesh), store), cpu)) in parts.enumerate() {
+    for (n, ((((listener, mesh), (store, bus)), links), cpu)) in parts.enumerate() {
         let shared = Arc::clone(&shared);
         let running = Arc::clone(&running);
         let id = CoreId::new(n as u16);
@@ -167,11 +207,12 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
                     shared,
                     id,
                     settings,
-                    epoch,
-                    seq,
+                    owned: backend.owned,
                     listener,
                     mesh,
                     store,
+                    bus,
+                    links,
                 };
                 if let Err(error) = start.run() {
                     eprintln!("error: core {n}: {error}");
@@ -185,16 +226,51 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
         .name("admin".into())
         .spawn(move || admin::run(&admin, &admin_shared))?;
     announce(&shared, listen, admin_address);
-    wait_for_end(&shared, &running, &tls_paths)
+    let ended = wait_for_end(&shared, &running, &tls_paths);
+    if let Some(end) = backend.end {
+        end.run();
+    }
+    ended
+}
+
+fn standalone(config: &Config, bells: &[Arc<Bell>]) -> Result<Backend, StartError> {
+    let retention = config.store.retention.as_millis() as u64;
+    let (stores, epoch, seq) = open_store(config, retention, bells)?;
+    let bus = |_| Box::new(bus::Embedded::default()) as Box<dyn Bus + Send>;
+    Ok(Backend {
+        stores,
+        buses: bells.iter().map(bus).collect(),
+        links: bells.iter().map(|_| None).collect(),
+        owned: Some((epoch, seq)),
+        end: None,
+    })
+}
+
+fn clustered(
+    config: &Config,
+    address: &str,
+    homes: &[CoreId],
+    bells: &[Arc<Bell>],
+    metrics: &Arc<Metrics>,
+) -> Result<Backend, StartError> {
+    let node = cluster::node_id(config)?;
+    let cluster = cluster::start(config, node, address, homes, bells, metrics)?;
+    let links = cluster.events.into_iter().map(|events| {
+        let place = Arc::clone(&cluster.place);
+        Some(WorkerLinks { place, events })
+    });
+    Ok(Backend {
+        stores: cluster.stores,
+        buses: cluster.buses,
+        links: links.collect(),
+        owned: None,
+        end: Some(cluster.end),
+    })
 }
 
 type Stores = (Vec<Box<dyn Store + Send>>, Epoch, u64);
 
-fn open_store(
-    config: &Config,
-    retention: u64,
-    bells: &[Arc<crate::mesh::Bell>],
-) -> Result<Stores, StartError> {
+fn open_store(config: &Config, retention: u64, bells: &[Arc<Bell>]) -> Result<Stores, StartError> {
     if config.store.data.as_os_str().is_empty() {
         let memory = |_| Box::new(store::Memory::new(retention)) as Box<dyn Store + Send>;
         // Nothing of a former process is left but what clients know: versions must be newer.
@@ -218,7 +294,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         cores,
         vnodes: shared.vnodes,
         seed: random_seed(),
-        cluster: false,
+        cluster: shared.place.is_some(),
         grace: ms(presence.grace),
         clean_close_grace: ms(presence.clean_close_grace),
         heartbeat: ms(presence.heartbeat),
@@ -264,11 +340,12 @@ struct CoreStart {
     shared: Arc<Shared>,
     id: CoreId,
     settings: Settings,
-    epoch: Epoch,
-    seq: u64,
+    owned: Option<(Epoch, u64)>,
     listener: TcpListener,
     mesh: Mesh<Mail>,
     store: Box<dyn Store + Send>,
+    bus: Box<dyn Bus + Send>,
+    links: Option<WorkerLinks>,
 }
 
 impl CoreStart {
@@ -294,21 +371,23 @@ impl CoreStart {
             shared,
             id,
             settings,
-            epoch,
-            seq,
+            owned,
             listener,
             mesh,
             store,
+            bus,
+            links,
         } = self;
         let mut core = Core::new(settings, clock::now());
         for vnode in shared.vnodes.all() {
-            match shared.core_of(vnode) {
-                owner if owner == id => core.own(vnode, epoch, seq),
-                owner => core.at_home_on(vnode, owner),
+            let home = shared.core_of(vnode);
+            if home != id {
+                core.at_home_on(vnode, home);
+            } else if let Some((epoch, seq)) = owned {
+                core.own(vnode, epoch, seq);
             }
         }
-        let bus = Box::new(bus::Embedded::default());
-        let worker = Worker::new(Arc::clone(&shared), core, id, mesh, store, bus)?;
+        let worker = Worker::new(Arc::clone(&shared), core, mesh, store, bus, links)?;
         monoio::spawn(Rc::clone(&worker).pump_task());
         monoio::spawn(Rc::clone(&worker).mail_task());
         monoio::spawn(Rc::clone(&worker).tick_task());
@@ -351,8 +430,12 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
     } else {
         "http"
     };
+    let kind = match &shared.place {
+        None => "standalone".to_owned(),
+        Some(place) => format!("node {}", place.node),
+    };
     println!(
-        "online-status-edge {} standalone, {} cores, up to {} connections",
+        "online-status-edge {} {kind}, {} cores, up to {} connections",
         env!("CARGO_PKG_VERSION"),
         shared.config.server.cores,
         shared.max_connections
@@ -361,11 +444,18 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
     println!("  admin     http://{admin}  (/healthz /readyz /metrics)");
     println!(
         "  store     {}",
-        match shared.config.store.data.as_os_str().is_empty() {
-            true => "in memory; use --data DIR to keep it".to_owned(),
-            false => shared.config.store.data.display().to_string(),
+        match (
+            &shared.place,
+            shared.config.store.data.as_os_str().is_empty()
+        ) {
+            (Some(place), _) => format!("Redis at {}", place.link.address()),
+            (None, true) => "in memory; use --data DIR to keep it".to_owned(),
+            (None, false) => shared.config.store.data.display().to_string(),
         }
     );
+    if shared.place.is_some() {
+        println!("  bus       Kafka at {}", shared.config.kafka.brokers);
+    }
     println!(
         "  a vanished client is offline within {} ms",
         shared.config.ghost_bound()
@@ -396,16 +486,25 @@ fn wait_for_end(
         for signal in signals.pending() {
             match signal {
                 SIGHUP => reload(shared, tls_paths),
-                _ if shared.is_draining() => {
+                _ if told.is_some() => {
                     eprintln!("told twice to stop: ending now");
                     return Ok(());
                 }
                 _ => {
                     println!("shutting down: sessions are told to go elsewhere");
-                    shared.draining.store(true, Ordering::Relaxed);
                     told = Some(std::time::Instant::now());
+                    match &shared.place {
+                        Some(place) => place.leave(),
+                        None => shared.drain(),
+                    }
                 }
             }
+        }
+        if let (Some(told), Some(place)) = (told, &shared.place)
+            && !shared.is_draining()
+            && (moved_away(place) || told.elapsed() > shared.config.server.drain_timeout / 2)
+        {
+            shared.drain();
         }
         if told.is_some_and(|told| told.elapsed() > patience) {
             return Err(StartError::Drain(running.load(Ordering::Acquire)));
@@ -416,6 +515,12 @@ fn wait_for_end(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether no other node can or has to take anything more from this one.
+fn moved_away(place: &cluster::Place) -> bool {
+    let (_, moving) = place.progress();
+    !place.has_others() || (place.owned() == 0 && moving == 0)
 }
 
 /// Takes new certificates and keys for new connections; on an error the old ones stay.

@@ -1,0 +1,203 @@
+//! What a clustered edge has besides a standalone one: its place in the cluster, shared by the
+//! cores, the thread that talks to Redis, and the threads of Kafka. It owns nothing of a session.
+
+mod fleet;
+mod interest;
+mod place;
+
+use std::{sync::Arc, time::Duration};
+
+use presence::Now;
+use protocol::Event;
+use ring::{CoreId, NodeId, VnodeCount, VnodeSet};
+
+pub(crate) use self::{
+    fleet::Described,
+    place::{News, Place, StoreStats, WorkerLinks},
+};
+use crate::{
+    bus::{self, Bus},
+    clock,
+    config::Config,
+    mesh::Bell,
+    metrics::Metrics,
+    store::{self, Store},
+};
+
+/// Events that may wait for one core; with more, reading from the topic pauses.
+const EVENTS: usize = 8_192;
+/// How long the producer may take for its last events at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// How long a batch of writes may be under way, ms: part of the time in which a node may die with
+/// half of its work done.
+const FLUSH: u64 = 5_000;
+
+/// Why an edge cannot be part of a cluster.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    #[error("redis.url (REDIS_URL) is not set: a cluster meets in Redis; `standalone` needs none")]
+    NoRedis,
+    #[error("kafka.brokers (KAFKA_BROKERS) is not set: a cluster's events travel on Kafka")]
+    NoKafka,
+    #[error("node.id (NODE_ID) = {0:?}: {1}")]
+    Node(String, ring::NodeIdError),
+    #[error(
+        "server.public_url is not set, and server.listen = {0} is no address that clients could \
+         be sent to"
+    )]
+    PublicUrl(std::net::SocketAddr),
+    #[error("redis: {0}")]
+    Redis(#[from] redis_store::OptionsError),
+    #[error("kafka: {0}")]
+    Kafka(#[from] kafka_bus::OpenError),
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A cluster's parts, started.
+pub(crate) struct Cluster {
+    pub(crate) place: Arc<Place>,
+    pub(crate) stores: Vec<Box<dyn Store + Send>>,
+    pub(crate) buses: Vec<Box<dyn Bus + Send>>,
+    /// By core: what comes in from the bus.
+    pub(crate) events: Vec<rtrb::Consumer<Event<'static>>>,
+    pub(crate) end: End,
+}
+
+/// Ends a cluster's parts.
+pub(crate) struct End {
+    place: Arc<Place>,
+    producer: Arc<kafka_bus::Producer>,
+    consumer: kafka_bus::Consumer,
+    redis: std::thread::JoinHandle<()>,
+}
+
+impl End {
+    /// After the cores: the last events are sent, the lease is given back.
+    pub(crate) fn run(self) {
+        self.consumer.stop();
+        self.producer.stop(LAST_EVENTS);
+        self.place.end();
+        // It has panicked when it cannot be joined, and said so.
+        let _ = self.redis.join();
+    }
+}
+
+/// The node's name: the setting, or the host's name.
+pub(crate) fn node_id(config: &Config) -> Result<NodeId, ClusterError> {
+    let name = match config.node.id.as_str() {
+        "" => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        name => name.to_owned(),
+    };
+    NodeId::parse(&name).map_err(|error| ClusterError::Node(name, error))
+}
+
+/// Starts what talks to Redis and Kafka. `homes`: the core of each vnode on this node.
+pub(crate) fn start(
+    config: &Config,
+    node: NodeId,
+    address: &str,
+    homes: &[CoreId],
+    bells: &[Arc<Bell>],
+    metrics: &Arc<Metrics>,
+) -> Result<Cluster, ClusterError> {
+    if !config.redis.url.is_set() {
+        return Err(ClusterError::NoRedis);
+    }
+    if config.kafka.brokers.is_empty() {
+        return Err(ClusterError::NoKafka);
+    }
+    let vnodes = VnodeCount::new(homes.len()).expect("one home a vnode");
+    let link = redis_store::Link::open(config.redis_options())?;
+    let kafka = config.kafka_options()?;
+    let place = Arc::new(Place::new(
+        node,
+        bells,
+        homes.into(),
+        link.clone(),
+        Arc::clone(metrics),
+    ));
+
+    let (producers, consumers): (Vec<_>, Vec<_>) =
+        bells.iter().map(|_| rtrb::RingBuffer::new(EVENTS)).unzip();
+    let reports = bus::Mailboxes::new(bells);
+    let producer = kafka_bus::Producer::start(kafka.clone(), Arc::clone(&reports) as _)?;
+    let producer = Arc::new(producer);
+    let buses = (0..bells.len()).map(|core| {
+        let handle = bus::Kafka::new(
+            core,
+            &place.node,
+            Arc::clone(&producer),
+            Arc::clone(&reports),
+        );
+        Box::new(handle) as Box<dyn Bus + Send>
+    });
+    let buses = buses.collect();
+    let sink = bus::Inlet::new(Arc::clone(&place), vnodes, producers);
+    let consumer = kafka_bus::Consumer::start(kafka, Box::new(sink))?;
+    place.set_bus_health(Arc::clone(producer.health()), Arc::clone(consumer.health()));
+
+    let (handles, outlet) = store::remote(bells);
+    let stores = handles
+        .into_iter()
+        .map(|handle| Box::new(handle) as Box<dyn Store + Send>)
+        .collect();
+    let presence = &config.presence;
+    let uncertain =
+        config.cluster.lease_ttl + presence.heartbeat + presence.heartbeat_timeout + presence.grace;
+    let bridge = store::Redis {
+        link: link.clone(),
+        uncertain_ms: uncertain.as_millis() as u64 + FLUSH,
+        retention_ms: config.store.retention.as_millis() as u64,
+        stats: Arc::clone(&place.store_stats),
+    };
+    let described = Described {
+        address: address.to_owned(),
+        cores: bells.len() as u16,
+        weight: match config.cluster.weight {
+            0 => 100 * bells.len() as u32,
+            weight => weight as u32,
+        },
+        pins: VnodeSet::parse(&config.cluster.assigned_vnodes, vnodes)
+            .map(|set| set.to_string())
+            .unwrap_or_default(),
+        ttl: config.cluster.lease_ttl,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let keeper = Arc::clone(&place);
+    let redis = std::thread::Builder::new()
+        .name("redis".into())
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async move {
+                tokio::task::spawn_local(bridge.serve(outlet));
+                fleet::keep(link, &keeper, &described).await;
+            });
+        })?;
+    Ok(Cluster {
+        end: End {
+            place: Arc::clone(&place),
+            producer,
+            consumer,
+            redis,
+        },
+        place,
+        stores,
+        buses,
+        events: consumers,
+    })
+}
+
+/// A random number of this process, below 2^53 so that every reader of JSON sees it exactly.
+fn random_boot() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    let Now { mono_us, wall_ms } = clock::now();
+    RandomState::new().hash_one((mono_us, wall_ms)) >> 11 | 1
+}

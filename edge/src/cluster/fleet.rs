@@ -1,0 +1,235 @@
+//! Keeps the node's lease and map: carries out the steps of `presence::Membership` on Redis and
+//! brings it the answers. It decides nothing itself.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use presence::{Found, Membership, Renewal, Step};
+use protocol::{Lease, Load};
+use redis_store::Link;
+use ring::MapVersion;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::place::{News, Place};
+use crate::clock;
+
+/// The longest time without a look at what is due.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a lease says that never changes.
+pub(crate) struct Described {
+    pub(crate) address: String,
+    pub(crate) cores: u16,
+    pub(crate) weight: u32,
+    pub(crate) pins: String,
+    pub(crate) ttl: Duration,
+}
+
+enum Answer {
+    Renewed { sent: u64, renewal: Renewal },
+    Map(Option<Found>),
+}
+
+fn now_ms() -> u64 {
+    clock::mono_us() / 1_000
+}
+
+/// Runs until the node ends, or another process has its name.
+pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
+    let mut membership = Membership::new(described.ttl.as_millis() as u64);
+    let mut busyness = Busyness::default();
+    let (sender, mut answers) = unbounded_channel();
+    let mut hints = link.watch_map();
+    let mut problem = Problem::default();
+    while !place.is_ending() {
+        if place.take_stalled() {
+            membership.stood_still(now_ms());
+        }
+        if place.take_read_wanted() {
+            membership.map_changed();
+        }
+        membership.met(place.highest_met());
+        let (followed, moving) = place.progress();
+        membership.progress(followed, moving);
+        for step in membership.steps(now_ms()) {
+            match step {
+                Step::Renew { newcomer } => {
+                    let lease = Lease {
+                        node: place.node.to_string(),
+                        boot: place.boot,
+                        address: described.address.clone(),
+                        cores: described.cores,
+                        weight: described.weight,
+                        pins: described.pins.clone(),
+                        draining: place.is_leaving(),
+                        map_version: followed.get(),
+                        highest_epoch: membership.highest_epoch().get(),
+                        moving: moving as u32,
+                        load: busyness.look(place, described.cores),
+                    };
+                    let renewing = renew(link.clone(), lease, described.ttl, newcomer);
+                    send(&sender, renewing);
+                }
+                Step::ReadMap => {
+                    let have = membership
+                        .map()
+                        .map_or(MapVersion::default(), |map| map.version());
+                    send(&sender, read(link.clone(), have));
+                }
+                step => carry_out(place, &step),
+            }
+        }
+        tokio::select! {
+            Some(answer) = answers.recv() => match answer {
+                Answer::Renewed { sent, renewal } => {
+                    problem.note(renewal == Renewal::Failed);
+                    if renewal == Renewal::Held {
+                        place.has_lease_until(sent + described.ttl.as_millis() as u64);
+                    }
+                    if membership.renewed(sent, now_ms(), renewal) == Some(Step::GiveUp) {
+                        give_up(place);
+                    }
+                }
+                Answer::Map(found) => {
+                    place.was_read();
+                    for step in membership.map_read(now_ms(), found) {
+                        carry_out(place, &step);
+                    }
+                }
+            },
+            changed = hints.changed() => {
+                // Without hints the map is read once a second all the same.
+                if changed.is_err() {
+                    hints = link.watch_map();
+                }
+                membership.map_changed();
+            }
+            () = place.notify.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    // A lease that cannot be given back ends by itself.
+    if let Err(error) = link.forget(&place.node, place.boot).await {
+        eprintln!("redis: the lease is left to end by itself: {error}");
+    }
+}
+
+fn send(sender: &UnboundedSender<Answer>, work: impl Future<Output = Answer> + 'static) {
+    let sender = sender.clone();
+    tokio::task::spawn_local(async move {
+        // Nobody waits for it at the end.
+        let _ = sender.send(work.await);
+    });
+}
+
+async fn renew(link: Link, lease: Lease, ttl: Duration, newcomer: bool) -> Answer {
+    let sent = now_ms();
+    let renewal = match link.renew(&lease, ttl, newcomer).await {
+        Ok(redis_store::Renewal::Refused) => Renewal::Refused,
+        Ok(_) => Renewal::Held,
+        Err(_) => Renewal::Failed,
+    };
+    Answer::Renewed { sent, renewal }
+}
+
+async fn read(link: Link, have: MapVersion) -> Answer {
+    let (map, incarnation, run_id) =
+        tokio::join!(newer_map(&link, have), link.incarnation(), link.run_id());
+    let found = match (map, incarnation, run_id) {
+        (Ok(map), Ok(incarnation), Ok(run_id)) => Some(Found {
+            map,
+            identity: format!("{incarnation} {run_id}"),
+        }),
+        (Err(error @ redis_store::StoreError::CorruptMap { .. }), ..) => {
+            eprintln!("redis: the map is left aside: {error}");
+            None
+        }
+        _ => None,
+    };
+    Answer::Map(found)
+}
+
+async fn newer_map(
+    link: &Link,
+    have: MapVersion,
+) -> Result<Option<ring::Map>, redis_store::StoreError> {
+    if link.written_version().await? == Some(have) {
+        return Ok(None);
+    }
+    link.map().await
+}
+
+fn carry_out(place: &Place, step: &Step) {
+    match step {
+        Step::Follow { map, before } => {
+            place.map.store(Some(map.clone()));
+            place.tell(|| News::Follow {
+                map: map.clone(),
+                before: before.clone(),
+            });
+        }
+        Step::Resume => place.tell(|| News::Resume),
+        Step::Resync => {
+            place.resyncs.fetch_add(1, Ordering::Relaxed);
+            println!("redis: another server or content than before: everything is written again");
+            place.tell(|| News::Resync);
+        }
+        Step::GiveUp => give_up(place),
+        Step::Renew { .. } | Step::ReadMap => {}
+    }
+}
+
+fn give_up(place: &Place) -> ! {
+    eprintln!(
+        "error: node.id (NODE_ID) = {}: another process has this name now; this one ends, its \
+         clients find their new node",
+        place.node
+    );
+    std::process::exit(1);
+}
+
+/// Says once that the store does not answer, and once that it does again.
+#[derive(Default)]
+struct Problem(bool);
+
+impl Problem {
+    fn note(&mut self, failed: bool) {
+        match (failed, std::mem::replace(&mut self.0, failed)) {
+            (true, false) => {
+                eprintln!("redis: the lease cannot be renewed; sessions are served all the same");
+            }
+            (false, true) => println!("redis: the lease is renewed again"),
+            _ => {}
+        }
+    }
+}
+
+/// Rates since the last look.
+#[derive(Default)]
+struct Busyness {
+    at: u64,
+    cpu_us: u64,
+    changes: u64,
+}
+
+impl Busyness {
+    fn look(&mut self, place: &Place, cores: u16) -> Load {
+        let totals = place.totals();
+        let (now, cpu_us) = (clock::mono_us(), clock::cpu_us());
+        let passed = now.saturating_sub(self.at).max(1) as f64;
+        let load = Load {
+            connections: totals.connections,
+            sessions: totals.sessions,
+            events_per_second: totals.changes.saturating_sub(self.changes) as f64 * 1e6 / passed,
+            lag_ms: place
+                .bus_health()
+                .map_or(0, |(_, consumer)| consumer.stats().age_ms),
+            cpu: cpu_us.saturating_sub(self.cpu_us) as f64 / passed / f64::from(cores),
+        };
+        *self = Self {
+            at: now,
+            cpu_us,
+            changes: totals.changes,
+        };
+        load
+    }
+}

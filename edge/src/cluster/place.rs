@@ -1,0 +1,282 @@
+//! The node's place in the cluster, as its cores, its bridges and its pages see it. Cores write
+//! their progress and read the map; nobody waits here.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use kafka_bus::{ConsumerHealth, ProducerHealth};
+use protocol::Event;
+use ring::{CoreId, Epoch, Map, MapVersion, NodeId};
+use tokio::sync::Notify;
+
+use super::{interest::Interest, random_boot};
+use crate::{
+    clock,
+    mesh::Bell,
+    metrics::{Latency, Metrics, Totals},
+};
+
+/// What a core is told from outside.
+pub(crate) enum News {
+    /// To follow a newer map.
+    Follow {
+        map: Arc<Map>,
+        before: Option<Arc<Map>>,
+    },
+    /// To go on after a pause.
+    Resume,
+    /// To claim and write everything again.
+    Resync,
+    /// To read again what it watches on other nodes.
+    Gap,
+}
+
+struct Inbox {
+    news: Mutex<VecDeque<News>>,
+    bell: Arc<Bell>,
+}
+
+/// How far a core is.
+#[derive(Default)]
+struct Progress {
+    followed: AtomicU64,
+    owned: AtomicUsize,
+    moving: AtomicUsize,
+}
+
+/// What the store's bridge counts.
+#[derive(Default)]
+pub(crate) struct StoreStats {
+    /// From a batch's start to its answer.
+    pub(crate) flush: Mutex<Latency>,
+    pub(crate) failures: AtomicU64,
+    pub(crate) trimmed: AtomicU64,
+}
+
+pub(crate) struct Place {
+    pub(crate) node: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) map: ArcSwapOption<Map>,
+    pub(crate) interest: Interest,
+    pub(crate) homes: Box<[CoreId]>,
+    pub(crate) link: redis_store::Link,
+    metrics: Arc<Metrics>,
+    pub(crate) store_stats: Arc<StoreStats>,
+    bus_health: OnceLock<(Arc<ProducerHealth>, Arc<ConsumerHealth>)>,
+    inboxes: Vec<Inbox>,
+    progress: Vec<Progress>,
+    /// A core stood still.
+    stalled: AtomicBool,
+    highest_met: AtomicU32,
+    /// Somebody wants the map to be read.
+    read_wanted: AtomicBool,
+    /// How often it was read.
+    reads: AtomicU64,
+    lease_until: AtomicU64,
+    pub(crate) resyncs: AtomicU64,
+    pub(crate) stalls: AtomicU64,
+    /// The node wants to be relieved of its vnodes.
+    leaving: AtomicBool,
+    ending: AtomicBool,
+    pub(crate) notify: Notify,
+}
+
+/// What a core's worker has of the cluster.
+pub(crate) struct WorkerLinks {
+    pub(crate) place: Arc<Place>,
+    pub(crate) events: rtrb::Consumer<Event<'static>>,
+}
+
+impl Place {
+    pub(super) fn new(
+        node: NodeId,
+        bells: &[Arc<Bell>],
+        homes: Box<[CoreId]>,
+        link: redis_store::Link,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let inbox = |bell: &Arc<Bell>| Inbox {
+            news: Mutex::default(),
+            bell: Arc::clone(bell),
+        };
+        Self {
+            node,
+            boot: random_boot(),
+            map: ArcSwapOption::empty(),
+            interest: Interest::new(),
+            homes,
+            link,
+            metrics,
+            store_stats: Arc::default(),
+            bus_health: OnceLock::new(),
+            inboxes: bells.iter().map(inbox).collect(),
+            progress: bells.iter().map(|_| Progress::default()).collect(),
+            stalled: AtomicBool::new(false),
+            highest_met: AtomicU32::new(0),
+            read_wanted: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            lease_until: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            notify: Notify::new(),
+        }
+    }
+
+    pub(super) fn set_bus_health(
+        &self,
+        producer: Arc<ProducerHealth>,
+        consumer: Arc<ConsumerHealth>,
+    ) {
+        // It is set once, at the start.
+        let _ = self.bus_health.set((producer, consumer));
+    }
+
+    pub(crate) fn bus_health(&self) -> Option<&(Arc<ProducerHealth>, Arc<ConsumerHealth>)> {
+        self.bus_health.get()
+    }
+
+    /// Tells every core. A map that waits is replaced by a newer one, so that few things wait for a
+    /// core that stands still.
+    pub(crate) fn tell(&self, news: impl Fn() -> News) {
+        for inbox in &self.inboxes {
+            let mut waiting = inbox.news.lock().expect("nobody panics with this lock");
+            match (waiting.back_mut(), news()) {
+                (Some(News::Follow { map, .. }), News::Follow { map: newer, .. }) => *map = newer,
+                (Some(News::Gap), News::Gap) | (Some(News::Resync), News::Resync) => {}
+                (_, news) => waiting.push_back(news),
+            }
+            drop(waiting);
+            inbox.bell.ring();
+        }
+    }
+
+    /// What a core was told since the last time.
+    pub(crate) fn news_for(&self, core: CoreId) -> VecDeque<News> {
+        let inbox = &self.inboxes[usize::from(core.get())];
+        std::mem::take(&mut *inbox.news.lock().expect("nobody panics with this lock"))
+    }
+
+    pub(crate) fn ring(&self, core: CoreId) {
+        self.inboxes[usize::from(core.get())].bell.ring();
+    }
+
+    /// Notes how far a core is.
+    pub(crate) fn note(&self, core: CoreId, followed: MapVersion, owned: usize, moving: usize) {
+        let progress = &self.progress[usize::from(core.get())];
+        progress.owned.store(owned, Ordering::Relaxed);
+        progress.moving.store(moving, Ordering::Relaxed);
+        progress.followed.store(followed.get(), Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// The map that all cores follow, and how many vnodes are on their way.
+    pub(crate) fn progress(&self) -> (MapVersion, usize) {
+        let followed = self
+            .progress
+            .iter()
+            .map(|p| p.followed.load(Ordering::Acquire))
+            .min();
+        let moving = self
+            .progress
+            .iter()
+            .map(|p| p.moving.load(Ordering::Relaxed))
+            .sum();
+        (MapVersion::new(followed.unwrap_or(0)), moving)
+    }
+
+    /// What the cores have together.
+    pub(super) fn totals(&self) -> Totals {
+        self.metrics.totals()
+    }
+
+    /// Vnodes that the node owns.
+    pub(crate) fn owned(&self) -> usize {
+        self.progress
+            .iter()
+            .map(|p| p.owned.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// A core stood still.
+    pub(crate) fn stood_still(&self) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+        self.stalled.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn take_stalled(&self) -> bool {
+        self.stalled.swap(false, Ordering::AcqRel)
+    }
+
+    /// A core met an epoch.
+    pub(crate) fn met(&self, epoch: Epoch) {
+        self.highest_met.fetch_max(epoch.get(), Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn highest_met(&self) -> Epoch {
+        Epoch::new(self.highest_met.load(Ordering::Relaxed))
+    }
+
+    /// Asks for the map to be read; it has been when [`Place::reads`] has grown by two, as one
+    /// reading may be under way already.
+    pub(crate) fn want_map(&self) {
+        self.read_wanted.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn take_read_wanted(&self) -> bool {
+        self.read_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn was_read(&self) {
+        self.reads.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_lease_until(&self, ms: u64) {
+        self.lease_until.store(ms, Ordering::Relaxed);
+    }
+
+    /// Whether the lease stands, by this process's own account.
+    pub(crate) fn has_lease(&self) -> bool {
+        clock::mono_us() / 1_000 < self.lease_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether some other node could take this one's vnodes.
+    pub(crate) fn has_others(&self) -> bool {
+        let others = |map: Arc<Map>| map.nodes().iter().any(|node| node.id != self.node);
+        self.map.load_full().is_some_and(others)
+    }
+
+    /// Asks the coordinator to give the node's vnodes to others.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Ends what talks to Redis.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+}
