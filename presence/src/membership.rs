@@ -67,6 +67,8 @@ pub struct Membership {
     newcomer: bool,
     renew_at: u64,
     renewing: bool,
+    /// It has to be renewed once more when the answer is there: something came up meanwhile.
+    renew_again: bool,
     /// By this process's own account; 0 = it has none.
     lease_until: u64,
     read_at: u64,
@@ -98,6 +100,7 @@ impl Membership {
             newcomer: true,
             renew_at: 0,
             renewing: false,
+            renew_again: false,
             lease_until: 0,
             read_at: 0,
             reading: false,
@@ -133,6 +136,7 @@ impl Membership {
         let mut steps = Vec::new();
         if !self.renewing && now >= self.renew_at {
             self.renewing = true;
+            self.renew_again = false;
             let newcomer = self.newcomer;
             steps.push(Step::Renew { newcomer });
         }
@@ -157,13 +161,13 @@ impl Membership {
             Renewal::Held => {
                 self.newcomer = false;
                 self.lease_until = sent + self.ttl;
-                self.renew_at = sent + self.ttl / 3;
+                self.renew_at = match self.renew_again {
+                    true => 0,
+                    false => sent + self.ttl / 3,
+                };
                 if let Some(hold) = &mut self.held {
                     // One that was under way may be of before.
                     hold.renewed |= sent >= hold.since;
-                    if !hold.renewed {
-                        self.renew_at = 0;
-                    }
                 }
                 None
             }
@@ -228,7 +232,7 @@ impl Membership {
                 renewed: false,
                 read: false,
             });
-            self.renew_at = 0;
+            self.renew_soon();
             self.map_changed();
         }
     }
@@ -237,9 +241,15 @@ impl Membership {
     pub fn met(&mut self, epoch: Epoch) {
         if epoch > self.highest {
             self.highest = epoch;
-            self.renew_at = 0;
+            self.renew_soon();
             self.map_changed();
         }
+    }
+
+    /// As soon as none is under way: that one may not say it yet.
+    fn renew_soon(&mut self) {
+        self.renew_at = 0;
+        self.renew_again = true;
     }
 
     /// How far the cores have come: the map that all of them follow, and how many vnodes are on
@@ -247,7 +257,7 @@ impl Membership {
     pub fn progress(&mut self, map: MapVersion, moving: usize) {
         let (map_before, moving_before) = std::mem::replace(&mut self.progress, (map, moving));
         if map != map_before || (moving == 0) != (moving_before == 0) {
-            self.renew_at = 0;
+            self.renew_soon();
         }
     }
 }
@@ -360,5 +370,18 @@ mod tests {
             [Step::Renew { newcomer: false }, Step::ReadMap]
         );
         assert_eq!(member.highest_epoch(), Epoch::new(99));
+    }
+
+    #[test]
+    fn news_during_a_renewal_are_told_right_after_it() {
+        let mut member = member();
+        member.progress(MapVersion::new(6), 3);
+        assert_eq!(member.steps(20), [Step::Renew { newcomer: false }]);
+        member.progress(MapVersion::new(6), 0);
+        assert_eq!(member.steps(21), []);
+        member.renewed(20, 22, Renewal::Held);
+        assert_eq!(member.steps(22), [Step::Renew { newcomer: false }]);
+        member.renewed(22, 23, Renewal::Held);
+        assert_eq!(member.steps(24), []);
     }
 }
