@@ -89,7 +89,7 @@ impl App {
         let answers = self.link.run(by_vnode.iter().map(read).collect()).await;
         let mut records = vec![Record::default(); users.len()];
         for (places, answer) in by_vnode.values().zip(answers) {
-            let Ok(Done::Records(found)) = answer else {
+            let Ok(Done::Records(_, found)) = answer else {
                 return Err(answer::no_store());
             };
             for (at, stored) in places.iter().zip(found) {
