@@ -8,20 +8,24 @@ use serde::Deserialize;
 
 use crate::health::Notes;
 
-/// A line of librdkafka's log. Hints about properties are left out: one set of `extra` serves
-/// both clients, and each has properties that the other does not use.
+/// A line of librdkafka's log. Left out are hints about properties, since one set of `extra`
+/// serves both clients and each has properties that the other does not use, and lines about
+/// failed connections, which come as errors, too.
 pub(crate) fn on_log(notes: &Notes, level: RDKafkaLogLevel, facility: &str, line: &str) {
-    if facility != "CONFWARN" && (level as i32) <= RDKafkaLogLevel::Warning as i32 {
+    let told = ["CONFWARN", "FAIL"].contains(&facility);
+    if !told && (level as i32) <= RDKafkaLogLevel::Warning as i32 {
         notes.error(&format!("{facility}: {line}"));
     }
 }
 
 /// An error that is no message's and no partition's.
 pub(crate) fn on_error(notes: &Notes, connected: &AtomicBool, error: &KafkaError, reason: &str) {
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-        set_connected(notes, connected, false);
+    match error.rdkafka_error_code() {
+        // The errors before it say why.
+        Some(RDKafkaErrorCode::AllBrokersDown) => set_connected(notes, connected, false),
+        _ if reason.is_empty() => notes.error(&error.to_string()),
+        _ => notes.error(reason),
     }
-    notes.error(&format!("{error}: {reason}"));
 }
 
 /// Tells when the connection to the brokers comes or goes.

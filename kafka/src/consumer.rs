@@ -24,8 +24,9 @@ use ring::{Vnode, VnodeCount};
 
 use crate::{
     client::{self, Statistics},
-    health::{ConsumerHealth, now_ms},
-    options::{OpenError, Options, open_error},
+    error::{OpenError, open_error},
+    health::{ConsumerHealth, Running, now_ms},
+    options::Options,
     topic::{self, Found, Range},
 };
 
@@ -115,6 +116,11 @@ impl Consumer {
         thread::Builder::new()
             .name("kafka-consumer".into())
             .spawn(move || {
+                let health = Arc::clone(&reader.health);
+                let _running = Running {
+                    running: &health.running,
+                    notes: &health.notes,
+                };
                 while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                     reader.turn();
                 }
@@ -226,7 +232,7 @@ impl Reader {
                 topic::missing(&self.options, notes, told);
                 return Err(None);
             }
-            Found::Unknown(why) => return Err(Some(why)),
+            Found::Unknown(why) => return Err(why),
         };
         self.looking.told_missing = false;
         client::set_connected(&self.health.notes, &self.health.connected, true);

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -23,6 +23,8 @@ pub struct LastError {
 /// The numbers of a producer at one moment. Totals count from the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProducerStats {
+    /// Whether its thread runs: not after a stop, nor when the reports' receiver panicked.
+    pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
     /// The topic's partitions; 0 = not known yet, so that nothing is accepted.
@@ -54,6 +56,8 @@ impl ProducerStats {
 /// The numbers of a consumer at one moment. Totals count from the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsumerStats {
+    /// Whether its thread runs: not after a stop, nor when the sink panicked.
+    pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
     /// The partitions that are read; 0 = none yet.
@@ -77,6 +81,7 @@ pub struct ConsumerStats {
 #[derive(Debug)]
 pub struct ProducerHealth {
     pub(crate) notes: Notes,
+    pub(crate) running: AtomicBool,
     pub(crate) connected: AtomicBool,
     pub(crate) partitions: AtomicI32,
     pub(crate) accepted: AtomicU64,
@@ -91,6 +96,7 @@ pub struct ProducerHealth {
 #[derive(Debug)]
 pub struct ConsumerHealth {
     pub(crate) notes: Notes,
+    pub(crate) running: AtomicBool,
     pub(crate) connected: AtomicBool,
     pub(crate) partitions: AtomicI32,
     pub(crate) consumed: AtomicU64,
@@ -105,6 +111,7 @@ impl ProducerHealth {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             notes: Notes::new(options),
+            running: AtomicBool::new(true),
             connected: AtomicBool::new(false),
             partitions: AtomicI32::new(0),
             accepted: AtomicU64::new(0),
@@ -120,6 +127,7 @@ impl ProducerHealth {
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
         ProducerStats {
+            running: self.running.load(Relaxed),
             connected: self.connected.load(Relaxed),
             partitions: self.partitions.load(Relaxed),
             // In this order, so that no more seem to be reported than accepted.
@@ -143,6 +151,7 @@ impl ConsumerHealth {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             notes: Notes::new(options),
+            running: AtomicBool::new(true),
             connected: AtomicBool::new(false),
             partitions: AtomicI32::new(0),
             consumed: AtomicU64::new(0),
@@ -158,6 +167,7 @@ impl ConsumerHealth {
     #[must_use]
     pub fn stats(&self) -> ConsumerStats {
         ConsumerStats {
+            running: self.running.load(Relaxed),
             connected: self.connected.load(Relaxed),
             partitions: self.partitions.load(Relaxed),
             consumed: self.consumed.load(Relaxed),
@@ -176,6 +186,21 @@ impl ConsumerHealth {
     }
 }
 
+/// Held by a thread: says when that ends, even by a panic.
+pub(crate) struct Running<'a> {
+    pub(crate) running: &'a AtomicBool,
+    pub(crate) notes: &'a Notes,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.running.store(false, Relaxed);
+        if std::thread::panicking() {
+            self.notes.error("a panic ended the thread");
+        }
+    }
+}
+
 /// Lines for people: at most [`BURST`] at once and one each [`REFILL_MS`] in the long run; what
 /// is left out is counted in the next line.
 #[derive(Debug)]
@@ -183,10 +208,17 @@ pub(crate) struct Notes {
     print: fn(&str),
     secrets: Vec<String>,
     start: Instant,
-    last: Mutex<Option<LastError>>,
+    last: Mutex<Last>,
     left: AtomicI64,
     refilled_ms: AtomicU64,
     unsaid: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    error: Option<LastError>,
+    /// What was printed last.
+    line: String,
 }
 
 const BURST: i64 = 10;
@@ -198,7 +230,7 @@ impl Notes {
             print: options.log,
             secrets: options.secrets(),
             start: Instant::now(),
-            last: Mutex::new(None),
+            last: Mutex::default(),
             left: AtomicI64::new(BURST),
             refilled_ms: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
@@ -208,14 +240,14 @@ impl Notes {
     /// Something went wrong.
     pub(crate) fn error(&self, text: &str) {
         let text = self.without_secrets(text);
-        self.print(&text);
-        let error = LastError { text, at: now_ms() };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        let mut last = self.last();
+        self.print(&mut last, &text);
+        last.error = Some(LastError { text, at: now_ms() });
     }
 
     /// Something changed.
     pub(crate) fn change(&self, text: &str) {
-        self.print(&self.without_secrets(text));
+        self.print(&mut self.last(), &self.without_secrets(text));
     }
 
     pub(crate) fn without_secrets(&self, text: &str) -> String {
@@ -224,18 +256,24 @@ impl Notes {
             .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
     }
 
-    fn last_error(&self) -> Option<LastError> {
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn print(&self, text: &str) {
+    fn last_error(&self) -> Option<LastError> {
+        self.last().error.clone()
+    }
+
+    fn print(&self, last: &mut Last, text: &str) {
+        // Some errors reach a client twice, and most come again and again.
+        if last.line == text {
+            return;
+        }
         if !self.take(self.start.elapsed().as_millis() as u64) {
             self.unsaid.fetch_add(1, Relaxed);
             return;
         }
+        text.clone_into(&mut last.line);
         match self.unsaid.swap(0, Relaxed) {
             0 => (self.print)(text),
             unsaid => (self.print)(&format!("{text} ({unsaid} lines before it were left out)")),
@@ -296,5 +334,24 @@ mod tests {
         let error = notes.last_error().expect("there was one");
         assert_eq!(error.text, "login of alice with *** and *** failed");
         assert!(error.at > 1_600_000_000_000);
+    }
+
+    #[test]
+    fn an_error_that_comes_again_is_printed_once_until_something_changes() {
+        static LINES: AtomicU64 = AtomicU64::new(0);
+        let notes = Notes::new(&Options {
+            log: |_| {
+                LINES.fetch_add(1, Relaxed);
+            },
+            ..Options::default()
+        });
+        for _ in 0..5 {
+            notes.error("refused");
+        }
+        assert_eq!(LINES.load(Relaxed), 1);
+        notes.change("connected");
+        notes.error("refused");
+        assert_eq!(LINES.load(Relaxed), 3);
+        assert_eq!(notes.last_error().expect("one").text, "refused");
     }
 }

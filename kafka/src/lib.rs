@@ -12,16 +12,20 @@
 
 mod client;
 mod consumer;
+mod error;
 mod health;
 mod options;
 mod producer;
+mod security;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod topic;
 
 pub use crate::{
     consumer::{BadMessage, Consumer, Sink},
+    error::OpenError,
     health::{ConsumerHealth, ConsumerStats, LastError, ProducerHealth, ProducerStats},
-    options::{Compression, Mechanism, OpenError, Options, Security, SecurityProtocol},
+    options::{Compression, Options},
     producer::{Full, Producer, Report, Reports},
+    security::{Mechanism, Security, SecurityProtocol},
 };

@@ -1,12 +1,12 @@
 //! What an operator sets, the rules for it, and the librdkafka properties that come of it. It
 //! owns their names and defaults; no secret of it may reach a log or an error.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use ring::VnodeCount;
 
-use crate::health::Notes;
+use crate::{Security, error::OpenError};
 
 /// The settings of a producer or consumer. `kafka/README.md` gives the reason of each default.
 #[derive(Clone)]
@@ -67,98 +67,6 @@ pub enum Compression {
     Zstd,
 }
 
-/// How brokers are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecurityProtocol {
-    /// TCP.
-    Plaintext,
-    /// TLS; needs this crate's feature `tls`.
-    Ssl,
-    /// TCP and SASL: only inside a network that is trusted.
-    SaslPlaintext,
-    /// TLS and SASL; needs this crate's feature `tls`.
-    SaslSsl,
-}
-
-/// How a name and password are proved with SASL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mechanism {
-    /// The password itself is sent.
-    Plain,
-    /// RFC 7677; needs this crate's feature `tls`.
-    ScramSha256,
-    /// RFC 7677 with SHA-512; needs this crate's feature `tls`.
-    ScramSha512,
-}
-
-/// How brokers are reached and this process proves who it is.
-#[derive(Clone)]
-pub struct Security {
-    /// The transport.
-    pub protocol: SecurityProtocol,
-    /// For the SASL protocols.
-    pub mechanism: Mechanism,
-    /// For the SASL protocols.
-    pub username: String,
-    /// For the SASL protocols. Never shown.
-    pub password: String,
-    /// Whom to trust (PEM); `None` = the system's certificates.
-    pub ca_file: Option<PathBuf>,
-    /// This process's certificate (PEM), where brokers ask for one; together with `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// Its private key (PEM).
-    pub key_file: Option<PathBuf>,
-}
-
-/// Why a producer or consumer cannot be opened. None of these goes away by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No broker to begin with.
-    #[error("no Kafka broker is set: host:port, separated by commas")]
-    NoBrokers,
-    /// A name that no topic can have.
-    #[error("{0:?} is not a topic's name: 1 to 249 of A-Z a-z 0-9 . _ - are allowed")]
-    Topic(String),
-    /// A number outside its range.
-    #[error("the Kafka setting {name} must be {rule}, not {value}")]
-    Range {
-        /// Which setting.
-        name: &'static str,
-        /// What is allowed.
-        rule: &'static str,
-        /// What it was.
-        value: String,
-    },
-    /// This binary was built without something.
-    #[error("the Kafka setting {setting} needs a build with the feature `{feature}`")]
-    NotBuilt {
-        /// Which setting.
-        setting: &'static str,
-        /// The feature of this crate.
-        feature: &'static str,
-    },
-    /// A setting that another one needs.
-    #[error("the Kafka setting {0} is missing: {1}")]
-    Missing(&'static str, &'static str),
-    /// A property that the guarantees rest on.
-    #[error("the Kafka property {0} is not free to choose: the bus depends on it")]
-    Reserved(String),
-    /// A property that librdkafka does not take.
-    #[error("the Kafka property {name}: {reason}")]
-    Property {
-        /// Which property.
-        name: String,
-        /// What librdkafka says about it.
-        reason: String,
-    },
-    /// The client could not be made.
-    #[error("the Kafka client could not be made: {0}")]
-    Client(String),
-    /// The thread could not be started.
-    #[error("the Kafka client's thread could not be started: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -185,20 +93,6 @@ impl Default for Options {
     }
 }
 
-impl Default for Security {
-    fn default() -> Self {
-        Self {
-            protocol: SecurityProtocol::Plaintext,
-            mechanism: Mechanism::ScramSha512,
-            username: String::new(),
-            password: String::new(),
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-        }
-    }
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let extra: Vec<_> = self.extra.iter().map(|(name, _)| name).collect();
@@ -207,16 +101,6 @@ impl fmt::Debug for Options {
             .field("topic", &self.topic)
             .field("security", &self.security)
             .field("extra", &extra)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Security {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Security")
-            .field("protocol", &self.protocol)
-            .field("mechanism", &self.mechanism)
-            .field("username", &self.username)
             .finish_non_exhaustive()
     }
 }
@@ -454,7 +338,18 @@ fn ms(duration: Duration) -> String {
 }
 
 impl Compression {
-    const fn name(self) -> &'static str {
+    /// Every value.
+    pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// The value that settings call so.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|value| value.name() == name)
+    }
+
+    /// How settings call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Gzip => "gzip",
@@ -465,105 +360,10 @@ impl Compression {
     }
 }
 
-impl SecurityProtocol {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Plaintext => "plaintext",
-            Self::Ssl => "ssl",
-            Self::SaslPlaintext => "sasl_plaintext",
-            Self::SaslSsl => "sasl_ssl",
-        }
-    }
-
-    const fn has_tls(self) -> bool {
-        matches!(self, Self::Ssl | Self::SaslSsl)
-    }
-
-    const fn has_sasl(self) -> bool {
-        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
-    }
-}
-
-impl Mechanism {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
-            Self::ScramSha512 => "SCRAM-SHA-512",
-        }
-    }
-}
-
-impl Security {
-    fn check(&self) -> Result<(), OpenError> {
-        let no_tls = !cfg!(feature = "tls");
-        let tls = |setting| OpenError::NotBuilt {
-            setting,
-            feature: "tls",
-        };
-        if self.protocol.has_tls() && no_tls {
-            return Err(tls("security.protocol = ssl or sasl_ssl"));
-        }
-        if self.protocol.has_sasl() {
-            if self.mechanism != Mechanism::Plain && no_tls {
-                return Err(tls("security.mechanism = SCRAM-SHA-256 or SCRAM-SHA-512"));
-            }
-            if self.username.is_empty() {
-                return Err(OpenError::Missing("security.username", "SASL needs it"));
-            }
-            if self.password.is_empty() {
-                return Err(OpenError::Missing("security.password", "SASL needs it"));
-            }
-        }
-        match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => Err(OpenError::Missing(
-                "security.key_file",
-                "a certificate needs its key",
-            )),
-            (None, Some(_)) => Err(OpenError::Missing(
-                "security.cert_file",
-                "a key needs its certificate",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn apply(&self, config: &mut ClientConfig) {
-        config.set("security.protocol", self.protocol.name());
-        if self.protocol.has_sasl() {
-            config
-                .set("sasl.mechanism", self.mechanism.name())
-                .set("sasl.username", &self.username)
-                .set("sasl.password", &self.password);
-        }
-        if self.protocol.has_tls() {
-            for (name, file) in [
-                ("ssl.ca.location", &self.ca_file),
-                ("ssl.certificate.location", &self.cert_file),
-                ("ssl.key.location", &self.key_file),
-            ] {
-                if let Some(file) = file {
-                    config.set(name, file.to_string_lossy());
-                }
-            }
-        }
-    }
-}
-
-/// What librdkafka says, without secrets.
-pub(crate) fn open_error(error: &KafkaError, notes: &Notes) -> OpenError {
-    match error {
-        KafkaError::ClientConfig(_, reason, name, _) => OpenError::Property {
-            name: name.clone(),
-            reason: notes.without_secrets(reason),
-        },
-        error => OpenError::Client(notes.without_secrets(&error.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::open_error;
     use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 
     fn good() -> Options {
@@ -617,45 +417,11 @@ mod tests {
     }
 
     #[test]
-    fn sasl_needs_a_name_and_a_password_and_a_certificate_its_key() {
-        let plain = |o: &mut Options| {
-            o.security.protocol = SecurityProtocol::SaslPlaintext;
-            o.security.mechanism = Mechanism::Plain;
-        };
-        assert!(said(plain).contains("security.username"));
-        let no_password = said(|o| {
-            plain(o);
-            o.security.username = "edge".into();
-        });
-        assert!(no_password.contains("security.password"));
-        let no_key = said(|o| o.security.cert_file = Some("c.pem".into()));
-        assert!(no_key.contains("security.key_file"));
-    }
-
-    #[test]
-    fn sasl_plain_works_in_every_build() {
-        let mut options = good();
-        options.security = Security {
-            protocol: SecurityProtocol::SaslPlaintext,
-            mechanism: Mechanism::Plain,
-            username: "edge".into(),
-            password: "secret".into(),
-            ..Security::default()
-        };
-        options.check().expect("allowed");
-        options
-            .producer()
-            .create::<BaseProducer<DefaultProducerContext>>()
-            .expect("librdkafka has it built in");
-    }
-
-    #[cfg(not(feature = "tls"))]
-    #[test]
-    fn tls_and_scram_name_the_feature_they_need() {
-        for protocol in [SecurityProtocol::Ssl, SecurityProtocol::SaslSsl] {
-            assert!(said(|o| o.security.protocol = protocol).contains("`tls`"));
+    fn every_compression_is_found_by_its_name() {
+        for value in Compression::ALL {
+            assert_eq!(Compression::parse(value.name()), Some(value));
         }
-        assert!(said(|o| o.security.protocol = SecurityProtocol::SaslPlaintext).contains("SCRAM"));
+        assert_eq!(Compression::parse("LZ4"), None);
     }
 
     #[cfg(not(feature = "zstd"))]

@@ -27,8 +27,9 @@ use ring::Vnode;
 
 use crate::{
     client::{self, Statistics},
-    health::ProducerHealth,
-    options::{OpenError, Options, open_error},
+    error::{OpenError, open_error},
+    health::{ProducerHealth, Running},
+    options::Options,
     topic::{self, Found},
 };
 
@@ -124,7 +125,13 @@ impl Producer {
         };
         thread::Builder::new()
             .name("kafka-producer".into())
-            .spawn(move || run(&shared, &stopped, &tell_done))?;
+            .spawn(move || {
+                let _running = Running {
+                    running: &shared.health.running,
+                    notes: &shared.health.notes,
+                };
+                run(&shared, &stopped, &tell_done);
+            })?;
         Ok(producer)
     }
 
@@ -297,7 +304,8 @@ impl Shared {
                     topic::missing(&self.options, &health.notes, &mut looking.told_missing);
                 }
                 // Events for the partitions that were known wait in the queue.
-                Found::Unknown(why) => health.notes.error(&why),
+                Found::Unknown(Some(why)) => health.notes.error(&why),
+                Found::Unknown(None) => {}
             }
         }
         looking.last = Instant::now();

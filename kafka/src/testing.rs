@@ -42,11 +42,22 @@ cd /
 [ "$word" = keep ] || rm -rf "$dir"
 "#;
 
+/// Where a broker listens on 127.0.0.1.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// For clients without TLS and SASL.
+    pub client: u16,
+    /// For itself.
+    pub controller: u16,
+    /// Free for a listener that a test adds.
+    pub other: u16,
+}
+
 /// A broker.
 #[derive(Debug)]
 pub struct KafkaServer {
     folder: PathBuf,
-    port: u16,
+    ports: Ports,
     /// `None` while it does not run.
     running: Option<Running>,
 }
@@ -65,15 +76,19 @@ impl KafkaServer {
     /// When the libraries or Java are missing or the broker does not start; its log is in the
     /// text.
     pub fn start() -> io::Result<Self> {
-        Self::start_with("")
+        Self::start_with(|_| String::new())
     }
 
     /// The same with further lines of `server.properties`, which win over the usual ones.
     ///
     /// # Errors
     /// As [`KafkaServer::start`].
-    pub fn start_with(properties: &str) -> io::Result<Self> {
-        let (port, controller) = (free_port()?, free_port()?);
+    pub fn start_with(properties: impl FnOnce(&Ports) -> String) -> io::Result<Self> {
+        let ports = Ports {
+            client: free_port()?,
+            controller: free_port()?,
+            other: free_port()?,
+        };
         static FOLDERS: AtomicU32 = AtomicU32::new(0);
         let folder = std::env::temp_dir().join(format!(
             "online-status-kafka-{}-{}",
@@ -83,12 +98,12 @@ impl KafkaServer {
         fs::create_dir_all(&folder)?;
         fs::write(
             folder.join("server.properties"),
-            server_properties(port, controller, &folder, properties),
+            server_properties(&ports, &folder) + &properties(&ports),
         )?;
         fs::write(folder.join("log4j2.properties"), LOG)?;
         let mut server = Self {
             folder,
-            port,
+            ports,
             running: None,
         };
         server.format()?;
@@ -99,7 +114,13 @@ impl KafkaServer {
     /// What clients begin with: `host:port`.
     #[must_use]
     pub fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.ports.client)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Starts it again with the folder and ports it had, and waits until it answers. Does nothing
@@ -201,13 +222,30 @@ impl KafkaServer {
     }
 
     fn format(&self) -> io::Result<()> {
+        let id = "b25saW5lLXN0YXR1cy0wMQ";
+        let format = [
+            "format",
+            "--standalone",
+            "-t",
+            id,
+            "-c",
+            "server.properties",
+        ];
+        self.tool("kafka.tools.StorageTool", &format)
+    }
+
+    /// Runs one of Kafka's own tools, by its class, in the broker's folder.
+    ///
+    /// # Errors
+    /// When it fails; what it wrote is in the text.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> io::Result<()> {
         let output = Command::new("java")
             .current_dir(&self.folder)
             .args(["-Xmx128m", "-XX:+UseSerialGC"])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
             .args(class_path()?)
-            .args(["kafka.tools.StorageTool", "format", "--standalone"])
-            .args(["-t", "b25saW5lLXN0YXR1cy0wMQ", "-c", "server.properties"])
+            .arg(class)
+            .args(arguments)
             .output()?;
         if output.status.success() {
             return Ok(());
@@ -336,7 +374,10 @@ rootLogger.level=WARN
 rootLogger.appenderRef.console.ref=console
 ";
 
-fn server_properties(port: u16, controller: u16, folder: &Path, more: &str) -> String {
+fn server_properties(ports: &Ports, folder: &Path) -> String {
+    let Ports {
+        client, controller, ..
+    } = ports;
     let data = folder.join("data");
     let data = data.display();
     // A broker that was killed registers again when its session has ended: keep that short.
@@ -344,8 +385,8 @@ fn server_properties(port: u16, controller: u16, folder: &Path, more: &str) -> S
         "process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
@@ -364,7 +405,6 @@ num.network.threads=2
 num.io.threads=2
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
-{more}
 "
     )
 }

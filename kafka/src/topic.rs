@@ -29,28 +29,32 @@ pub(crate) enum Found {
     Partitions(i32),
     /// It does not exist.
     Missing,
-    /// No answer, or one that has to be asked for again.
-    Unknown(String),
+    /// No answer, or one that has to be asked for again; why, unless librdkafka tells it.
+    Unknown(Option<String>),
 }
 
 /// Asks how many partitions the topic has.
 pub(crate) fn look_up<C: ClientContext>(client: &Client<C>, topic: &str) -> Found {
     let metadata = match client.fetch_metadata(Some(topic), PATIENCE) {
         Ok(metadata) => metadata,
-        Err(error) => return Found::Unknown(error.to_string()),
+        Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure)) => {
+            return Found::Unknown(None);
+        }
+        Err(error) => return Found::Unknown(Some(error.to_string())),
     };
+    let unknown = |why: &str| Found::Unknown(Some(format!("the topic {topic}: {why}")));
     let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
-        return Found::Unknown("the brokers left the topic out of their answer".into());
+        return unknown("the brokers left it out of their answer");
     };
     match found.error().map(RDKafkaErrorCode::from) {
         None => match i32::try_from(found.partitions().len()) {
             Ok(count @ 1..) => Found::Partitions(count),
-            _ => Found::Unknown("the topic has no partitions".into()),
+            _ => unknown("it has no partitions"),
         },
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             Found::Missing
         }
-        Some(error) => Found::Unknown(format!("the topic {topic}: {error}")),
+        Some(error) => unknown(&error.to_string()),
     }
 }
 
