@@ -3,7 +3,7 @@
 //!
 //! A process has one [`Producer`], which its cores share, and one [`Consumer`], which reads all
 //! partitions from their ends. Neither ever blocks a core, and both start, and serve again by
-//! themselves, whether or not a broker can be reached.
+//! themselves, whether or not a broker can be reached. `kafka/README.md` explains every setting.
 //!
 //! librdkafka's threads inherit the CPU affinity of the thread that starts a client: start both
 //! from a thread that is not pinned.

@@ -265,3 +265,27 @@ fn without_a_broker_both_start_and_refuse_or_wait_and_say_so() {
     assert!(!consumer.health().stats().connected);
     assert_eq!((ledger.reported(), log.told().len()), (0, 0));
 }
+
+#[test]
+fn a_sink_that_panics_is_told_by_health() {
+    struct Panics;
+    impl kafka_bus::Sink for Panics {
+        fn wants(&self, _: &[u8]) -> bool {
+            true
+        }
+        fn event(&mut self, _: protocol::Event<'_>) {}
+        fn gap(&mut self) {
+            panic!("on purpose");
+        }
+        fn bad(&mut self, _: i32, _: i64, _: &kafka_bus::BadMessage) {}
+        fn idle(&mut self) {}
+    }
+    let (_mock, options) = mock(1);
+    let consumer = Consumer::start(options, Box::new(Panics)).expect("good options");
+    wait_for("the end of its thread", || {
+        !consumer.health().stats().running
+    });
+    let error = consumer.health().last_error().expect("it is told");
+    assert_eq!(error.text, "a panic ended the thread");
+    consumer.stop();
+}
