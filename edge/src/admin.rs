@@ -1,49 +1,85 @@
-//! Health and metrics on an address of their own, served by one thread with blocking sockets, so
+//! Health and metrics on an address of their own, served by a few threads with blocking sockets, so
 //! that they answer even when a core is busy. It reads what the cores publish and changes nothing.
 
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use crate::{http, pages, shared::Shared};
 
 /// How long a client may take for its request, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Clients that are served at a time; one more waits for the one before it.
+const MAX_CLIENTS: usize = 16;
 
 /// Serves `listener` for the life of the process.
 pub(crate) fn run(listener: &TcpListener, shared: &Arc<Shared>) {
-    // A failed accept or client is the client's loss alone.
-    for stream in listener.incoming().flatten() {
-        let _ = serve(stream, shared);
+    let clients = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, mostly.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let busy = clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS;
+        let place = Place(Arc::clone(&clients));
+        let shared = Arc::clone(shared);
+        let client = move || {
+            // A failed client is its own loss alone.
+            let _ = serve(stream, &shared);
+            drop(place);
+        };
+        if busy {
+            client();
+            continue;
+        }
+        let thread = std::thread::Builder::new().name("admin-client".into());
+        if let Err(error) = thread.spawn(client) {
+            eprintln!("a client of the admin address is not served: {error}");
+        }
+    }
+}
+
+/// Stands for one client that is served.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let deadline = Instant::now() + PATIENCE;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut bytes = Vec::new();
     let mut buffer = [0; 4_096];
-    let started = std::time::Instant::now();
-    let response = loop {
+    let (response, head_only) = loop {
         match http::parse(&bytes, shared.config.server.max_header.0) {
-            Err(bad) => break http::Response::problem(bad.0, bad.1),
+            Err(bad) => break (http::Response::problem(bad.0, bad.1), false),
             Ok(Some((request, _))) => {
-                break pages::health(shared, &request.path).unwrap_or_else(|| {
+                let response = pages::health(shared, &request).unwrap_or_else(|| {
                     http::Response::problem(404, "there is nothing at this path")
                 });
+                break (response, request.method == "HEAD");
             }
             Ok(None) => {}
         }
-        if started.elapsed() > PATIENCE {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Ok(());
         }
+        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
             taken => bytes.extend_from_slice(&buffer[..taken]),
         }
     };
-    stream.write_all(&response.encode(false, false))
+    stream.write_all(&response.encode(false, head_only))
 }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 /// Headers that a request may have.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a body that are read.
-pub(crate) const MAX_BODY: usize = 512 << 10;
+/// Bytes of a body that are read: enough for 1,000 users of 256 bytes, each byte escaped.
+pub(crate) const MAX_BODY: usize = 1_600 << 10;
 
 /// A request, with lower-case header names.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     headers: Vec<(String, String)>,
+    /// HTTP/1.1, not 1.0.
+    pub(crate) is_current: bool,
     pub(crate) keep_alive: bool,
     pub(crate) body_length: usize,
 }
@@ -31,51 +33,54 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
     let head = match parsed.parse(bytes) {
         Ok(httparse::Status::Complete(head)) if head <= max_head => head,
         Ok(httparse::Status::Partial) if bytes.len() < max_head => return Ok(None),
-        Ok(_) => return Err(BadRequest(431, "the request's head is too large")),
+        Ok(_) => {
+            let first_line = &bytes[..max_head.min(bytes.len())];
+            return Err(match first_line.trim_ascii_start().contains(&b'\n') {
+                true => BadRequest(431, "the request's head is too large"),
+                false => BadRequest(414, "the request's target is too long"),
+            });
+        }
         Err(httparse::Error::TooManyHeaders) => {
             return Err(BadRequest(431, "the request has too many headers"));
         }
+        Err(httparse::Error::Version) => {
+            return Err(BadRequest(505, "only HTTP/1.1 is spoken here"));
+        }
         Err(_) => return Err(BadRequest(400, "not an HTTP/1.1 request")),
     };
-    let target = parsed.path.unwrap_or_default();
+    let target = origin_form(parsed.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let is_current = parsed.version == Some(1);
+    // What is not UTF-8 (RFC 9110 §5.5 has it opaque) stands in no header that is looked at.
+    let header = |header: &httparse::Header<'_>| {
+        let value = String::from_utf8_lossy(header.value);
+        (header.name.to_ascii_lowercase(), value.trim().to_owned())
+    };
     let mut request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
-        headers: Vec::with_capacity(parsed.headers.len()),
-        keep_alive: parsed.version == Some(1),
+        headers: parsed.headers.iter().map(header).collect(),
+        is_current,
+        keep_alive: is_current,
         body_length: 0,
     };
-    for header in parsed.headers.iter() {
-        let value = std::str::from_utf8(header.value)
-            .map_err(|_| BadRequest(400, "a header is not UTF-8"))?;
-        request
-            .headers
-            .push((header.name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
     if request.has_word("connection", "close") {
         request.keep_alive = false;
     }
-    let hosts = request.headers.iter().filter(|(name, _)| name == "host");
     // RFC 9112 §3.2.
-    if hosts.count() != 1 && parsed.version == Some(1) {
+    if is_current && request.only("host").is_none() {
         return Err(BadRequest(400, "HTTP/1.1 needs one host header"));
     }
     if request.header("transfer-encoding").is_some() {
         return Err(BadRequest(411, "a body needs a content-length"));
     }
-    let mut lengths = request
-        .headers
-        .iter()
-        .filter(|(name, _)| name == "content-length");
-    if let Some((_, length)) = lengths.next() {
-        if lengths.next().is_some() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(BadRequest(400, "bad content-length"));
-        }
-        request.body_length = length
-            .parse()
-            .map_err(|_| BadRequest(400, "bad content-length"))?;
+    if request.header("content-length").is_some() {
+        let length = request.only("content-length");
+        let digits = length.filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));
+        request.body_length = digits
+            .and_then(|length| length.parse().ok())
+            .ok_or(BadRequest(400, "bad content-length"))?;
         if request.body_length > MAX_BODY {
             return Err(BadRequest(413, "the body is too large"));
         }
@@ -83,7 +88,56 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
     Ok(Some((request, head)))
 }
 
+/// The target without scheme and authority, which proxies send (RFC 9112 §3.2.2).
+fn origin_form(target: &str) -> &str {
+    let Some((scheme, rest)) = target.split_once("://") else {
+        return target;
+    };
+    if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
+        return target;
+    }
+    match rest.find(['/', '?']) {
+        Some(path) if rest[path..].starts_with('/') => &rest[path..],
+        _ => "/",
+    }
+}
+
+/// A part of a query, decoded (WHATWG URL §5.1); `None` when it is not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let hex = match after {
+            [high, low, ..] if *first == b'%' => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                digit(high).zip(digit(low))
+            }
+            _ => None,
+        };
+        rest = match hex {
+            Some((high, low)) => {
+                bytes.push((high * 16 + low) as u8);
+                &after[2..]
+            }
+            None => {
+                bytes.push(if *first == b'+' { b' ' } else { *first });
+                after
+            }
+        };
+    }
+    String::from_utf8(bytes).ok()
+}
+
 impl Request {
+    /// The value of a header that is there exactly once.
+    pub(crate) fn only(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(have, _)| have == name);
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => Some(value),
+            _ => None,
+        }
+    }
+
     /// The header's value; of several, the first.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
@@ -105,20 +159,35 @@ impl Request {
         self.words(name).any(|have| have.eq_ignore_ascii_case(word))
     }
 
-    /// The decoded values of a query parameter.
-    pub(crate) fn parameters(&self, name: &str) -> Vec<String> {
-        form_urlencoded::parse(self.query.as_bytes())
-            .filter(|(have, _)| have == name)
-            .map(|(_, value)| value.into_owned())
+    /// The decoded values of a query parameter; `None` for one that is not UTF-8.
+    pub(crate) fn parameters(&self, name: &str) -> Vec<Option<String>> {
+        let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs
+            .filter(|(have, _)| decode(have).as_deref() == Some(name))
+            .map(|(_, value)| decode(value))
             .collect()
     }
 
-    /// The token of `Authorization: Bearer`.
-    pub(crate) fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    /// The token of `Authorization: Bearer`; `Err` when there are several, or another scheme.
+    pub(crate) fn bearer(&self) -> Result<Option<&str>, NoBearer> {
+        if self.header("authorization").is_none() {
+            return Ok(None);
+        }
+        let (scheme, token) = self
+            .only("authorization")
+            .and_then(|value| value.split_once(' '))
+            .ok_or(NoBearer)?;
+        match scheme.eq_ignore_ascii_case("bearer") {
+            true => Ok(Some(token.trim())),
+            false => Err(NoBearer),
+        }
     }
 }
+
+/// The authorization is not one bearer token.
+#[derive(Debug)]
+pub(crate) struct NoBearer;
 
 /// An answer.
 #[derive(Debug)]
@@ -163,14 +232,27 @@ impl Response {
         self
     }
 
+    /// A refusal for lack of a good token (RFC 6750 §3).
+    pub(crate) fn unauthorized(detail: &str, given: bool) -> Self {
+        let challenge = match given {
+            true => "Bearer error=\"invalid_token\"",
+            false => "Bearer",
+        };
+        Self::problem(401, detail).with("www-authenticate", challenge)
+    }
+
     /// The bytes of the answer; to HEAD, without the body.
     pub(crate) fn encode(&self, keep_alive: bool, head_only: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let mut header = |name: &str, value: &str| {
             write!(head, "{name}: {value}\r\n").expect("a String takes all text");
         };
-        header("content-type", self.content_type);
-        header("content-length", &self.body.len().to_string());
+        header("date", &date(crate::clock::wall_ms() / 1_000));
+        // RFC 9110 §8.6: none with 204.
+        if self.status != 204 {
+            header("content-type", self.content_type);
+            header("content-length", &self.body.len().to_string());
+        }
         header("cache-control", "no-store");
         header("x-content-type-options", "nosniff");
         if !keep_alive {
@@ -188,9 +270,35 @@ impl Response {
     }
 }
 
+/// Seconds since 1970 as RFC 9110 §5.6.7 has it, by days_from_civil's inverse
+/// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn date(seconds: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb",
+    ];
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Eras of 400 years, years from March on.
+    let of_era = (days + 719_468) % 146_097;
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let year = (days + 719_468) / 146_097 * 400 + year_of_era + u64::from(month >= 10);
+    format!(
+        "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
+        DAYS[(days % 7) as usize],
+        MONTHS[month as usize],
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -199,10 +307,12 @@ fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         411 => "Length Required",
         413 => "Content Too Large",
+        414 => "URI Too Long",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
         _ => "Error",
     }
 }
@@ -223,13 +333,68 @@ mod tests {
             (length, request.body_length, request.keep_alive),
             (head, 3, true)
         );
-        assert_eq!(request.parameters("user"), ["x y", "z"]);
+        assert_eq!(
+            request.parameters("user"),
+            [Some("x y".into()), Some("z".into())]
+        );
+    }
+
+    #[test]
+    fn parameters_are_decoded_or_are_none() {
+        let request = |query: &str| Request {
+            query: query.into(),
+            ..Request::default()
+        };
+        for (query, user) in [
+            ("user=a+b%2Bc", Some("a b+c")),
+            ("x&us%65r=%e2%82%AC", Some("€")),
+            ("user=%zz%", Some("%zz%")),
+            ("user", Some("")),
+            ("user=%FF", None),
+            ("user=%C3", None),
+        ] {
+            assert_eq!(
+                request(query).parameters("user"),
+                [user.map(Into::into)],
+                "{query}"
+            );
+        }
+        assert!(request("User=a&&=b").parameters("user").is_empty());
+    }
+
+    #[test]
+    fn targets_may_have_an_authority() {
+        for (target, path, query) in [
+            ("/a?b=c", "/a", "b=c"),
+            ("http://x/a?b=c", "/a", "b=c"),
+            ("HTTPS://x:1/a", "/a", ""),
+            ("http://x", "/", ""),
+            ("*", "*", ""),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let (request, _) = parse(text.as_bytes(), 800).expect("good").expect("whole");
+            assert_eq!((&*request.path, &*request.query), (path, query), "{target}");
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_709_251_199, "Thu, 29 Feb 2024 23:59:59 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
     }
 
     #[test]
     fn bad_heads_have_their_status() {
         let large = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(900));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(65));
+        let long = format!("GET /{} HTTP/1.1\r\n", "y".repeat(900));
         for (text, status) in [
             ("nonsense\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\n\r\n", 400),
@@ -250,8 +415,10 @@ mod tests {
                 "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
                 411,
             ),
+            ("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
             (&large, 431),
             (&many, 431),
+            (&long, 414),
         ] {
             let error = parse(text.as_bytes(), 800).expect_err(text);
             assert_eq!(error.0, status, "{text}");

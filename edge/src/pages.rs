@@ -9,7 +9,7 @@ use token::Claims;
 
 use crate::{
     clock,
-    http::{Request, Response},
+    http::{NoBearer, Request, Response},
     shared::Shared,
     worker::Worker,
 };
@@ -20,33 +20,103 @@ const MAX_BULK: usize = 1_000;
 /// How long a token of the live page is good, ms.
 const DEMO_TTL: u64 = 86_400_000;
 
-/// The answer to a request that is no upgrade.
-pub(crate) async fn answer(worker: &Rc<Worker>, request: &Request, body: &[u8]) -> Response {
+/// What the live page may do: run and look as it does, and talk to its edge.
+const LIVE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
+    style-src 'unsafe-inline'; img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+/// Whether the request's body is to be read; an answer instead when its sender may not ask that, so
+/// that bodies are only kept of those who may.
+pub(crate) fn takes_body(worker: &Worker, request: &Request) -> Result<bool, Box<Response>> {
+    if (request.path.as_str(), request.method.as_str()) != ("/status", "POST") {
+        return Ok(false);
+    }
+    let allowed = match caller(worker, request) {
+        Err(response) => Err(response),
+        Ok(Some(claims)) if !claims.has_scope(&worker.shared.config.auth.admin_scope) => {
+            let scope = &worker.shared.config.auth.admin_scope;
+            Err(Response::problem(
+                403,
+                &format!("the token needs the scope {scope}"),
+            ))
+        }
+        Ok(_) if request.header("content-length").is_none() => {
+            Err(Response::problem(411, "a body needs a content-length"))
+        }
+        Ok(_) => Ok(true),
+    };
+    allowed.map_err(|response| Box::new(for_browsers(&worker.shared, request, response)))
+}
+
+/// The answer to a request that is no upgrade; `body` is that of one that [`takes_body`].
+pub(crate) async fn answer(
+    worker: &Rc<Worker>,
+    request: &Request,
+    body: Option<&[u8]>,
+) -> Response {
     let shared = &worker.shared;
-    if let Some(response) = health(shared, &request.path) {
-        return if is_read(request) {
-            response
-        } else {
-            wrong_method("GET, HEAD")
-        };
+    if let Some(response) = health(shared, request) {
+        return response;
     }
     match (request.path.as_str(), request.method.as_str()) {
         ("/", "GET" | "HEAD") => Response::new(200, "text/html; charset=utf-8", LIVE_PAGE)
-            .with("x-frame-options", "DENY"),
-        ("/route", "GET" | "HEAD") => route(shared, request),
-        ("/status", "GET" | "HEAD") => one_status(worker, request).await,
-        ("/status", "POST") => bulk_status(worker, request, body).await,
+            .with("content-security-policy", LIVE_POLICY)
+            .with("referrer-policy", "no-referrer"),
         ("/demo/token", "GET") if shared.development => demo_token(shared, request),
         ("/demo/token", _) if shared.development => wrong_method("GET"),
-        ("/" | "/route", _) => wrong_method("GET, HEAD"),
-        ("/status", _) => wrong_method("GET, HEAD, POST"),
+        ("/", _) => wrong_method("GET, HEAD"),
+        ("/route" | "/status", _) => {
+            let response = presence(worker, request, body).await;
+            for_browsers(shared, request, response)
+        }
         _ => Response::problem(404, "there is nothing at this path"),
     }
 }
 
+/// What clients ask, wherever the page comes from that they run in.
+async fn presence(worker: &Rc<Worker>, request: &Request, body: Option<&[u8]>) -> Response {
+    match (request.path.as_str(), request.method.as_str(), body) {
+        ("/route", "GET" | "HEAD", _) => route(&worker.shared, request),
+        ("/status", "GET" | "HEAD", _) => one_status(worker, request).await,
+        ("/status", "POST", Some(body)) => bulk_status(worker, body).await,
+        ("/route", "OPTIONS", _) => preflight("GET, HEAD, OPTIONS"),
+        ("/status", "OPTIONS", _) => preflight("GET, HEAD, POST, OPTIONS"),
+        ("/route", ..) => wrong_method("GET, HEAD, OPTIONS"),
+        _ => wrong_method("GET, HEAD, POST, OPTIONS"),
+    }
+}
+
+/// The answer to a browser that asks before it asks (Fetch, CORS-preflight).
+fn preflight(methods: &'static str) -> Response {
+    Response::new(204, "", "")
+        .with("allow", methods)
+        .with("access-control-allow-methods", methods)
+        .with(
+            "access-control-allow-headers",
+            "authorization, content-type",
+        )
+        .with("access-control-max-age", "7200")
+}
+
+/// Lets the pages of the allowed origins read an answer.
+fn for_browsers(shared: &Shared, request: &Request, response: Response) -> Response {
+    let origins = &shared.config.server.origins.0;
+    let response = response.with("access-control-expose-headers", "retry-after");
+    if origins.is_empty() {
+        return response.with("access-control-allow-origin", "*");
+    }
+    let response = response.with("vary", "origin");
+    match request.header("origin") {
+        Some(origin) if shared.allows_origin(origin) => {
+            response.with("access-control-allow-origin", origin)
+        }
+        _ => response,
+    }
+}
+
 /// What is served on the clients' and on the admin address.
-pub(crate) fn health(shared: &Shared, path: &str) -> Option<Response> {
-    Some(match path {
+pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
+    let response = match request.path.as_str() {
         "/healthz" => Response::text(200, "ok"),
         "/readyz" if shared.is_ready() => Response::text(200, "ready"),
         "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
@@ -61,11 +131,11 @@ pub(crate) fn health(shared: &Shared, path: &str) -> Option<Response> {
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
         }
         _ => return None,
-    })
-}
-
-fn is_read(request: &Request) -> bool {
-    ["GET", "HEAD"].contains(&request.method.as_str())
+    };
+    match request.method.as_str() {
+        "GET" | "HEAD" => Some(response),
+        _ => Some(wrong_method("GET, HEAD")),
+    }
 }
 
 fn wrong_method(allowed: &'static str) -> Response {
@@ -77,10 +147,11 @@ fn user_of(request: &Request) -> Result<String, Response> {
     let mut users = request.parameters("userId");
     users.extend(request.parameters("user"));
     match users.as_slice() {
-        [user] => match protocol::check_user(user) {
+        [Some(user)] => match protocol::check_user(user) {
             Ok(()) => Ok(user.clone()),
             Err(error) => Err(Response::problem(400, &error.to_string())),
         },
+        [None] => Err(Response::problem(400, "userId is not UTF-8")),
         _ => Err(Response::problem(400, "userId must be given once")),
     }
 }
@@ -104,20 +175,24 @@ fn route(shared: &Shared, request: &Request) -> Response {
 }
 
 /// Who asks over HTTP; anyone on an edge with the public secret of development.
-fn caller(shared: &Shared, request: &Request) -> Result<Option<Claims>, Response> {
-    let unauthorized = |what: &str| Response::problem(401, what).with("www-authenticate", "Bearer");
+fn caller(worker: &Worker, request: &Request) -> Result<Option<Claims>, Response> {
     match request.bearer() {
-        None if shared.development => Ok(None),
-        None => Err(unauthorized("a bearer token is needed")),
-        Some(token) => match shared.verifier.load().verify(token, clock::wall_ms()) {
+        Ok(None) if worker.shared.development => Ok(None),
+        Ok(None) => Err(Response::unauthorized("a bearer token is needed", false)),
+        Ok(Some(token)) => match worker.check_token(token) {
             Ok(claims) => Ok(Some(claims)),
-            Err(error) => Err(unauthorized(&error.to_string())),
+            Err(error) => Err(Response::unauthorized(&error.to_string(), true)),
         },
+        Err(NoBearer) => {
+            worker.count_bad_token("malformed");
+            let what = "the authorization must be one bearer token";
+            Err(Response::unauthorized(what, true))
+        }
     }
 }
 
 async fn one_status(worker: &Rc<Worker>, request: &Request) -> Response {
-    let caller = match caller(&worker.shared, request) {
+    let caller = match caller(worker, request) {
         Ok(caller) => caller,
         Err(response) => return response,
     };
@@ -134,15 +209,7 @@ async fn one_status(worker: &Rc<Worker>, request: &Request) -> Response {
     }
 }
 
-async fn bulk_status(worker: &Rc<Worker>, request: &Request, body: &[u8]) -> Response {
-    match caller(&worker.shared, request) {
-        Err(response) => return response,
-        Ok(Some(claims)) if !claims.has_scope(&worker.shared.config.auth.admin_scope) => {
-            let scope = &worker.shared.config.auth.admin_scope;
-            return Response::problem(403, &format!("the token needs the scope {scope}"));
-        }
-        Ok(_) => {}
-    }
+async fn bulk_status(worker: &Rc<Worker>, body: &[u8]) -> Response {
     let body: Option<Value> = serde_json::from_slice(body).ok();
     let users = body.as_ref().and_then(|body| body.get("users")?.as_array());
     let users: Option<Vec<&str>> =

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use ring::{CoreId, Epoch, MapVersion, Vnode, VnodeCount};
 use token::Verifier;
 
-use crate::{cluster::Place, config::Config, metrics::Metrics, tls};
+use crate::{cluster::Place, config::Config, http::Response, metrics::Metrics, tls};
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -53,6 +53,20 @@ pub(crate) struct Route {
 pub(crate) enum Full {
     Edge,
     Address,
+}
+
+impl Full {
+    /// What the client is told.
+    pub(crate) fn response(self) -> Response {
+        match self {
+            Self::Edge => Response::problem(503, "the edge has as many connections as it takes")
+                .with("retry-after", "5"),
+            Self::Address => {
+                let what = "your address has as many connections as it may";
+                Response::problem(429, what).with("retry-after", "5")
+            }
+        }
+    }
 }
 
 /// A connection's place among those admitted.
@@ -149,6 +163,13 @@ impl Shared {
     /// Whether the edge is on its way out: load balancers send nobody new.
     pub(crate) fn is_leaving(&self) -> bool {
         self.is_draining() || self.place.as_ref().is_some_and(|place| place.is_leaving())
+    }
+
+    /// Whether pages of that origin may connect; all may when none is listed.
+    pub(crate) fn allows_origin(&self, origin: &str) -> bool {
+        let allowed = &self.config.server.origins.0;
+        let same = |allowed: &String| allowed.eq_ignore_ascii_case(origin);
+        allowed.is_empty() || allowed.iter().any(same)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -8,7 +8,7 @@ use token::Claims;
 
 use crate::{
     clock,
-    http::{Request, Response},
+    http::{NoBearer, Request, Response},
     shared::Shared,
 };
 
@@ -45,6 +45,9 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
         refused.response = refused.response.with("allow", "GET");
         return Err(refused);
     }
+    if !request.is_current {
+        return Err(refuse(400, "an upgrade needs HTTP/1.1"));
+    }
     if !request.has_word("upgrade", "websocket") || !request.has_word("connection", "upgrade") {
         let mut refused = refuse(426, "this is the address of a WebSocket");
         refused.response = refused
@@ -53,24 +56,22 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
             .with("connection", "upgrade");
         return Err(refused);
     }
-    if request.header("sec-websocket-version") != Some("13") {
+    if request.only("sec-websocket-version") != Some("13") {
         let mut refused = refuse(426, "only version 13 of WebSocket is spoken here");
         refused.response = refused.response.with("sec-websocket-version", "13");
         return Err(refused);
     }
-    let key = request.header("sec-websocket-key").unwrap_or_default();
+    let key = request.only("sec-websocket-key").unwrap_or_default();
     if STANDARD.decode(key).map_or(true, |key| key.len() != 16) {
-        return Err(refuse(400, "sec-websocket-key must be 16 bytes in base64"));
+        let what = "one sec-websocket-key is needed, of 16 bytes in base64";
+        return Err(refuse(400, what));
     }
     if request.body_length > 0 {
         return Err(refuse(400, "an upgrade request has no body"));
     }
-    let origins = &shared.config.server.origins.0;
-    if let Some(origin) = request.header("origin")
-        && !origins.is_empty()
-        && !origins
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    if request
+        .header("origin")
+        .is_some_and(|origin| !shared.allows_origin(origin))
     {
         return Err(refuse(403, "this origin is not allowed"));
     }
@@ -83,19 +84,12 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     let encoding = offered
         .iter()
         .find_map(|name| Encoding::from_subprotocol(name));
-    let bearer = offered.iter().find_map(|name| name.strip_prefix(BEARER));
     if encoding.is_none() && offered.iter().any(|name| !name.starts_with(BEARER)) {
         let what = "none of the subprotocols is spoken here: online-status.v1.json and \
                     online-status.v1.cbor are";
         return Err(refuse(400, what));
     }
-    let claims = match request.bearer().or(bearer) {
-        None if request.header("authorization").is_some() => {
-            return Err(unauthorized(
-                "the authorization must be a bearer token",
-                "malformed",
-            ));
-        }
+    let claims = match token_of(request, &offered)? {
         None => None,
         Some(token) => match shared.verifier.load().verify(token, clock::wall_ms()) {
             Ok(claims) => Some(claims),
@@ -129,10 +123,24 @@ fn accept_key(key: &str) -> String {
     STANDARD.encode(proof.finalize())
 }
 
+/// The request's token: in its authorization or among its subprotocols, and never twice, since
+/// which of two would count is a question with two answers.
+fn token_of<'a>(request: &'a Request, offered: &[&'a str]) -> Result<Option<&'a str>, Refused> {
+    let mut offered = offered.iter().filter_map(|name| name.strip_prefix(BEARER));
+    let header = request.bearer().map_err(|NoBearer| {
+        let what = "the authorization must be one bearer token";
+        unauthorized(what, "malformed")
+    })?;
+    let token = header.or_else(|| offered.next());
+    match offered.next() {
+        None => Ok(token),
+        Some(_) => Err(refuse(400, "the request has more than one token")),
+    }
+}
+
 fn unauthorized(what: &str, label: &'static str) -> Refused {
-    let response = Response::problem(401, what).with("www-authenticate", "Bearer");
     Refused {
-        response,
+        response: Response::unauthorized(what, true),
         bad_token: Some(label),
     }
 }

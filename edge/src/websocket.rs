@@ -9,6 +9,9 @@ const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 const MAX_CONTROL: usize = protocol::frame::MAX_CONTROL;
 
+/// Why a binary frame on the JSON subprotocol, or a text on the other, ends a connection.
+pub(crate) const OTHER_KIND: &str = "this subprotocol has the other kind of frames";
+
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound<'a> {

@@ -18,11 +18,11 @@ use monoio::net::TcpStream;
 use presence::{Answer, Core, How, PeerMessage, SessionId};
 use protocol::CloseCode;
 use ring::CoreId;
+use token::{Claims, TokenError};
 
 use crate::{
-    bus::Bus, clock, cluster::WorkerLinks, connection::Handoff, mesh::Mesh, metrics::CoreStats,
-    node_side::NodeSide, send_ring::SendRing, shared::Shared, socket, store::Store,
-    tls::TlsSession,
+    bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats, node_side::NodeSide,
+    send_ring::SendRing, session::Handoff, shared::Shared, socket, store::Store, tls::TlsSession,
 };
 
 /// Between two ticks.
@@ -378,6 +378,28 @@ impl Worker {
         self.conns.borrow()[id.index as usize]
             .as_ref()
             .is_none_or(|conn| conn.closing)
+    }
+
+    /// What `token` says, if it is good now; a bad one is counted.
+    pub(crate) fn check_token(&self, token: &str) -> Result<Claims, TokenError> {
+        let verifier = self.shared.verifier.load();
+        let claims = verifier.verify(token, clock::wall_ms());
+        claims.inspect_err(|error| self.count_bad_token(error.label()))
+    }
+
+    pub(crate) fn count_bad_token(&self, reason: &'static str) {
+        let mut stats = self.stats.borrow_mut();
+        *stats.bad_tokens.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn count_response(&self, status: u16) {
+        let mut stats = self.stats.borrow_mut();
+        *stats.responses.entry(status).or_default() += 1;
+    }
+
+    pub(crate) fn count_close(&self, code: CloseCode) {
+        let mut stats = self.stats.borrow_mut();
+        *stats.closes.entry(code.get()).or_default() += 1;
     }
 
     /// Sets a deadline for a socket: reading from it ends then.

@@ -186,11 +186,16 @@ impl Drop for Edge {
 
 /// Sends a raw request and reads the answer to it: status and body.
 pub(crate) fn request(address: SocketAddr, request: &str) -> (u16, String) {
+    let (head, body) = response(address, request);
+    (status_of(&head), body)
+}
+
+/// The same: head, in lower case, and body.
+pub(crate) fn response(address: SocketAddr, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.write_all(request.as_bytes()).expect("it is read");
-    let (head, body) = read_response(&mut stream);
-    (status_of(&head), body)
+    read_response(&mut stream)
 }
 
 fn status_of(head: &str) -> u16 {
@@ -201,7 +206,7 @@ fn status_of(head: &str) -> u16 {
     status.parse().expect("a status")
 }
 
-fn read_response(stream: &mut impl Read) -> (String, String) {
+pub(crate) fn read_response(stream: &mut impl Read) -> (String, String) {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -230,6 +235,8 @@ fn read_response(stream: &mut impl Read) -> (String, String) {
         assert!(count > 0, "closed in the body");
         body.extend_from_slice(&more[..count]);
     }
+    // Frames may follow.
+    body.truncate(length);
     (head, String::from_utf8(body).expect("UTF-8"))
 }
 

@@ -6,7 +6,8 @@ use std::io::Write;
 use serde_json::json;
 
 use crate::common::{
-    BINARY, CLOSE, Client, Edge, FIN, PING, PONG, TEXT, bearer, frame, request, token, upgrade,
+    BINARY, CLOSE, Client, Edge, FIN, PING, PONG, TEXT, bearer, frame, request, response, token,
+    upgrade,
 };
 
 const PING_MESSAGE: &[u8] = br#"{"type":"ping","id":5}"#;
@@ -235,6 +236,30 @@ fn bad_upgrades_are_refused_with_a_status() {
             403,
         ),
         ("a long head", good.replace("Upgrade:", &long), 431),
+        (
+            "another key",
+            good.replace(
+                "Version: 13",
+                "Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            ),
+            400,
+        ),
+        (
+            "another version",
+            good.replace("Version: 13", "Version: 13\r\nSec-WebSocket-Version: 8"),
+            426,
+        ),
+        ("HTTP/1.0", good.replace("HTTP/1.1", "HTTP/1.0"), 400),
+        (
+            "a folded header",
+            good.replace("Host: x", "Host: x\r\n y"),
+            400,
+        ),
+        (
+            "no connection",
+            good.replace("Connection: Upgrade", "Connection: keep-alive"),
+            426,
+        ),
         ("no HTTP", "hello\r\n\r\n".into(), 400),
         ("no host and 1.1", good.replace("Host: x\r\n", ""), 400),
         (
@@ -245,6 +270,22 @@ fn bad_upgrades_are_refused_with_a_status() {
     ];
     for (what, text, status) in cases {
         assert_eq!(request(edge.address, &text).0, status, "{what}");
+    }
+    for words in [
+        good.replace("Connection: Upgrade", "Connection: keep-alive, upgrade"),
+        good.replace(
+            "Connection: Upgrade",
+            "connection: keep-alive\r\nCONNECTION: UPGRADE",
+        ),
+        good.replace("/socket", "http://x/socket?from=a-proxy"),
+        good.replace(
+            "Host",
+            "Sec-WebSocket-Extensions: permessage-deflate\r\nHost",
+        ),
+    ] {
+        let (head, _) = response(edge.address, &words);
+        assert!(head.starts_with("http/1.1 101 "), "{words}: {head}");
+        assert!(!head.contains("sec-websocket-extensions"), "{head}");
     }
     let origin = format!(
         "Origin: https://good.example\r\n{}",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Edge, bearer, now, request, signed, token};
+use crate::common::{Edge, bearer, now, request, response, signed, token};
 
 fn get(edge: &Edge, path: &str, token: &str) -> (u16, Value) {
     let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{}\r\n", bearer(token));
@@ -52,6 +52,178 @@ fn one_status_and_many() {
     let many: Vec<String> = (0..1_001).map(|n| n.to_string()).collect();
     let status = post(&edge, &json!({ "users": many }).to_string(), &admin).0;
     assert!([400, 413].contains(&status), "{status}");
+}
+
+#[test]
+fn a_body_is_read_of_those_who_may_and_with_its_length() {
+    let edge = Edge::start(&[]);
+    let admin = signed(&json!({ "sub": "ops", "exp": now() + 60, "scope": "presence:admin" }));
+    let head = |token: &str, more: &str| {
+        format!(
+            "POST /status HTTP/1.1\r\nhost: x\r\n{}{more}\r\n",
+            bearer(token)
+        )
+    };
+    // Refused before the body comes, which it never does.
+    let length = "content-length: 100000\r\n";
+    assert_eq!(request(edge.address, &head(&token("bob"), length)).0, 403);
+    let nobody = format!("POST /status HTTP/1.1\r\nhost: x\r\n{length}\r\n");
+    assert_eq!(request(edge.address, &nobody).0, 401);
+    assert_eq!(request(edge.address, &head(&admin, "")).0, 411);
+    let chunked = head(&admin, "transfer-encoding: chunked\r\n");
+    assert_eq!(request(edge.address, &chunked).0, 411);
+    let huge = head(&admin, "content-length: 10000000\r\n");
+    assert_eq!(request(edge.address, &huge).0, 413);
+    // As long as 1,000 names can make it.
+    let users: Vec<String> = (0..1_000).map(|n| format!("{n:0>256}")).collect();
+    let escaped: String = users
+        .join("")
+        .chars()
+        .map(|digit| format!("\\u{:04x}", u32::from(digit)))
+        .collect();
+    let escaped: Vec<&str> = (0..1_000)
+        .map(|n| &escaped[n * 256 * 6..(n + 1) * 256 * 6])
+        .collect();
+    let body = format!("{{\"users\":[\"{}\"]}}", escaped.join("\",\""));
+    let (status, all) = post(&edge, &body, &admin);
+    assert_eq!(
+        (status, all["users"].as_array().map(Vec::len)),
+        (200, Some(1_000))
+    );
+}
+
+#[test]
+fn a_client_that_waits_for_100_gets_it() {
+    use std::io::{Read, Write};
+    let edge = Edge::start_with(&[]);
+    let mut stream = std::net::TcpStream::connect(edge.address).expect("a connection");
+    let body = r#"{"users":["a"]}"#;
+    let length = body.len();
+    let head = format!(
+        "POST /status HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("it is read");
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).expect("an answer");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).expect("it is read");
+    let (head, body) = crate::common::read_response(&mut stream);
+    assert!(head.starts_with("http/1.1 200"), "{head}{body}");
+}
+
+#[test]
+fn pages_of_allowed_origins_may_read_answers() {
+    let ask = |edge: &Edge, method: &str, origin: &str| {
+        let text = format!(
+            "{method} /route?userId=a HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\n\
+             connection: close\r\n\r\n"
+        );
+        response(edge.address, &text).0
+    };
+    let open = Edge::start(&[]);
+    for method in ["GET", "OPTIONS"] {
+        let head = ask(&open, method, "https://any.example");
+        assert!(
+            head.contains("access-control-allow-origin: *\r\n"),
+            "{head}"
+        );
+    }
+    let head = ask(&open, "OPTIONS", "https://any.example");
+    assert!(head.starts_with("http/1.1 204 "), "{head}");
+    assert!(
+        head.contains("access-control-allow-headers: authorization, content-type\r\n"),
+        "{head}"
+    );
+    let listed = Edge::start(&["--server-origins", "https://a.example,https://b.example"]);
+    let head = ask(&listed, "GET", "https://b.example");
+    assert!(
+        head.contains("access-control-allow-origin: https://b.example\r\n"),
+        "{head}"
+    );
+    let head = ask(&listed, "GET", "https://evil.example");
+    assert!(!head.contains("access-control-allow-origin"), "{head}");
+    // Not even a refusal is kept from the page.
+    let text = "GET /status?userId=a HTTP/1.1\r\nhost: x\r\n\r\n";
+    let (head, _) = response(open.address, text);
+    assert!(head.starts_with("http/1.1 401 "), "{head}");
+    assert!(
+        head.contains("access-control-allow-origin: *\r\n"),
+        "{head}"
+    );
+    // The tokens of the live page are its own.
+    let demo = Edge::start_with(&[]);
+    let text = "GET /demo/token?user=a HTTP/1.1\r\nhost: x\r\norigin: https://a.example\r\n\r\n";
+    let (head, _) = response(demo.address, text);
+    assert!(!head.contains("access-control"), "{head}");
+}
+
+#[test]
+fn heads_and_other_methods_are_answered_as_http_has_it() {
+    use std::io::{Read, Write};
+    let edge = Edge::start(&[]);
+    for address in [edge.address, edge.admin] {
+        let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+        let head = "HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("it is read");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an end");
+        let length = answer
+            .to_ascii_lowercase()
+            .contains("content-length: 3\r\n");
+        assert!(length && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(
+            answer.contains("date: ") && answer.contains(" GMT\r\n"),
+            "{answer}"
+        );
+        for method in ["POST", "PUT", "DELETE", "FOO"] {
+            let text = format!("{method} /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
+            let (head, _) = response(address, &text);
+            assert!(head.starts_with("http/1.1 405 "), "{head}");
+            assert!(head.contains("allow: get, head\r\n"), "{head}");
+        }
+    }
+    let cases = [
+        ("GET http://x/healthz HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\nx: \u{e9}\r\n\r\n", 200),
+        ("GET /healthz HTTP/2.0\r\nhost: x\r\n\r\n", 505),
+        ("GET /route?userId=%FF HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+    ];
+    for (text, status) in cases {
+        assert_eq!(request(edge.address, text).0, status, "{text}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(9_000));
+    assert_eq!(request(edge.address, &long).0, 414);
+}
+
+#[test]
+fn the_admin_address_serves_many_at_a_time() {
+    let edge = Edge::start(&[]);
+    let silent: Vec<_> = (0..8)
+        .map(|_| std::net::TcpStream::connect(edge.admin).expect("a connection"))
+        .collect();
+    let started = std::time::Instant::now();
+    assert_eq!(edge.get_admin("/healthz").0, 200);
+    // The silent ones may each take two seconds.
+    assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    drop(silent);
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_is_closed_without_a_word() {
+    use std::io::{Read, Write};
+    let edge = Edge::start(&["--server-upgrade-timeout", "300ms"]);
+    let mut stream = std::net::TcpStream::connect(edge.address).expect("a connection");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an end");
+    assert!(answer.is_empty());
+    let mut stream = std::net::TcpStream::connect(edge.address).expect("a connection");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is read");
+    stream.read_to_end(&mut answer).expect("an end");
+    let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
 }
 
 #[test]

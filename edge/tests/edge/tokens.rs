@@ -132,6 +132,49 @@ fn bad_tokens_are_refused_everywhere() {
 }
 
 #[test]
+fn a_request_has_one_token_or_none() {
+    let edge = Edge::start(&[]);
+    let (alice, bob) = (token("alice"), token("bob"));
+    let protocol = |tokens: &[&str]| {
+        let tokens: Vec<String> = tokens
+            .iter()
+            .map(|token| format!(", bearer.{token}"))
+            .collect();
+        format!(
+            "Sec-WebSocket-Protocol: online-status.v1.json{}\r\n",
+            tokens.concat()
+        )
+    };
+    for (headers, status) in [
+        (format!("{}{}", bearer(&alice), bearer(&alice)), 401),
+        (format!("{}{}", bearer("nonsense"), bearer(&alice)), 401),
+        (format!("{}{}", bearer(&alice), protocol(&[&bob])), 400),
+        (
+            format!("{}{}", bearer(&alice), protocol(&["nonsense"])),
+            400,
+        ),
+        (protocol(&[&alice, &bob]), 400),
+        (protocol(&[""]), 401),
+    ] {
+        assert_eq!(
+            request(edge.address, &upgrade(&headers)).0,
+            status,
+            "{headers}"
+        );
+    }
+    let plain =
+        |headers: &str| format!("GET /status?userId=x HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    let twice = format!("{}{}", bearer(&alice), bearer(&alice));
+    assert_eq!(request(edge.address, &plain(&twice)).0, 401);
+    let (head, _) = crate::common::response(edge.address, &plain(&bearer("nonsense")));
+    assert!(
+        head.contains("www-authenticate: bearer error=\"invalid_token\"\r\n"),
+        "{head}"
+    );
+    edge.until_metric_reaches("online_status_bad_tokens_total", "", 5.0);
+}
+
+#[test]
 fn a_public_key_is_no_secret() {
     let folder = Folder::new();
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");

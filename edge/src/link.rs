@@ -1,0 +1,158 @@
+//! A client's connection before it is a session: bytes in and out, through TLS or not. It owns
+//! what came and was not used yet, which its user bounds by how much it asks for.
+
+use std::{io, rc::Rc, time::Duration};
+
+use monoio::net::TcpStream;
+use protocol::{CloseCode, frame};
+
+use crate::{http::Response, socket, tls::TlsSession, worker::Worker};
+
+/// How long a client has to read a goodbye.
+const LINGER: Duration = Duration::from_secs(2);
+/// The least that is read at a time, so that what TLS needs for itself comes in few reads.
+const MIN_READ: usize = 4 << 10;
+
+/// What a read of a socket gave.
+enum Taken {
+    Nothing,
+    Bytes,
+    End,
+}
+
+pub(crate) struct Link {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) tls: Option<TlsSession>,
+    /// Plaintext that came and was not used yet.
+    pub(crate) inbox: Vec<u8>,
+}
+
+impl Link {
+    pub(crate) fn new(worker: Rc<Worker>, stream: Rc<TcpStream>, tls: Option<TlsSession>) -> Self {
+        Self {
+            worker,
+            stream,
+            tls,
+            inbox: Vec::new(),
+        }
+    }
+
+    /// Waits for more bytes and appends about `most` of them to the inbox; `false` at the end.
+    pub(crate) async fn fill(&mut self, most: usize) -> io::Result<bool> {
+        loop {
+            self.stream.readable(false).await?;
+            let mut answers = Vec::new();
+            let taken = self.read(most.max(MIN_READ), &mut answers);
+            // Handshake messages, or the alert that says what was wrong.
+            write_raw(&self.stream, &answers).await?;
+            match taken? {
+                Taken::Nothing => {}
+                Taken::Bytes => return Ok(true),
+                Taken::End => return Ok(false),
+            }
+        }
+    }
+
+    /// Reads what is there into the inbox; what TLS answers is appended to `answers`.
+    fn read(&mut self, most: usize, answers: &mut Vec<u8>) -> io::Result<Taken> {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let room = most.min(scratch.len());
+        let taken = match socket::receive(&self.stream, &mut scratch[..room])? {
+            None => return Ok(Taken::Nothing),
+            Some(0) => return Ok(Taken::End),
+            Some(taken) => taken,
+        };
+        self.worker.stats.borrow_mut().received_bytes += taken as u64;
+        let before = self.inbox.len();
+        let closed = match &mut self.tls {
+            None => {
+                self.inbox.extend_from_slice(&scratch[..taken]);
+                false
+            }
+            Some(tls) => {
+                let received = tls.receive(&scratch[..taken], &mut self.inbox);
+                tls.pending(answers);
+                received.map_err(io::Error::other)?
+            }
+        };
+        Ok(match (self.inbox.len() > before, closed) {
+            (true, _) => Taken::Bytes,
+            (false, true) => Taken::End,
+            (false, false) => Taken::Nothing,
+        })
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            None => write_raw(&self.stream, bytes).await,
+            Some(tls) => {
+                let mut encrypted = Vec::with_capacity(bytes.len() + 64);
+                tls.send(bytes, &mut encrypted);
+                write_raw(&self.stream, &encrypted).await
+            }
+        }
+    }
+
+    /// Answers a request; to a HEAD without the body.
+    pub(crate) async fn respond(
+        &mut self,
+        response: &Response,
+        keep: bool,
+        head_only: bool,
+    ) -> io::Result<()> {
+        self.worker.count_response(response.status);
+        self.write(&response.encode(keep, head_only)).await
+    }
+
+    /// Answers a request as the last thing on the connection.
+    pub(crate) async fn respond_last(
+        &mut self,
+        response: &Response,
+        head_only: bool,
+    ) -> io::Result<()> {
+        self.inbox = Vec::new();
+        self.respond(response, false, head_only).await?;
+        self.linger().await;
+        Ok(())
+    }
+
+    /// Sends a close frame as the last thing on the connection.
+    pub(crate) async fn farewell(&mut self, code: CloseCode, reason: &str) -> io::Result<()> {
+        self.worker.count_close(code);
+        let mut bytes = Vec::new();
+        frame::close(&mut bytes, code, reason);
+        self.write(&bytes).await?;
+        self.linger().await;
+        Ok(())
+    }
+
+    /// Lets the client read what was sent: a socket closed with unread bytes would be reset.
+    async fn linger(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            let mut goodbye = Vec::new();
+            tls.close(&mut goodbye);
+            // It fails when the client is gone, and then nobody needs it.
+            let _ = write_raw(&self.stream, &goodbye).await;
+        }
+        socket::stop_writing(&self.stream);
+        let deadline = self.worker.deadline(&self.stream, LINGER);
+        while !deadline.expired() && self.stream.readable(false).await.is_ok() {
+            let mut scratch = self.worker.scratch.borrow_mut();
+            match socket::receive(&self.stream, &mut scratch) {
+                Ok(Some(0)) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+async fn write_raw(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket::send(stream, bytes)? {
+            0 => stream.writable(false).await?,
+            taken => bytes = &bytes[taken..],
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! A session on the core that owns its user: what its client sends, from the socket to the presence
+//! core. It owns the reading side, and holds no buffer while it waits; what is sent to the client
+//! is the worker's.
+
+use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc, time::Duration};
+
+use monoio::net::TcpStream;
+use presence::{Hello, How, Refused, SessionId};
+use protocol::{CloseCode, Encoding, ErrorCode, Request, ServerMessage};
+use token::Claims;
+
+use crate::{
+    clock,
+    link::Link,
+    shared::Admission,
+    socket,
+    tls::TlsSession,
+    websocket::{Inbound, OTHER_KIND, Reader},
+    worker::Worker,
+};
+
+/// How long a client of another node waits for a look at the map, µs, and between two looks at that.
+const CATCH_UP: u64 = 500_000;
+const CATCH_UP_LOOK: Duration = Duration::from_millis(5);
+
+/// A connection on its way to the core that owns its user.
+pub(crate) struct Handoff {
+    pub(crate) socket: OwnedFd,
+    pub(crate) tls: Option<TlsSession>,
+    pub(crate) reader: Reader,
+    /// What came behind the token.
+    pub(crate) inbox: Vec<u8>,
+    pub(crate) encoding: Encoding,
+    pub(crate) claims: Claims,
+    pub(crate) admission: Admission,
+    /// Monotonic µs.
+    pub(crate) accepted: u64,
+}
+
+impl Handoff {
+    /// Opens the session and serves it to its end, on the owner's core.
+    pub(crate) async fn run(self, worker: Rc<Worker>) {
+        let Self {
+            socket,
+            tls,
+            reader,
+            inbox,
+            encoding,
+            claims,
+            admission,
+            accepted,
+        } = self;
+        // Without a runtime's place for it, the socket closes.
+        let Ok(stream) = socket::from_socket(socket) else {
+            return;
+        };
+        let stream = Rc::new(stream);
+        let hello = Hello {
+            user: &claims.user,
+            encoding,
+            expires: claims.expires,
+            rule: claims.rule.clone(),
+        };
+        let id = match open(&worker, &hello).await {
+            Ok(id) => id,
+            Err(refused) => {
+                let (code, reason) = match refused {
+                    Refused::TooManySessions => (CloseCode::TOO_MANY_SESSIONS, refused.to_string()),
+                    Refused::NotOwner => elsewhere(&worker, &claims.user),
+                };
+                let mut link = Link::new(worker, stream, tls);
+                // The client may be gone already.
+                let _ = link.farewell(code, &reason).await;
+                return;
+            }
+        };
+        {
+            let mut stats = worker.stats.borrow_mut();
+            stats.connections += 1;
+            stats
+                .handshake
+                .record(clock::mono_us().saturating_sub(accepted));
+        }
+        drop(claims);
+        let tls = tls.map(|tls| Rc::new(RefCell::new(tls)));
+        worker.register(id, Rc::clone(&stream), tls.clone());
+        worker.kick();
+        let mut session = Session {
+            id,
+            stream,
+            tls,
+            reader,
+            encoding,
+            unread: inbox,
+            ended: false,
+        };
+        session.run(&worker).await;
+        worker.deregister(id);
+        {
+            let mut core = worker.core.borrow_mut();
+            core.at(clock::now());
+            core.closed(id, How::Broken);
+        }
+        worker.stats.borrow_mut().connections -= 1;
+        worker.kick();
+        drop(admission);
+    }
+}
+
+/// Opens a session. A node that does not own the user may be behind: then it looks at the map first.
+async fn open(worker: &Worker, hello: &Hello<'_>) -> Result<SessionId, Refused> {
+    let connect = || {
+        let mut core = worker.core.borrow_mut();
+        core.at(clock::now());
+        core.connect(hello)
+    };
+    let opened = connect();
+    let (Err(Refused::NotOwner), Some(place)) = (&opened, &worker.shared.place) else {
+        return opened;
+    };
+    let before = place.reads();
+    place.want_map();
+    let started = clock::mono_us();
+    loop {
+        monoio::time::sleep(CATCH_UP_LOOK).await;
+        let opened = connect();
+        let looked = place.reads() >= before + 2;
+        let waited = clock::mono_us() - started > CATCH_UP;
+        if !matches!(opened, Err(Refused::NotOwner)) || looked || waited {
+            return opened;
+        }
+    }
+}
+
+/// What a client is told that is not this node's.
+fn elsewhere(worker: &Worker, user: &str) -> (CloseCode, String) {
+    let shared = &worker.shared;
+    match shared.route(user) {
+        Some(route) if route.node != shared.config.node.id => {
+            (CloseCode::WRONG_NODE, route.address)
+        }
+        _ => {
+            let reason = "no node owns the user at the moment";
+            (CloseCode::OVERLOADED, reason.to_owned())
+        }
+    }
+}
+
+/// The reading side of a session.
+struct Session {
+    id: SessionId,
+    stream: Rc<TcpStream>,
+    tls: Option<Rc<RefCell<TlsSession>>>,
+    reader: Reader,
+    encoding: Encoding,
+    /// What came while the session was busy; nothing is read from the socket before it is.
+    unread: Vec<u8>,
+    /// Nothing follows what is unread.
+    ended: bool,
+}
+
+impl Session {
+    async fn run(&mut self, worker: &Rc<Worker>) {
+        loop {
+            if !self.unread.is_empty() {
+                let mut unread = std::mem::take(&mut self.unread);
+                self.take(worker, &mut unread);
+            } else if self.ended || self.stream.readable(false).await.is_err() || !self.read(worker)
+            {
+                return;
+            }
+            worker.kick();
+            worker.unpaused(self.id).await;
+        }
+    }
+
+    /// Reads what is there; `false` at the end.
+    fn read(&mut self, worker: &Rc<Worker>) -> bool {
+        let mut scratch = worker.scratch.borrow_mut();
+        let taken = match socket::receive(&self.stream, &mut scratch) {
+            Ok(None) => return true,
+            Ok(Some(0)) | Err(_) => return false,
+            Ok(Some(taken)) => taken,
+        };
+        worker.stats.borrow_mut().received_bytes += taken as u64;
+        let Some(tls) = &self.tls else {
+            self.take(worker, &mut scratch[..taken]);
+            return true;
+        };
+        let mut plaintext = Vec::new();
+        // What TLS itself has to say goes out with the next answer.
+        let received = tls.borrow_mut().receive(&scratch[..taken], &mut plaintext);
+        drop(scratch);
+        self.ended = !matches!(received, Ok(false));
+        self.take(worker, &mut plaintext);
+        true
+    }
+
+    /// Gives bytes of the client to the presence core, message by message, until the session is
+    /// busy.
+    fn take(&mut self, worker: &Rc<Worker>, bytes: &mut [u8]) {
+        if worker.is_closing(self.id) {
+            return;
+        }
+        let mut core = worker.core.borrow_mut();
+        core.at(clock::now());
+        core.heard(self.id);
+        let (id, encoding) = (self.id, self.encoding);
+        let used = self.reader.read(bytes, |inbound| {
+            match inbound {
+                Inbound::Message(kind, payload) if kind == encoding => {
+                    match protocol::decode(encoding, payload) {
+                        Ok(message) => match message.request {
+                            Request::Auth { token } => {
+                                renew(worker, &mut core, id, &token, message.id.as_ref());
+                            }
+                            _ => core.receive(id, message),
+                        },
+                        Err(bad) => core.reject(id, &bad),
+                    }
+                }
+                Inbound::Message(..) => {
+                    core.close(id, How::Broken, CloseCode::UNSUPPORTED, OTHER_KIND);
+                }
+                Inbound::Ping(payload) => core.ping(id, payload),
+                Inbound::Pong => core.pong(id),
+                Inbound::Close(code) => {
+                    let how = if code == Some(CloseCode::NORMAL) {
+                        How::Clean
+                    } else {
+                        How::Broken
+                    };
+                    core.close(id, how, code.unwrap_or(CloseCode::NORMAL), "");
+                }
+                Inbound::Error(code, reason) => core.close(id, How::Broken, code, reason),
+            }
+            !core.is_busy(id)
+        });
+        self.unread.extend_from_slice(&bytes[used..]);
+    }
+}
+
+/// A token that comes in a session renews it.
+fn renew(
+    worker: &Worker,
+    core: &mut presence::Core,
+    id: SessionId,
+    token: &str,
+    reply_to: Option<&protocol::MessageId>,
+) {
+    // Checking a token costs more than most, so it counts as a message before.
+    if !core.spend(id) {
+        return;
+    }
+    let refused = match worker.check_token(token) {
+        Ok(claims) if core.user_of(id) == Some(&*claims.user) => {
+            core.renewed(id, claims.expires, &claims.rule);
+            return;
+        }
+        Ok(_) => (
+            ErrorCode::WrongUser,
+            "the new token is another user's".to_owned(),
+        ),
+        Err(error) => (ErrorCode::BadToken, error.to_string()),
+    };
+    let (code, message) = refused;
+    core.send_message(
+        id,
+        &ServerMessage::Error {
+            id: reply_to,
+            code,
+            message: &message,
+        },
+    );
+}
