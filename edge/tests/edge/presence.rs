@@ -271,13 +271,17 @@ fn limits_close_with_their_codes() {
 
 #[test]
 fn a_client_that_does_not_read_is_ended_and_the_others_go_on() {
-    let outbox = [
+    let flags = [
         "--presence-outbox",
         "16KiB",
         "--presence-message-burst",
         "1000000",
+        "--presence-heartbeat",
+        "2s",
+        "--presence-heartbeat-timeout",
+        "3s",
     ];
-    let edge = Edge::start(&[&outbox, QUICK].concat());
+    let edge = Edge::start(&flags);
     let mut witness = edge.user("witness");
     let mut deaf = edge.user("deaf");
     let users: Vec<String> = (0..200).map(|n| format!("user-{n}")).collect();
