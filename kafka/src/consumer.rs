@@ -45,7 +45,7 @@ pub trait Sink: Send {
     /// now on. Also called once when the first partitions are assigned.
     fn gap(&mut self);
 
-    /// A message is not an event and is passed over.
+    /// A message is not an event and is passed over; nothing else tells about it but a counter.
     fn bad(&mut self, partition: i32, offset: i64, error: &BadMessage);
 
     /// The calls before this one made up a batch; nothing else may come for a while.
@@ -390,11 +390,7 @@ fn take(
         Ok(event) => sink.event(event),
         Err(error) => {
             health.bad.fetch_add(1, Relaxed);
-            let (partition, offset) = (message.partition(), message.offset());
-            health
-                .notes
-                .error(&format!("partition {partition}, offset {offset}: {error}"));
-            sink.bad(partition, offset, &error);
+            sink.bad(message.partition(), message.offset(), &error);
         }
     }
 }

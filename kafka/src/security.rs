@@ -138,26 +138,23 @@ impl Security {
             feature: "tls",
         };
         if self.protocol.has_tls() && no_tls {
-            return Err(tls("security.protocol = ssl or sasl_ssl"));
+            return Err(tls("security_protocol = ssl or sasl_ssl"));
         }
         if self.protocol.has_sasl() {
             if self.mechanism != Mechanism::Plain && no_tls {
-                return Err(tls("security.mechanism = SCRAM-SHA-256 or SCRAM-SHA-512"));
+                return Err(tls("sasl_mechanism = SCRAM-SHA-256 or SCRAM-SHA-512"));
             }
             if self.username.is_empty() {
-                return Err(OpenError::Missing("security.username", "SASL needs it"));
+                return Err(OpenError::Missing("username", "SASL needs it"));
             }
             if self.password.is_empty() {
-                return Err(OpenError::Missing("security.password", "SASL needs it"));
+                return Err(OpenError::Missing("password", "SASL needs it"));
             }
         }
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => Err(OpenError::Missing(
-                "security.key_file",
-                "a certificate needs its key",
-            )),
+            (Some(_), None) => Err(OpenError::Missing("key", "a certificate needs its key")),
             (None, Some(_)) => Err(OpenError::Missing(
-                "security.cert_file",
+                "certificate",
                 "a key needs its certificate",
             )),
             _ => Ok(()),
@@ -213,14 +210,14 @@ mod tests {
             s.protocol = SecurityProtocol::SaslPlaintext;
             s.mechanism = Mechanism::Plain;
         };
-        assert!(said(plain).contains("security.username"));
+        assert!(said(plain).contains("username"));
         let no_password = said(|s| {
             plain(s);
             s.username = "edge".into();
         });
-        assert!(no_password.contains("security.password"));
+        assert!(no_password.contains("password"));
         let no_key = said(|s| s.cert_file = Some("c.pem".into()));
-        assert!(no_key.contains("security.key_file"));
+        assert!(no_key.contains("setting key is missing"));
     }
 
     #[test]

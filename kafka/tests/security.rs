@@ -50,13 +50,21 @@ fn give_rights(server: &KafkaServer, topic: &str, operations: &[&str]) {
     let arguments: Vec<&str> = base.into_iter().chain(on_topic).chain(operations).collect();
     let acls = "org.apache.kafka.tools.AclCommand";
     server.tool(acls, &arguments).expect("rights on the topic");
-    let on_group = ["--group", "online-status-unused", "--operation", "Describe"];
+    let on_group = [
+        "--group",
+        "online-status",
+        "--resource-pattern-type",
+        "prefixed",
+        "--operation",
+        "Describe",
+    ];
     let arguments: Vec<&str> = base.into_iter().chain(on_group).collect();
     server.tool(acls, &arguments).expect("rights on the group");
 }
 
 fn options_for(server: &KafkaServer, topic: &str, security: Security) -> Options {
     let mut options = options(&format!("127.0.0.1:{}", server.ports().other), topic);
+    options.client_id = "online-status-n1".into();
     options.security = security;
     options
 }
