@@ -14,7 +14,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{Lease, Version};
-use ring::{Epoch, Map, MapVersion, NodeId, VnodeCount};
+use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
 use self::member::Member;
 pub use self::view::{MemberView, Note, Problem, State};
@@ -290,7 +290,7 @@ impl Control {
             decision.notes.push(Note::Writing {
                 version: map.version(),
                 raised: raise,
-                moves: self.map.as_ref().map_or(0, |former| changes(former, &map)),
+                moves: changes(self.map.as_ref(), &map),
             });
             self.proposed = Some(map.clone());
             decision.write = Some(Write {
@@ -333,14 +333,12 @@ impl Control {
     }
 }
 
-/// How many vnodes have another owner in `next`.
-fn changes(map: &Map, next: &Map) -> usize {
+/// How many vnodes have another owner in `next` than in `map`, or the owner's next life.
+fn changes(map: Option<&Map>, next: &Map) -> usize {
     let owner = |map: &Map, vnode| {
         map.owner(vnode)
             .map(|(node, _)| (node.id.clone(), node.boot))
     };
-    map.count()
-        .all()
-        .filter(|vnode| owner(map, *vnode) != owner(next, *vnode))
-        .count()
+    let changed = |vnode: &Vnode| map.and_then(|map| owner(map, *vnode)) != owner(next, *vnode);
+    next.count().all().filter(changed).count()
 }

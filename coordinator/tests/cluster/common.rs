@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -65,13 +65,17 @@ impl Coordinator {
     }
 
     pub(crate) fn start_with(redis: &RedisServer, id: &str, flags: &[&str]) -> Self {
-        let log = redis.directory().join(format!("{id}.log"));
+        Self::start_at(&redis.url(), redis.directory(), id, flags)
+    }
+
+    /// Whatever is at the URL; the log goes to the directory.
+    pub(crate) fn start_at(url: &str, directory: &Path, id: &str, flags: &[&str]) -> Self {
+        let log = directory.join(format!("{id}.log"));
         let file = std::fs::File::create(&log).expect("a log file");
         let errors = file.try_clone().expect("a log file");
-        let url = redis.url();
         let mut child = command()
             .args(["run", "--listen", "127.0.0.1:0", "--coordinator-id", id])
-            .args(["--redis-url", &url])
+            .args(["--redis-url", url])
             .args(QUICK)
             .args(flags)
             .stdout(file)
@@ -314,6 +318,10 @@ impl Edge {
         name: &str,
         change: impl FnOnce(&mut Lease),
     ) -> Self {
+        Self::start_at(redis.url(), name, change)
+    }
+
+    pub(crate) fn start_at(url: String, name: &str, change: impl FnOnce(&mut Lease)) -> Self {
         static BOOTS: AtomicU64 = AtomicU64::new(1);
         let mut lease = Lease {
             node: name.into(),
@@ -331,7 +339,7 @@ impl Edge {
         change(&mut lease);
         let map = Arc::new(Mutex::new(None));
         let stop = Arc::new(AtomicBool::new(false));
-        let options = Options::new(redis.url());
+        let options = Options::new(url);
         let thread = {
             let (map, stop) = (Arc::clone(&map), Arc::clone(&stop));
             std::thread::spawn(move || {

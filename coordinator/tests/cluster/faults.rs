@@ -2,7 +2,10 @@
 
 use std::{thread::sleep, time::Duration};
 
-use redis_store::testing::RedisServer;
+use redis_store::{
+    Link, MapWrite, Options,
+    testing::{RedisCluster, RedisServer},
+};
 use rustix::process::Signal;
 
 use crate::common::{Coordinator, Edge, until};
@@ -51,6 +54,13 @@ fn a_leader_that_was_paused_cannot_overwrite_what_its_successor_wrote() {
     let _b = Edge::start(&redis, "b");
     old.ready();
     new.until_owned(&[("a", 32), ("b", 32)]);
+    let leader = redis.cli(&["get", "os:leader"]);
+    let token: u64 = leader
+        .trim()
+        .rsplit(' ')
+        .next()
+        .and_then(|t| t.parse().ok())
+        .expect("a token");
     old.signal(Signal::STOP);
     until("the other leads", || new.leads().then_some(()));
     let _c = Edge::start(&redis, "c");
@@ -59,6 +69,9 @@ fn a_leader_that_was_paused_cannot_overwrite_what_its_successor_wrote() {
     });
     let version = new.map_version();
     let map = redis.cli(&["--no-raw", "get", "os:map"]);
+    // What it might have been about to write.
+    let written = write_as(&redis, token);
+    assert!(matches!(written, MapWrite::Superseded { token: newer } if newer > token));
     old.signal(Signal::CONT);
     until("the old leader follows", || {
         (!old.leads() && old.map_version() == version).then_some(())
@@ -67,6 +80,20 @@ fn a_leader_that_was_paused_cannot_overwrite_what_its_successor_wrote() {
     assert_eq!(redis.cli(&["--no-raw", "get", "os:map"]), map);
     assert!(new.leads());
     assert_eq!(old.owned(), new.owned());
+}
+
+/// Writes a successor of the map with the token.
+fn write_as(redis: &RedisServer, token: u64) -> MapWrite {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let link = Link::open(Options::new(redis.url())).expect("good options");
+        let map = link.map().await.expect("it answers").expect("a map");
+        let next = map.raised(map.version(), map.highest_epoch());
+        let written = link.write_map(token, map.version(), &next).await;
+        written.expect("it answers")
+    })
 }
 
 #[test]
@@ -131,6 +158,50 @@ fn without_the_store_it_answers_from_its_last_map_and_says_so() {
     // The crash of a node is noticed as ever.
     drop(b);
     coordinator.until_owned(&[("a", 64), ("b", 0)]);
+}
+
+#[test]
+fn it_starts_before_the_store_and_works_on_a_redis_cluster() {
+    let mut redis = RedisServer::start();
+    redis.stop();
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
+    assert_eq!(coordinator.get("/healthz").status, 200);
+    assert_eq!(coordinator.get("/readyz").status, 503);
+    until("it complains", || {
+        coordinator
+            .log()
+            .contains("the store cannot be used")
+            .then_some(())
+    });
+    redis.start_again();
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    drop(coordinator);
+
+    let cluster = RedisCluster::start();
+    let directory = cluster.servers[0].directory();
+    let secret = ["--auth-secret", crate::common::SECRET];
+    let coordinator = Coordinator::start_at(&cluster.url(), directory, "c2", &secret);
+    let a = Edge::start_at(cluster.url(), "a", |_| {});
+    let _b = Edge::start_at(cluster.url(), "b", |_| {});
+    coordinator.until_owned(&[("a", 32), ("b", 32)]);
+    let auth = crate::common::admin();
+    let auth = [("authorization", auth.as_str())];
+    let body = br#"{"users":["alice","bob","carol"]}"#;
+    assert_eq!(coordinator.ask("POST", "/status", &auth, body).status, 200);
+    assert_eq!(
+        coordinator.ask("POST", "/nodes/b/drain", &auth, b"").status,
+        200
+    );
+    coordinator.until_owned(&[("a", 64), ("b", 0)]);
+    assert_eq!(
+        coordinator
+            .ask("POST", "/nodes/b/undrain", &auth, b"")
+            .status,
+        200
+    );
+    drop(a);
+    coordinator.until_owned(&[("a", 0), ("b", 64)]);
 }
 
 #[test]

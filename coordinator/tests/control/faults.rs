@@ -182,6 +182,7 @@ enum Fault {
     Restore,
     Corrupt,
     NewCoordinator,
+    Failover,
     Stall,
     Wait(u64),
 }
@@ -204,6 +205,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::Restore),
         1 => Just(Fault::Corrupt),
         1 => Just(Fault::NewCoordinator),
+        2 => Just(Fault::Failover),
         1 => Just(Fault::Stall),
         6 => (1_u64..40).prop_map(Fault::Wait),
     ]
@@ -244,23 +246,32 @@ fn inflict(fleet: &mut Fleet, fault: Fault) {
         }
         Fault::Restore | Fault::Corrupt => {}
         Fault::NewCoordinator => {
-            // A map that only its writer ever knew leaves no trace, and needs none.
-            while fleet.step().write.is_some() {}
-            let met = fleet
-                .processes
-                .values()
-                .map(|process| process.lease.map_version);
-            let stored = match &fleet.stored {
-                Stored::Map(map) => map.version().get(),
-                _ => 0,
-            };
-            let known = met.max().unwrap_or_default().max(stored);
-            fleet.written.retain(|map| map.version().get() <= known);
+            forget_what_only_its_writer_knew(fleet);
             fleet.control = Control::new(fleet.options.clone());
+        }
+        Fault::Failover => {
+            forget_what_only_its_writer_knew(fleet);
+            std::mem::swap(&mut fleet.control, &mut fleet.standby);
         }
         Fault::Stall => fleet.now += 7_000,
         Fault::Wait(steps) => fleet.run(steps * STEP),
     }
+}
+
+/// A map that nobody but its writer has seen before it was lost leaves no trace when that one is
+/// gone, too, and needs none.
+fn forget_what_only_its_writer_knew(fleet: &mut Fleet) {
+    while fleet.step().write.is_some() {}
+    let met = fleet
+        .processes
+        .values()
+        .map(|process| process.lease.map_version);
+    let stored = match &fleet.stored {
+        Stored::Map(map) => map.version().get(),
+        _ => 0,
+    };
+    let known = met.max().unwrap_or_default().max(stored);
+    fleet.written.retain(|map| map.version().get() <= known);
 }
 
 /// Every node that may have vnodes has its weighted share, give or take one, and its pins.

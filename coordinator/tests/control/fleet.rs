@@ -25,6 +25,8 @@ pub(crate) struct Process {
 pub(crate) struct Fleet {
     pub(crate) options: Options,
     pub(crate) control: Control,
+    /// Another replica, which only looks.
+    pub(crate) standby: Control,
     pub(crate) now: u64,
     pub(crate) up: bool,
     pub(crate) source: u64,
@@ -52,6 +54,7 @@ impl Fleet {
     pub(crate) fn new(options: Options) -> Self {
         Self {
             control: Control::new(options.clone()),
+            standby: Control::new(options.clone()),
             options,
             now: 0,
             up: true,
@@ -170,6 +173,12 @@ impl Fleet {
             }
         }
         let observation = self.observation();
+        let looking = Observation {
+            leading: false,
+            ..observation.clone()
+        };
+        let followed = self.standby.observe(self.time(), looking);
+        assert!(followed.write.is_none() && followed.forget.is_empty());
         let decision = self.control.observe(self.time(), observation);
         if let Some(write) = &decision.write {
             assert!(self.leading && self.up);
