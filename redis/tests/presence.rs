@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{connect, run_one, stored, user};
 use protocol::Status;
 use redis_store::{Done, Op, testing::RedisServer};
@@ -127,7 +129,9 @@ async fn what_is_claimed_while_batches_are_under_way_is_all_that_was_ever_writte
     let (old, new) = (connect(&server.url()), connect(&server.url()));
     run_one(&old, claim(5)).await.expect("a claim");
     let writer = tokio::spawn(async move {
+        let deadline = Instant::now() + Duration::from_secs(20);
         for seq in 1.. {
+            assert!(Instant::now() < deadline, "nothing fences the writer");
             let batch = (0..1_000)
                 .map(|n| (user(n), stored(5, seq, true)))
                 .collect();
@@ -139,9 +143,9 @@ async fn what_is_claimed_while_batches_are_under_way_is_all_that_was_ever_writte
                 other => return (seq, other),
             }
         }
-        unreachable!("the writer is fenced at some time")
+        unreachable!("the deadline comes first")
     });
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let Ok(Done::Claimed(found)) = run_one(&new, forced(6)).await else {
         panic!("a forced claim of a newer epoch succeeds")
     };
