@@ -16,7 +16,7 @@ settings::settings! {
         id: String = "",
         /// Origins whose pages may ask `/route`, like `https://example.com`; `*` = all, empty = none.
         allowed_origins: List = "*",
-        /// Between two looks at the store; a new map is also announced.
+        /// Between two looks at the store; a fifth of it while a map is new, and a new map is announced.
         poll: Duration = "500ms",
         /// How long a leader leads without renewal; it renews three times as often.
         leader_ttl: Duration = "3s",

@@ -24,6 +24,11 @@ use crate::{
     stop::Stop,
 };
 
+/// How long after a new map the looks come more often: the nodes report what they have done, and
+/// the next step of a move waits for that.
+const AFTER_A_MAP: Duration = Duration::from_secs(2);
+/// How much more often.
+const MORE_OFTEN: u32 = 5;
 /// The shortest time between two looks, whoever asks for them.
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// The highest version of a damaged map that another one can follow.
@@ -50,6 +55,8 @@ pub(crate) struct Fleet {
     look: Arc<Notify>,
     events: VecDeque<Happened>,
     read_at: Option<Instant>,
+    /// When the map last changed.
+    changed_at: Option<Instant>,
     leader: Option<Leader>,
     /// What was last said to be wrong with reading and with writing, so that it is said once.
     unread: Option<String>,
@@ -85,6 +92,7 @@ impl Fleet {
             look,
             events: VecDeque::new(),
             read_at: None,
+            changed_at: None,
             leader: None,
             unread: None,
             unwritten: None,
@@ -101,7 +109,12 @@ impl Fleet {
         let mut listening = true;
         loop {
             let wrote = self.look_once().await;
-            let poll = if wrote { MIN_GAP } else { self.poll };
+            let moving = self.changed_at.is_some_and(|at| at.elapsed() < AFTER_A_MAP);
+            let poll = match (wrote, moving) {
+                (true, _) => MIN_GAP,
+                (false, true) => self.poll / MORE_OFTEN,
+                (false, false) => self.poll,
+            };
             tokio::select! {
                 () = sleep(poll) => {}
                 changed = announced.changed(), if listening => {
@@ -229,7 +242,7 @@ impl Fleet {
         false
     }
 
-    fn show(&self, leading: bool, drained: Option<std::collections::BTreeSet<String>>) {
+    fn show(&mut self, leading: bool, drained: Option<std::collections::BTreeSet<String>>) {
         let before = Arc::clone(&self.picture.borrow());
         let now = clock::now();
         let map = match (self.control.map(), &before.map) {
@@ -244,6 +257,7 @@ impl Fleet {
         let version = |map: &Option<Arc<Published>>| map.as_ref().map(|map| map.map.version());
         if version(&map) != version(&before.map) {
             self.map.send_replace(map.clone());
+            self.changed_at = Some(Instant::now());
         }
         self.picture.send_replace(Arc::new(Picture {
             map,

@@ -303,7 +303,7 @@ pub(crate) fn admin() -> String {
 /// killed, it leaves its lease when it is dropped.
 pub(crate) struct Edge {
     /// The newest map that it follows.
-    pub(crate) map: Arc<Mutex<Option<Map>>>,
+    map: Arc<Mutex<Option<Map>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -357,13 +357,22 @@ impl Edge {
             thread: Some(thread),
         }
     }
+
+    /// The newest map that it follows.
+    pub(crate) fn map(&self) -> Option<Map> {
+        self.map.lock().expect("nobody panics with it").clone()
+    }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            thread.join().expect("the edge did not panic");
+            let ended = thread.join();
+            assert!(
+                ended.is_ok() || std::thread::panicking(),
+                "the edge panicked"
+            );
         }
     }
 }

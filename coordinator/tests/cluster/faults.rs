@@ -105,7 +105,7 @@ fn without_the_store_it_answers_from_its_last_map_and_says_so() {
     coordinator.until_owned(&[("a", 32), ("b", 32)]);
     let route = coordinator.get("/route?userId=alice");
     assert_eq!(route.header("online-status-stale"), None);
-    let before = a.map.lock().expect("no panic").clone().expect("a map");
+    let before = until("the edge has the map", || a.map());
     redis.stop();
     let stale = until("it says so", || {
         let answer = coordinator.get("/route?userId=alice");
@@ -135,8 +135,7 @@ fn without_the_store_it_answers_from_its_last_map_and_says_so() {
     // It comes back with nothing in it.
     redis.start_again();
     let after = until("a newer map", || {
-        let map = a.map.lock().expect("no panic").clone().expect("a map");
-        (map.version() > before.version()).then_some(map)
+        a.map().filter(|map| map.version() > before.version())
     });
     let owners = |map: &ring::Map| -> Vec<_> {
         let owner = |vnode| map.owner(vnode).map(|(node, _)| node.clone());

@@ -5,7 +5,7 @@ use std::time::Instant;
 use redis_store::testing::RedisServer;
 use rustix::process::Signal;
 
-use crate::common::{Coordinator, Edge, PATIENCE, ask, command, until};
+use crate::common::{Coordinator, Edge, PATIENCE, SECRET, admin, ask, command, until};
 
 #[test]
 fn told_to_stop_it_finishes_requests_gives_the_leadership_back_and_ends_with_0() {
@@ -68,6 +68,47 @@ fn without_a_secret_it_needs_no_token_and_listens_on_loopback_only() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("set JWT_SECRET"), "{error}");
+}
+
+#[test]
+fn on_sighup_it_reads_its_token_keys_again() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let redis = RedisServer::start();
+    let keys = |secret: &str| {
+        let secret = URL_SAFE_NO_PAD.encode(secret);
+        format!(r#"{{"keys":[{{"kty":"oct","kid":"k","alg":"HS256","k":"{secret}"}}]}}"#)
+    };
+    let file = redis.directory().join("keys.json");
+    let name = file.to_str().expect("UTF-8").to_owned();
+    std::fs::write(&file, keys("another secret, that is long enough for HS256")).expect("a file");
+    let coordinator = Coordinator::start_with(&redis, "c1", &["--auth-jwks-file", &name]);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let auth = admin();
+    let status = || {
+        let auth = [("authorization", auth.as_str())];
+        coordinator
+            .ask("GET", "/status?userId=bob", &auth, b"")
+            .status
+    };
+    assert_eq!(status(), 401);
+    assert_eq!(
+        coordinator.get("/status?userId=bob").status,
+        401,
+        "no development secret"
+    );
+    assert!(coordinator.metric("bad_tokens_total", "signature") > 0.5);
+    std::fs::write(&file, "nonsense").expect("a file");
+    coordinator.signal(Signal::HUP);
+    until("it complains", || {
+        coordinator
+            .log()
+            .contains("the old keys for tokens stay")
+            .then_some(())
+    });
+    std::fs::write(&file, keys(SECRET)).expect("a file");
+    coordinator.signal(Signal::HUP);
+    until("the new keys hold", || (status() == 200).then_some(()));
 }
 
 #[test]
