@@ -238,8 +238,13 @@ impl Router {
         let Some(wire) = &mut self.wires[at] else {
             return answers;
         };
-        wire.flush();
-        let ended = wire.read(&name, now, &mut answers);
+        let ended = match wire.stream.take_error() {
+            Ok(Some(error)) => Err(error),
+            _ => {
+                wire.flush();
+                wire.read(&name, now, &mut answers)
+            }
+        };
         if !answers.is_empty() {
             self.failed = 0;
             self.rest_until = 0;

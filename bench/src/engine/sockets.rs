@@ -107,6 +107,12 @@ impl Engine {
     }
 
     pub(super) fn serve(&mut self, connection: usize, writable: bool) -> Result<(), WorkError> {
+        if let Some(open) = self.connections.get(connection)
+            && open.phase == Phase::Dialing
+            && let Ok(Some(error)) = open.stream.take_error()
+        {
+            return self.ended(connection, End::Cut(&error.to_string()));
+        }
         if writable && let Some(open) = self.connections.get_mut(connection) {
             let output = std::mem::take(&mut open.output);
             if !output.is_empty() {
