@@ -83,6 +83,10 @@ pub(crate) struct Options {
     /// newer ones, seconds. The last state must be right all the same.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) outage_tolerance: f64,
+    /// Ping each session this often, seconds, and take one that does not answer within a second for
+    /// lost until it does; 0 = do not. For runs in which servers are stopped for a while.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) probe: f64,
     /// New sessions a second while the sessions are opened.
     #[arg(long, default_value_t = 3_000.0)]
     pub(crate) connect_rate: f64,

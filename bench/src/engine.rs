@@ -152,6 +152,11 @@ impl Engine {
                 let at = now + (f64::from(number) * 1e6 / plan.connect_rate) as u64;
                 queue.push(Reverse((at, number, Todo::Connect)));
             }
+            if plan.probe > 0 {
+                // All in turn, whenever they connect.
+                let at = now + u64::from(number).wrapping_mul(7_919) % plan.probe;
+                queue.push(Reverse((at, number, Todo::Probe)));
+            }
             let entries = plan.watched(number).into_iter().map(Entry::new).collect();
             users.push(User::new(entries, holds, home));
         }

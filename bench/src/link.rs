@@ -71,6 +71,8 @@ pub(crate) struct Counts {
     pub(crate) put_off: u64,
     /// Connections given up because nothing was heard for too long.
     pub(crate) silent: u64,
+    /// Sessions that did not answer a ping in time, and did later.
+    pub(crate) stalled: u64,
     /// Questions for a user's route.
     pub(crate) routes: u64,
     /// Of these, asked again after a failed dial or because the route was old.
@@ -138,6 +140,7 @@ impl Counts {
             (&mut self.wrong_node, other.wrong_node),
             (&mut self.put_off, other.put_off),
             (&mut self.silent, other.silent),
+            (&mut self.stalled, other.stalled),
             (&mut self.routes, other.routes),
             (&mut self.rerouted, other.rerouted),
             (&mut self.unrouted, other.unrouted),

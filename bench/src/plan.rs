@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) grace: u64,
     /// How long after a disturbance states may be passed over, µs.
     pub(crate) tolerance: u64,
+    /// Between two signs of life that a session is asked for, µs; 0 = it is not asked.
+    pub(crate) probe: u64,
     pub(crate) connect_rate: f64,
     pub(crate) workers: u32,
     /// Which worker this is.
@@ -253,6 +255,7 @@ pub(crate) mod tests {
             drain: 1.0,
             grace: 15_000_000,
             tolerance: 0,
+            probe: 0,
             connect_rate: 100.0,
             workers: 3,
             worker: 1,

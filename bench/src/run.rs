@@ -115,6 +115,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         ("hold-after", options.hold_after),
         ("grace", options.grace),
         ("outage-tolerance", options.outage_tolerance),
+        ("probe", options.probe),
     ];
     let sane = |span: f64| (0.0..=MAX_SPAN).contains(&span);
     if let Some((name, _)) = spans.iter().find(|(_, span)| !sane(*span)) {
@@ -166,6 +167,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         },
         grace: micros(options.grace),
         tolerance: micros(options.outage_tolerance),
+        probe: micros(options.probe),
         connect_rate: options.connect_rate,
         workers: 1,
         worker: 0,

@@ -26,6 +26,8 @@ pub(super) enum Todo {
     Connect,
     /// Asks again with the `watch` message of this number.
     Watch(u64),
+    /// Asks for a sign of life.
+    Probe,
 }
 
 /// How a connection came to its end.
@@ -111,6 +113,11 @@ impl Engine {
                     }
                 }
                 Todo::Watch(id) => self.watch_again(number, id),
+                Todo::Probe => {
+                    self.probe(number, now)?;
+                    let again = Reverse((now + self.plan.probe, number, Todo::Probe));
+                    self.queue.push(again);
+                }
             }
         }
         Ok(())
@@ -360,6 +367,17 @@ impl Engine {
             {
                 self.results.recovered = now.saturating_sub(go);
             }
+        }
+        self.back(number, now)
+    }
+
+    /// A session that was taken for lost is not.
+    pub(super) fn goes_on(&mut self, number: u32, now: u64) -> Result<(), WorkError> {
+        let waits = self.plan.kind(number) != Kind::Moves && !self.user(number).ready;
+        let leaves = self.user(number).bye.is_some();
+        if waits || leaves {
+            // What ends this ends the disturbance.
+            return Ok(());
         }
         self.back(number, now)
     }

@@ -10,7 +10,7 @@ use mio::{Interest, Token, net::TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Engine, WorkError, sessions::End};
-use crate::{address::Place, clock::now_us, wire};
+use crate::{address::Place, clock::now_us, truth::CLOSE, wire};
 
 /// How long an upgrade and the `welcome` after it may take, µs.
 const PATIENCE: u64 = 10_000_000;
@@ -37,6 +37,10 @@ pub(super) struct Connection {
     output: Vec<u8>,
     /// When anything came last, µs.
     heard: u64,
+    /// When it was pinged last, µs.
+    pinged: u64,
+    /// It did not answer.
+    stalled: bool,
     /// How long nothing may come, µs; `None` before `welcome`.
     pub(super) heartbeat: Option<u64>,
     /// Where it was told to move, and when.
@@ -54,6 +58,11 @@ impl Connection {
             Some(heartbeat) => (2 * heartbeat, "nothing was heard for too long"),
         };
         (self.heard + patience < now).then_some(End::Silent(what))
+    }
+
+    /// Whether it is a second since a ping that nothing came after.
+    fn is_stalled(&self, now: u64) -> bool {
+        self.pinged > self.heard && self.pinged + CLOSE < now
     }
 
     /// Has the close be a reset.
@@ -80,6 +89,8 @@ impl Engine {
             input: Vec::new(),
             output: request,
             heard: now_us(),
+            pinged: 0,
+            stalled: false,
             heartbeat: None,
             moving: None,
         });
@@ -167,9 +178,9 @@ impl Engine {
     /// Takes the whole frames at the start of `bytes`; how many bytes that were.
     fn take_frames(&mut self, connection: usize, bytes: &[u8]) -> Result<usize, WorkError> {
         let now = now_us();
-        let open = &mut self.connections[connection];
-        open.heard = now;
+        self.heard(connection, now)?;
         let mut rest = bytes;
+        let open = &mut self.connections[connection];
         if open.phase != Phase::Open {
             match wire::upgraded(bytes) {
                 Ok(None) => return Ok(0),
@@ -200,6 +211,39 @@ impl Engine {
             }
         }
         Ok(bytes.len() - rest.len())
+    }
+
+    /// Something came, which ends a stall.
+    fn heard(&mut self, connection: usize, now: u64) -> Result<(), WorkError> {
+        let open = &mut self.connections[connection];
+        let stalled = open.stalled || open.is_stalled(now);
+        let heard = std::mem::replace(&mut open.heard, now);
+        if stalled {
+            open.stalled = false;
+            let number = open.user;
+            self.results.counts.stalled += 1;
+            self.lose(number, heard)?;
+            self.goes_on(number, now)?;
+        }
+        Ok(())
+    }
+
+    /// Pings a session, and finds out whether it answered the last one.
+    pub(super) fn probe(&mut self, number: u32, now: u64) -> Result<(), WorkError> {
+        let Some(connection) = self.user(number).connection else {
+            return Ok(());
+        };
+        let open = &mut self.connections[connection];
+        if open.is_stalled(now) {
+            open.stalled = true;
+            let heard = open.heard;
+            return self.lose(number, heard);
+        }
+        if open.phase == Phase::Open && open.pinged <= open.heard {
+            open.pinged = now;
+            self.send(connection, wire::PING, b"");
+        }
+        Ok(())
     }
 
     pub(super) fn send(&mut self, connection: usize, opcode: u8, payload: &[u8]) {

@@ -58,16 +58,17 @@ impl Report {
             wrong_node,
             put_off,
             silent,
+            stalled,
             routes,
             rerouted,
             unrouted,
             coordinators_lost,
             ..
         } = self.counts;
-        if moved + wrong_node + put_off + silent > 0 {
+        if moved + wrong_node + put_off + silent + stalled > 0 {
             writeln!(
                 f,
-                "  redirects    {moved} moved, {wrong_node} at a wrong node, {put_off} put off, {silent} gone silent"
+                "  redirects    {moved} moved, {wrong_node} at a wrong node, {put_off} put off, {stalled} stalled, {silent} gone silent"
             )?;
         }
         if routes > 0 {

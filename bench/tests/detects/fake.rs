@@ -1,7 +1,7 @@
 //! Two small servers with one state, and a coordinator for them, which can be told to misbehave.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead, BufReader, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard},
@@ -21,6 +21,9 @@ use tungstenite::{
 const FAULT_AT: u64 = 30;
 /// How long a server that is down stays so.
 const OUTAGE: Duration = Duration::from_secs(1);
+/// How long servers stand still, and how long they then take what has come before they tell of it.
+const FREEZE: Duration = Duration::from_secs(4);
+const THAW: Duration = Duration::from_millis(300);
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
@@ -55,6 +58,8 @@ pub(crate) enum Fault {
     CrashedStubborn,
     /// The first server puts everyone off for a while (1013).
     Overloaded,
+    /// Both servers stand still, and tell the newest state of each user when they go on.
+    Frozen,
 }
 
 impl Fault {
@@ -93,6 +98,8 @@ struct Hub {
     /// From the fault on.
     faulty: bool,
     down_until: Option<Instant>,
+    /// Of whom nothing is told while servers thaw.
+    untold: Option<HashSet<String>>,
     /// The user that a forgetful server forgot about.
     forgotten: String,
     users: HashMap<String, User>,
@@ -163,7 +170,10 @@ impl Hub {
         let entry = self.users.entry(user.into()).or_default();
         entry.version += 1;
         entry.status = status;
-        self.tell(&self.record(user), 0);
+        match &mut self.untold {
+            Some(untold) => drop(untold.insert(user.into())),
+            None => self.tell(&self.record(user), 0),
+        }
     }
 
     /// A user reports a status.
@@ -207,6 +217,11 @@ impl Hub {
                 let mut record = self.record(user);
                 record["status"] = other(status).into();
                 self.tell(&record, 0);
+            }
+            Fault::Frozen => {
+                self.change(user, status);
+                self.down_until = Some(Instant::now() + FREEZE);
+                self.untold = Some(HashSet::new());
             }
             fault => {
                 self.change(user, status);
@@ -345,7 +360,13 @@ fn serve(
         hub.comes(&user);
     }
     let mut goodbye = false;
-    while let Ok(Message::Text(text)) = socket.read() {
+    while let Ok(message) = socket.read() {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Ping(_) => continue,
+            _ => break,
+        };
+        stand_still(hub);
         let message: Value = serde_json::from_str(&text).expect("JSON");
         let mut hub = lock(hub);
         match message["type"].as_str().expect("a type") {
@@ -372,6 +393,26 @@ fn serve(
         }
     }
     Ok(())
+}
+
+/// Waits while the servers are frozen; who comes out of it first has all told after the thaw.
+fn stand_still(hub: &Arc<Mutex<Hub>>) {
+    let until = lock(hub).down_until;
+    let frozen = lock(hub).fault == Fault::Frozen;
+    let Some(until) = until.filter(|until| frozen && Instant::now() < *until) else {
+        return;
+    };
+    thread::sleep(until.saturating_duration_since(Instant::now()));
+    if lock(hub).down_until.take().is_some() {
+        let hub = Arc::clone(hub);
+        thread::spawn(move || {
+            thread::sleep(THAW);
+            let mut hub = lock(&hub);
+            for user in hub.untold.take().unwrap_or_default() {
+                hub.tell(&hub.record(&user), 0);
+            }
+        });
+    }
 }
 
 /// Answers `GET /route?userId=`, as often as it is asked on a connection.
@@ -419,6 +460,7 @@ pub(crate) fn start(fault: Fault, grace: Duration) -> (String, String) {
         reports: 0,
         faulty: false,
         down_until: None,
+        untold: None,
         forgotten: String::new(),
         users: HashMap::new(),
         sessions: HashMap::new(),

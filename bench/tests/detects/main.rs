@@ -158,6 +158,21 @@ fn changes_of_users_that_are_cut_off_are_told_when_they_are_back_and_are_counted
 }
 
 #[test]
+fn a_server_that_stood_still_is_known_by_its_silence_when_sessions_are_pinged() {
+    at_once([false, true], |pinged| {
+        let arguments: &[&str] = match pinged {
+            true => &["--moves", "0", "--probe", "0.5"],
+            false => &["--moves", "0"],
+        };
+        let report = presence(Fault::Frozen, "8", arguments);
+        assert_eq!(passed(&report), pinged, "{report}");
+        let name = if pinged { "conflated" } else { "missed" };
+        assert!(count(&report, name) > 0, "{report}");
+        assert_eq!(count(&report, "stalled") > 0, pinged, "{report}");
+    });
+}
+
+#[test]
 fn what_is_wrong_after_a_fault_is_found() {
     let faults = [
         (Fault::DrainedTwice, "duplicated"),
