@@ -239,6 +239,7 @@ impl Engine {
             match order {
                 Order::Stop => self.stopped = true,
                 Order::Away(Away::Lost(at)) => self.distant.lost(at),
+                Order::Away(Away::Cut) => self.distant.cut(),
                 Order::Away(Away::Back(at)) => drop(self.distant.back(at)),
                 Order::Go(at) => {
                     self.go = Some(at);
@@ -385,7 +386,8 @@ impl Engine {
     /// What did not come until now does not come any more, and what was seen last has to be true.
     fn judge_the_end(&mut self, now: u64) {
         let plan = &self.plan;
-        for (user, watcher) in self.users.iter().zip(&self.truths) {
+        let numbers = (plan.worker..).step_by(plan.workers as usize);
+        for (number, (user, watcher)) in numbers.zip(self.users.iter().zip(&self.truths)) {
             for entry in &user.entries {
                 let mine = plan.mine(entry.user);
                 let scene = Scene {
@@ -403,7 +405,18 @@ impl Engine {
                 let skipped = entry.leftover(&scene);
                 self.results.counts.missed += skipped.missed;
                 self.results.counts.conflated += skipped.conflated;
-                self.results.counts.wrong_at_end += u64::from(!entry.is_final(plan));
+                let wrong_at_end = !entry.is_final(plan);
+                self.results.counts.wrong_at_end += u64::from(wrong_at_end);
+                let faults = [
+                    (skipped.missed > 0, "missed"),
+                    (wrong_at_end, "wrong_at_end"),
+                ];
+                for (_, fault) in faults.into_iter().filter(|(is, _)| *is) {
+                    self.results.example(fault, || {
+                        let seen = entry.describe_end(&scene);
+                        format!("{} in the end: {seen}", plan.user(number))
+                    });
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ pub(crate) enum Order {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Away {
     Lost(u64),
+    /// By no server's wish.
+    Cut,
     Back(u64),
 }
 
@@ -97,9 +99,9 @@ pub(crate) struct Counts {
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     pub(crate) flaps: u64,
-    /// Records of a state that the user was not in, with nothing disturbed.
+    /// Records of a state that the user was not in.
     pub(crate) strays: u64,
-    /// The same just after a session of the two was lost.
+    /// The same when the user's server may just have crashed.
     pub(crate) rolled_back: u64,
     /// Watched users whose last state seen is not the one that the schedule ends with.
     pub(crate) wrong_at_end: u64,
@@ -249,9 +251,26 @@ pub(crate) struct Results {
     pub(crate) recovered: u64,
     /// Connections that are open in the end, by server.
     pub(crate) places: BTreeMap<SocketAddr, u64>,
+    /// The first of what was wrong, by its name.
+    pub(crate) examples: BTreeMap<String, Vec<String>>,
 }
 
+/// Examples that are kept of each kind.
+const MAX_EXAMPLES: usize = 5;
+
 impl Results {
+    /// Keeps what was wrong as an example, while there are few.
+    pub(crate) fn example(&mut self, kind: &str, example: impl FnOnce() -> String) {
+        if !self.examples.contains_key(kind) {
+            self.examples.insert(kind.into(), Vec::new());
+        }
+        if let Some(examples) = self.examples.get_mut(kind)
+            && examples.len() < MAX_EXAMPLES
+        {
+            examples.push(example());
+        }
+    }
+
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
@@ -270,6 +289,11 @@ impl Results {
         self.recovered = self.recovered.max(other.recovered);
         for (place, open) in &other.places {
             *self.places.entry(*place).or_default() += open;
+        }
+        for (kind, examples) in &other.examples {
+            for example in examples {
+                self.example(kind, || example.clone());
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod text;
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -74,6 +76,8 @@ pub(crate) struct Report {
     /// All servers.
     server: Option<Cost>,
     timeline: Vec<Row>,
+    /// The first of what was wrong, by the name of its count.
+    examples: BTreeMap<String, Vec<String>>,
     /// What was wrong; empty = passed.
     pub(crate) failures: Vec<String>,
 }
@@ -124,6 +128,7 @@ impl Report {
             counts: results.counts.clone(),
             server,
             timeline,
+            examples: results.examples.clone(),
         }
     }
 }

@@ -25,6 +25,10 @@ pub(crate) struct Truth {
     /// The present disturbance; its end is known when the user does not mean to come back.
     open: Option<Span>,
     past: VecDeque<Span>,
+    /// The present one is none that a server asked for: that may have crashed.
+    cut: bool,
+    /// The end of the last such, µs.
+    cut_until: u64,
     /// The last time without a session that the user did not mean to be without.
     absent: Option<Span>,
 }
@@ -40,6 +44,11 @@ impl Truth {
         if self.absent.is_none_or(|absent| absent.until < u64::MAX) {
             self.absent = Some(begins);
         }
+    }
+
+    /// The present loss, or another one in its course, is none that a server asked for.
+    pub(crate) fn cut(&mut self) {
+        self.cut = self.open.is_some();
     }
 
     /// There is a session again; what it watches is still to come.
@@ -58,6 +67,9 @@ impl Truth {
             self.past.pop_front();
         }
         self.past.push_back(Span { until, ..open });
+        if std::mem::take(&mut self.cut) {
+            self.cut_until = until;
+        }
         Some(until - open.from)
     }
 
@@ -83,6 +95,11 @@ impl Truth {
             || self.past.back().is_some_and(|last| last.until >= from)
     }
 
+    /// Whether the server may have crashed and be back since `from` at the latest.
+    pub(crate) fn cut_since(&self, from: u64) -> bool {
+        self.cut || self.cut_until > from
+    }
+
     /// Whether a server may show the user as offline though it wants to be there: it was without a
     /// session for the grace period, now or until no longer than `slack` ago.
     pub(crate) fn rightly_offline(&self, now: u64, grace: u64, slack: u64) -> bool {
@@ -90,6 +107,12 @@ impl Truth {
             absent.until.min(now) + EARLY >= absent.from + grace
                 && now <= absent.until.saturating_add(slack)
         })
+    }
+
+    /// The last disturbance and its end, if it is over.
+    pub(crate) fn last(&self) -> Option<(u64, Option<u64>)> {
+        let last = self.open.or(self.past.back().copied())?;
+        Some((last.from, (last.until < u64::MAX).then_some(last.until)))
     }
 
     fn spans(&self) -> impl Iterator<Item = Span> {
@@ -184,6 +207,20 @@ mod tests {
         truth.gone(15 * S);
         truth.returns(60 * S);
         assert!(truth.disturbed_since(35 * S) && !truth.disturbed_since(36 * S));
+    }
+
+    #[test]
+    fn a_loss_that_the_server_asked_for_is_no_crash() {
+        let mut truth = Truth::default();
+        truth.cut();
+        truth.lost(10 * S);
+        truth.back(12 * S);
+        assert!(!truth.cut_since(0));
+        truth.lost(20 * S);
+        truth.cut();
+        assert!(truth.cut_since(100 * S));
+        truth.back(22 * S);
+        assert!(truth.cut_since(21 * S) && !truth.cut_since(22 * S));
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! What one session saw of one user, and whether that was right.
 
+mod describe;
+#[cfg(test)]
+mod tests;
+
 use crate::{
     plan::{Plan, Shown},
     truth::{CLOSE, Truth, excused},
@@ -11,10 +15,21 @@ pub(crate) struct Entry {
     pub(crate) user: u32,
     /// How many of the user's changes were seen or passed over.
     turns: u32,
+    /// So many times two fewer may be the truth: what was taken for the newest state after a
+    /// disturbance may have been an older one that looks the same.
+    doubt: u16,
     /// The newest version seen.
     pub(crate) version: u64,
     /// The last state seen.
     shown: Option<Shown>,
+}
+
+/// A change that a record was found to be.
+struct Found {
+    k: u64,
+    intended: u64,
+    /// It was taken for passed over before.
+    again: bool,
 }
 
 /// What a record is judged by.
@@ -56,9 +71,9 @@ pub(crate) enum Verdict {
     Flap,
     /// A state that the user was not in.
     Stray {
-        /// A session of the two had just been lost: what a crashed server did not store is brought
-        /// back to what it did store.
-        disturbed: bool,
+        /// The user's server may just have crashed: what it had not stored is brought back to what
+        /// it had.
+        crashed: bool,
     },
 }
 
@@ -69,6 +84,8 @@ pub(crate) struct Skipped {
     pub(crate) conflated: u64,
     /// There was time enough to deliver these.
     pub(crate) missed: u64,
+    /// These were taken for conflated before, and were not.
+    pub(crate) came_after_all: u64,
 }
 
 impl Scene<'_> {
@@ -98,6 +115,7 @@ impl Entry {
         Self {
             user,
             turns: 0,
+            doubt: 0,
             version: 0,
             shown: None,
         }
@@ -111,39 +129,51 @@ impl Entry {
         let before = self.shown.replace(shown);
         if version == self.version {
             return match before {
-                Some(before) if before != shown => Verdict::Stray { disturbed: false },
+                Some(before) if before != shown => Verdict::Stray { crashed: false },
                 _ if scene.answer => Verdict::Known,
                 _ => Verdict::Duplicate,
             };
         }
         self.version = version;
-        if let Some((k, intended)) = self.change(scene, shown) {
-            let next = u64::from(self.turns);
-            let passed_over = k - next;
-            self.turns = k as u32 + 1;
-            return Verdict::Delivered {
-                intended,
-                disturbed: scene.disturbed_since(intended),
-                skipped: if passed_over == 0 || scene.excused(self.user, next) {
-                    Skipped {
-                        conflated: passed_over,
-                        missed: 0,
-                    }
-                } else {
-                    Skipped {
-                        conflated: 0,
-                        missed: passed_over,
-                    }
-                },
-            };
+        match self.change(scene, shown) {
+            Some(found) => self.delivered(scene, &found),
+            None => self.unscheduled(scene, before, shown),
         }
-        self.unscheduled(scene, before, shown)
+    }
+
+    fn delivered(&mut self, scene: &Scene<'_>, found: &Found) -> Verdict {
+        let Found { k, intended, again } = *found;
+        let disturbed = scene.disturbed_since(intended);
+        let mut skipped = Skipped::default();
+        let next = u64::from(self.turns);
+        if again {
+            self.doubt -= 1;
+            skipped.came_after_all = 2;
+        } else {
+            let passed_over = k - next;
+            if passed_over == 0 || scene.excused(self.user, next) {
+                skipped.conflated = passed_over;
+                self.doubt = self.doubt.saturating_add(passed_over as u16 / 2);
+            } else {
+                skipped.missed = passed_over;
+            }
+            if !disturbed && scene.now <= intended + CLOSE {
+                // In time, so it is not an older one.
+                self.doubt = 0;
+            }
+        }
+        self.turns = k as u32 + 1;
+        Verdict::Delivered {
+            intended,
+            disturbed,
+            skipped,
+        }
     }
 
     /// The change of the schedule that a new record is: the next one in that state. After a
     /// disturbance it is the newest for which all that must have been seen before is excused: what
     /// one returns to is the newest state, not all that it missed.
-    fn change(&self, scene: &Scene<'_>, shown: Shown) -> Option<(u64, u64)> {
+    fn change(&self, scene: &Scene<'_>, shown: Shown) -> Option<Found> {
         let next = u64::from(self.turns);
         // A user's states alternate, so a change that is passed over together with the one before
         // it makes no difference to be seen.
@@ -151,7 +181,14 @@ impl Entry {
         if scene.plan.shown(self.user, Some(first)) != shown {
             return None;
         }
-        let mut found = (first, scene.due(self.user, first)?);
+        let found = |k, intended, again| Found { k, intended, again };
+        let Some(intended) = scene.due(self.user, first) else {
+            // Not that one yet, but perhaps one that was not so new after all.
+            let k = next.checked_sub(2).filter(|_| self.doubt > 0)?;
+            let older = scene.due(self.user, k).filter(|_| first == next);
+            return older.map(|intended| found(k, intended, true));
+        };
+        let mut newest = found(first, intended, false);
         let mut ahead = first + 2;
         while let Some(at) = scene.due(self.user, ahead) {
             let intended = scene.go? + scene.plan.intended(self.user, next)?;
@@ -159,10 +196,10 @@ impl Entry {
             if !scene.disturbed_since(intended) || !skipped.all(|k| scene.excused(self.user, k)) {
                 break;
             }
-            found = (ahead, at);
+            newest = found(ahead, at, false);
             ahead += 2;
         }
-        Some(found)
+        Some(newest)
     }
 
     fn unscheduled(&self, scene: &Scene<'_>, before: Option<Shown>, shown: Shown) -> Verdict {
@@ -180,7 +217,7 @@ impl Entry {
             }
         } else {
             Verdict::Stray {
-                disturbed: scene.disturbed_since(now.saturating_sub(slack)),
+                crashed: scene.user.cut_since(now.saturating_sub(slack)),
             }
         }
     }
@@ -212,226 +249,5 @@ impl Entry {
             }
         }
         skipped
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::{Scenario, tests::plan};
-
-    const S: u64 = 1_000_000;
-    const GO: u64 = 100 * S;
-    const DELIVERED: Skipped = Skipped {
-        conflated: 0,
-        missed: 0,
-    };
-
-    /// A toggling user, its truth and its watcher's.
-    struct Stage {
-        plan: Plan,
-        user: Truth,
-        watcher: Truth,
-        entry: Entry,
-    }
-
-    impl Stage {
-        /// With so many changes a second; a user's are then `80 ÷ (0.8 × rate)` seconds apart.
-        fn new(rate: f64, number: u32) -> Self {
-            Self {
-                plan: Plan {
-                    rate,
-                    ..plan(Scenario::Presence)
-                },
-                user: Truth::default(),
-                watcher: Truth::default(),
-                entry: Entry::new(number),
-            }
-        }
-
-        fn at(&self, k: u64) -> u64 {
-            GO + self.plan.intended(self.entry.user, k).expect("a change")
-        }
-
-        fn scene(&self, now: u64, answer: bool) -> Scene<'_> {
-            Scene {
-                plan: &self.plan,
-                go: Some(GO),
-                now,
-                answer,
-                user: &self.user,
-                watcher: &self.watcher,
-            }
-        }
-
-        fn see(&mut self, now: u64, version: u64, shown: Shown) -> Verdict {
-            let mut entry = self.entry;
-            let verdict = entry.see(&self.scene(now, false), version, shown);
-            self.entry = entry;
-            verdict
-        }
-
-        fn skipped(&mut self, now: u64, version: u64, shown: Shown) -> Skipped {
-            match self.see(now, version, shown) {
-                Verdict::Delivered { skipped, .. } => skipped,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_watcher_that_gets_everything_misses_nothing() {
-        let mut stage = Stage::new(100.0, 3);
-        let before = Scene {
-            go: None,
-            ..stage.scene(0, true)
-        };
-        let mut entry = stage.entry;
-        assert_eq!(entry.see(&before, 1, Shown::Online), Verdict::Other);
-        stage.entry = entry;
-        for k in 0..stage.plan.changes_of(3) {
-            let (at, shown) = (stage.at(k), stage.plan.shown(3, Some(k)));
-            let verdict = Verdict::Delivered {
-                intended: at,
-                disturbed: false,
-                skipped: DELIVERED,
-            };
-            assert_eq!(stage.see(at + 5, 2 + k, shown), verdict);
-        }
-        assert!(stage.plan.changes_of(3) > 5 && stage.entry.left(&stage.plan) == 0);
-        assert!(stage.entry.is_final(&stage.plan));
-    }
-
-    #[test]
-    fn what_is_wrong_is_called_by_its_name() {
-        let mut stage = Stage::new(10.0, 3);
-        let early = GO - S;
-        assert_eq!(stage.see(early, 10, Shown::Online), Verdict::Other);
-        assert_eq!(stage.see(early, 10, Shown::Online), Verdict::Duplicate);
-        let known = stage
-            .entry
-            .see(&Stage::new(10.0, 3).scene(early, true), 10, Shown::Online);
-        assert_eq!(known, Verdict::Known);
-        assert_eq!(stage.see(early, 9, Shown::Away), Verdict::Reordered);
-        assert_eq!(stage.see(early, 11, Shown::Offline), Verdict::Flap);
-        let stray = Verdict::Stray { disturbed: false };
-        assert_eq!(stage.see(early, 12, Shown::Away), stray, "not due yet");
-        assert_eq!(
-            stage.see(early, 12, Shown::Online),
-            stray,
-            "another state under the same version"
-        );
-    }
-
-    #[test]
-    fn what_stood_for_a_second_has_to_be_seen() {
-        for (rate, conflated, missed) in [(125.0, 1, 0), (50.0, 0, 1)] {
-            let mut stage = Stage::new(rate, 3);
-            let now = stage.at(1);
-            let skipped = Skipped { conflated, missed };
-            assert_eq!(stage.skipped(now, 1, Shown::Online), skipped, "{rate}");
-            assert_eq!(stage.entry.left(&stage.plan), stage.plan.changes_of(3) - 2);
-        }
-    }
-
-    #[test]
-    fn after_a_disturbance_the_newest_state_stands_for_those_before() {
-        for disturbed in ["user", "watcher"] {
-            let mut stage = Stage::new(10.0, 3);
-            let (cut, now) = (stage.at(1) - S, stage.at(4) + S);
-            let truth = match disturbed {
-                "user" => &mut stage.user,
-                _ => &mut stage.watcher,
-            };
-            truth.lost(cut);
-            truth.back(now);
-            assert_eq!(stage.skipped(stage.at(0), 1, Shown::Away), DELIVERED);
-            let skipped = Skipped {
-                conflated: 3,
-                missed: 0,
-            };
-            assert_eq!(stage.skipped(now, 2, Shown::Away), skipped, "{disturbed}");
-            assert_eq!(stage.entry.turns, 5);
-        }
-    }
-
-    #[test]
-    fn a_disturbance_excuses_nothing_that_had_time_before_or_after_it() {
-        let mut stage = Stage::new(10.0, 3);
-        // The first change stands for ten seconds, and the cut is in the last of them.
-        let now = stage.at(1) + S;
-        stage.user.lost(stage.at(1) - S / 2);
-        let missed = Skipped {
-            conflated: 0,
-            missed: 1,
-        };
-        assert_eq!(stage.skipped(now, 1, Shown::Online), missed);
-    }
-
-    #[test]
-    fn late_is_told_apart_by_whether_a_session_was_lost_since() {
-        let mut stage = Stage::new(10.0, 3);
-        let now = stage.at(0) + 3 * S;
-        stage.user.lost(stage.at(0) - S);
-        stage.user.back(stage.at(0) + 2 * S);
-        let late = |verdict| match verdict {
-            Verdict::Delivered { disturbed, .. } => disturbed,
-            other => panic!("{other:?}"),
-        };
-        let verdict = stage.see(now, 1, Shown::Away);
-        assert!(late(verdict));
-        let verdict = stage.see(stage.at(1) + 1, 2, Shown::Online);
-        assert!(!late(verdict), "the next one has nothing to do with it");
-    }
-
-    #[test]
-    fn a_goodbye_that_was_cut_off_is_late_and_not_missed() {
-        let mover = 80;
-        let mut stage = Stage::new(10.0, mover);
-        assert_eq!(stage.plan.kind(mover), crate::plan::Kind::Moves);
-        assert_eq!(stage.skipped(stage.at(0), 1, Shown::Online), DELIVERED);
-        stage.user.lost(stage.at(1) - S);
-        stage.user.gone(stage.plan.grace);
-        // It comes back within its grace, so nobody was told anything, and then leaves again.
-        stage.user.returns(stage.at(2));
-        stage.user.back(stage.at(2) + 1);
-        let skipped = Skipped {
-            conflated: 2,
-            missed: 0,
-        };
-        assert_eq!(stage.skipped(stage.at(3), 2, Shown::Offline), skipped);
-        assert_eq!(
-            stage.entry.left(&stage.plan),
-            stage.plan.changes_of(mover) - 4
-        );
-    }
-
-    #[test]
-    fn offline_is_no_flap_once_the_grace_is_over_and_a_stray_is_excused_by_a_loss() {
-        let mut stage = Stage::new(10.0, 3);
-        let early = GO - 50 * S;
-        stage.see(early, 1, Shown::Online);
-        stage.user.lost(early);
-        assert_eq!(stage.see(early + 20 * S, 2, Shown::Offline), Verdict::Other);
-        assert_eq!(
-            stage.see(early + 21 * S, 3, Shown::Away),
-            Verdict::Stray { disturbed: true }
-        );
-        stage.user.back(early + 22 * S);
-        assert_eq!(stage.see(early + 40 * S, 4, Shown::Offline), Verdict::Flap);
-    }
-
-    #[test]
-    fn what_never_came_is_missed_in_the_end_unless_it_could_not_come() {
-        let stage = Stage::new(10.0, 3);
-        let all = stage.plan.changes_of(3);
-        let end = stage.at(all - 1) + 30 * S;
-        let skipped = stage.entry.leftover(&stage.scene(end, false));
-        assert_eq!((skipped.missed, skipped.conflated), (all, 0));
-        assert!(!stage.entry.is_final(&stage.plan));
-        let mut cut = Stage::new(10.0, 3);
-        cut.watcher.lost(GO - S);
-        let skipped = cut.entry.leftover(&cut.scene(end, false));
-        assert_eq!((skipped.missed, skipped.conflated), (0, all));
     }
 }

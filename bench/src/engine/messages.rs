@@ -134,8 +134,12 @@ impl Engine {
             let found = watched
                 .and_then(|user| entries.binary_search_by_key(&user, |entry| entry.user).ok());
             let (Some(shown), Some(found)) = (record.shown(), found) else {
-                // A status, or a user, that is not in the plan.
                 results.counts.strays += 1;
+                results.example("strays", || {
+                    let (user, status) = (&record.user, &record.status);
+                    let watcher = plan.user(number);
+                    format!("{watcher} was shown {user} as {status}, which is not in the plan")
+                });
                 continue;
             };
             let entry = &mut entries[found];
@@ -152,8 +156,16 @@ impl Engine {
                 },
                 watcher,
             };
+            let before = *entry;
+            let verdict = entry.see(&scene, record.version, shown);
+            if let Some(fault) = verdict.fault() {
+                results.example(fault, || {
+                    let seen = before.describe(&scene, record.version, shown);
+                    format!("{} at {seen}", plan.user(number))
+                });
+            }
             let counts = &mut results.counts;
-            match entry.see(&scene, record.version, shown) {
+            match verdict {
                 Verdict::Delivered {
                     intended,
                     disturbed,
@@ -161,6 +173,7 @@ impl Engine {
                 } => {
                     counts.delivered += 1;
                     counts.conflated += skipped.conflated;
+                    counts.conflated -= skipped.came_after_all;
                     counts.missed += skipped.missed;
                     let times = match (plan.kind(user), shown) {
                         _ if disturbed => &mut results.disturbed,
@@ -176,8 +189,8 @@ impl Engine {
                 Verdict::Duplicate => counts.duplicated += 1,
                 Verdict::Reordered => counts.reordered += 1,
                 Verdict::Flap => counts.flaps += 1,
-                Verdict::Stray { disturbed: false } => counts.strays += 1,
-                Verdict::Stray { disturbed: true } => counts.rolled_back += 1,
+                Verdict::Stray { crashed: false } => counts.strays += 1,
+                Verdict::Stray { crashed: true } => counts.rolled_back += 1,
             }
         }
         Ok(())

@@ -72,6 +72,7 @@ impl Engine {
                     self.results.counts.cause(&cause);
                     if free {
                         self.lose(number, started)?;
+                        self.cut(number)?;
                         self.again(number);
                     }
                 }

@@ -213,6 +213,7 @@ impl Engine {
         self.results.counts.cause(cause);
         let started = self.user(number).started;
         self.lose(number, started)?;
+        self.cut(number)?;
         self.forget_place(number);
         self.retry(number)
     }
@@ -257,6 +258,9 @@ impl Engine {
         // After a goodbye that was not answered nobody knows what the server knows.
         let since = if phase == Phase::Open { now } else { started };
         self.lose(number, bye.unwrap_or(since))?;
+        if !matches!(end, End::Moved(_) | End::WrongNode(_)) {
+            self.cut(number)?;
+        }
         let counts = &mut self.results.counts;
         match end {
             End::Bye => {}
@@ -388,6 +392,13 @@ impl Engine {
         let position = self.at(number);
         self.truths[position].lost(at);
         self.tell_others(number, Away::Lost(at))
+    }
+
+    /// The user's loss is none that a server asked for.
+    pub(super) fn cut(&mut self, number: u32) -> Result<(), WorkError> {
+        let position = self.at(number);
+        self.truths[position].cut();
+        self.tell_others(number, Away::Cut)
     }
 
     /// The user's disturbance, if there was one, is over.

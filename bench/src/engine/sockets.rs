@@ -223,6 +223,7 @@ impl Engine {
             let number = open.user;
             self.results.counts.stalled += 1;
             self.lose(number, heard)?;
+            self.cut(number)?;
             self.goes_on(number, now)?;
         }
         Ok(())
@@ -237,7 +238,8 @@ impl Engine {
         if open.is_stalled(now) {
             open.stalled = true;
             let heard = open.heard;
-            return self.lose(number, heard);
+            self.lose(number, heard)?;
+            return self.cut(number);
         }
         if open.phase == Phase::Open && open.pinged <= open.heard {
             open.pinged = now;

@@ -40,6 +40,12 @@ impl fmt::Display for Report {
         for (cause, count) in &counts.causes {
             writeln!(f, "  {count} × {cause}")?;
         }
+        for (kind, examples) in &self.examples {
+            writeln!(f, "  {kind}, for example")?;
+            for example in examples {
+                writeln!(f, "    {example}")?;
+            }
+        }
         for failure in &self.failures {
             writeln!(f, "FAILED: {failure}")?;
         }
