@@ -14,7 +14,7 @@ use crate::{
     Counters, Now, SessionId, Settings, Transmit, WatchRule,
     fanout::{Fanout, append_frame},
     session::{Session, Sessions},
-    sync::StoreRequest,
+    sync::{Behind, StoreRequest},
     user::{Knowledge, NONE, Users},
     vnodes::{Owner, Vnodes},
     waiting::{MAX_ASKED, Waiting},
@@ -88,9 +88,8 @@ pub struct Core {
     pub(crate) leaving: usize,
     /// At most one a vnode and epoch, until the shell takes them.
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
-    /// Users of whom a watcher knows something newer, and until when (core clock, ms) the store is
-    /// asked again.
-    pub(crate) behind: Vec<(u32, u64)>,
+    /// Users of whom a watcher knows something newer.
+    pub(crate) behind: Vec<Behind>,
     pub(crate) bus_queue: VecDeque<u32>,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
@@ -152,12 +151,10 @@ impl Core {
     /// about every 100 ms, with the sockets read in between.
     pub fn tick(&mut self, now: Now) {
         self.now = now;
+        self.notice_pause();
         let passed = now.mono_us.saturating_sub(self.ticked) / 1_000;
         // What is left of a millisecond is not lost: the next tick counts from here.
         self.ticked += passed * 1_000;
-        if self.settings.cluster && passed >= MAX_STEP {
-            self.held = true;
-        }
         if self.held {
             return;
         }
@@ -196,6 +193,21 @@ impl Core {
     /// Sets the time of the inputs that follow; the clock of timeouts only moves in [`Core::tick`].
     pub fn at(&mut self, now: Now) {
         self.now = now;
+        self.notice_pause();
+    }
+
+    /// The core's clock at the time of this input, which may be between two ticks.
+    pub(crate) fn clock_now(&self) -> u64 {
+        let since = self.now.mono_us.saturating_sub(self.ticked) / 1_000;
+        self.clock + since.min(MAX_STEP)
+    }
+
+    /// What came during a pause may be read before the first tick after it.
+    fn notice_pause(&mut self) {
+        let passed = self.now.mono_us.saturating_sub(self.ticked) / 1_000;
+        if self.settings.cluster && passed >= MAX_STEP {
+            self.held = true;
+        }
     }
 
     /// Opens a session and welcomes it.

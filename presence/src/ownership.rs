@@ -100,7 +100,12 @@ impl Core {
         let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
         if let Stage::Leaving { .. } = stage {
-            self.departed(vnode);
+            // It comes back before all is written: what is not, nobody else knows.
+            self.leaving -= 1;
+            for slot in self.users.of_vnode(vnode) {
+                let user = &mut self.users[slot];
+                user.held &= user.unsettled;
+            }
         }
         if !matches!(stage, Stage::Claiming { .. }) {
             self.loading += 1;
@@ -147,21 +152,41 @@ impl Core {
             if self.users[slot].record.version.epoch() < epoch {
                 self.restamp(slot, Cause::Resync);
             } else {
+                // Other nodes may have read what the store had before.
+                self.users[slot].unpublished = true;
                 self.store_mark(slot);
             }
         }
         for (name, stored) in users {
             let slot = self.users.find_or_insert(&name, &self.vnodes);
             if self.users[slot].knowledge != Knowledge::Known {
-                self.adopt(slot, stored);
+                let unwritten = self.take_unwritten(slot);
+                let newer = |own: &Stored| own.record.version > stored.record.version;
+                self.adopt(slot, unwritten.filter(newer).unwrap_or(stored));
             }
         }
         for slot in self.users.of_vnode(vnode) {
+            if let Some(unwritten) = self.take_unwritten(slot) {
+                self.adopt(slot, unwritten);
+            }
             let knowledge = self.users[slot].knowledge;
             if matches!(knowledge, Knowledge::Asked | Knowledge::Provisional) {
                 self.store_mark(slot);
             }
         }
+    }
+
+    /// What this core did not get written before it left the vnode that it has again now.
+    fn take_unwritten(&mut self, slot: u32) -> Option<Stored> {
+        let user = &mut self.users[slot];
+        let unwritten = user.unsettled.then(|| Stored {
+            record: user.record.clone(),
+            chosen: user.chosen,
+            connected: user.held,
+        });
+        user.unsettled = false;
+        user.held = false;
+        unwritten
     }
 
     /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by
@@ -173,7 +198,7 @@ impl Core {
         self.load_queue.push_back((vnode, epoch));
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
-            self.offer(slot);
+            self.offer_without_store(slot);
         }
     }
 
@@ -185,6 +210,11 @@ impl Core {
             return;
         };
         self.part(vnode, newest, address);
+        if !self.vnodes.had(vnode) {
+            // Nothing was taken over yet: to release it would say that the former owner is done.
+            self.departed(vnode);
+            return;
+        }
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
@@ -265,6 +295,7 @@ impl Core {
             user.held = false;
             user.unsettled = false;
             user.unpublished = false;
+            user.ahead = false;
             debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
             if user.wanted() {
                 // The successor may have been heard before anybody here listened.

@@ -172,6 +172,7 @@ impl Core {
             }
         };
         let held = self.is_held();
+        let clock = self.clock_now();
         let user = &mut self.users[slot];
         if user.sessions > 0 {
             self.refresh(slot, Cause::Close);
@@ -182,6 +183,11 @@ impl Core {
         if user.record.status != Status::Offline || user.knowledge == Knowledge::Asked {
             user.record.last_seen = gone;
         }
+        if user.adopted && how == How::Clean {
+            // After a takeover its other devices may still be on their way here: until then it
+            // stays as it was.
+            return;
+        }
         let grace = match how {
             // While held, the user may be another node's: that is found out first.
             How::Clean if held => self.settings.clean_close_grace.max(1),
@@ -189,13 +195,11 @@ impl Core {
             How::Broken | How::TimedOut => self.settings.grace,
         };
         self.wheel.cancel(&mut user.grace);
-        user.adopted = false;
         if grace > 0 {
-            user.grace = self
-                .wheel
-                .arm(self.clock + grace, wheel::Owner::Grace(slot));
+            user.grace = self.wheel.arm(clock + grace, wheel::Owner::Grace(slot));
             return;
         }
+        user.adopted = false;
         self.went(slot, Cause::Close);
     }
 
@@ -276,7 +280,8 @@ impl Core {
     /// it as a change.
     pub(crate) fn known(&mut self, slot: u32, before: &Record) {
         self.tell_peers(slot);
-        if before.differs(&self.users[slot].record) {
+        let record = &self.users[slot].record;
+        if before.version < record.version && before.differs(record) {
             self.tell_watchers(slot);
         }
         self.answer_late(slot);
@@ -314,6 +319,7 @@ impl Core {
     /// see the same already are told nothing.
     pub(crate) fn adopt(&mut self, slot: u32, stored: Stored) {
         let connected = stored.connected;
+        let clock = self.clock_now();
         let user = &mut self.users[slot];
         user.knowledge = Knowledge::Known;
         if !user.chosen_set {
@@ -327,7 +333,7 @@ impl Core {
         if connected {
             user.adopted = true;
             user.away = user.record.status == Status::Away;
-            let deadline = self.clock + self.settings.grace;
+            let deadline = clock + self.settings.grace;
             self.wheel.cancel(&mut user.grace);
             user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
             if user.record.status != Status::Offline {

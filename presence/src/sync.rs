@@ -11,8 +11,19 @@ use crate::{
     vnodes::{Owner, Stage},
 };
 
-/// How long the store is asked for what a watcher knows already, ms of the core's clock.
+/// How long what a watcher knows already is looked for, ms of the core's clock.
 const OVERTAKE_PATIENCE: u64 = 30_000;
+/// Between two times that the store is asked for it.
+const OVERTAKE_EVERY: u64 = 300;
+
+/// A user of whom a watcher knows something newer than this core.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    user: u32,
+    /// Times of the core's clock, ms.
+    until: u64,
+    ask_at: u64,
+}
 
 /// A user's place in a core, for the time of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,8 +193,12 @@ impl Core {
                 self.users[slot].store.sent();
                 return Some(request);
             }
-            // Nobody needs it any more.
-            self.users[slot].store = Sync::Clean;
+            // Nobody needs it any more, or not before the vnode is loaded, which asks again.
+            let user = &mut self.users[slot];
+            user.store = Sync::Clean;
+            if user.knowledge == Knowledge::Asked && self.vnodes.epoch(user.vnode).is_none() {
+                user.knowledge = Knowledge::Nothing;
+            }
             self.users.doubt(slot);
         }
     }
@@ -257,6 +272,8 @@ impl Core {
                 self.counters.store_writes += 1;
                 let again = self.users[slot].store.answered(true);
                 let user = &mut self.users[slot];
+                // Who asked the store after the event went out and before the store had it.
+                user.unpublished |= std::mem::take(&mut user.ahead);
                 if again && user.unpublished && !user.overtaken {
                     user.overtaken = true;
                 } else {
@@ -285,7 +302,7 @@ impl Core {
                 self.counters.store_failures += 1;
                 let again = self.users[slot].store.answered(false);
                 self.go_on_without_store(slot);
-                self.offer(slot);
+                self.offer_without_store(slot);
                 self.requeue(slot, again);
             }
         }
@@ -335,21 +352,42 @@ impl Core {
         if self.behind.is_empty() {
             return;
         }
-        for (slot, until) in std::mem::take(&mut self.behind) {
-            let user = &mut self.users[slot];
-            if user.behind == Version::NEVER || until <= self.clock {
-                user.behind = Version::NEVER;
-                user.waiters -= 1;
-                self.users.doubt(slot);
-            } else {
-                self.behind.push((slot, until));
-                self.store_mark(slot);
+        for mut behind in std::mem::take(&mut self.behind) {
+            let slot = behind.user;
+            let known = self.users[slot].behind;
+            let here = matches!(self.owner_of(slot), Owner::Here(_));
+            if here && known != Version::NEVER {
+                self.outdo(slot, known);
+                self.answer_late(slot);
             }
+            let user = &mut self.users[slot];
+            let patient = behind.until > self.clock;
+            let waited_for = user.late || user.interest != 0;
+            if patient && waited_for && known > user.record.version {
+                if behind.ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
+                    behind.ask_at = self.clock + OVERTAKE_EVERY;
+                    self.store_mark(slot);
+                }
+                self.behind.push(behind);
+                continue;
+            }
+            user.behind = Version::NEVER;
+            user.waiters -= 1;
+            if !patient {
+                self.answer_late_anyway(slot);
+            }
+            self.release(slot);
         }
     }
 
-    /// The store has the user's newest state, or cannot: now the bus may have it.
-    pub(crate) fn offer(&mut self, slot: u32) {
+    /// The store cannot have the user's newest state now: the bus may have it all the same.
+    pub(crate) fn offer_without_store(&mut self, slot: u32) {
+        self.users[slot].ahead |= self.users[slot].unpublished;
+        self.offer(slot);
+    }
+
+    /// The store has the user's newest state: now the bus may have it.
+    fn offer(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         user.overtaken = false;
         if std::mem::take(&mut user.unpublished) && user.bus.mark() {
@@ -504,10 +542,11 @@ impl Core {
                 }
             }
             PeerMessage::Behind(name, known) => {
-                if let Some(slot) = self.users.find(&name)
-                    && self.users[slot].record.version < known
-                {
-                    self.overtake(slot, known);
+                if let Some(slot) = self.users.find(&name) {
+                    match self.owner_of(slot) {
+                        Owner::Here(_) => _ = self.outdo(slot, known),
+                        Owner::Core(_) | Owner::Elsewhere => self.overtake(slot, known),
+                    }
                 }
             }
             PeerMessage::State(name, record) => {
@@ -522,36 +561,44 @@ impl Core {
     }
 
     /// A watcher has the version `known`, which is newer than what is known here: it saw a change
-    /// that a former owner did not get into the store. The owner makes a newer version; the home
-    /// core of another node's vnode asks the store until that has been claimed by a newer epoch.
+    /// that did not get into the store, or not here yet. The owner makes a newer version; others
+    /// wait for it, the home core of another node's vnode asks the store until that has been claimed
+    /// by a newer epoch.
     pub(crate) fn overtake(&mut self, slot: u32, known: Version) {
-        let vnode = self.users[slot].vnode;
-        match self.vnodes.owner(vnode) {
-            Owner::Here(_) => {
-                let knowledge = self.users[slot].knowledge;
-                if matches!(knowledge, Knowledge::Known | Knowledge::Provisional)
-                    && self.vnodes.is_former(vnode, known)
-                {
-                    self.restamp(slot, Cause::Resync);
-                }
-            }
+        if self.users[slot].record.version >= known || self.outdo(slot, known) {
+            return;
+        }
+        let owner = self.owner_of(slot);
+        let user = &mut self.users[slot];
+        if user.behind == Version::NEVER {
+            // Held like a question holds it.
+            user.waiters += 1;
+            self.behind.push(Behind {
+                user: slot,
+                until: self.clock + OVERTAKE_PATIENCE,
+                ask_at: self.clock + OVERTAKE_EVERY,
+            });
+        }
+        user.behind = user.behind.max(known);
+        match owner {
+            Owner::Here(_) => {}
             Owner::Core(core) => {
-                let user = &mut self.users[slot];
-                user.behind = user.behind.max(known);
                 user.behind_told = false;
                 self.queue_for(slot, core);
             }
-            Owner::Elsewhere => {
-                let user = &mut self.users[slot];
-                if user.behind == Version::NEVER {
-                    // Held like a question holds it.
-                    user.waiters += 1;
-                    self.behind.push((slot, self.clock + OVERTAKE_PATIENCE));
-                }
-                user.behind = user.behind.max(known);
-                self.store_mark(slot);
-            }
+            Owner::Elsewhere => self.store_mark(slot),
         }
+    }
+
+    /// The owner makes a version that is newer than `known`, if `known` is one that it or a former
+    /// owner can have made; whether it is newer now.
+    fn outdo(&mut self, slot: u32, known: Version) -> bool {
+        let user = &self.users[slot];
+        let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
+        if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
+            self.restamp(slot, Cause::Resync);
+        }
+        self.users[slot].record.version >= known
     }
 
     /// A mirror hears of its user's state: what is not newer than what it knows is dropped.
@@ -575,18 +622,15 @@ impl Core {
         if record.version >= before.version {
             user.record = record;
         }
-        let overtaken = user.behind != Version::NEVER && user.record.version >= user.behind;
-        if overtaken {
-            user.behind = Version::NEVER;
-        }
         if first {
             self.known(slot, &before);
-        } else {
-            self.tell_peers(slot);
+            return;
         }
-        if overtaken || (!first && before.differs(&self.users[slot].record)) {
+        self.tell_peers(slot);
+        if before.differs(&self.users[slot].record) {
             self.tell_watchers(slot);
         }
+        self.answer_late(slot);
     }
 
     /// Sends the owner's newest state to every core that mirrors the user.

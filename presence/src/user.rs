@@ -107,6 +107,9 @@ pub(crate) struct User {
     /// A change waits for the store before it goes to the bus: a successor finds in the store
     /// whatever anybody may have heard.
     pub(crate) unpublished: bool,
+    /// The bus was given a change that the store did not take: it is published again when the store
+    /// has it.
+    pub(crate) ahead: bool,
     /// The change waited for one write already, and the user has changed again.
     pub(crate) overtaken: bool,
     pub(crate) cause: Cause,
@@ -222,6 +225,7 @@ impl Users {
             store: Sync::Clean,
             bus: Sync::Clean,
             unpublished: false,
+            ahead: false,
             overtaken: false,
             cause: Cause::Connect,
             told: false,

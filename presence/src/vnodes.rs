@@ -35,10 +35,10 @@ struct Slot {
     stage: Stage,
     /// The last sequence made under the epoch.
     seq: u64,
-    /// The sequence at the takeover.
-    start: u64,
     /// The highest epoch that this core has heard of.
     newest: Epoch,
+    /// It was loaded since this core took it: what the store has of it this core has.
+    had: bool,
 }
 
 pub(crate) struct Vnodes(Box<[Slot]>);
@@ -49,8 +49,8 @@ impl Vnodes {
             owner: Owner::Elsewhere,
             stage: Stage::Apart,
             seq: 0,
-            start: 0,
             newest: Epoch::new(0),
+            had: false,
         };
         Self(vec![nobody; count.get()].into())
     }
@@ -74,6 +74,11 @@ impl Vnodes {
     /// Whether this core owns the vnode and its users are adopted.
     pub(crate) fn loaded(&self, vnode: Vnode) -> bool {
         self.stage(vnode) == Stage::Loaded
+    }
+
+    /// Whether this core has had the vnode, and did not only want it.
+    pub(crate) fn had(&self, vnode: Vnode) -> bool {
+        self.0[vnode.index()].had
     }
 
     /// Whether another core of this node is the vnode's home.
@@ -103,7 +108,6 @@ impl Vnodes {
         slot.owner = Owner::Here(epoch);
         slot.stage = Stage::Claiming { force_at };
         slot.seq = seq;
-        slot.start = seq;
     }
 
     /// The vnode has to be claimed again, under the same epoch and with the versions going on.
@@ -112,7 +116,9 @@ impl Vnodes {
     }
 
     pub(crate) fn set_loaded(&mut self, vnode: Vnode) {
-        self.0[vnode.index()].stage = Stage::Loaded;
+        let slot = &mut self.0[vnode.index()];
+        slot.stage = Stage::Loaded;
+        slot.had = true;
     }
 
     /// The vnode is not this core's any more; its epoch, if it was.
@@ -120,6 +126,7 @@ impl Vnodes {
         let slot = &mut self.0[vnode.index()];
         slot.owner = Owner::Elsewhere;
         slot.stage = stage;
+        slot.had = false;
     }
 
     /// One more of a departing vnode's users is written; `true` when it was the last.
@@ -141,11 +148,11 @@ impl Vnodes {
         }
     }
 
-    /// Whether `version` may be of a former owner of this core's vnode.
-    pub(crate) fn is_former(&self, vnode: Vnode, version: Version) -> bool {
+    /// Whether this core owns the vnode, and it or a former owner can have made `version`.
+    pub(crate) fn was_made(&self, vnode: Vnode, version: Version) -> bool {
         let slot = &self.0[vnode.index()];
         match slot.owner {
-            Owner::Here(epoch) => Version::new(epoch, slot.start).is_some_and(|at| version <= at),
+            Owner::Here(epoch) => Version::new(epoch, slot.seq).is_some_and(|at| version <= at),
             Owner::Core(_) | Owner::Elsewhere => false,
         }
     }

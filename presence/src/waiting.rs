@@ -10,7 +10,7 @@ use protocol::{
 use slab::Slab;
 
 use crate::{
-    Core, Owner, SessionId,
+    Core, SessionId,
     fanout::append_frame,
     session::Watch,
     user::{Knowledge, Watcher},
@@ -252,17 +252,13 @@ impl Core {
             }
             user.mark = 0;
             let watch = user.mark_watch as usize;
-            if !self.knows(*slot) {
+            if !self.knows(*slot) || self.catch_up(*slot, *known) {
                 self.answer_later(session, *slot, *known);
                 continue;
             }
+            // The snapshot has what waited.
             let entry = &mut self.sessions[session].watches[watch];
-            entry.clear(Watch::AWAITING);
-            if self.catch_up(*slot, *known) {
-                continue;
-            }
-            // The snapshot has what waited, and what `catch_up` published.
-            self.sessions[session].watches[watch].clear(Watch::PENDING);
+            entry.clear(Watch::AWAITING | Watch::PENDING);
             if self.users[*slot].record.version.get() != *known {
                 news.push(*slot);
             }
@@ -278,23 +274,41 @@ impl Core {
         self.users[slot].late = true;
     }
 
-    /// The user is known now: it is news to those whose snapshot went out without it.
+    /// The user is known now, or better than before: it is news to those whose snapshot went out
+    /// without it. Who knows more than what is known here waits on.
     pub(crate) fn answer_late(&mut self, slot: u32) {
-        if !std::mem::take(&mut self.users[slot].late) {
-            return;
+        if self.users[slot].late {
+            self.answer_those_who_wait(slot, true);
         }
+    }
+
+    /// What a watcher claims to know cannot be found: it gets what there is.
+    pub(crate) fn answer_late_anyway(&mut self, slot: u32) {
+        if self.users[slot].late {
+            self.answer_those_who_wait(slot, false);
+        }
+    }
+
+    fn answer_those_who_wait(&mut self, slot: u32, in_order: bool) {
+        self.users[slot].late = false;
         for n in 0..self.users[slot].watchers.len() {
             let Watcher { session, watch } = self.users[slot].watchers[n];
-            let late = &mut self.sessions[session].late;
+            let late = &self.sessions[session].late;
             let Some(entry) = late.iter().position(|(user, _)| *user == slot) else {
                 continue;
             };
-            let (_, known) = late.swap_remove(entry);
+            let (_, known) = late[entry];
+            if in_order && self.catch_up(slot, known) {
+                self.users[slot].late = true;
+                continue;
+            }
+            let late = &mut self.sessions[session].late;
+            late.swap_remove(entry);
             if late.is_empty() {
                 *late = Vec::new();
             }
             self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
-            if !self.catch_up(slot, known) && self.users[slot].record.version.get() != known {
+            if self.users[slot].record.version.get() != known {
                 let at = self.now.mono_us.max(1);
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
                 self.fanout.change(sessions, counters, session, watch, at);
@@ -303,14 +317,16 @@ impl Core {
     }
 
     /// A watcher has the version `known`. `true` when that is newer than what can be known here now:
-    /// what it lacks follows as a change.
+    /// it must not be sent anything older.
     fn catch_up(&mut self, slot: u32, known: u64) -> bool {
-        if known == UNKNOWN || self.users[slot].record.version.get() >= known {
-            return false;
+        let version = self.users[slot].record.version;
+        match Version::from_u64(known) {
+            Some(known) if version < known => {
+                self.overtake(slot, known);
+                self.users[slot].record.version < known
+            }
+            _ => false,
         }
-        let known = Version::from_u64(known).unwrap_or_default();
-        self.overtake(slot, known);
-        !matches!(self.owner_of(slot), Owner::Here(_))
     }
 
     fn reply_list(&mut self, session: u32, kind: ListKind<'_>, list: &[u32]) {

@@ -35,10 +35,11 @@ pub(crate) struct Client {
 }
 
 /// One frame of the server.
+#[derive(Debug)]
 pub(crate) enum Frame {
     Message(Value),
     Ping,
-    Close,
+    Close { code: u16, reason: String },
 }
 
 /// The frames in `bytes`, which are whole.
@@ -53,7 +54,10 @@ pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
         let payload = &bytes[header..header + length];
         frames.push(match bytes[0] {
             0x81 => Frame::Message(serde_json::from_slice(payload).expect("messages are JSON")),
-            0x88 => Frame::Close,
+            0x88 => Frame::Close {
+                code: u16::from_be_bytes([payload[0], payload[1]]),
+                reason: String::from_utf8_lossy(&payload[2..]).into(),
+            },
             0x89 => Frame::Ping,
             other => panic!("a frame begins with {other:#x}"),
         });

@@ -1,9 +1,11 @@
-//! A simulated node: the real presence cores over simulated time, sockets, store, bus and clients,
-//! all from one seed. It owns the truth about who is there, and checks every invariant against
-//! what watchers, the store and the bus are told; it has no rule of presence of its own.
+//! Simulations: the real presence cores of one node, and a whole cluster of them, over simulated
+//! time, sockets, stores, buses and clients, all from one seed. They own the truth about who is
+//! there, and check every invariant against what watchers, the store and the bus are told; they
+//! have no rule of presence of their own.
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod cluster;
 mod node;
 pub mod random;
 mod truth;

@@ -1,9 +1,9 @@
-//! Runs seeds of the simulation by hand: `online-status-simulation --seed 7 --trace`.
+//! Runs seeds of the simulations by hand: `online-status-simulation --seed 7 --trace`.
 
 use clap::Parser;
-use online_status_simulation::{Plan, World};
+use online_status_simulation::{Plan, World, cluster};
 
-/// Runs the seeded simulation and checks the invariants.
+/// Runs the seeded simulations and checks the invariants.
 #[derive(Parser)]
 struct Arguments {
     /// The first seed.
@@ -12,6 +12,12 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// One node instead of a cluster.
+    #[arg(long)]
+    single: bool,
+    /// Go on after a failure, and count them.
+    #[arg(long)]
+    all: bool,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -19,8 +25,25 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
+    let mut failures = 0;
     for seed in arguments.seed..arguments.seed + arguments.count {
-        World::new(Plan::of(seed), arguments.trace).run();
+        let trace = arguments.trace;
+        let run = move || {
+            if arguments.single {
+                World::new(Plan::of(seed), trace).run();
+            } else {
+                cluster::World::new(cluster::Plan::of(seed), trace).run();
+            }
+        };
+        if !arguments.all {
+            run();
+        } else if std::panic::catch_unwind(run).is_err() {
+            failures += 1;
+        }
+    }
+    if failures > 0 {
+        println!("{failures} of {} seeds fail", arguments.count);
+        std::process::exit(1);
     }
     println!(
         "{} seeds from {}: all invariants hold",

@@ -585,7 +585,7 @@ impl World {
                         self.cores[state.core].heard(id);
                     }
                 }
-                Frame::Close => {}
+                Frame::Close { .. } => {}
                 Frame::Message(message) => {
                     if self.trace {
                         println!("{:>8} client {client} reads {message}", self.now);

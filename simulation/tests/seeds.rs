@@ -1,5 +1,5 @@
-//! The invariants over many seeds. A failure names its seed; to see it happen:
-//! `cargo run --release -p online-status-simulation -- --seed N --trace`.
+//! The invariants of one node over many seeds. A failure names its seed; to see it happen:
+//! `cargo run --release -p online-status-simulation -- --single --seed N --trace`.
 
 use online_status_simulation::{Plan, World};
 

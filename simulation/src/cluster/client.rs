@@ -1,0 +1,585 @@
+//! A simulated client of the cluster: it asks for a route, connects, says how it is and whom it
+//! watches, follows `move` and 4421, and comes back with what it knows when it is cut off.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use presence::How;
+use protocol::{Chosen, CloseCode};
+use ring::Vnode;
+use serde_json::{Value, json};
+
+use super::{
+    plan::HEARTBEAT,
+    process::{FromClient, In},
+    truth::Held,
+    world::{Event, World},
+};
+use crate::client::{Frame, View};
+
+/// How long a client waits for a sign of life beyond the server's pings.
+const PATIENCE: u64 = 3_000;
+/// How long it waits for its welcome.
+const WELCOME: u64 = 1_500;
+
+/// What comes to a client through its socket.
+pub(crate) enum ToClient {
+    Frames(Vec<Frame>),
+    /// The connection is gone, or nobody took it.
+    End,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) id: u64,
+    pub(crate) process: usize,
+    pub(crate) welcomed: bool,
+    heard: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Client {
+    /// Of its user.
+    pub(crate) name: String,
+    pub(crate) line: Option<Line>,
+    /// It wants to be connected.
+    pub(crate) wanted: bool,
+    /// What it says after each welcome: how it is, and what its user chose last through it.
+    status: &'static str,
+    chosen: Option<&'static str>,
+    /// Users that it watches, in all its connections.
+    pub(crate) watched: BTreeSet<String>,
+    pub(crate) views: BTreeMap<String, View>,
+    pub(crate) slow: bool,
+    inbox: Vec<Frame>,
+    /// The node that it was told to go to.
+    hint: Option<usize>,
+    failures: u32,
+    dials: u64,
+}
+
+impl Client {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            status: "online",
+            ..Self::default()
+        }
+    }
+}
+
+impl World {
+    /// One client does something.
+    pub(crate) fn act(&mut self) {
+        let client = self.random.below(self.clients.len() as u64) as usize;
+        let state = &self.clients[client];
+        let Some(line) = &state.line else {
+            if !state.wanted {
+                self.clients[client].wanted = true;
+                self.dial_in(client, 0);
+            }
+            return;
+        };
+        if !line.welcomed {
+            return;
+        }
+        match self.random.below(20) {
+            0..4 => {
+                let users = self.some_users();
+                self.clients[client].watched.extend(users.iter().cloned());
+                self.watch(client, &users);
+            }
+            4 => {
+                let users = self.some_users();
+                for user in &users {
+                    self.clients[client].watched.remove(user);
+                }
+                self.say(client, &json!({ "type": "unwatch", "users": users }));
+            }
+            5..9 => self.set_status(client),
+            9 => {
+                let text = format!("t{}", self.random.below(1_000));
+                self.say(client, &json!({ "type": "status", "text": text }));
+            }
+            10 => self.hang_up_client(client, How::Clean, "closes"),
+            11 => {
+                // The server closes; until then it may still be told things.
+                self.clients[client].wanted = false;
+                self.truth_leaves(client, false);
+                self.say(client, &json!({ "type": "bye" }));
+            }
+            12..14 => {
+                self.hang_up_client(client, How::Broken, "loses its connection");
+                if self.random.below(4) > 0 {
+                    self.clients[client].wanted = true;
+                    let delay = self.random.below(2_000);
+                    self.dial_in(client, delay);
+                }
+            }
+            14 => {
+                self.note(|| format!("{} vanishes", self.who(client)));
+                self.truth_leaves(client, true);
+                self.drop_line(client);
+                self.clients[client].wanted = false;
+            }
+            15 => self.clients[client].slow = true,
+            16..19 => self.speed_up(client),
+            _ => {
+                let users = self.some_users();
+                self.say(client, &json!({ "type": "query", "users": users }));
+            }
+        }
+    }
+
+    fn who(&self, client: usize) -> String {
+        format!("client {client} ({})", self.clients[client].name)
+    }
+
+    fn some_users(&mut self) -> Vec<String> {
+        let count = 1 + self.random.below(5);
+        (0..count)
+            .map(|_| format!("u{}", self.random.below(self.plan.users)))
+            .collect()
+    }
+
+    fn watch(&mut self, client: usize, users: &[String]) {
+        let views = &self.clients[client].views;
+        let known: BTreeMap<&String, u64> = users
+            .iter()
+            .filter_map(|user| Some((user, views.get(user)?.version)))
+            .collect();
+        let message = json!({ "type": "watch", "users": users, "known": known, "id": 1 });
+        self.say(client, &message);
+    }
+
+    fn set_status(&mut self, client: usize) {
+        let status = match self.random.below(7) {
+            0 => "busy",
+            1 => "invisible",
+            2..4 => "away",
+            _ => "online",
+        };
+        let state = &mut self.clients[client];
+        if matches!(status, "busy" | "invisible") {
+            state.chosen = Some(status);
+        } else {
+            state.status = status;
+            state.chosen = None;
+        }
+        self.say(client, &json!({ "type": "status", "status": status }));
+    }
+
+    fn say(&mut self, client: usize, message: &Value) {
+        let text = message.to_string();
+        self.note(|| format!("{} says {text}", self.who(client)));
+        self.send_up(client, FromClient::Text(text));
+    }
+
+    /// Sends something through the client's connection.
+    fn send_up(&mut self, client: usize, input: FromClient) {
+        if let Some(line) = &self.clients[client].line {
+            let (id, process) = (line.id, line.process);
+            let delay = self.latency();
+            let at = self.wire(id, true, delay);
+            self.at(at, process, In::Socket(id, input));
+        }
+    }
+
+    pub(crate) fn send_down(&mut self, client: usize, conn: u64, what: ToClient) {
+        let delay = self.latency();
+        let at = self.wire(conn, false, delay);
+        self.schedule(at, Event::Client(client, conn, what));
+    }
+
+    pub(crate) fn hang_up_client(&mut self, client: usize, how: How, what: &str) {
+        self.note(|| format!("{} {what}", self.who(client)));
+        self.truth_leaves(client, how != How::Clean);
+        self.send_up(client, FromClient::End(how));
+        self.drop_line(client);
+        self.clients[client].wanted = false;
+    }
+
+    fn drop_line(&mut self, client: usize) {
+        let state = &mut self.clients[client];
+        state.line = None;
+        state.slow = false;
+        state.inbox.clear();
+    }
+
+    pub(crate) fn speed_up(&mut self, client: usize) {
+        self.clients[client].slow = false;
+        let frames = std::mem::take(&mut self.clients[client].inbox);
+        self.read(client, frames);
+        self.send_up(client, FromClient::Drained);
+    }
+
+    /// The process of the connection `conn` is no more.
+    pub(crate) fn loses_process(&mut self, client: usize, conn: u64) {
+        if self.clients[client]
+            .line
+            .as_ref()
+            .is_some_and(|line| line.id == conn)
+        {
+            self.truth_is_cut(client);
+        }
+    }
+
+    /// The server has closed the client's session.
+    fn closed(&mut self, client: usize, code: u16) {
+        if code == CloseCode::MOVED.get() {
+            self.truth_is_cut(client);
+        } else {
+            self.truth_leaves(client, true);
+        }
+    }
+
+    fn truth_leaves(&mut self, client: usize, graced: bool) {
+        let now = self.now;
+        let taken = self.taken(client);
+        self.truth_of(client).leave(client, now, graced, taken);
+    }
+
+    /// When and by which process the vnode of the client's user was last taken.
+    fn taken(&self, client: usize) -> (u64, usize) {
+        let vnode = self.count().vnode(&self.clients[client].name);
+        let accepted = &self.accepted[vnode.index()];
+        (accepted.at, accepted.by)
+    }
+
+    /// The cluster, not the client, has ended the session.
+    fn truth_is_cut(&mut self, client: usize) {
+        let now = self.now;
+        let taken = self.taken(client);
+        let truth = self.truth_of(client);
+        if let Some(held) = truth.sessions.get(&client).filter(|held| !held.forsaken) {
+            let (at, by) = taken;
+            let cut = if held.process == by { now } else { now.min(at) };
+            truth.cuts.insert(client, cut);
+        }
+        truth.leave(client, now, true, taken);
+    }
+
+    pub(crate) fn dial_in(&mut self, client: usize, delay: u64) {
+        let state = &mut self.clients[client];
+        state.dials += 1;
+        let dial = state.dials;
+        let at = self.now + delay;
+        self.schedule(at, Event::Dial(client, dial));
+    }
+
+    /// The client asks for a route and connects.
+    pub(crate) fn dial(&mut self, client: usize, dial: u64) {
+        let state = &self.clients[client];
+        if state.dials != dial || !state.wanted || state.line.is_some() {
+            return;
+        }
+        let vnode = self.count().vnode(&state.name);
+        let hint = self.clients[client].hint.take();
+        let route = hint.or_else(|| self.route(vnode));
+        // With no coordinator any node may know.
+        let name = route.unwrap_or_else(|| self.random.below(self.names.len() as u64) as usize);
+        let Some(process) = self.names[name] else {
+            self.fail(client);
+            return;
+        };
+        let id = self.next_ticket();
+        self.note(|| {
+            format!(
+                "{} dials n{name} (p{process}), connection {id}",
+                self.who(client)
+            )
+        });
+        let heard = self.now;
+        self.clients[client].line = Some(Line {
+            id,
+            process,
+            welcomed: false,
+            heard,
+        });
+        self.send_up(client, FromClient::Open { client, tries: 0 });
+        if !self.processes[process].alive && self.processes[process].gone_quietly {
+            // Nobody says that nobody is there.
+        } else if !self.processes[process].alive {
+            self.send_down(client, id, ToClient::End);
+        }
+        self.schedule(self.now + WELCOME, Event::Watchdog(client, id));
+    }
+
+    fn fail(&mut self, client: usize) {
+        let state = &mut self.clients[client];
+        state.failures += 1;
+        let most = 100 << state.failures.min(4);
+        if state.wanted {
+            let delay = 20 + self.random.below(most);
+            self.dial_in(client, delay);
+        }
+    }
+
+    /// A client looks whether its server still speaks.
+    pub(crate) fn watchdog(&mut self, client: usize, conn: u64) {
+        let Some(line) = self.clients[client]
+            .line
+            .as_ref()
+            .filter(|line| line.id == conn)
+        else {
+            return;
+        };
+        let silent = self.now - line.heard;
+        if (line.welcomed && silent >= HEARTBEAT + PATIENCE && !self.clients[client].slow)
+            || (!line.welcomed && silent >= WELCOME)
+        {
+            self.hang_up_client(client, How::Broken, "gives its connection up");
+            self.clients[client].wanted = true;
+            self.fail(client);
+            return;
+        }
+        self.schedule(self.now + 500, Event::Watchdog(client, conn));
+    }
+
+    /// Something comes through a client's socket.
+    pub(crate) fn client(&mut self, client: usize, conn: u64, what: ToClient) {
+        let now = self.now;
+        let Some(line) = self.clients[client]
+            .line
+            .as_mut()
+            .filter(|line| line.id == conn)
+        else {
+            return;
+        };
+        line.heard = now;
+        match what {
+            ToClient::Frames(frames) if self.clients[client].slow => {
+                if let Some(code) = close_code(&frames) {
+                    // It is cut off, whether it looks or not.
+                    self.closed(client, code);
+                }
+                self.clients[client].inbox.extend(frames);
+            }
+            ToClient::Frames(frames) => {
+                self.read(client, frames);
+                if self.clients[client].line.is_some() {
+                    self.send_up(client, FromClient::Drained);
+                }
+            }
+            ToClient::End => {
+                let frames = std::mem::take(&mut self.clients[client].inbox);
+                self.read(client, frames);
+                self.cut(client, conn);
+            }
+        }
+    }
+
+    /// The server has ended the connection.
+    fn cut(&mut self, client: usize, conn: u64) {
+        if self.clients[client]
+            .line
+            .as_ref()
+            .is_none_or(|line| line.id != conn)
+        {
+            return;
+        }
+        self.note(|| format!("{} is cut off", self.who(client)));
+        self.truth_is_cut(client);
+        self.send_up(client, FromClient::End(How::Broken));
+        self.drop_line(client);
+        self.fail(client);
+    }
+
+    fn read(&mut self, client: usize, frames: Vec<Frame>) {
+        for frame in frames {
+            let Some(conn) = self.clients[client].line.as_ref().map(|line| line.id) else {
+                return;
+            };
+            match frame {
+                Frame::Ping => self.send_up(client, FromClient::Pong),
+                Frame::Close { code, reason } => {
+                    self.note(|| format!("{} is closed with {code} {reason}", self.who(client)));
+                    match code {
+                        1012 => self.clients[client].failures = 0,
+                        4421 => self.clients[client].hint = self.name_at(&reason),
+                        _ => {}
+                    }
+                    self.closed(client, code);
+                    self.cut(client, conn);
+                }
+                Frame::Message(message) => self.message(client, conn, &message),
+            }
+        }
+    }
+
+    fn message(&mut self, client: usize, conn: u64, message: &Value) {
+        self.note(|| format!("{} reads {message}", self.who(client)));
+        match message["type"].as_str().unwrap_or_default() {
+            "welcome" => self.welcomed(client, conn),
+            "move" => {
+                let address = message["address"].as_str().unwrap_or_default();
+                self.clients[client].hint = self.name_at(address);
+            }
+            kind @ ("presence" | "snapshot") => {
+                for record in message["users"].as_array().expect("a list") {
+                    self.see(client, record, kind == "snapshot");
+                }
+            }
+            "error" if message["id"] == 1 => {
+                // It asked too much at a time: what it wants to watch it asks for again.
+                let at = self.now + 500;
+                self.schedule(at, Event::WatchAgain(client, conn));
+            }
+            _ => {}
+        }
+    }
+
+    fn name_at(&self, address: &str) -> Option<usize> {
+        let name: usize = address.strip_prefix("ws://n")?.parse().ok()?;
+        (name < self.names.len()).then_some(name)
+    }
+
+    fn welcomed(&mut self, client: usize, conn: u64) {
+        let state = &mut self.clients[client];
+        state.failures = 0;
+        let line = state.line.as_mut().expect("it reads from it");
+        line.welcomed = true;
+        let process = line.process;
+        let (status, chosen, watched) = (state.status, state.chosen, state.watched.clone());
+        // A session of a process that has lost the vnode already is soon cut off.
+        let vnode = self.count().vnode(&self.clients[client].name);
+        let proper = self.has(process, vnode);
+        let held = Held {
+            process,
+            away: false,
+            forsaken: !proper,
+        };
+        let truth = self.truth_of(client);
+        truth.sessions.insert(client, held);
+        truth.cuts.remove(&client);
+        if proper {
+            truth.unknown = false;
+        } else {
+            self.note(|| format!("{} is welcomed without the vnode", self.who(client)));
+        }
+        // A session that returns in grace starts as the last one was, so it says how it is.
+        self.say(client, &json!({ "type": "status", "status": status }));
+        if let Some(chosen) = chosen {
+            self.say(client, &json!({ "type": "status", "status": chosen }));
+        }
+        self.watch_again(client, conn, &watched);
+    }
+
+    /// Whether the process has the vnode now, as far as the store knows.
+    fn has(&self, pid: usize, vnode: Vnode) -> bool {
+        self.accepted[vnode.index()].by == pid && self.may_have(pid, vnode)
+    }
+
+    /// Whether nobody has taken the vnode from the process, in which its home core follows a map
+    /// that gives it to it.
+    fn may_have(&self, pid: usize, vnode: Vnode) -> bool {
+        let process = &self.processes[pid];
+        let seat = &process.seats[self.home(pid, vnode)];
+        seat.followed.as_ref().is_some_and(|map| {
+            map.owner(vnode).is_some_and(|(node, epoch)| {
+                node.boot == process.boot && epoch >= self.accepted[vnode.index()].highest
+            })
+        })
+    }
+
+    pub(crate) fn watch_again(&mut self, client: usize, conn: u64, watched: &BTreeSet<String>) {
+        let here = self.clients[client]
+            .line
+            .as_ref()
+            .is_some_and(|line| line.id == conn);
+        if here && !watched.is_empty() {
+            let users: Vec<String> = watched.iter().cloned().collect();
+            self.watch(client, &users);
+        }
+    }
+
+    /// A process gets a message of a session: from now on that is how its user is.
+    pub(crate) fn heeds(&mut self, pid: usize, conn: u64, client: usize, text: &str) {
+        let state = &self.processes[pid].conns[&conn];
+        let Some(session) = state.session else {
+            return;
+        };
+        let core = &self.processes[pid].seats[state.core].core;
+        let vnode = self.count().vnode(&self.clients[client].name);
+        let fenced = !self.may_have(pid, vnode);
+        if core.user_of(session).is_none() {
+            return;
+        }
+        let message: Value = serde_json::from_str(text).expect("clients speak well");
+        if message["type"] != "status" {
+            return;
+        }
+        let now = self.now;
+        self.note(|| {
+            format!(
+                "p{pid} hears {text} of {}, fenced: {fenced}",
+                self.who(client)
+            )
+        });
+        if fenced {
+            if message["status"] == "invisible" {
+                // It is what the user wants, even if only the one who lost it hears it.
+                self.truth_of(client).rightly_offline = now;
+            }
+            return;
+        }
+        let has = self.has(pid, vnode);
+        let truth = self.truth_of(client);
+        if let Some(text) = message["text"].as_str() {
+            truth.text = text.to_owned();
+            truth.text_at = now;
+            truth.text_by = pid;
+            truth.text_had = has;
+            truth.lost = false;
+        }
+        let chosen = match message["status"].as_str() {
+            Some("busy") => Chosen::Busy,
+            Some("invisible") => Chosen::Invisible,
+            Some(word) => {
+                if let Some(held) = truth.sessions.get_mut(&client) {
+                    held.away = word == "away";
+                }
+                Chosen::None
+            }
+            None => truth.chosen,
+        };
+        if message["status"].is_string() {
+            truth.chosen = chosen;
+            if !has {
+                truth.early = Some((pid, chosen));
+            } else if truth.early.is_some_and(|(by, _)| by == pid) {
+                truth.early = None;
+            }
+        }
+        self.truth_of(client);
+    }
+
+    /// A record is shown to a client: versions grow.
+    fn see(&mut self, client: usize, record: &Value, snapshot: bool) {
+        let user = record["user"].as_str().expect("a user").to_owned();
+        let view = View {
+            version: record["version"].as_u64().expect("a version"),
+            status: record["status"].as_str().expect("a status").into(),
+            text: record["text"].as_str().unwrap_or_default().into(),
+            devices: record["devices"].as_u64().expect("devices"),
+        };
+        let state = &mut self.clients[client];
+        let before = state.views.insert(user.clone(), view.clone());
+        if let Some(before) = before {
+            // A question may cross a change.
+            let again = snapshot && view == before;
+            assert!(
+                view.version > before.version || again,
+                "I4: {} client {client} saw {before:?} and then {view:?} of {user}",
+                self.moment()
+            );
+        }
+    }
+}
+
+fn close_code(frames: &[Frame]) -> Option<u16> {
+    frames.iter().find_map(|frame| match frame {
+        Frame::Close { code, .. } => Some(*code),
+        Frame::Message(_) | Frame::Ping => None,
+    })
+}

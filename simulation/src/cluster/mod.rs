@@ -1,0 +1,19 @@
+//! A simulated cluster: real presence cores, membership, maps and control over simulated time,
+//! networks, store, bus and clients, all from one seed. It owns the truth about who is there, and
+//! checks every invariant against what watchers, store and topic are told.
+
+mod bus;
+mod checks;
+mod client;
+mod coordinators;
+mod faults;
+mod plan;
+mod process;
+mod redis;
+mod truth;
+mod world;
+
+pub use self::{
+    plan::{Fault, Plan},
+    world::World,
+};

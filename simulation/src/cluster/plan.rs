@@ -1,0 +1,145 @@
+//! What a run of the cluster is made of: sizes, durations, and which faults may happen in it. A
+//! seed has only some kinds of faults, so that the others leave what they check alone.
+
+use crate::random::Random;
+
+/// A node's lease, ms.
+pub(crate) const LEASE: u64 = 2_000;
+pub(crate) const GRACE: u64 = 6_000;
+pub(crate) const HEARTBEAT: u64 = 4_000;
+pub(crate) const TIMEOUT: u64 = 2_000;
+/// How long a process waits for an answer of the store.
+pub(crate) const RESPONSE: u64 = 1_000;
+/// Between two looks of a coordinator.
+pub(crate) const POLL: u64 = 300;
+/// A leader's key.
+pub(crate) const LEADER: u64 = 1_500;
+/// Between a client and a node, at most.
+pub(crate) const LATENCY: u64 = 40;
+/// Two wheel slots and ticks.
+pub(crate) const TIMERS: u64 = 500;
+
+/// Kinds of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The store refuses everybody.
+    StoreAway,
+    /// The store answers late, some answers never.
+    StoreSlow,
+    /// One node or coordinator does not reach the store.
+    StoreCut,
+    /// The store goes on as a replica that lacks the last writes.
+    StoreOld,
+    /// The store loses everything.
+    StoreWiped,
+    /// The bus takes and gives nothing.
+    BusAway,
+    /// One node does not reach the bus.
+    BusCut,
+    /// One node reads the bus late.
+    BusLag,
+    /// Reports of deliveries are late or wrong, events come twice.
+    BusReports,
+    /// Events are deleted before everyone has read them.
+    BusGap,
+    /// A process is killed and starts again.
+    Kill,
+    /// A host vanishes without a word; its node starts elsewhere later.
+    Vanish,
+    /// A process stands still.
+    Stall,
+    /// An operator drains a node for a while.
+    Drain,
+    /// A node ends in good order and starts again.
+    Leave,
+    /// A further node joins.
+    Join,
+    /// Coordinators are killed, stand still, or come back.
+    Coordinators,
+    /// Wall clocks step.
+    Clocks,
+    /// A process gets a successor of its name while it still lives.
+    Twin,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::StoreAway,
+        Self::StoreSlow,
+        Self::StoreCut,
+        Self::StoreOld,
+        Self::StoreWiped,
+        Self::BusAway,
+        Self::BusCut,
+        Self::BusLag,
+        Self::BusReports,
+        Self::BusGap,
+        Self::Kill,
+        Self::Vanish,
+        Self::Stall,
+        Self::Drain,
+        Self::Leave,
+        Self::Join,
+        Self::Coordinators,
+        Self::Clocks,
+        Self::Twin,
+    ];
+}
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Makes everything else.
+    pub seed: u64,
+    /// Nodes at the start, one or two cores each.
+    pub nodes: u64,
+    /// Users, each with up to three clients.
+    pub users: u64,
+    /// Vnodes, a power of two.
+    pub vnodes: usize,
+    /// How long things happen, ms.
+    pub time: u64,
+    /// Which faults may happen.
+    pub faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// The plan of a seed as the tests run it: an eighth without faults, three eighths with one
+    /// kind, the rest with several.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let mut pick = || Fault::ALL[random.below(Fault::ALL.len() as u64) as usize];
+        let kinds = match seed % 8 {
+            0 => 0,
+            1..4 => 1,
+            4..6 => 2,
+            _ => 5,
+        };
+        let mut faults: Vec<Fault> = (0..kinds).map(|_| pick()).collect();
+        faults.sort_unstable();
+        faults.dedup();
+        Self {
+            seed,
+            nodes: 2 + random.below(3),
+            users: 8 + random.below(17),
+            vnodes: 64,
+            time: 25_000 + random.below(20_000),
+            faults,
+        }
+    }
+
+    /// The same with these faults only.
+    #[must_use]
+    pub fn with(self, faults: &[Fault]) -> Self {
+        Self {
+            faults: faults.to_vec(),
+            ..self
+        }
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+}

@@ -1,0 +1,356 @@
+//! The simulated store: what Redis keeps for a cluster and what the scripts of `redis/` do with it,
+//! one command at a time. It owns the answers; delays, losses and outages are the network's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use presence::Renewal;
+use protocol::{Lease, Stored};
+use ring::{Epoch, Map, MapVersion, Vnode};
+
+use super::plan::{LEADER, LEASE};
+
+/// What a process asks the store.
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    Claim {
+        vnode: Vnode,
+        epoch: Epoch,
+        force: bool,
+    },
+    /// The second half of a claim: users that are connected or were last seen since then.
+    List {
+        vnode: Vnode,
+        epoch: Epoch,
+        since: u64,
+    },
+    Release {
+        vnode: Vnode,
+        epoch: Epoch,
+    },
+    Read {
+        vnode: Vnode,
+        user: Box<str>,
+    },
+    Write {
+        vnode: Vnode,
+        epoch: Epoch,
+        user: Box<str>,
+        stored: Stored,
+    },
+    Renew {
+        lease: Lease,
+        newcomer: bool,
+    },
+    Forget {
+        node: String,
+        boot: u64,
+    },
+    ForgetName {
+        node: String,
+    },
+    Map,
+    Identity,
+    Lead {
+        coordinator: usize,
+        holding: Option<u64>,
+    },
+    Resign {
+        token: u64,
+    },
+    Leases,
+    WriteMap {
+        token: u64,
+        after: MapVersion,
+        map: Map,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Claimed,
+    Held,
+    Fenced(Epoch),
+    Users(Vec<(Box<str>, Stored)>),
+    Done,
+    /// The accepted epoch and the record.
+    Record(Epoch, Option<Stored>),
+    Renewal(Renewal),
+    Map(Option<Map>),
+    Identity(String),
+    Led(Option<u64>),
+    Leases {
+        leases: Vec<Lease>,
+        /// Names without a lease.
+        gone: Vec<String>,
+        drained: BTreeSet<String>,
+    },
+    /// A newer leader has written one.
+    Superseded,
+    /// Another map is there than the one it was to follow.
+    NotNext,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VnodeData {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) released: Option<Epoch>,
+    /// With the score in `seen`.
+    pub(crate) users: BTreeMap<Box<str>, (Stored, u64)>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Data {
+    run_id: u64,
+    incarnation: u64,
+    pub(crate) vnodes: Vec<VnodeData>,
+    pub(crate) leases: BTreeMap<String, (Lease, u64)>,
+    pub(crate) drained: BTreeSet<String>,
+    pub(crate) map: Option<(u64, Map)>,
+    leader: Option<(usize, u64, u64)>,
+    token: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Redis {
+    pub(crate) data: Data,
+    pub(crate) away: bool,
+    /// Of each way, at most, ms.
+    pub(crate) delay: u64,
+    /// One answer in so many is lost; 0 = none.
+    pub(crate) lossy: u64,
+    incarnations: u64,
+    run_ids: u64,
+}
+
+impl Redis {
+    pub(crate) fn new(vnodes: usize) -> Self {
+        Self {
+            data: Data {
+                vnodes: vec![VnodeData::default(); vnodes],
+                ..Data::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Everything is gone; `restarted`: with the process.
+    pub(crate) fn wipe(&mut self, restarted: bool) {
+        let run_id = self.data.run_id;
+        self.data = Self::new(self.data.vnodes.len()).data;
+        self.data.run_id = run_id;
+        if restarted {
+            self.restart();
+        }
+    }
+
+    /// Another process, with this content.
+    pub(crate) fn restore(&mut self, data: Data) {
+        self.data = data;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.run_ids += 1;
+        self.data.run_id = self.run_ids;
+    }
+
+    pub(crate) fn epoch(&self, vnode: Vnode) -> Epoch {
+        self.data.vnodes[vnode.index()].epoch.unwrap_or_default()
+    }
+
+    pub(crate) fn stored(&self, vnode: Vnode, user: &str) -> Option<&Stored> {
+        let (stored, _) = self.data.vnodes[vnode.index()].users.get(user)?;
+        Some(stored)
+    }
+
+    pub(crate) fn map(&self) -> Option<&Map> {
+        self.data.map.as_ref().map(|(_, map)| map)
+    }
+
+    pub(crate) fn execute(&mut self, now: u64, command: Command) -> Answer {
+        match command {
+            Command::Claim {
+                vnode,
+                epoch,
+                force,
+            } => {
+                let data = &mut self.data.vnodes[vnode.index()];
+                match data.epoch {
+                    Some(current) if current > epoch => return Answer::Fenced(current),
+                    Some(current)
+                        if current < epoch && !force && data.released != Some(current) =>
+                    {
+                        return Answer::Held;
+                    }
+                    _ => {}
+                }
+                data.epoch = Some(epoch);
+                data.released = None;
+                Answer::Claimed
+            }
+            Command::List {
+                vnode,
+                epoch,
+                since,
+            } => {
+                let data = &self.data.vnodes[vnode.index()];
+                if data.epoch != Some(epoch) {
+                    return Answer::Fenced(data.epoch.unwrap_or_default());
+                }
+                let recent = data.users.iter().filter(|(_, (_, score))| *score >= since);
+                Answer::Users(
+                    recent
+                        .map(|(user, (stored, _))| (user.clone(), stored.clone()))
+                        .collect(),
+                )
+            }
+            Command::Release { vnode, epoch } => {
+                let data = &mut self.data.vnodes[vnode.index()];
+                if let Some(current) = data.epoch
+                    && current > epoch
+                {
+                    return Answer::Fenced(current);
+                }
+                data.epoch = Some(epoch);
+                data.released = Some(epoch);
+                Answer::Done
+            }
+            Command::Read { vnode, user } => {
+                let stored = self.stored(vnode, &user).cloned();
+                Answer::Record(self.epoch(vnode), stored)
+            }
+            Command::Write {
+                vnode,
+                epoch,
+                user,
+                stored,
+            } => self.write(vnode, epoch, user, stored),
+            Command::Renew { lease, newcomer } => {
+                let renewal = match self.data.leases.get(&lease.node) {
+                    Some((held, until)) if *until > now && held.boot != lease.boot && !newcomer => {
+                        Renewal::Refused
+                    }
+                    _ => Renewal::Held,
+                };
+                if renewal == Renewal::Held {
+                    self.data
+                        .leases
+                        .insert(lease.node.clone(), (lease, now + LEASE));
+                }
+                Answer::Renewal(renewal)
+            }
+            Command::Forget { node, boot } => {
+                if self
+                    .data
+                    .leases
+                    .get(&node)
+                    .is_some_and(|(l, _)| l.boot == boot)
+                {
+                    self.data.leases.remove(&node);
+                }
+                Answer::Done
+            }
+            Command::ForgetName { node } => {
+                if self
+                    .data
+                    .leases
+                    .get(&node)
+                    .is_some_and(|(_, until)| *until <= now)
+                {
+                    self.data.leases.remove(&node);
+                }
+                Answer::Done
+            }
+            Command::Map => Answer::Map(self.map().cloned()),
+            Command::Identity => {
+                if self.data.incarnation == 0 {
+                    self.incarnations += 1;
+                    self.data.incarnation = self.incarnations;
+                }
+                let Data {
+                    incarnation,
+                    run_id,
+                    ..
+                } = self.data;
+                Answer::Identity(format!("{incarnation} {run_id}"))
+            }
+            Command::Lead {
+                coordinator,
+                holding,
+            } => self.lead(now, coordinator, holding),
+            Command::Resign { token } => {
+                if self.data.leader.is_some_and(|(_, held, _)| held == token) {
+                    self.data.leader = None;
+                }
+                Answer::Done
+            }
+            Command::Leases => {
+                let (alive, gone): (Vec<_>, Vec<_>) = self
+                    .data
+                    .leases
+                    .values()
+                    .partition(|(_, until)| *until > now);
+                Answer::Leases {
+                    leases: alive.into_iter().map(|(lease, _)| lease.clone()).collect(),
+                    gone: gone
+                        .into_iter()
+                        .map(|(lease, _)| lease.node.clone())
+                        .collect(),
+                    drained: self.data.drained.clone(),
+                }
+            }
+            Command::WriteMap { token, after, map } => {
+                if let Some((there, current)) = &self.data.map {
+                    if *there > token {
+                        return Answer::Superseded;
+                    }
+                    if current.version() != after {
+                        return Answer::NotNext;
+                    }
+                }
+                self.data.map = Some((token, map));
+                Answer::Done
+            }
+        }
+    }
+
+    fn write(&mut self, vnode: Vnode, epoch: Epoch, user: Box<str>, stored: Stored) -> Answer {
+        let data = &mut self.data.vnodes[vnode.index()];
+        if let Some(current) = data.epoch
+            && current > epoch
+        {
+            return Answer::Fenced(current);
+        }
+        data.epoch = Some(epoch);
+        let there = data.users.get(&user);
+        if there.is_none_or(|(there, _)| there.record.version <= stored.record.version) {
+            let score = if stored.connected {
+                u64::MAX
+            } else {
+                stored.record.last_seen
+            };
+            data.users.insert(user, (stored, score));
+        }
+        Answer::Done
+    }
+
+    fn lead(&mut self, now: u64, coordinator: usize, holding: Option<u64>) -> Answer {
+        let leader = self.data.leader.filter(|(_, _, until)| *until > now);
+        let led = match (leader, holding) {
+            (Some((id, token, _)), Some(holding)) => {
+                (id == coordinator && token == holding).then_some(token)
+            }
+            (None, Some(_)) | (Some(_), None) => None,
+            (None, None) => {
+                let above = self.data.map.as_ref().map_or(0, |(token, _)| *token);
+                self.data.token = self.data.token.max(above) + 1;
+                Some(self.data.token)
+            }
+        };
+        if let Some(token) = led {
+            self.data.leader = Some((coordinator, token, now + LEADER));
+        }
+        Answer::Led(led)
+    }
+}

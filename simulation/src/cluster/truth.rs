@@ -1,0 +1,100 @@
+//! What is really the case: which sessions a user has, what it chose, and since when it would be
+//! right to show it as offline. The clients' side makes it; the code under test has no part in it.
+
+use std::collections::BTreeMap;
+
+use protocol::{Chosen, Status};
+
+use super::plan::GRACE;
+
+/// A session whose `welcome` the client has read.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) process: usize,
+    pub(crate) away: bool,
+    /// Nobody can be expected to know of the session: its process has not taken the vnode yet, or
+    /// had lost it already when it began, or could take no part in the cluster for as long as a
+    /// grace period lasts.
+    pub(crate) forsaken: bool,
+}
+
+/// The truth about one user. Times are of the world, ms.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Truth {
+    /// By client.
+    pub(crate) sessions: BTreeMap<usize, Held>,
+    /// When the last session ended, and whether a grace period follows; `None` before the first.
+    pub(crate) left: Option<(u64, bool)>,
+    /// When a session last ended cleanly.
+    closed: u64,
+    /// By client, when the cluster ended its session: it comes back, whatever the others do.
+    pub(crate) cuts: BTreeMap<usize, u64>,
+    /// The store lost what the user had set while it was away.
+    pub(crate) lost: bool,
+    pub(crate) chosen: Chosen,
+    /// What a process was told that had not taken the vnode yet.
+    pub(crate) early: Option<(usize, Chosen)>,
+    pub(crate) text: String,
+    pub(crate) text_at: u64,
+    /// The process that was told, and whether that one had the vnode.
+    pub(crate) text_by: usize,
+    pub(crate) text_had: bool,
+    /// The store did not know of the user's sessions when a successor took its vnode by force.
+    pub(crate) unknown: bool,
+    /// The last time at which showing the user as offline was right.
+    pub(crate) rightly_offline: u64,
+}
+
+impl Truth {
+    /// Brings `rightly_offline` up to `now`; `gone`: since when a process takes no part.
+    pub(crate) fn pass(&mut self, now: u64, gone: impl Fn(usize) -> Option<u64>) {
+        for held in self.sessions.values_mut() {
+            if gone(held.process).is_some_and(|since| now >= since + GRACE) {
+                held.forsaken = true;
+            }
+        }
+        let nobody = self.sessions.values().all(|held| held.forsaken);
+        let ended = |at: u64| now >= at + GRACE;
+        let over = self.left.is_none_or(|(at, graced)| !graced || ended(at))
+            && self.cuts.values().all(|at| ended(*at));
+        let away = nobody && over;
+        if away || self.unknown || self.chosen == Chosen::Invisible {
+            self.rightly_offline = now;
+        }
+    }
+
+    /// A session ends; `taken`: when and by which process the user's vnode was last taken.
+    pub(crate) fn leave(&mut self, client: usize, now: u64, graced: bool, taken: (u64, usize)) {
+        let Some(held) = self.sessions.remove(&client) else {
+            return;
+        };
+        if !graced {
+            self.closed = now;
+        }
+        if self.sessions.is_empty() && !(held.forsaken && graced) {
+            // The server may see two ends at nearly the same time in the other order.
+            let graced = graced && now >= self.closed + 200;
+            let (at, by) = taken;
+            // A successor that takes a session's vnode waits for its client from then on.
+            let left = if held.process == by { now } else { now.min(at) };
+            self.left = Some((left, graced));
+        }
+    }
+
+    /// What everyone has to see once everything has settled and all grace is over.
+    pub(crate) fn settled(&self) -> (Status, u32) {
+        let any_online = self.sessions.values().any(|held| !held.away);
+        let status = match (self.sessions.is_empty(), self.chosen) {
+            (true, _) | (_, Chosen::Invisible) => Status::Offline,
+            (_, Chosen::Busy) => Status::Busy,
+            (_, Chosen::None) if any_online => Status::Online,
+            (_, Chosen::None) => Status::Away,
+        };
+        let devices = if status == Status::Offline {
+            0
+        } else {
+            self.sessions.len() as u32
+        };
+        (status, devices)
+    }
+}

@@ -1,0 +1,42 @@
+//! The invariants of a cluster over many seeds. A failure names its seed; to see it happen:
+//! `cargo run --release -p online-status-simulation -- --seed N --trace`.
+
+use std::thread;
+
+use online_status_simulation::cluster::{Fault, Plan, World};
+
+fn run(seeds: std::ops::Range<u64>, plan: fn(u64) -> Plan) {
+    // The seeds are independent, so every CPU takes its share of them.
+    let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    thread::scope(|scope| {
+        for first in 0..threads {
+            let seeds = seeds.clone().skip(first as usize).step_by(threads as usize);
+            scope.spawn(move || {
+                for seed in seeds {
+                    World::new(plan(seed), false).run();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_invariants_hold_over_two_thousand_clusters() {
+    run(0..2_000, Plan::of);
+}
+
+#[test]
+fn the_invariants_hold_in_clusters_with_more_than_a_thousand_users() {
+    let plan = |seed| Plan {
+        users: 1_200,
+        nodes: 4,
+        time: 8_000,
+        ..Plan::of(seed)
+    };
+    run(0..6, plan);
+}
+
+#[test]
+fn the_invariants_hold_with_every_fault_at_once() {
+    run(10_000..10_020, |seed| Plan::of(seed).with(&Fault::ALL));
+}
