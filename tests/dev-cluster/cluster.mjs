@@ -1,6 +1,6 @@
 // Starts clusters with scripts/dev-cluster, each with ports and a state directory of its own.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
@@ -28,17 +28,26 @@ export async function freeBase() {
   }
 }
 
+const script = path.join(root, 'scripts/dev-cluster');
+
 export class Cluster {
-  constructor(base) {
+  // `settings` are ONLINE_STATUS_... variables.
+  constructor(base, settings = {}) {
     this.base = base;
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'online-status-dev-cluster-'));
+    this.variables = { ...process.env, ...settings, ONLINE_STATUS_DEV_DIR: this.dir };
+    delete this.variables.JWT_SECRET;
   }
 
   run(...words) {
-    const environment = { ...process.env, ONLINE_STATUS_DEV_DIR: this.dir };
-    delete environment.JWT_SECRET;
-    const done = spawnSync(path.join(root, 'scripts/dev-cluster'), words, { env: environment, encoding: 'utf8' });
+    const done = spawnSync(script, words, { env: this.variables, encoding: 'utf8' });
     return { code: done.status, out: done.stdout, err: done.stderr };
+  }
+
+  // The same, while this process goes on; its exit code.
+  begin(...words) {
+    const child = spawn(script, words, { env: this.variables, stdio: ['ignore', 'ignore', 'inherit'] });
+    return new Promise((resolve) => child.on('close', resolve));
   }
 
   good(...words) {

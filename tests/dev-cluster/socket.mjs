@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import crypto from 'node:crypto';
 import http from 'node:http';
 
-const PATIENCE = 20000;
+const PATIENCE = 30000;
 
 export class Socket {
   // Connects with a token; `address` is a whole WebSocket URL.

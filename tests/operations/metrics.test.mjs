@@ -2,49 +2,32 @@
 // explains the alerts.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { Cluster, freeBase, root } from '../dev-cluster/cluster.mjs';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
 const rules = read('ops/rules.yml');
 const dashboard = JSON.parse(read('ops/grafana/dashboards/online-status.json'));
 
-// By name: of a histogram its buckets, sum and count.
+// Of an edge and a coordinator.
 let exported;
 
 before(async () => {
-  const port = await new Promise((resolve) => {
-    const server = net.createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-  const { JWT_SECRET, ...environment } = process.env;
-  const binary = path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'release/online-status-edge');
-  const words = ['standalone', '--listen', '127.0.0.1:0', '--server-admin-listen', `127.0.0.1:${port}`];
-  const edge = spawn(binary, words, { stdio: ['ignore', 'ignore', 'inherit'], env: environment });
-  after(() => edge.kill('SIGKILL'));
-  for (const deadline = Date.now() + 20000; ; ) {
-    const page = await fetch(`http://127.0.0.1:${port}/metrics`).then((answer) => answer.text(), () => null);
-    if (page) {
-      exported = names(page);
-      return;
-    }
-    assert.ok(Date.now() < deadline, 'the edge does not answer');
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  const cluster = new Cluster(await freeBase());
+  after(() => cluster.remove());
+  cluster.good('up', '--no-build', '--edges', '1', '--coordinators', '1', '--port-base', String(cluster.base));
+  const { EDGE_1_ADMIN, COORDINATOR_URL } = cluster.env();
+  const pages = await Promise.all([EDGE_1_ADMIN, COORDINATOR_URL].map((url) => fetch(`${url}/metrics`).then((page) => page.text())));
+  exported = new Set(pages.flatMap(names));
 });
 
 // The names that a page declares; a metric without a value yet counts too.
 function names(page) {
-  const found = new Set();
+  const found = [];
   for (const [, name, kind] of page.matchAll(/^# TYPE (\S+) (\S+)$/gm)) {
     const parts = kind === 'histogram' ? ['_bucket', '_sum', '_count'] : [''];
-    for (const part of parts) found.add(name + part);
+    found.push(...parts.map((part) => name + part));
   }
   return found;
 }
