@@ -20,10 +20,8 @@ const MAX_BULK: usize = 1_000;
 /// How long a token of the live page is good, ms.
 const DEMO_TTL: u64 = 86_400_000;
 
-/// What the live page may do: run and look as it does, and talk to its edge.
-const LIVE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
-    style-src 'unsafe-inline'; img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
+/// Nobody frames the live page, or has its forms sent elsewhere.
+const LIVE_POLICY: &str = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Whether the request's body is to be read; an answer instead when its sender may not ask that, so
 /// that bodies are only kept of those who may.

@@ -1,4 +1,4 @@
-// The live page of a standalone edge, in a real browser: two tabs see each other.
+// The live page of a standalone edge, in a real browser.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { chromium } from 'playwright-core';
 
 const BINARY = process.env.EDGE_BIN ?? new URL('../../target/release/online-status-edge', import.meta.url).pathname;
-let edge, browser, url;
+let edge, browser, url, start;
 
 function freePort() {
   return new Promise((resolve) => {
@@ -20,13 +20,16 @@ function freePort() {
 before(async () => {
   const [port, admin] = [await freePort(), await freePort()];
   url = `http://127.0.0.1:${port}/`;
-  edge = spawn(BINARY, ['standalone', '--listen', `127.0.0.1:${port}`, '--server-admin-listen', `127.0.0.1:${admin}`,
-    '--presence-grace', '1s'], { stdio: ['ignore', 'ignore', 'inherit'] });
-  for (;;) {
-    const ready = await fetch(url + 'readyz').then((answer) => answer.ok, () => false);
-    if (ready) break;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  start = async () => {
+    edge = spawn(BINARY, ['standalone', '--listen', `127.0.0.1:${port}`, '--server-admin-listen', `127.0.0.1:${admin}`,
+      '--presence-grace', '1s'], { stdio: ['ignore', 'ignore', 'inherit'] });
+    for (;;) {
+      const ready = await fetch(url + 'readyz').then((answer) => answer.ok, () => false);
+      if (ready) break;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  await start();
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-sync'],
@@ -38,24 +41,26 @@ after(async () => {
   edge?.kill('SIGKILL');
 });
 
+async function open(query, errors) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  page.on('pageerror', (error) => errors.push(String(error)));
+  page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
+  page.on('dialog', (dialog) => { errors.push(dialog.message()); dialog.dismiss(); });
+  await page.goto(url + query);
+  return page;
+}
+
 test('two tabs see each other come, change and go', async () => {
   const errors = [];
-  const open = async (query) => {
-    const context = await browser.newContext();
-    const page = await context.newPage();
-    page.on('pageerror', (error) => errors.push(String(error)));
-    page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
-    await page.goto(url + query);
-    return page;
-  };
-  const alice = await open('?user=alice&watch=bob');
+  const alice = await open('?user=alice&watch=bob', errors);
   await alice.getByText('connected as alice').waitFor();
   const card = alice.getByTestId('card-bob').locator('[data-part=status]');
   const shows = (status) => alice.waitForFunction(
     (status) => document.querySelector('[data-testid=card-bob] [data-part=status]')?.textContent === status, status);
   await shows('offline');
 
-  let bob = await open('?user=bob&watch=alice');
+  let bob = await open('?user=bob&watch=alice', errors);
   await shows('online');
   await bob.waitForFunction(() => document.querySelector('[data-testid=card-alice]')?.className === 'online');
   await bob.getByTestId('away').click();
@@ -84,4 +89,34 @@ test('two tabs see each other come, change and go', async () => {
   assert.match(wire, /← \{"type":"presence"/);
   assert.doesNotMatch(wire, /eyJ/);
   assert.deepEqual(errors, []);
+});
+
+test('names and texts are never markup', async () => {
+  const errors = [];
+  const names = ['<img src=x onerror=alert(1)>', '"><script>alert(2)</script>', "'+alert(3)+'", '\u202ename'];
+  const watcher = await open('?user=watcher&watch=' + encodeURIComponent(names.join(',')), errors);
+  for (const name of names) {
+    const page = await open('?user=' + encodeURIComponent(name), errors);
+    await page.getByText('connected as').waitFor();
+    await page.getByTestId('text').fill(name + '!');
+    await page.getByTestId('set-text').click();
+    await watcher.getByText('“' + name + '!”').waitFor();
+  }
+  assert.deepEqual(await watcher.locator('#cards bdi').allTextContents(), names);
+  assert.equal(await watcher.locator('#cards img, #cards script, #wire *:not(div)').count(), 0);
+  assert.doesNotMatch(await watcher.getByTestId('wire').textContent(), /\u202e/);
+  assert.deepEqual(errors, []);
+});
+
+test('a page comes back when its edge does', async () => {
+  const page = await open('?user=carol&watch=dave', []);
+  await page.getByText('connected as carol').waitFor();
+  edge.kill('SIGKILL');
+  await page.getByText('reconnecting').waitFor();
+  // By now it has asked for a token in vain.
+  await page.waitForTimeout(1500);
+  await start();
+  await page.getByText('connected as carol').waitFor();
+  await open('?user=dave', []);
+  await page.waitForFunction(() => document.querySelector('[data-testid=card-dave]')?.className === 'online');
 });
