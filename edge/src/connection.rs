@@ -8,12 +8,12 @@ use protocol::{CloseCode, Encoding, Request, frame};
 use token::Claims;
 
 use crate::{
+    admission::{Admission, Refused},
     clock,
     http::{self, BadRequest, Response},
     link::Link,
     pages,
     session::Handoff,
-    shared::{Admission, Full},
     socket, tls,
     upgrade::{self, Upgrade},
     websocket::{Inbound, OTHER_KIND, Reader},
@@ -30,9 +30,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         let mut stats = worker.stats.borrow_mut();
         stats.accepted += 1;
         stats.connections += 1;
+        stats.unauthenticated += 1;
     }
     let handoff = greet(&worker, stream, peer, accepted).await;
-    worker.stats.borrow_mut().connections -= 1;
+    {
+        let mut stats = worker.stats.borrow_mut();
+        stats.connections -= 1;
+        stats.unauthenticated -= 1;
+    }
     if let Ok(Some(handoff)) = handoff {
         worker.hand_over(handoff);
     }
@@ -54,7 +59,14 @@ async fn greet(
         .transpose();
     let tls = tls.map_err(io::Error::other)?;
     let mut link = Link::new(Rc::clone(worker), Rc::new(stream), tls);
-    let admission = worker.shared.admit(peer.ip());
+    let admission = worker.shared.gate.admit(peer.ip());
+    if let Err(refused) = &admission {
+        worker.count_refusal(refused.full.label());
+        if refused.at_once {
+            link.respond_blindly(&refused.full.response());
+            return Ok(None);
+        }
+    }
     loop {
         let (request, body) = match read_request(&mut link, admission.as_ref().err()).await? {
             Ok(Some(request)) => request,
@@ -71,7 +83,9 @@ async fn greet(
         if request.path == "/socket" {
             match upgrade::check(&worker.shared, &request) {
                 Ok(upgrade) => {
-                    let admission = admission.expect("others are refused with their request");
+                    let Ok(admission) = admission else {
+                        unreachable!("others are refused with their request");
+                    };
                     return begin(link, upgrade, admission, accepted).await;
                 }
                 Err(refused) => {
@@ -103,7 +117,7 @@ struct Refusal {
 /// The next request, with its body where that is wanted; `None` when the client is gone.
 async fn read_request(
     link: &mut Link,
-    full: Option<&Full>,
+    refused: Option<&Refused>,
 ) -> io::Result<Result<Option<(http::Request, Option<Vec<u8>>)>, Refusal>> {
     let worker = Rc::clone(&link.worker);
     let timeout = worker.shared.config.server.upgrade_timeout;
@@ -128,8 +142,8 @@ async fn read_request(
         Err(BadRequest(status, what)) => return refuse(Response::problem(status, what), false),
     };
     let head_only = request.method == "HEAD";
-    if let Some(full) = full {
-        return refuse(full.response(), head_only);
+    if let Some(refused) = refused {
+        return refuse(refused.full.response(), head_only);
     }
     match pages::takes_body(&worker, &request) {
         Ok(false) => Ok(Ok(Some((request, None)))),

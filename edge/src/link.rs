@@ -117,6 +117,18 @@ impl Link {
         Ok(())
     }
 
+    /// Says without waiting for anything why the connection ends, where that can be said.
+    pub(crate) fn respond_blindly(&mut self, response: &Response) {
+        self.worker.count_response(response.status);
+        if self.tls.is_some() {
+            return;
+        }
+        // With what has come unread, the socket would be reset and the answer lost.
+        let _ = self.read(usize::MAX, &mut Vec::new());
+        // It fails when the client is gone.
+        let _ = socket::send(&self.stream, &response.encode(false, false));
+    }
+
     /// Sends a close frame as the last thing on the connection.
     pub(crate) async fn farewell(&mut self, code: CloseCode, reason: &str) -> io::Result<()> {
         self.worker.count_close(code);

@@ -1,6 +1,7 @@
 //! online-status-edge: starts what the command line asks for, and ends it.
 
 mod admin;
+mod admission;
 mod bus;
 mod cli;
 mod clock;

@@ -47,12 +47,16 @@ pub(crate) struct CoreStats {
     pub(crate) presence: Counters,
     /// Connections of any kind, now.
     pub(crate) connections: u64,
+    /// Of those, without a session.
+    pub(crate) unauthenticated: u64,
     pub(crate) accepted: u64,
     pub(crate) accept_errors: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     pub(crate) outbox_bytes: u64,
     pub(crate) vnodes_loading: u64,
+    /// Connections that were not admitted, by the limit that was reached.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
     /// By HTTP status.
     pub(crate) responses: BTreeMap<u16, u64>,
     /// By close code.
@@ -168,6 +172,12 @@ const PER_CORE: &[PerCore] = &[
     ("connections", "gauge", "Open connections.", |c| {
         c.connections
     }),
+    (
+        "unauthenticated_connections",
+        "gauge",
+        "Open connections without a session.",
+        |c| c.unauthenticated,
+    ),
     ("sessions", "gauge", "Open sessions.", |c| {
         c.presence.sessions
     }),
@@ -358,6 +368,12 @@ const BY_LABEL: &[ByLabel] = &[
         "Sessions ended by this edge.",
         "code",
         |c| labelled(&c.closes),
+    ),
+    (
+        "refused_connections_total",
+        "Connections not admitted, by the limit that was reached.",
+        "limit",
+        |c| labelled(&c.refused),
     ),
     (
         "http_responses_total",

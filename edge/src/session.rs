@@ -10,9 +10,9 @@ use protocol::{CloseCode, Encoding, ErrorCode, Request, ServerMessage};
 use token::Claims;
 
 use crate::{
+    admission::Admission,
     clock,
     link::Link,
-    shared::Admission,
     socket,
     tls::TlsSession,
     websocket::{Inbound, OTHER_KIND, Reader},
@@ -47,7 +47,7 @@ impl Handoff {
             inbox,
             encoding,
             claims,
-            admission,
+            mut admission,
             accepted,
         } = self;
         // Without a runtime's place for it, the socket closes.
@@ -74,6 +74,7 @@ impl Handoff {
                 return;
             }
         };
+        admission.has_session();
         {
             let mut stats = worker.stats.borrow_mut();
             stats.connections += 1;

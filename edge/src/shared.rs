@@ -1,20 +1,22 @@
 //! What the cores of a process share: the configuration, the keys, the admission of connections
 //! and the switch that starts a shutdown. Nothing here is touched by a session once it stands.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwap;
 use ring::{CoreId, Epoch, MapVersion, Vnode, VnodeCount};
 use token::Verifier;
 
-use crate::{cluster::Place, config::Config, http::Response, metrics::Metrics, tls};
+use crate::{
+    admission::{Gate, Limits},
+    cluster::Place,
+    config::Config,
+    metrics::Metrics,
+    tls,
+};
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -35,9 +37,7 @@ pub(crate) struct Shared {
     pub(crate) place: Option<Arc<Place>>,
     /// What clients are told to connect to.
     pub(crate) public_url: String,
-    pub(crate) max_connections: usize,
-    connections: AtomicUsize,
-    by_address: Mutex<HashMap<IpAddr, u64>>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// Where a user's clients connect.
@@ -46,52 +46,6 @@ pub(crate) struct Route {
     pub(crate) address: String,
     pub(crate) epoch: Epoch,
     pub(crate) map: MapVersion,
-}
-
-/// Why a connection is not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
-    Edge,
-    Address,
-}
-
-impl Full {
-    /// What the client is told.
-    pub(crate) fn response(self) -> Response {
-        match self {
-            Self::Edge => Response::problem(503, "the edge has as many connections as it takes")
-                .with("retry-after", "5"),
-            Self::Address => {
-                let what = "your address has as many connections as it may";
-                Response::problem(429, what).with("retry-after", "5")
-            }
-        }
-    }
-}
-
-/// A connection's place among those admitted.
-pub(crate) struct Admission {
-    shared: Arc<Shared>,
-    address: Option<IpAddr>,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(address) = self.address {
-            let mut by_address = self
-                .shared
-                .by_address
-                .lock()
-                .expect("nobody panics with this lock");
-            if let Some(count) = by_address.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    by_address.remove(&address);
-                }
-            }
-        }
-    }
 }
 
 pub(crate) struct SharedParts {
@@ -106,7 +60,7 @@ pub(crate) struct SharedParts {
     pub(crate) epoch: Epoch,
     pub(crate) place: Option<Arc<Place>>,
     pub(crate) public_url: String,
-    pub(crate) max_connections: usize,
+    pub(crate) limits: Limits,
 }
 
 impl Shared {
@@ -124,35 +78,8 @@ impl Shared {
             epoch: parts.epoch,
             place: parts.place,
             public_url: parts.public_url,
-            max_connections: parts.max_connections,
-            connections: AtomicUsize::new(0),
-            by_address: Mutex::default(),
+            gate: Gate::new(parts.limits),
         }
-    }
-
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Full> {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let mut admission = Admission {
-            shared: Arc::clone(self),
-            address: None,
-        };
-        if before >= self.max_connections {
-            return Err(Full::Edge);
-        }
-        let most = self.config.server.max_per_address;
-        if most > 0 {
-            let mut by_address = self
-                .by_address
-                .lock()
-                .expect("nobody panics with this lock");
-            let count = by_address.entry(address).or_default();
-            if *count >= most {
-                return Err(Full::Address);
-            }
-            *count += 1;
-            admission.address = Some(address);
-        }
-        Ok(admission)
     }
 
     /// Starts to close the sessions that are still here.

@@ -19,6 +19,7 @@ use token::{KeyError, Verifier};
 
 use crate::{
     admin,
+    admission::Limits,
     bus::{self, Bus},
     clock,
     cluster::{self, ClusterError, WorkerLinks},
@@ -109,10 +110,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     };
     config.server.cores = cores as u64;
     let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
-    let max_connections = match config.server.max_connections {
-        0 => limit,
-        most => limit.min(most as usize),
-    };
+    let limits = limits(&config, limit);
     let verifier = Verifier::new(&config.token_options())?;
     let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
     let tls = (!tls_paths.0.as_os_str().is_empty())
@@ -176,7 +174,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         epoch: backend.owned.map_or(Epoch::default(), |(epoch, _)| epoch),
         place,
         public_url,
-        max_connections,
+        limits,
         config,
     }));
     let settings = settings(&shared, cores as u16);
@@ -308,6 +306,22 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
     }
 }
 
+/// How many connections are let in, where descriptors allow `most`.
+fn limits(config: &Config, most: usize) -> Limits {
+    let connections = match config.server.max_connections {
+        0 => most,
+        wanted => most.min(wanted as usize),
+    };
+    Limits {
+        connections,
+        unauthenticated: match config.server.max_unauthenticated {
+            0 => connections.div_ceil(2),
+            wanted => connections.min(wanted as usize),
+        },
+        per_address: config.server.max_per_address,
+    }
+}
+
 /// From the operating system, by way of the standard library's hasher.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
@@ -332,8 +346,12 @@ fn raise_descriptor_limit(reserved: u64) -> usize {
     limit.current = limit.maximum;
     // Where that is not allowed, the limit stays as it is.
     let _ = setrlimit(Resource::Nofile, limit);
-    let current = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    current.saturating_sub(reserved).max(1) as usize
+    open_files().saturating_sub(reserved).max(1) as usize
+}
+
+/// The limit of open files.
+fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }
 
 struct CoreStart {
@@ -435,11 +453,18 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         Some(place) => format!("node {}", place.node),
     };
     println!(
-        "online-status-edge {} {kind}, {} cores, up to {} connections",
+        "online-status-edge {} {kind}, {} cores, up to {} connections (limit of open files: {})",
         env!("CARGO_PKG_VERSION"),
         shared.config.server.cores,
-        shared.max_connections
+        shared.gate.limits.connections,
+        open_files()
     );
+    if shared.config.server.max_connections > shared.gate.limits.connections as u64 {
+        println!(
+            "  server.max_connections = {}: the limit of open files (ulimit -n) does not allow as many",
+            shared.config.server.max_connections
+        );
+    }
     println!("  clients   {}", shared.public_url);
     println!("  admin     http://{admin}  (/healthz /readyz /metrics)");
     println!(

@@ -392,6 +392,11 @@ impl Worker {
         *stats.bad_tokens.entry(reason).or_default() += 1;
     }
 
+    pub(crate) fn count_refusal(&self, limit: &'static str) {
+        let mut stats = self.stats.borrow_mut();
+        *stats.refused.entry(limit).or_default() += 1;
+    }
+
     pub(crate) fn count_response(&self, status: u16) {
         let mut stats = self.stats.borrow_mut();
         *stats.responses.entry(status).or_default() += 1;

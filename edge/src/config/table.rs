@@ -20,6 +20,9 @@ settings::settings! {
         pin: bool = "true",
         /// Connections at a time; 0 = what the limit of open files allows. More are answered 503.
         max_connections: u64 = "0",
+        /// Connections without a session at a time, those that wait for their token and plain HTTP
+        /// alike; 0 = half of all. More are answered 503.
+        max_unauthenticated: u64 = "0",
         /// Connections of one address; 0 = no limit. More are answered 429.
         max_per_address: u64 = "0",
         /// Time for the upgrade request, TLS included; later, the connection is closed.

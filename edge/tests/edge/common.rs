@@ -76,9 +76,25 @@ impl Edge {
     }
 
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::start_as(
+            &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge")),
+            flags,
+        )
+    }
+
+    /// Starts one that may have so many open files.
+    pub(crate) fn start_under(open_files: u32, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let line = format!("ulimit -n {open_files}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &line, env!("CARGO_BIN_EXE_online-status-edge")]);
+        let secret = ["--auth-secret", SECRET];
+        Self::start_as(&mut shell, &[&secret[..], flags].concat())
+    }
+
+    fn start_as(command: &mut Command, flags: &[&str]) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let child = Command::new(env!("CARGO_BIN_EXE_online-status-edge"))
+        let child = command
             .args(["standalone", "--listen", &address.to_string()])
             .args(["--server-admin-listen", &admin.to_string()])
             .args(flags)

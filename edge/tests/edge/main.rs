@@ -4,6 +4,7 @@ mod common;
 mod conformance;
 mod http;
 mod lifecycle;
+mod limits;
 mod presence;
 mod slow;
 mod tls;
