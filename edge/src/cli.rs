@@ -1,7 +1,7 @@
 //! The command line. It owns the shape of the commands; every setting of the configuration is a
 //! flag of the commands that use it, made from the table of settings.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Arg, Command};
 use settings::Table;
@@ -82,6 +82,15 @@ fn command() -> Command {
         )
 }
 
+/// How long a test token may be good.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_650 * 86_400);
+
+/// Ends the process with a mistake in its arguments (2).
+fn refuse(mistake: &str) -> ! {
+    let kind = clap::error::ErrorKind::ValueValidation;
+    command().error(kind, mistake).exit()
+}
+
 /// Reads the process's command line; prints help or mistakes and exits (2) by itself.
 pub(crate) fn parse() -> Invocation {
     let matches = command().get_matches();
@@ -103,21 +112,26 @@ pub(crate) fn parse() -> Invocation {
             .flatten()
             .cloned()
     };
+    let user = text("user").unwrap_or_default();
     let ttl = text("ttl").unwrap_or_default();
-    let ttl = match (action, settings::parse_duration(&ttl)) {
-        (Action::Token, Err(what)) => {
-            let message = format!("--ttl {ttl:?}: {what}\n");
-            command()
-                .error(clap::error::ErrorKind::ValueValidation, message)
-                .exit()
+    let ttl = match action {
+        Action::Token => {
+            if let Err(error) = protocol::check_user(&user) {
+                refuse(&format!("--user {user:?}: {error}"));
+            }
+            match settings::parse_duration(&ttl) {
+                Ok(ttl) if TTL.contains(&ttl) => ttl,
+                Ok(_) => refuse(&format!("--ttl {ttl:?}: allowed are 1s to 3650d")),
+                Err(what) => refuse(&format!("--ttl {ttl:?}: {what}; allowed are 1s to 3650d")),
+            }
         }
-        (_, ttl) => ttl.unwrap_or_default(),
+        _ => Duration::ZERO,
     };
     Invocation {
         action,
         file: Table::given_file(arguments),
         flags: TABLE.given_flags(arguments),
-        user: text("user").unwrap_or_default(),
+        user,
         ttl,
         scope: text("scope"),
     }

@@ -53,9 +53,9 @@ fn main() -> ExitCode {
             print!("{}", TABLE.reference());
             Ok(())
         }
-        Action::ConfigCheck => load(&invocation).map(|config| check(&config)),
+        Action::ConfigCheck => load_with_files(&invocation).map(|config| check(&config)),
         Action::Token => load(&invocation).map(|config| test_token(&config, &invocation)),
-        Action::Run(mode) => match load(&invocation) {
+        Action::Run(mode) => match load_with_files(&invocation) {
             Err(error) => Err(error),
             Ok(config) => match start::run(config, mode) {
                 Ok(()) => Ok(()),
@@ -78,6 +78,12 @@ fn main() -> ExitCode {
 fn load(invocation: &Invocation) -> Result<Config, SettingsError> {
     let file = invocation.file.as_deref();
     Config::load(&Sources::of_process(file, invocation.flags.clone()))
+}
+
+fn load_with_files(invocation: &Invocation) -> Result<Config, SettingsError> {
+    let config = load(invocation)?;
+    config.check_files()?;
+    Ok(config)
 }
 
 fn check(config: &Config) {

@@ -89,9 +89,7 @@ struct Backend {
 /// Runs until a signal ends it.
 pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
-    let development = !config.auth.secret.is_set()
-        && config.auth.public_key.as_os_str().is_empty()
-        && config.auth.jwks_file.as_os_str().is_empty();
+    let development = config.is_development();
     let listen = config.server.listen;
     if development {
         if !listen.ip().is_loopback() {

@@ -20,10 +20,12 @@ const BUFFER_LIMIT: usize = 16 << 10;
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("{0}: {1}")]
-    File(String, String),
-    #[error("the certificate and its key do not fit together: {0}")]
-    Pair(rustls::Error),
+    #[error("{0} = {1:?}: {2}")]
+    File(&'static str, String, String),
+    #[error("tls.certificate = {0:?} and tls.key = {1:?} do not fit together: {2}")]
+    Pair(String, String, rustls::Error),
+    #[error("TLS cannot be set up: {0}")]
+    Library(rustls::Error),
 }
 
 /// The certificate that new connections get; it can be replaced.
@@ -49,25 +51,28 @@ impl Acceptor {
 }
 
 fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let wrong = |path: &Path, what: String| TlsError::File(path.display().to_string(), what);
+    let shown = |path: &Path| path.display().to_string();
+    let wrong = |setting, path, what| TlsError::File(setting, shown(path), what);
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| wrong(certificate, error.to_string()))?;
+    let chain = chain.map_err(|error| wrong("tls.certificate", certificate, error.to_string()))?;
     if chain.is_empty() {
-        return Err(wrong(certificate, "there is no certificate in it".into()));
+        let what = "there is no certificate in it".to_owned();
+        return Err(wrong("tls.certificate", certificate, what));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| wrong("tls.key", key, error.to_string()))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Pair)?;
+        .map_err(TlsError::Library)?;
     let mut config = builder
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Pair)?;
+        .with_single_cert(chain, private)
+        .map_err(|error| TlsError::Pair(shown(certificate), shown(key), error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Tickets let a fleet of reconnecting clients skip the signature; no state is kept for them.
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Pair)?;
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation,
-    jwk::{AlgorithmParameters, JwkSet},
+    jwk::{AlgorithmParameters, EllipticCurve, JwkSet, PublicKeyUse},
 };
 use protocol::{Pattern, UserId, WatchRule};
 use serde_json::Value;
@@ -150,9 +150,12 @@ pub enum KeyError {
     /// An accepted algorithm without a key, and where one could come from.
     #[error("auth.algorithms: {0:?} is accepted, but there is no key for it ({1})")]
     NoKey(Algorithm, &'static str),
-    /// A file, and what is wrong with it.
-    #[error("{0}: {1}")]
-    File(String, String),
+    /// No algorithm is accepted at all.
+    #[error("auth.algorithms is empty: at least one is needed")]
+    NoAlgorithm,
+    /// A setting, the file that it names, and what is wrong with that.
+    #[error("{0} = {1:?}: {2}")]
+    File(&'static str, String, String),
 }
 
 /// The kinds of keys; an algorithm only ever meets its own.
@@ -160,16 +163,21 @@ pub enum KeyError {
 enum KeyKind {
     Secret,
     Rsa,
-    Ec,
+    P256,
+    P384,
     Ed,
 }
+
+/// The fewest bits of an RSA key (RFC 7518 §3.3).
+const MIN_RSA_BITS: usize = 2_048;
 
 fn kind_of(algorithm: Algorithm) -> KeyKind {
     use Algorithm as A;
     match algorithm {
         A::HS256 | A::HS384 | A::HS512 => KeyKind::Secret,
         A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => KeyKind::Rsa,
-        A::ES256 | A::ES384 => KeyKind::Ec,
+        A::ES256 => KeyKind::P256,
+        A::ES384 => KeyKind::P384,
         A::EdDSA => KeyKind::Ed,
         // Not in the allow-list that `parse_algorithm` makes.
         _ => KeyKind::Ed,
@@ -205,6 +213,9 @@ impl Verifier {
     pub fn new(options: &Options) -> Result<Self, KeyError> {
         let algorithms = options.algorithms.iter().map(|name| parse_algorithm(name));
         let algorithms = algorithms.collect::<Result<Vec<_>, _>>()?;
+        if algorithms.is_empty() {
+            return Err(KeyError::NoAlgorithm);
+        }
         let secret = (!options.secret.is_empty()).then(|| Key {
             kind: KeyKind::Secret,
             only: None,
@@ -384,25 +395,31 @@ fn watch_rule(claims: &Value) -> Result<WatchRule, TokenError> {
     ))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
-    std::fs::read(path)
-        .map_err(|error| KeyError::File(path.display().to_string(), error.to_string()))
+/// Makes errors of the file that a setting names.
+fn wrong_file(setting: &'static str, path: &Path) -> impl Fn(String) -> KeyError {
+    let path = path.display().to_string();
+    move |what| KeyError::File(setting, path.clone(), what)
 }
 
 fn read_pem(path: &Path) -> Result<Key, KeyError> {
-    let pem = read(path)?;
+    let wrong = wrong_file("auth.public_key", path);
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let der = pem_body(&pem).unwrap_or_default();
     let attempts = [
-        (KeyKind::Rsa, DecodingKey::from_rsa_pem(&pem)),
-        (KeyKind::Ec, DecodingKey::from_ec_pem(&pem)),
-        (KeyKind::Ed, DecodingKey::from_ed_pem(&pem)),
+        (Some(KeyKind::Rsa), DecodingKey::from_rsa_pem(&pem)),
+        (curve_of(&der), DecodingKey::from_ec_pem(&pem)),
+        (Some(KeyKind::Ed), DecodingKey::from_ed_pem(&pem)),
     ];
     let good = attempts
         .into_iter()
-        .find_map(|(kind, key)| Some((kind, key.ok()?)));
+        .find_map(|(kind, key)| Some((kind?, key.ok()?)));
     let (kind, decoding) = good.ok_or_else(|| {
-        let what = "it is no RSA, EC or Ed25519 public key in PEM";
-        KeyError::File(path.display().to_string(), what.into())
+        wrong("it is no RSA, EC (P-256, P-384) or Ed25519 public key in PEM".into())
     })?;
+    // The modulus is all but a few dozen bytes of it.
+    if kind == KeyKind::Rsa && der.len() * 8 < MIN_RSA_BITS {
+        return Err(wrong(TOO_SHORT.into()));
+    }
     Ok(Key {
         kind,
         only: None,
@@ -410,17 +427,55 @@ fn read_pem(path: &Path) -> Result<Key, KeyError> {
     })
 }
 
+const TOO_SHORT: &str = "an RSA key needs at least 2048 bits";
+
+/// The bytes between the lines of a PEM file.
+fn pem_body(pem: &[u8]) -> Option<Vec<u8>> {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let lines = std::str::from_utf8(pem).ok()?.lines().map(str::trim);
+    let body: String = lines.filter(|line| !line.starts_with("-----")).collect();
+    STANDARD.decode(body).ok()
+}
+
+/// The curve that the key's algorithm identifier names (RFC 5480 §2.1.1.1).
+fn curve_of(der: &[u8]) -> Option<KeyKind> {
+    const P256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    const P384: &[u8] = &[0x06, 5, 0x2b, 0x81, 0x04, 0x00, 0x22];
+    let names = |name: &[u8]| der.windows(name.len()).any(|window| window == name);
+    match (names(P256), names(P384)) {
+        (true, _) => Some(KeyKind::P256),
+        (_, true) => Some(KeyKind::P384),
+        _ => None,
+    }
+}
+
 fn read_jwks(path: &Path) -> Result<HashMap<String, Key>, KeyError> {
-    let wrong = |what: String| KeyError::File(path.display().to_string(), what);
-    let set: JwkSet = serde_json::from_slice(&read(path)?)
+    let wrong = wrong_file("auth.jwks_file", path);
+    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let set: JwkSet = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("it is no JSON Web Key Set: {error}")))?;
     let mut keys = HashMap::new();
     for (n, jwk) in set.keys.iter().enumerate() {
+        // RFC 7517 §4.2: a key to encrypt with signs nothing.
+        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
+            continue;
+        }
         let id = jwk.common.key_id.clone().unwrap_or_else(|| format!("#{n}"));
-        let kind = match jwk.algorithm {
+        let wrong = |what: &str| wrong(format!("its key {id:?} cannot be used: {what}"));
+        let kind = match &jwk.algorithm {
+            AlgorithmParameters::OctetKey(key) if bytes_of(&key.value) < MIN_SECRET => {
+                return Err(wrong("a secret needs at least 32 bytes"));
+            }
             AlgorithmParameters::OctetKey(_) => KeyKind::Secret,
+            AlgorithmParameters::RSA(key) if bytes_of(&key.n) * 8 < MIN_RSA_BITS => {
+                return Err(wrong(TOO_SHORT));
+            }
             AlgorithmParameters::RSA(_) => KeyKind::Rsa,
-            AlgorithmParameters::EllipticCurve(_) => KeyKind::Ec,
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => KeyKind::P256,
+                EllipticCurve::P384 => KeyKind::P384,
+                _ => continue,
+            },
             AlgorithmParameters::OctetKeyPair(_) => KeyKind::Ed,
             // A kind of key that no accepted algorithm uses.
             _ => continue,
@@ -429,8 +484,7 @@ fn read_jwks(path: &Path) -> Result<HashMap<String, Key>, KeyError> {
             .common
             .key_algorithm
             .and_then(|name| name.to_string().parse().ok());
-        let decoding = DecodingKey::from_jwk(jwk)
-            .map_err(|error| wrong(format!("its key {id:?} cannot be used: {error}")))?;
+        let decoding = DecodingKey::from_jwk(jwk).map_err(|error| wrong(&error.to_string()))?;
         keys.insert(
             id,
             Key {
@@ -441,6 +495,11 @@ fn read_jwks(path: &Path) -> Result<HashMap<String, Key>, KeyError> {
         );
     }
     Ok(keys)
+}
+
+/// How many bytes a base64url text stands for.
+fn bytes_of(base64: &str) -> usize {
+    base64.trim_end_matches('=').len() * 3 / 4
 }
 
 /// A test token for `user` that is good until `expires` (ms since 1970).
@@ -457,6 +516,8 @@ pub fn sign(secret: &str, user: &str, expires: u64, scope: Option<&str>) -> Stri
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384};
+
     use super::*;
 
     fn options() -> Options {
@@ -515,5 +576,70 @@ mod tests {
             .expect("no secret")
             .to_string();
         assert!(error.contains("JWT_SECRET"), "{error}");
+    }
+
+    fn with_file(name: &str, content: &str, algorithm: &str) -> Result<Verifier, String> {
+        let name = format!("online-status-token-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("a writable temp dir");
+        let mut wanted = Options {
+            algorithms: vec![algorithm.into()],
+            ..Options::default()
+        };
+        match content.starts_with('{') {
+            true => wanted.jwks_file.clone_from(&path),
+            false => wanted.public_key.clone_from(&path),
+        }
+        let verifier = Verifier::new(&wanted).map_err(|error| error.to_string());
+        std::fs::remove_file(&path).expect("it was written");
+        verifier
+    }
+
+    #[test]
+    fn a_key_that_can_never_verify_is_refused_at_the_start() {
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
+        let pem = p384.public_key_pem();
+        assert!(with_file("p384.pem", &pem, "ES384").is_ok());
+        let error = with_file("p384.pem", &pem, "ES256").err().expect("a curve");
+        assert!(error.contains("ES256"), "{error}");
+        let short = "-----BEGIN PUBLIC KEY-----\n\
+            MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDQyqUvPzbDj17zpJrh9N7Ig07c\n\
+            3LtrjbhyUzLckhYkkkJth1PpYuD0UBJX4m598K78/7sUN9jOLDZ1LNLEEaikYzQD\n\
+            HOMCQ0mY8aec7/9cO/T1+jvompaMR+ao9GLCHZuVdFLnlUKOzuObdZzM+11sFHpE\n\
+            begx5UNxe4tca691hwIDAQAB\n\
+            -----END PUBLIC KEY-----\n";
+        let error = with_file("rsa.pem", short, "RS256").err().expect("short");
+        assert!(
+            error.starts_with("auth.public_key = ") && error.ends_with(TOO_SHORT),
+            "{error}"
+        );
+        let private = p384.serialize_pem();
+        let error = with_file("private.pem", &private, "ES384").err();
+        assert!(error.expect("no public key").contains("public key in PEM"));
+        for (jwks, mistake) in [
+            (
+                r#"{"keys":[{"kty":"oct","k":"c2hvcnQ","kid":"a"}]}"#,
+                "32 bytes",
+            ),
+            (r#"{"keys":[]}"#, "no key for it"),
+            (r#"{"kees":[]}"#, "no JSON Web Key Set"),
+        ] {
+            let error = with_file("jwks.json", jwks, "HS256").err().expect(jwks);
+            assert!(error.contains(mistake), "{error}");
+        }
+        // Meant for something else: it is not there for signatures.
+        let secret = "c2VjcmV0IHRoYXQgaXMgbG9uZyBlbm91Z2ggZm9yIGl0";
+        let jwk =
+            |used: &str| format!(r#"{{"keys":[{{"kty":"oct","use":"{used}","k":"{secret}"}}]}}"#);
+        assert!(with_file("sig.json", &jwk("sig"), "HS256").is_ok());
+        assert!(with_file("enc.json", &jwk("enc"), "HS256").is_err());
+        let nothing = Options {
+            algorithms: Vec::new(),
+            ..options()
+        };
+        assert!(matches!(
+            Verifier::new(&nothing).err(),
+            Some(KeyError::NoAlgorithm)
+        ));
     }
 }

@@ -50,6 +50,36 @@ impl Config {
         }
     }
 
+    /// Whether there is no key for tokens, so that only the public one of development is left.
+    pub(crate) fn is_development(&self) -> bool {
+        self.token_options().has_no_key()
+    }
+
+    /// What is wrong with the files that the settings name, and with the keys in them.
+    pub(crate) fn check_files(&self) -> Result<(), SettingsError> {
+        let mut errors = Vec::new();
+        let mut tokens = self.token_options();
+        if tokens.has_no_key() {
+            DEVELOPMENT_SECRET.clone_into(&mut tokens.secret);
+        }
+        if let Err(error) = token::Verifier::new(&tokens) {
+            errors.push(error.to_string());
+        }
+        let tls = &self.tls;
+        if !tls.certificate.as_os_str().is_empty()
+            && let Err(error) = crate::tls::Acceptor::new(&tls.certificate, &tls.key)
+        {
+            errors.push(error.to_string());
+        }
+        if let Err(SettingsError(wrong)) = self.kafka_options() {
+            errors.extend(wrong);
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(SettingsError(errors)),
+        }
+    }
+
     /// The rules that one setting's syntax does not say.
     fn check(&self) -> Result<(), SettingsError> {
         const DAY: u64 = 86_400_000;
@@ -70,6 +100,19 @@ impl Config {
             100..=600_000,
         );
         rules.duration("server.auth_timeout", server.auth_timeout, 100..=600_000);
+        rules.duration("server.drain_timeout", server.drain_timeout, 0..=3_600_000);
+        let user_timeout = server.tcp_user_timeout;
+        rules.duration("server.tcp_user_timeout", user_timeout, 1_000..=3_600_000);
+        rules.duration("auth.leeway", self.auth.leeway, 0..=600_000);
+        for origin in &server.origins.0 {
+            rules.rule(
+                is_origin(origin),
+                format!(
+                    "server.origins has {origin:?}: allowed are origins like https://example.com or \
+                     http://localhost:3000, and null"
+                ),
+            );
+        }
         rules.bytes("server.max_header", server.max_header.0, 512..=1 << 20);
         rules.bytes(
             "server.max_message",
@@ -122,6 +165,10 @@ impl Config {
         rules.rule(
             url.len() <= MAX_URL,
             format!("server.public_url = {url:?}: at most {MAX_URL} bytes, the reason of a close"),
+        );
+        rules.rule(
+            url.is_empty() || url.starts_with("ws://") || url.starts_with("wss://"),
+            format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
         rules.number("cluster.weight", cluster.weight, 0..=1_000_000);
         rules.duration("cluster.lease_ttl", cluster.lease_ttl, 1_000..=60_000);
@@ -250,6 +297,14 @@ const MAX_URL: usize = 123;
 /// a second; the map and the users of a node's share are read.
 const TAKEOVER: u64 = 2_000;
 
+/// As browsers send it (RFC 6454 §6.1): a scheme and a host, and a port that is not the scheme's.
+fn is_origin(text: &str) -> bool {
+    text == "null"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +388,42 @@ mod tests {
             short,
             "auth.secret (JWT_SECRET) has 9 bytes: at least 32 are needed"
         );
+    }
+
+    #[test]
+    fn what_could_never_match_or_be_reached_is_refused() {
+        for (flag, value, name) in [
+            ("server-origins", "*", "server.origins"),
+            ("server-origins", "example.com", "server.origins"),
+            ("server-origins", "https://example.com/", "server.origins"),
+            (
+                "server-public-url",
+                "https://example.com",
+                "server.public_url",
+            ),
+            ("auth-leeway", "1h", "auth.leeway"),
+            ("server-tcp-user-timeout", "0s", "server.tcp_user_timeout"),
+        ] {
+            let error = load(&[], &[(flag, value)]).expect_err(value).to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+        let origins = "null,https://example.com,http://[::1]:3000";
+        load(&[], &[("server-origins", origins)]).expect("origins");
+        for (flag, value, name) in [
+            ("auth-algorithms", "HS257", "auth.algorithms"),
+            ("auth-algorithms", "", "auth.algorithms"),
+            ("auth-algorithms", "ES256", "auth.algorithms"),
+            ("auth-jwks-file", "/nothing/there", "auth.jwks_file"),
+            ("kafka-compression", "zip", "kafka.compression"),
+        ] {
+            let config = load(&[], &[(flag, value)]).expect("the syntax is good");
+            let error = config.check_files().expect_err(value).to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+        let tls = [("tls-certificate", "/nothing"), ("tls-key", "/nothing")];
+        let config = load(&[], &tls).expect("the syntax is good");
+        let error = config.check_files().expect_err("no file").to_string();
+        assert!(error.starts_with("tls.certificate"), "{error}");
     }
 
     #[test]

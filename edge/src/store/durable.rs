@@ -1,31 +1,35 @@
 //! The store in a directory (redb): records outlive a restart and a `kill -9`. One thread owns the
 //! database and commits each batch before it answers; cores hand it requests and poll the answers.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Bound, path::Path, sync::Arc};
 
 use presence::{StoreReply, StoreRequest};
 use protocol::{Status, Stored};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use ring::{Epoch, Vnode};
-
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::remote::{Answers, Batch, Handle, remote};
+use super::remote::{Answers, Batch, Handle, Outlet, remote};
 use crate::mesh::Bell;
 
 /// Vnode and user to record.
 const USERS: TableDefinition<'_, (u16, &str), &[u8]> = TableDefinition::new("users");
-/// `boot` to how often the database was opened, which is the epoch of its vnodes.
+/// `boot` to a number that grows with each opening, which is the epoch of its vnodes.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// Requests in one commit.
 const BATCH: usize = 4_096;
+const DAY: u64 = 86_400_000;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("store.data = {0}: {1}")]
     Directory(String, std::io::Error),
-    #[error("store.data = {0}: {1}")]
+    #[error("store.data = {0}: another process has its database open")]
+    Taken(String),
+    #[error(
+        "store.data = {0}: its file presence.redb cannot be used, without it all begins anew: {1}"
+    )]
     Database(String, redb::Error),
 }
 
@@ -43,30 +47,42 @@ impl Durable {
         let shown = directory.display().to_string();
         std::fs::create_dir_all(directory)
             .map_err(|error| OpenError::Directory(shown.clone(), error))?;
-        let wrong = |error: redb::Error| OpenError::Database(shown.clone(), error);
-        let database = Database::create(directory.join("presence.redb"))
-            .map_err(|error| wrong(error.into()))?;
-        let boot = count_boot(&database).map_err(wrong)?;
-        let (handles, outlet) = remote(bells);
-        let keeper = Keeper {
-            database,
-            retention,
-            answers: outlet.answers,
+        let wrong = |error: redb::Error| match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::Taken(shown.clone()),
+            error => OpenError::Database(shown.clone(), error),
         };
-        let mut requests = outlet.requests;
+        let file = directory.join("presence.redb");
+        let open = move || Database::create(&file);
+        let database = open().map_err(|error| wrong(error.into()))?;
+        let boot = count_boot(&database, crate::clock::wall_ms() / DAY).map_err(wrong)?;
+        let (handles, outlet) = remote(bells);
+        let mut keeper = Keeper {
+            database: Some(database),
+            open: Box::new(open),
+            retention,
+            trimmed: 0,
+            broken: false,
+        };
+        let Outlet {
+            mut requests,
+            answers,
+        } = outlet;
         std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || keeper.run(&mut requests))
+            .spawn(move || keeper.run(&mut requests, &answers))
             .map_err(|error| OpenError::Directory(shown.clone(), error))?;
         Ok((handles, Epoch::new(boot as u32)))
     }
 }
 
-fn count_boot(database: &Database) -> Result<u64, redb::Error> {
+/// Counts this opening, from `today` on (days since 1970): so the versions of a database that was
+/// lost, and those of an edge without one, are older than the new one's.
+fn count_boot(database: &Database, today: u64) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
     let boot = {
         let mut numbers = transaction.open_table(NUMBERS)?;
-        let boot = numbers.get("boot")?.map_or(0, |boot| boot.value()) + 1;
+        let former = numbers.get("boot")?.map_or(0, |boot| boot.value());
+        let boot = today.max(former + 1);
         numbers.insert("boot", boot)?;
         transaction.open_table(USERS)?;
         boot
@@ -76,68 +92,128 @@ fn count_boot(database: &Database) -> Result<u64, redb::Error> {
 }
 
 struct Keeper {
-    database: Database,
+    /// None while it cannot be opened again.
+    database: Option<Database>,
+    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send>,
     retention: u64,
-    answers: Answers,
+    /// The vnode whose users are looked at next for those that may be forgotten.
+    trimmed: u16,
+    broken: bool,
 }
 
 impl Keeper {
-    fn run(&self, requests: &mut UnboundedReceiver<Batch>) {
+    fn run(&mut self, requests: &mut UnboundedReceiver<Batch>, answers: &Answers) {
         while let Some(first) = requests.blocking_recv() {
-            let mut batch = vec![first];
-            let mut size = batch[0].requests.len();
+            let mut batches = vec![first];
+            let mut size = batches[0].requests.len();
             while size < BATCH
                 && let Ok(next) = requests.try_recv()
             {
                 size += next.requests.len();
-                batch.push(next);
+                batches.push(next);
             }
-            match self.execute(&batch) {
-                Ok(replies) => {
-                    for (core, replies) in replies {
-                        self.answers.give(core, replies);
-                    }
-                }
-                Err(error) => {
-                    eprintln!("store: {error}");
-                    for Batch { core, requests } in batch {
-                        let failed = requests.iter().map(StoreRequest::failed).collect();
-                        self.answers.give(core, failed);
-                    }
-                    // A full or broken disk: it is asked again, but not as fast as it fails.
-                    std::thread::sleep(std::time::Duration::from_millis(500));
-                }
+            for (core, replies) in self.execute(&batches) {
+                answers.give(core, replies);
+            }
+            if self.broken {
+                // A full or broken disk: it is asked again, but not as fast as it fails.
+                std::thread::sleep(std::time::Duration::from_millis(500));
             }
         }
     }
 
-    fn execute(&self, batch: &[Batch]) -> Result<Vec<(usize, Vec<StoreReply>)>, redb::Error> {
-        let writes = batch
-            .iter()
-            .flat_map(|request| &request.requests)
-            .any(|request| matches!(request, StoreRequest::Write { .. }));
-        if writes {
-            let transaction = self.database.begin_write()?;
-            {
-                let mut users = transaction.open_table(USERS)?;
-                let mut bytes = Vec::new();
-                for request in batch.iter().flat_map(|request| &request.requests) {
-                    if let StoreRequest::Write {
-                        vnode,
-                        user,
-                        stored,
-                        ..
-                    } = request
-                    {
-                        bytes.clear();
-                        stored.encode(&mut bytes);
-                        users.insert((vnode.get(), &**user), bytes.as_slice())?;
-                    }
+    /// Writes what is to be written, in one commit, then answers all.
+    fn execute(&mut self, batches: &[Batch]) -> Vec<(usize, Vec<StoreReply>)> {
+        let all = batches.iter().flat_map(|batch| &batch.requests);
+        let writes = all.filter(|request| matches!(request, StoreRequest::Write { .. }));
+        let written = self.attempt(|keeper, database| keeper.write(database, writes));
+        let written = written.is_some();
+        let answers = batches.iter().map(|Batch { core, requests }| {
+            let answers = self.attempt(|keeper, database| keeper.read(database, requests, written));
+            let failed = || requests.iter().map(StoreRequest::failed).collect();
+            (*core, answers.unwrap_or_else(failed))
+        });
+        answers.collect()
+    }
+
+    /// Does something with the database. One that fails is opened again, without which it would
+    /// fail for ever.
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &Database) -> Result<T, redb::Error>,
+    ) -> Option<T> {
+        let database = match self.database.take() {
+            Some(database) => Ok(database),
+            None => (self.open)().map_err(redb::Error::from),
+        };
+        let done = database.and_then(|database| {
+            let done = work(self, &database)?;
+            self.database = Some(database);
+            Ok(done)
+        });
+        match done {
+            Ok(done) => {
+                if std::mem::take(&mut self.broken) {
+                    eprintln!("store: it works again");
+                }
+                Some(done)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.broken, true) {
+                    eprintln!("store: {error}; it is tried again until it works");
+                }
+                None
+            }
+        }
+    }
+
+    fn write<'a>(
+        &mut self,
+        database: &Database,
+        writes: impl Iterator<Item = &'a StoreRequest>,
+    ) -> Result<(), redb::Error> {
+        let mut writes = writes.peekable();
+        if writes.peek().is_none() {
+            return Ok(());
+        }
+        let transaction = database.begin_write()?;
+        {
+            let mut users = transaction.open_table(USERS)?;
+            let mut bytes = Vec::new();
+            for request in writes {
+                if let StoreRequest::Write {
+                    vnode,
+                    user,
+                    stored,
+                    ..
+                } = request
+                {
+                    bytes.clear();
+                    stored.encode(&mut bytes);
+                    users.insert((vnode.get(), &**user), bytes.as_slice())?;
                 }
             }
-            transaction.commit()?;
+            // One vnode a commit, so that it takes no time that anyone would notice.
+            let next = self.trimmed.checked_add(1);
+            let end = next.map_or(Bound::Unbounded, |next| Bound::Excluded((next, "")));
+            let of = (Bound::Included((self.trimmed, "")), end);
+            let oldest = crate::clock::wall_ms().saturating_sub(self.retention);
+            users.retain_in(of, |_, bytes| {
+                Stored::decode(bytes).map_or(true, |stored| is_kept(&stored, oldest))
+            })?;
         }
-        let transaction = self.database.begin_read()?;
+        transaction.commit()?;
+        self.trimmed = self.trimmed.wrapping_add(1);
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        database: &Database,
+        requests: &[StoreRequest],
+        written: bool,
+    ) -> Result<Vec<StoreReply>, redb::Error> {
+        let transaction = database.begin_read()?;
         let users = transaction.open_table(USERS)?;
         let answer = |request: &StoreRequest| -> Result<StoreReply, redb::Error> {
             Ok(match request {
@@ -154,28 +230,19 @@ impl Keeper {
                     StoreReply::Read(*ticket, Epoch::default(), stored)
                 }
                 StoreRequest::Release { vnode, epoch } => StoreReply::Released(*vnode, *epoch),
-                StoreRequest::Write { ticket, .. } => StoreReply::Written(*ticket),
+                StoreRequest::Write { ticket, .. } if written => StoreReply::Written(*ticket),
+                StoreRequest::Write { .. } => request.failed(),
             })
         };
-        batch
-            .iter()
-            .map(|Batch { core, requests }| {
-                Ok((
-                    *core,
-                    requests.iter().map(answer).collect::<Result<_, _>>()?,
-                ))
-            })
-            .collect()
+        requests.iter().map(answer).collect()
     }
 
     /// A record that is too old or not understood is as good as none.
     fn decode(&self, user: &str, bytes: &[u8]) -> Option<Stored> {
         match Stored::decode(bytes) {
             Ok(stored) => {
-                let now = crate::clock::wall_ms();
-                let recent = stored.record.last_seen.saturating_add(self.retention) >= now;
-                let kept = stored.record.status != Status::Offline || stored.connected || recent;
-                kept.then_some(stored)
+                let oldest = crate::clock::wall_ms().saturating_sub(self.retention);
+                is_kept(&stored, oldest).then_some(stored)
             }
             Err(error) => {
                 eprintln!("store: the record of {user:?} is left aside: {error}");
@@ -183,6 +250,12 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether the user is not to be forgotten: it is here, or was after `oldest` (ms since 1970).
+fn is_kept(stored: &Stored, oldest: u64) -> bool {
+    let record = &stored.record;
+    record.status != Status::Offline || stored.connected || record.last_seen >= oldest
 }
 
 fn connected(
@@ -203,4 +276,173 @@ fn connected(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use presence::Ticket;
+    use protocol::Record;
+    use redb::{StorageBackend, backends::FileBackend};
+
+    use super::*;
+
+    /// A file on a disk that may be full.
+    #[derive(Debug)]
+    struct Disk(FileBackend, Arc<AtomicBool>);
+
+    impl Disk {
+        fn room(&self) -> io::Result<()> {
+            match self.1.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.room()?;
+            self.0.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.room()?;
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room()?;
+            self.0.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.0.close()
+        }
+    }
+
+    /// A keeper of a new database, the switch that fills its disk, and what is to be removed.
+    fn keeper(name: &str) -> (Keeper, Arc<AtomicBool>, std::path::PathBuf) {
+        let name = format!("online-status-{name}-{}.redb", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // Of a run that was killed.
+        let _ = std::fs::remove_file(&path);
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = (path.clone(), Arc::clone(&full));
+        let open = move || {
+            let mut options = std::fs::File::options();
+            let options = options.read(true).write(true).create(true);
+            let backend = FileBackend::new(options.open(&disk.0)?)?;
+            Database::builder().create_with_backend(Disk(backend, Arc::clone(&disk.1)))
+        };
+        let keeper = Keeper {
+            database: None,
+            open: Box::new(open),
+            retention: 1_000,
+            trimmed: 0,
+            broken: false,
+        };
+        (keeper, full, path)
+    }
+
+    fn write(user: &str, last_seen: u64) -> StoreRequest {
+        let record = Record {
+            last_seen,
+            ..Record::default()
+        };
+        StoreRequest::Write {
+            ticket: Ticket::new(1),
+            vnode: Vnode::new(0),
+            epoch: Epoch::new(1),
+            user: user.into(),
+            stored: Stored {
+                record,
+                ..Stored::default()
+            },
+        }
+    }
+
+    fn read(user: &str) -> StoreRequest {
+        StoreRequest::Read {
+            ticket: Ticket::new(2),
+            vnode: Vnode::new(0),
+            user: user.into(),
+        }
+    }
+
+    fn execute(keeper: &mut Keeper, requests: Vec<StoreRequest>) -> Vec<StoreReply> {
+        let batch = Batch { core: 0, requests };
+        keeper.execute(&[batch]).remove(0).1
+    }
+
+    #[test]
+    fn a_store_whose_disk_was_full_works_again_without_a_restart() {
+        let (mut keeper, full, path) = keeper("full");
+        let now = crate::clock::wall_ms();
+        let replies = execute(&mut keeper, vec![write("alice", now), read("alice")]);
+        assert!(matches!(
+            &replies[..],
+            [StoreReply::Written(_), StoreReply::Read(_, _, Some(_))]
+        ));
+        full.store(true, Ordering::Relaxed);
+        for _ in 0..2 {
+            let replies = execute(&mut keeper, vec![write("bob", now)]);
+            assert!(matches!(&replies[..], [StoreReply::WriteFailed(_)]));
+        }
+        full.store(false, Ordering::Relaxed);
+        let requests = vec![write("bob", now), read("alice"), read("bob")];
+        let replies = execute(&mut keeper, requests);
+        let found = |reply: &StoreReply| matches!(reply, StoreReply::Read(_, _, Some(_)));
+        assert!(found(&replies[1]) && found(&replies[2]), "{replies:?}");
+        assert!(!keeper.broken);
+        drop(keeper);
+        std::fs::remove_file(path).expect("it is there");
+    }
+
+    #[test]
+    fn users_not_seen_for_the_retention_are_removed() {
+        let (mut keeper, _, path) = keeper("retention");
+        let now = crate::clock::wall_ms();
+        execute(&mut keeper, vec![write("old", 1), write("new", now)]);
+        keeper.trimmed = 0;
+        // Any write looks at one vnode.
+        execute(&mut keeper, vec![write("newer", now)]);
+        let database = keeper.database.as_ref().expect("open");
+        let transaction = database.begin_read().expect("a transaction");
+        let users = transaction.open_table(USERS).expect("a table");
+        let names: Vec<String> = users
+            .iter()
+            .expect("records")
+            .map(|entry| entry.expect("a record").0.value().1.to_owned())
+            .collect();
+        assert_eq!(names, ["new", "newer"]);
+        drop((users, transaction, keeper));
+        std::fs::remove_file(path).expect("it is there");
+    }
+
+    #[test]
+    fn each_opening_is_newer_than_the_one_before_and_than_a_lost_database() {
+        let (keeper, _, path) = keeper("boot");
+        let database = (keeper.open)().expect("it opens");
+        let boot = |today| count_boot(&database, today).expect("counted");
+        assert_eq!(
+            [boot(20_000), boot(20_000), boot(20_000)],
+            [20_000, 20_001, 20_002]
+        );
+        assert_eq!([boot(20_001), boot(20_100)], [20_003, 20_100]);
+        drop(database);
+        std::fs::remove_file(path).expect("it is there");
+    }
 }

@@ -161,6 +161,80 @@ fn wrong_settings_are_named_with_what_is_allowed() {
 }
 
 #[test]
+fn config_check_reads_the_files_too_and_mistakes_of_usage_end_with_2() {
+    let folder = Folder::new();
+    let no_key = folder.file("none.pem", "no key");
+    for arguments in [
+        &["config", "check", "--auth-algorithms", "none"][..],
+        &[
+            "config",
+            "check",
+            "--auth-public-key",
+            &no_key,
+            "--auth-algorithms",
+            "ES256",
+        ],
+        &[
+            "standalone",
+            "--tls-certificate",
+            &no_key,
+            "--tls-key",
+            &no_key,
+        ],
+        &[
+            "standalone",
+            "--auth-algorithms",
+            "RS256",
+            "--auth-secret",
+            SECRET,
+        ],
+        &["token", "--user", "a", "--ttl", "0s"],
+        &["token", "--user", "a", "--ttl", "-1s"],
+        &["token", "--user", "a", "--ttl", "4000d"],
+        &["token", "--user", ""],
+        &["standalone", "--presence-grase", "1s"],
+    ] {
+        let output = edge(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(
+            text.starts_with("error: ") && !text.contains(SECRET),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_database_that_is_broken_or_in_use_is_said_so() {
+    let folder = Folder::new();
+    let data = folder.0.to_str().expect("UTF-8");
+    let first = Edge::start(&["--data", data]);
+    let second = |what: &str| {
+        let output = edge(&[
+            "standalone",
+            "--listen",
+            "127.0.0.1:0",
+            "--server-admin-listen",
+            "127.0.0.1:0",
+            "--auth-secret",
+            SECRET,
+            "--data",
+            data,
+        ]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("store.data = ") && text.contains(what),
+            "{text}"
+        );
+    };
+    second("another process has its database open");
+    drop(first);
+    folder.file("presence.redb", "nonsense".repeat(1_000));
+    second("presence.redb cannot be used");
+}
+
+#[test]
 fn a_port_that_is_taken_is_said_so() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
