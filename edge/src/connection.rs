@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, rc::Rc};
 
 use monoio::net::TcpStream;
-use protocol::{CloseCode, Encoding, Request, frame};
+use protocol::{CloseCode, Encoding, MessageId, Request, frame};
 use token::Claims;
 
 use crate::{
@@ -200,10 +200,10 @@ async fn begin(
     link.write(&upgrade.response).await?;
     let mut reader = Reader::new(worker.shared.config.server.max_message.0);
     let encoding = upgrade.encoding;
-    let claims = match upgrade.claims {
-        Some(claims) => claims,
+    let (claims, reply_to) = match upgrade.claims {
+        Some(claims) => (claims, None),
         None => match first_message(&mut link, &mut reader, encoding).await? {
-            Ok(claims) => claims,
+            Ok(shown) => shown,
             Err((code, reason)) => {
                 link.farewell(code, &reason).await?;
                 return Ok(None);
@@ -224,17 +224,21 @@ async fn begin(
         inbox,
         encoding,
         claims,
+        reply_to,
         admission,
         accepted,
     }))
 }
+
+/// What a token says, and the id of the message that it came in.
+type Shown = (Claims, Option<MessageId>);
 
 /// The `auth` message, which has to be the first.
 async fn first_message(
     link: &mut Link,
     reader: &mut Reader,
     encoding: Encoding,
-) -> io::Result<Result<Claims, (CloseCode, String)>> {
+) -> io::Result<Result<Shown, (CloseCode, String)>> {
     let worker = Rc::clone(&link.worker);
     let deadline = worker.deadline(&link.stream, worker.shared.config.server.auth_timeout);
     loop {
@@ -274,13 +278,14 @@ fn authenticate(
     worker: &Worker,
     encoding: Encoding,
     payload: &[u8],
-) -> Result<Claims, (CloseCode, String)> {
+) -> Result<Shown, (CloseCode, String)> {
     let refused = |reason: String| Err((CloseCode::BAD_TOKEN, reason));
     match protocol::decode(encoding, payload) {
         Ok(message) => match message.request {
-            Request::Auth { token } => worker
-                .check_token(&token)
-                .or_else(|error| refused(error.to_string())),
+            Request::Auth { token } => match worker.check_token(&token) {
+                Ok(claims) => Ok((claims, message.id)),
+                Err(error) => refused(error.to_string()),
+            },
             _ => refused("the first message must be auth".into()),
         },
         Err(bad) => refused(bad.message),

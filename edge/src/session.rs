@@ -6,7 +6,7 @@ use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use monoio::net::TcpStream;
 use presence::{Hello, How, Refused, SessionId};
-use protocol::{CloseCode, Encoding, ErrorCode, Request, ServerMessage};
+use protocol::{CloseCode, Encoding, ErrorCode, MessageId, Request, ServerMessage};
 use token::Claims;
 
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) struct Handoff {
     pub(crate) inbox: Vec<u8>,
     pub(crate) encoding: Encoding,
     pub(crate) claims: Claims,
+    /// Of the `auth` message, when the token came in one.
+    pub(crate) reply_to: Option<MessageId>,
     pub(crate) admission: Admission,
     /// Monotonic µs.
     pub(crate) accepted: u64,
@@ -47,6 +49,7 @@ impl Handoff {
             inbox,
             encoding,
             claims,
+            reply_to,
             mut admission,
             accepted,
         } = self;
@@ -60,6 +63,7 @@ impl Handoff {
             encoding,
             expires: claims.expires,
             rule: claims.rule.clone(),
+            id: reply_to.as_ref(),
         };
         let id = match open(&worker, &hello).await {
             Ok(id) => id,
@@ -82,7 +86,7 @@ impl Handoff {
                 .handshake
                 .record(clock::mono_us().saturating_sub(accepted));
         }
-        drop(claims);
+        drop((claims, reply_to));
         let tls = tls.map(|tls| Rc::new(RefCell::new(tls)));
         worker.register(id, Rc::clone(&stream), tls.clone());
         worker.kick();
@@ -247,7 +251,7 @@ fn renew(
     core: &mut presence::Core,
     id: SessionId,
     token: &str,
-    reply_to: Option<&protocol::MessageId>,
+    reply_to: Option<&MessageId>,
 ) {
     // Checking a token costs more than most, so it counts as a message before.
     if !core.spend(id) {
@@ -255,7 +259,7 @@ fn renew(
     }
     let refused = match worker.check_token(token) {
         Ok(claims) if core.user_of(id) == Some(&*claims.user) => {
-            core.renewed(id, claims.expires, &claims.rule);
+            core.renewed(id, claims.expires, &claims.rule, reply_to);
             return;
         }
         Ok(_) => (

@@ -49,6 +49,8 @@ pub struct Hello<'a> {
     pub expires: u64,
     /// Whom the token lets it watch.
     pub rule: WatchRule,
+    /// Of the `auth` message, when it came in one.
+    pub id: Option<&'a MessageId>,
 }
 
 /// Why a client gets no session.
@@ -249,14 +251,21 @@ impl Core {
         });
         self.counters.sessions += 1;
         self.counters.connects += 1;
-        self.welcome(id.index);
+        self.welcome(id.index, hello.id);
         self.attach(slot, id.index);
         self.arm_session(id.index);
         Ok(id)
     }
 
-    /// The client showed a new token for the same user: its session lives as long as that.
-    pub fn renewed(&mut self, id: SessionId, expires: u64, new_rule: &WatchRule) {
+    /// The client showed a new token for the same user, in the message `reply_to`: its session lives
+    /// as long as that.
+    pub fn renewed(
+        &mut self,
+        id: SessionId,
+        expires: u64,
+        new_rule: &WatchRule,
+        reply_to: Option<&MessageId>,
+    ) {
         let Some(session) = self.sessions.live(id) else {
             return;
         };
@@ -264,7 +273,7 @@ impl Core {
         slot.expires = expires;
         slot.warned = false;
         slot.rule = rule(new_rule);
-        self.welcome(session);
+        self.welcome(session, reply_to);
         self.arm_session(session);
     }
 
@@ -285,7 +294,7 @@ impl Core {
         })
     }
 
-    fn welcome(&mut self, session: u32) {
+    fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
         let id = self.sessions.id(session);
         let name = format!(
             "{}-{:x}-{:x}{:04x}",
@@ -297,6 +306,7 @@ impl Core {
         let slot = &mut self.sessions[session];
         let encoding = slot.encoding;
         let welcome = ServerMessage::Welcome {
+            id: reply_to,
             user: &self.users[slot.user].name,
             session: &name,
             node: &self.settings.node,

@@ -13,6 +13,8 @@ use crate::{
 
 /// The most users one message may name.
 pub const MAX_USERS_PER_MESSAGE: usize = 1_000;
+/// Versions are below it, so that JavaScript reads them exactly.
+const MAX_VERSION: u64 = 1 << 53;
 /// The longest textual id of a message, in bytes.
 pub const MAX_ID: usize = 64;
 
@@ -245,7 +247,7 @@ fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'
         MessageType::Watch => {
             let known = match rest.known {
                 None => Vec::new(),
-                Some(Value::Numbers(known)) => known,
+                Some(Value::Numbers(known)) if known.iter().all(|(_, v)| *v < MAX_VERSION) => known,
                 Some(_) => {
                     let what = "must be an object of users and versions (integers below 2^53)";
                     return Err(bad_member(Member::Known, what));
@@ -407,6 +409,11 @@ mod tests {
             ),
             (
                 r#"{"type":"watch","users":[],"known":{"a":-1},"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"watch","users":[],"known":{"a":9007199254740992},"id":7}"#,
                 ErrorCode::BadMember,
                 Some(7),
             ),

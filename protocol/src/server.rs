@@ -29,8 +29,6 @@ words! {
         WatchLimit => "watch_limit",
         /// The token does not allow it.
         NotAllowed => "not_allowed",
-        /// Something came before the token.
-        NotAuthenticated => "not_authenticated",
         /// The new token is another user's.
         WrongUser => "wrong_user",
         /// It cannot be answered at the moment.
@@ -45,6 +43,8 @@ words! {
 pub enum ServerMessage<'a> {
     /// The session stands.
     Welcome {
+        /// Of the `auth` that it answers.
+        id: Option<&'a MessageId>,
         /// The token's user.
         user: &'a str,
         /// The session's name, for logs.
@@ -93,6 +93,7 @@ impl ServerMessage<'_> {
         let mut object = Object::begin(encoding, out);
         match *self {
             Self::Welcome {
+                id,
                 user,
                 session,
                 node,
@@ -100,6 +101,7 @@ impl ServerMessage<'_> {
                 expires,
             } => {
                 object.kind(MessageType::Welcome);
+                object.id(id);
                 object.text(Member::User, user);
                 object.text(Member::Session, session);
                 object.text(Member::Node, node);
@@ -401,6 +403,7 @@ mod tests {
     #[test]
     fn messages_look_as_documented() {
         let welcome = ServerMessage::Welcome {
+            id: None,
             user: "alice",
             session: "n1-7f3a",
             node: "n1",

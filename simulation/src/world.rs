@@ -329,6 +329,7 @@ impl World {
             encoding: Encoding::Json,
             expires: 0,
             rule: WatchRule::Anyone,
+            id: None,
         };
         let now = self.time();
         self.cores[core].at(now);

@@ -49,9 +49,12 @@ fn a_token_comes_in_a_header_a_subprotocol_or_a_message() {
     );
     assert_eq!(client.message()["user"], "subprotocol");
     let mut client = edge.stranger();
-    client.say(&json!({ "type": "auth", "token": token("message") }));
+    client.say(&json!({ "type": "auth", "token": token("message"), "id": "a" }));
     let welcome = client.message();
-    assert_eq!(welcome["user"], "message");
+    assert_eq!(
+        (&welcome["user"], &welcome["id"]),
+        (&json!("message"), &json!("a"))
+    );
     let expires = welcome["expires"].as_u64().expect("milliseconds");
     assert!(expires / 1_000 > now() + 3_500 && expires / 1_000 <= now() + 3_600);
 }
@@ -288,10 +291,8 @@ fn a_session_ends_with_its_token_unless_it_is_renewed() {
     };
     refuse(&mut stays, &token("bob"), "wrong_user");
     refuse(&mut stays, "nonsense", "bad_token");
-    stays.ask(
-        &json!({ "type": "auth", "token": token("alice") }),
-        "welcome",
-    );
+    let renewal = json!({ "type": "auth", "token": token("alice"), "id": 5 });
+    assert_eq!(stays.ask(&renewal, "welcome")["id"], 5);
     assert_eq!(ends.closed(), 4401);
     std::thread::sleep(std::time::Duration::from_secs(1));
     stays.works();
