@@ -1027,6 +1027,7 @@ impl World {
             encoding: Encoding::Json,
             expires: 0,
             rule: WatchRule::Anyone,
+            id: None,
         };
         let opened = self.core(pid, n).connect(&hello);
         let process = &mut self.processes[pid];
