@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use presence::How;
 use protocol::{Chosen, CloseCode};
-use ring::Vnode;
+use ring::{Epoch, Vnode};
 use serde_json::{Value, json};
 
 use super::{
@@ -482,6 +482,12 @@ impl World {
         })
     }
 
+    fn epoch_of(&self, pid: usize, vnode: Vnode) -> Epoch {
+        let seat = &self.processes[pid].seats[self.home(pid, vnode)];
+        let followed = seat.followed.as_ref();
+        followed.map_or(Epoch::default(), |map| map.epoch(vnode))
+    }
+
     pub(crate) fn watch_again(&mut self, client: usize, conn: u64, watched: &BTreeSet<String>) {
         let here = self.clients[client]
             .line
@@ -520,6 +526,13 @@ impl World {
             if message["status"] == "invisible" {
                 // It is what the user wants, even if only the one who lost it hears it.
                 self.truth_of(client).rightly_offline = now;
+            }
+            let there = self.store.epoch(vnode);
+            let accepts = there > Epoch::default() && self.epoch_of(pid, vnode) >= there;
+            if message["status"].is_string() && accepts {
+                // A store that lost the claim takes it all the same.
+                let nobody = (usize::MAX, Chosen::None);
+                self.truth_of(client).early.get_or_insert(nobody);
             }
             return;
         }

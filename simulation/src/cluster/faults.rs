@@ -269,6 +269,8 @@ impl World {
             return;
         }
         self.processes[pid].stalled = false;
+        self.processes[pid].stood_still = true;
+        self.look_who_is_gone();
         let mut backlog = std::mem::take(&mut self.processes[pid].backlog);
         let mut inputs: Vec<In> = Vec::new();
         while !backlog.is_empty() {
@@ -297,7 +299,8 @@ impl World {
             let state = &mut self.processes[pid];
             if gone {
                 state.gone.get_or_insert(now);
-            } else if state.gone.take().is_some() {
+            } else if state.gone.take().is_some() && !std::mem::take(&mut state.stood_still) {
+                // Who stood still has to look before it judges; who was cut off had no chance to.
                 state.back = now;
             }
         }

@@ -144,6 +144,8 @@ pub(crate) struct Process {
     pub(crate) gone_quietly: bool,
     /// It stands still: what comes waits, by sender.
     pub(crate) stalled: bool,
+    /// It has just gone on.
+    pub(crate) stood_still: bool,
     pub(crate) backlog: BTreeMap<u64, VecDeque<In>>,
     /// It wants to be relieved of its vnodes, and ends then.
     pub(crate) leaving: bool,
@@ -233,6 +235,7 @@ impl Process {
             alive: true,
             gone_quietly: false,
             stalled: false,
+            stood_still: false,
             backlog: BTreeMap::new(),
             leaving: false,
             mono,
