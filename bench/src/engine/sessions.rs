@@ -157,14 +157,18 @@ impl Engine {
             return Ok(());
         }
         self.results.counts.held_back += 1;
-        let user = self.user(number);
-        if user.connection.is_none() {
-            let started = user.started;
-            self.lose(number, started)?;
-            return self.give_up(number, at);
+        let User {
+            started,
+            connection,
+            ..
+        } = *self.user(number);
+        // It has not come yet, or not come back, so this is not the only change held back.
+        self.lose(number, started)?;
+        match connection {
+            None => self.give_up(number, at),
+            // It is on its way to a server and says it there, if it does not want to stay by then.
+            Some(_) => Ok(()),
         }
-        // It is on its way to a server and says it there, if it does not want to stay by then.
-        self.lose(number, at)
     }
 
     /// A user that wants no session, and has none, does not come back for its goodbye.
