@@ -61,7 +61,8 @@ impl Durable {
             open: Box::new(open),
             retention,
             trimmed: 0,
-            broken: false,
+            unwritten: false,
+            unread: false,
         };
         let Outlet {
             mut requests,
@@ -98,7 +99,9 @@ struct Keeper {
     retention: u64,
     /// The vnode whose users are looked at next for those that may be forgotten.
     trimmed: u16,
-    broken: bool,
+    /// Whether the last of the writes, and of the reads, failed.
+    unwritten: bool,
+    unread: bool,
 }
 
 impl Keeper {
@@ -112,24 +115,39 @@ impl Keeper {
                 size += next.requests.len();
                 batches.push(next);
             }
+            let works = self.works();
             for (core, replies) in self.execute(&batches) {
                 answers.give(core, replies);
             }
-            if self.broken {
+            match (works, self.works()) {
+                (true, false) => eprintln!("store: it is tried again until it works"),
+                (false, true) => eprintln!("store: it works again"),
+                _ => {}
+            }
+            if !self.works() {
                 // A full or broken disk: it is asked again, but not as fast as it fails.
                 std::thread::sleep(std::time::Duration::from_millis(500));
             }
         }
     }
 
+    fn works(&self) -> bool {
+        !self.unwritten && !self.unread
+    }
+
     /// Writes what is to be written, in one commit, then answers all.
     fn execute(&mut self, batches: &[Batch]) -> Vec<(usize, Vec<StoreReply>)> {
         let all = batches.iter().flat_map(|batch| &batch.requests);
-        let writes = all.filter(|request| matches!(request, StoreRequest::Write { .. }));
-        let written = self.attempt(|keeper, database| keeper.write(database, writes));
-        let written = written.is_some();
+        let mut writes = all.filter(|request| matches!(request, StoreRequest::Write { .. }));
+        let mut written = true;
+        if writes.clone().next().is_some() {
+            let done = self.attempt(|keeper, database| keeper.write(database, &mut writes));
+            written = done.is_some();
+            self.unwritten = !written;
+        }
         let answers = batches.iter().map(|Batch { core, requests }| {
             let answers = self.attempt(|keeper, database| keeper.read(database, requests, written));
+            self.unread = answers.is_none();
             let failed = || requests.iter().map(StoreRequest::failed).collect();
             (*core, answers.unwrap_or_else(failed))
         });
@@ -151,31 +169,19 @@ impl Keeper {
             self.database = Some(database);
             Ok(done)
         });
-        match done {
-            Ok(done) => {
-                if std::mem::take(&mut self.broken) {
-                    eprintln!("store: it works again");
-                }
-                Some(done)
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.broken, true) {
-                    eprintln!("store: {error}; it is tried again until it works");
-                }
-                None
-            }
+        if let Err(error) = &done
+            && self.works()
+        {
+            eprintln!("store: {error}");
         }
+        done.ok()
     }
 
     fn write<'a>(
         &mut self,
         database: &Database,
-        writes: impl Iterator<Item = &'a StoreRequest>,
+        writes: &mut impl Iterator<Item = &'a StoreRequest>,
     ) -> Result<(), redb::Error> {
-        let mut writes = writes.peekable();
-        if writes.peek().is_none() {
-            return Ok(());
-        }
         let transaction = database.begin_write()?;
         {
             let mut users = transaction.open_table(USERS)?;
@@ -352,7 +358,8 @@ mod tests {
             open: Box::new(open),
             retention: 1_000,
             trimmed: 0,
-            broken: false,
+            unwritten: false,
+            unread: false,
         };
         (keeper, full, path)
     }
@@ -400,13 +407,15 @@ mod tests {
         for _ in 0..2 {
             let replies = execute(&mut keeper, vec![write("bob", now)]);
             assert!(matches!(&replies[..], [StoreReply::WriteFailed(_)]));
+            execute(&mut keeper, vec![read("alice")]);
+            assert!(!keeper.works(), "a read shows nothing of that");
         }
         full.store(false, Ordering::Relaxed);
         let requests = vec![write("bob", now), read("alice"), read("bob")];
         let replies = execute(&mut keeper, requests);
         let found = |reply: &StoreReply| matches!(reply, StoreReply::Read(_, _, Some(_)));
         assert!(found(&replies[1]) && found(&replies[2]), "{replies:?}");
-        assert!(!keeper.broken);
+        assert!(keeper.works());
         drop(keeper);
         std::fs::remove_file(path).expect("it is there");
     }
