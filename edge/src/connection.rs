@@ -100,7 +100,8 @@ async fn greet(
         let response = pages::answer(worker, &request, body.as_deref()).await;
         // A body that was not read would be taken for the next request.
         let all_read = body.is_some() || request.body_length == 0;
-        if !request.keep_alive || !all_read || worker.shared.is_draining() {
+        let may_stay = admission.is_ok() && !worker.shared.is_draining();
+        if !request.keep_alive || !all_read || !may_stay {
             link.respond_last(&response, head_only).await?;
             return Ok(None);
         }
@@ -142,7 +143,10 @@ async fn read_request(
         Err(BadRequest(status, what)) => return refuse(Response::problem(status, what), false),
     };
     let head_only = request.method == "HEAD";
-    if let Some(refused) = refused {
+    // A probe is not told that the edge is full: that is no reason to start it anew.
+    if let Some(refused) = refused
+        && !pages::is_health(&request.path)
+    {
         return refuse(refused.full.response(), head_only);
     }
     match pages::takes_body(&worker, &request) {

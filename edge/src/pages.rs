@@ -112,6 +112,11 @@ fn for_browsers(shared: &Shared, request: &Request, response: Response) -> Respo
     }
 }
 
+/// Whether [`health`] serves that path.
+pub(crate) fn is_health(path: &str) -> bool {
+    ["/healthz", "/readyz", "/version", "/metrics"].contains(&path)
+}
+
 /// What is served on the clients' and on the admin address.
 pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     let response = match request.path.as_str() {

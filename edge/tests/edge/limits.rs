@@ -46,6 +46,8 @@ fn connections_without_a_token_leave_room_for_sessions() {
         1.0,
     );
     sessions.iter_mut().for_each(Client::works);
+    // To a probe it is alive.
+    assert_eq!(edge.get("/healthz").0, 200);
     drop(crowd);
     at_last(&edge, "late");
 }
