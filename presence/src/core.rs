@@ -231,6 +231,7 @@ impl Core {
             pieces: NONE,
             timer: TimerId::NONE,
             away: false,
+            spoke: false,
             encoding: hello.encoding,
             queued: false,
             blocked: false,
@@ -427,6 +428,7 @@ impl Core {
         };
         if let Some(Reported::Online | Reported::Away) = status {
             self.sessions[session].away = status == Some(Reported::Away);
+            self.sessions[session].spoke = true;
         }
         if status.is_some() && user.knowledge != Knowledge::Known {
             user.chosen_set = true;

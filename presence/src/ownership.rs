@@ -265,6 +265,7 @@ impl Core {
             self.wheel.cancel(&mut user.grace);
             user.held = was_connected;
             user.adopted = false;
+            user.departed = 0;
             user.chosen_set = false;
             user.text_set = false;
             if user.knowledge == Knowledge::Provisional {

@@ -65,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) pieces: u32,
     pub(crate) timer: TimerId,
     pub(crate) away: bool,
+    /// It has said itself whether it is away.
+    pub(crate) spoke: bool,
     pub(crate) encoding: Encoding,
     /// In the ready list.
     pub(crate) queued: bool,

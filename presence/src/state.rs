@@ -118,19 +118,18 @@ impl Core {
     pub(crate) fn attach(&mut self, slot: u32, session: u32) {
         let user = &mut self.users[slot];
         let was_connected = user.connected();
-        if user.sessions == 0 {
-            if user.grace != TimerId::NONE {
-                // Back within grace: as it was, until the session says otherwise.
-                self.sessions[session].away = user.away;
-            }
-            if !user.adopted {
-                self.wheel.cancel(&mut user.grace);
-            }
+        if user.adopted || (user.sessions == 0 && user.grace != TimerId::NONE) {
+            // Back within grace: as it was, until the session says otherwise.
+            self.sessions[session].away = user.away;
+        }
+        if user.sessions == 0 && !user.adopted {
+            self.wheel.cancel(&mut user.grace);
         }
         let user = &mut self.users[slot];
         user.sessions += 1;
         self.sessions[session].next = std::mem::replace(&mut user.first_session, session);
-        match user.knowledge {
+        self.end_takeover_when_all_are_back(slot);
+        match self.users[slot].knowledge {
             Knowledge::Known | Knowledge::Provisional => {
                 self.refresh(slot, Cause::Connect);
                 if !was_connected && self.users[slot].chosen == Chosen::Invisible {
@@ -140,6 +139,16 @@ impl Core {
             }
             Knowledge::Nothing => self.ask_store(slot),
             Knowledge::Asked => {}
+        }
+    }
+
+    /// A takeover is over for a user of whom as many sessions have come as there were before.
+    fn end_takeover_when_all_are_back(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        if user.adopted && user.sessions + user.departed >= user.record.devices.max(1) {
+            user.adopted = false;
+            user.departed = 0;
+            self.wheel.cancel(&mut user.grace);
         }
     }
 
@@ -183,6 +192,11 @@ impl Core {
         if user.record.status != Status::Offline || user.knowledge == Knowledge::Asked {
             user.record.last_seen = gone;
         }
+        if how == How::Clean && (user.adopted || user.knowledge == Knowledge::Asked) {
+            user.departed += 1;
+        }
+        self.end_takeover_when_all_are_back(slot);
+        let user = &mut self.users[slot];
         if user.adopted && how == How::Clean {
             // After a takeover its other devices may still be on their way here: until then it
             // stays as it was.
@@ -217,6 +231,7 @@ impl Core {
         let user = &mut self.users[slot];
         user.grace = TimerId::NONE;
         user.adopted = false;
+        user.departed = 0;
         if user.sessions > 0 {
             // After a takeover: by now all its devices are back that come back.
             self.refresh(slot, Cause::Connect);
@@ -333,12 +348,21 @@ impl Core {
         if connected {
             user.adopted = true;
             user.away = user.record.status == Status::Away;
+            let (away, mut session) = (user.away, user.first_session);
+            while session != NONE {
+                let slot = &mut self.sessions[session];
+                // It came before anybody here knew how it was.
+                slot.away = if slot.spoke { slot.away } else { away };
+                session = slot.next;
+            }
+            let user = &mut self.users[slot];
             let deadline = clock + self.settings.grace;
             self.wheel.cancel(&mut user.grace);
             user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
             if user.record.status != Status::Offline {
                 user.record.last_seen = self.now.wall_ms;
             }
+            self.end_takeover_when_all_are_back(slot);
         }
         self.reconcile(slot);
         self.restamp(slot, Cause::Takeover);

@@ -87,6 +87,8 @@ pub(crate) struct User {
     pub(crate) grace: TimerId,
     /// The grace period is that of a takeover: it runs on when the first session returns.
     pub(crate) adopted: bool,
+    /// Sessions that have said goodbye in a takeover: they are not waited for.
+    pub(crate) departed: u32,
     /// Questions that wait for this user.
     pub(crate) waiters: u32,
     /// Index in this flush's encoded records, or `NONE`.
@@ -212,6 +214,7 @@ impl Users {
             sessions: 0,
             grace: TimerId::NONE,
             adopted: false,
+            departed: 0,
             waiters: 0,
             encoded: NONE,
             mark: 0,

@@ -27,6 +27,9 @@ pub(crate) struct Truth {
     pub(crate) left: Option<(u64, bool)>,
     /// When a session last ended cleanly.
     closed: u64,
+    /// In a takeover sessions are counted, and cannot be told apart: one that says goodbye before
+    /// another is back counts for that one. Until then that may show the user as offline.
+    counted_until: u64,
     /// By client, when the cluster ended its session: it comes back, whatever the others do.
     pub(crate) cuts: BTreeMap<usize, u64>,
     /// The store lost what the user had set while it was away.
@@ -58,7 +61,7 @@ impl Truth {
         let over = self.left.is_none_or(|(at, graced)| !graced || ended(at))
             && self.cuts.values().all(|at| ended(*at));
         let away = nobody && over;
-        if away || self.unknown || self.chosen == Chosen::Invisible {
+        if away || now <= self.counted_until || self.unknown || self.chosen == Chosen::Invisible {
             self.rightly_offline = now;
         }
     }
@@ -70,6 +73,10 @@ impl Truth {
         };
         if !graced {
             self.closed = now;
+            let elsewhere = self.sessions.values().any(|other| other.process != taken.1);
+            if elsewhere || !self.cuts.is_empty() || now < taken.0 + 2 * GRACE {
+                self.counted_until = now + 2 * GRACE;
+            }
         }
         if self.sessions.is_empty() && !(held.forsaken && graced) {
             // The server may see two ends at nearly the same time in the other order.
