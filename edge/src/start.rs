@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use presence::{Core, Settings};
@@ -503,7 +503,8 @@ fn wait_for_end(
 ) -> Result<(), StartError> {
     // The cores end by themselves; one that does not is not waited for.
     let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
-    let mut told = None;
+    let mut told: Option<Instant> = None;
+    let mut last_move = (0, Instant::now());
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     loop {
         for signal in signals.pending() {
@@ -515,7 +516,7 @@ fn wait_for_end(
                 }
                 _ => {
                     println!("shutting down: sessions are told to go elsewhere");
-                    told = Some(std::time::Instant::now());
+                    told = Some(Instant::now());
                     match &shared.place {
                         Some(place) => place.leave(),
                         None => shared.drain(),
@@ -525,7 +526,8 @@ fn wait_for_end(
         }
         if let (Some(told), Some(place)) = (told, &shared.place)
             && !shared.is_draining()
-            && (moved_away(place) || told.elapsed() > shared.config.server.drain_timeout / 2)
+            && (moved_away(place, &mut last_move)
+                || told.elapsed() > shared.config.server.drain_timeout / 2)
         {
             shared.drain();
         }
@@ -540,10 +542,18 @@ fn wait_for_end(
     }
 }
 
-/// Whether no other node can or has to take anything more from this one.
-fn moved_away(place: &cluster::Place) -> bool {
+/// How long nothing moves any more when nobody takes it.
+const NOBODY_TAKES: Duration = Duration::from_secs(5);
+
+/// Whether no other node has to take, or takes, anything more from this one. `last`: when how many
+/// vnodes were left.
+fn moved_away(place: &cluster::Place, last: &mut (usize, Instant)) -> bool {
     let (_, moving) = place.progress();
-    !place.has_others() || (place.owned() == 0 && moving == 0)
+    let left = place.owned() + moving;
+    if left != last.0 {
+        *last = (left, Instant::now());
+    }
+    left == 0 || !place.has_others() || last.1.elapsed() > NOBODY_TAKES
 }
 
 /// Takes new certificates and keys for new connections; on an error the old ones stay.
