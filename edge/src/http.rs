@@ -138,6 +138,13 @@ impl Request {
         }
     }
 
+    /// The host and port that the client asked for, when they are of that form.
+    pub(crate) fn host(&self) -> Option<&str> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        self.only("host")
+            .filter(|host| !host.is_empty() && host.bytes().all(allowed))
+    }
+
     /// The header's value; of several, the first.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers

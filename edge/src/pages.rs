@@ -167,11 +167,17 @@ fn route(shared: &Shared, request: &Request) -> Response {
     let Some(route) = shared.route(&user) else {
         return Response::problem(503, "no node owns the user's vnode").with("retry-after", "1");
     };
+    // An edge that listens on every address is where it was asked.
+    let asked_at = request.host().filter(|_| shared.is_anywhere());
+    let address = match asked_at {
+        Some(host) => format!("{}://{host}/socket", shared.scheme()),
+        None => route.address,
+    };
     Response::json(&json!({
         "userId": user,
         "vnode": shared.vnodes.vnode(&user).get(),
         "node": route.node,
-        "address": route.address,
+        "address": address,
         "epoch": route.epoch.get(),
         "mapVersion": route.map.get(),
     }))

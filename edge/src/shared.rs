@@ -99,6 +99,17 @@ impl Shared {
         allowed.is_empty() || allowed.iter().any(same)
     }
 
+    /// Whether it is the only edge, listens on every address and was not told its own.
+    pub(crate) fn is_anywhere(&self) -> bool {
+        let server = &self.config.server;
+        self.place.is_none() && server.public_url.is_empty() && server.listen.ip().is_unspecified()
+    }
+
+    /// Of the addresses of WebSockets.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "wss" } else { "ws" }
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }

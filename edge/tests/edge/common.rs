@@ -91,11 +91,22 @@ impl Edge {
         Self::start_as(&mut shell, &[&secret[..], flags].concat())
     }
 
+    /// Starts one that listens on every address.
+    pub(crate) fn start_everywhere() -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        Self::start_on(Ipv4Addr::UNSPECIFIED, command, &["--auth-secret", SECRET])
+    }
+
     fn start_as(command: &mut Command, flags: &[&str]) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST, command, flags)
+    }
+
+    fn start_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let listen = SocketAddr::from((listen, address.port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let child = command
-            .args(["standalone", "--listen", &address.to_string()])
+            .args(["standalone", "--listen", &listen.to_string()])
             .args(["--server-admin-listen", &admin.to_string()])
             .args(flags)
             .env_remove("JWT_SECRET")

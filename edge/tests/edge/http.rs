@@ -247,6 +247,22 @@ fn a_route_is_an_address_that_works() {
 }
 
 #[test]
+fn an_edge_on_every_address_is_where_it_was_asked() {
+    let edge = Edge::start_everywhere();
+    let route = |host: &str| {
+        let text = format!("GET /route?userId=a HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let (_, body) = request(edge.address, &text);
+        let route: Value = serde_json::from_str(&body).expect("JSON");
+        route["address"].as_str().expect("an address").to_owned()
+    };
+    assert_eq!(route("chat.example:8080"), "ws://chat.example:8080/socket");
+    let port = edge.address.port();
+    for bad in ["a/b", "a@b", "a b", "\"a"] {
+        assert_eq!(route(bad), format!("ws://0.0.0.0:{port}/socket"), "{bad}");
+    }
+}
+
+#[test]
 fn health_and_metrics_are_on_both_addresses() {
     let edge = Edge::start(&[]);
     let _alice = edge.user("alice");
