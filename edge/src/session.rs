@@ -40,7 +40,7 @@ pub(crate) struct Handoff {
 }
 
 impl Handoff {
-    /// Opens the session and serves it to its end, on the owner's core.
+    /// Opens the session on the owner's core, where it is served from then on.
     pub(crate) async fn run(self, worker: Rc<Worker>) {
         let Self {
             socket,
@@ -90,7 +90,7 @@ impl Handoff {
         let tls = tls.map(|tls| Rc::new(RefCell::new(tls)));
         worker.register(id, Rc::clone(&stream), tls.clone());
         worker.kick();
-        let mut session = Session {
+        let session = Session {
             id,
             stream,
             tls,
@@ -99,16 +99,8 @@ impl Handoff {
             unread: inbox,
             ended: false,
         };
-        session.run(&worker).await;
-        worker.deregister(id);
-        {
-            let mut core = worker.core.borrow_mut();
-            core.at(clock::now());
-            core.closed(id, How::Broken);
-        }
-        worker.stats.borrow_mut().connections -= 1;
-        worker.kick();
-        drop(admission);
+        // A task of its own: one lasts as long as the session, and is no larger than that needs.
+        monoio::spawn(session.serve(worker, admission));
     }
 }
 
@@ -165,7 +157,20 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, worker: &Rc<Worker>) {
+    async fn serve(mut self, worker: Rc<Worker>, admission: Admission) {
+        self.read_all(&worker).await;
+        worker.deregister(self.id);
+        {
+            let mut core = worker.core.borrow_mut();
+            core.at(clock::now());
+            core.closed(self.id, How::Broken);
+        }
+        worker.stats.borrow_mut().connections -= 1;
+        worker.kick();
+        drop(admission);
+    }
+
+    async fn read_all(&mut self, worker: &Rc<Worker>) {
         loop {
             if !self.unread.is_empty() {
                 let mut unread = std::mem::take(&mut self.unread);

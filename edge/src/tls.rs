@@ -46,7 +46,7 @@ impl Acceptor {
     pub(crate) fn accept(&self) -> Result<TlsSession, rustls::Error> {
         let mut connection = ServerConnection::new(self.0.load_full())?;
         connection.set_buffer_limit(Some(BUFFER_LIMIT));
-        Ok(TlsSession(connection))
+        Ok(TlsSession(Box::new(connection)))
     }
 }
 
@@ -78,7 +78,7 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 /// One connection's TLS.
-pub(crate) struct TlsSession(ServerConnection);
+pub(crate) struct TlsSession(Box<ServerConnection>);
 
 impl TlsSession {
     /// Takes what the client sent and appends the plaintext in it. `true` when the client has
