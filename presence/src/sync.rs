@@ -157,6 +157,8 @@ pub enum PeerMessage {
     Behind(Box<str>, Version),
     /// From the owner: the newest state.
     State(Box<str>, Record),
+    /// The same, and the owner knows that nobody has made what it was told of by `Behind`.
+    Last(Box<str>, Record),
 }
 
 impl Core {
@@ -360,8 +362,8 @@ impl Core {
                 self.outdo(slot, known);
                 self.answer_late(slot);
             }
+            let patient = behind.until > self.clock && !(here && self.is_last(slot));
             let user = &mut self.users[slot];
-            let patient = behind.until > self.clock;
             let waited_for = user.late || user.interest != 0;
             if patient && waited_for && known > user.record.version {
                 if behind.ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
@@ -476,7 +478,12 @@ impl Core {
             user.queued &= !bit;
             if user.unsent & bit != 0 {
                 user.unsent &= !bit;
-                return Some(PeerMessage::State(user.name.clone(), user.record.clone()));
+                let (name, record) = (user.name.clone(), user.record.clone());
+                if user.refuted & bit != 0 {
+                    user.refuted &= !bit;
+                    return Some(PeerMessage::Last(name, record));
+                }
+                return Some(PeerMessage::State(name, record));
             }
             let wanted = !user.watchers.is_empty() || user.waiters > 0;
             let message = match owner {
@@ -538,37 +545,75 @@ impl Core {
                 if let Some(slot) = self.users.find(&name) {
                     self.users[slot].interest &= !bit;
                     self.users[slot].unsent &= !bit;
+                    self.users[slot].refuted &= !bit;
                     self.users.doubt(slot);
                 }
             }
             PeerMessage::Behind(name, known) => {
                 if let Some(slot) = self.users.find(&name) {
                     match self.owner_of(slot) {
-                        Owner::Here(_) => _ = self.outdo(slot, known),
-                        Owner::Core(_) | Owner::Elsewhere => self.overtake(slot, known),
+                        Owner::Here(_) => {
+                            if !self.outdo(slot, known) && self.is_last(slot) {
+                                self.users[slot].refuted |= bit;
+                                self.users[slot].unsent |= bit;
+                                self.queue_for(slot, from);
+                            }
+                        }
+                        Owner::Core(_) | Owner::Elsewhere => _ = self.overtake(slot, known),
                     }
                 }
             }
-            PeerMessage::State(name, record) => {
-                // What crossed our `Uninterest` is followed by nothing newer.
+            PeerMessage::State(name, record) => self.see_peers(&name, record),
+            PeerMessage::Last(name, record) => {
+                self.see_peers(&name, record);
                 if let Some(slot) = self.users.find(&name)
-                    && self.users[slot].told
+                    && self.users[slot].behind_told
                 {
-                    self.see(slot, record, Epoch::default());
+                    self.stop_looking(slot);
                 }
             }
         }
     }
 
+    fn see_peers(&mut self, name: &str, record: Record) {
+        // What crossed our `Uninterest` is followed by nothing newer.
+        if let Some(slot) = self.users.find(name)
+            && self.users[slot].told
+        {
+            self.see(slot, record, Epoch::default());
+        }
+    }
+
+    /// Whether nobody can have a newer state of the user: there is no other node.
+    fn is_last(&self, slot: u32) -> bool {
+        !self.settings.cluster && self.users[slot].knowledge == Knowledge::Known
+    }
+
+    /// What is known of the user is all there is, whatever its watchers claim.
+    fn stop_looking(&mut self, slot: u32) {
+        let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
+            return;
+        };
+        self.behind.swap_remove(at);
+        let user = &mut self.users[slot];
+        user.behind = Version::NEVER;
+        user.waiters -= 1;
+        self.answer_late_anyway(slot);
+        self.release(slot);
+    }
+
     /// A watcher has the version `known`, which is newer than what is known here: it saw a change
     /// that did not get into the store, or not here yet. The owner makes a newer version; others
     /// wait for it, the home core of another node's vnode asks the store until that has been claimed
-    /// by a newer epoch.
-    pub(crate) fn overtake(&mut self, slot: u32, known: Version) {
+    /// by a newer epoch. `false` when it is made, or nobody can have made it.
+    pub(crate) fn overtake(&mut self, slot: u32, known: Version) -> bool {
         if self.users[slot].record.version >= known || self.outdo(slot, known) {
-            return;
+            return false;
         }
         let owner = self.owner_of(slot);
+        if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
+            return false;
+        }
         let user = &mut self.users[slot];
         if user.behind == Version::NEVER {
             // Held like a question holds it.
@@ -588,6 +633,7 @@ impl Core {
             }
             Owner::Elsewhere => self.store_mark(slot),
         }
+        true
     }
 
     /// The owner makes a version that is newer than `known`, if `known` is one that it or a former

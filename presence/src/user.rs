@@ -78,6 +78,8 @@ pub(crate) struct User {
     pub(crate) interest: u64,
     /// Of those, who lack the newest state.
     pub(crate) unsent: u64,
+    /// Of those, whom to tell that nobody has made what they look for.
+    pub(crate) refuted: u64,
     /// Cores in whose outgoing queue the user waits, by bit.
     pub(crate) queued: u64,
     /// The user's sessions here, linked through [`crate::session::Session::next`].
@@ -209,6 +211,7 @@ impl Users {
             watchers: Vec::new(),
             interest: 0,
             unsent: 0,
+            refuted: 0,
             queued: 0,
             first_session: NONE,
             sessions: 0,

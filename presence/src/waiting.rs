@@ -321,10 +321,7 @@ impl Core {
     fn catch_up(&mut self, slot: u32, known: u64) -> bool {
         let version = self.users[slot].record.version;
         match Version::from_u64(known) {
-            Some(known) if version < known => {
-                self.overtake(slot, known);
-                self.users[slot].record.version < known
-            }
+            Some(known) if version < known => self.overtake(slot, known),
             _ => false,
         }
     }

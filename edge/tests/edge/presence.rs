@@ -188,6 +188,18 @@ fn a_snapshot_has_what_the_client_does_not_know() {
         .collect();
     assert_eq!(users.len(), 1);
     assert_eq!(users[0]["user"], "bob");
+    // Nobody has made what it claims to know: it gets what there is.
+    for n in 0..4 {
+        let user = format!("user-{n}");
+        let _online = edge.user(&user);
+        let mut odd = edge.user("odd");
+        let known = json!({ user.as_str(): (1_u64 << 53) - 1 });
+        let asked = json!({ "type": "watch", "users": [user], "known": known });
+        let snapshot = odd.ask(&asked, "snapshot");
+        let records = snapshot["users"].as_array().expect("records").clone();
+        let record = records.first().cloned().unwrap_or_else(|| odd.change());
+        assert_eq!(state(&record), ("online", 1));
+    }
     // A query answers for each, as often as asked.
     let query = json!({ "type": "query", "users": ["alice", "bob", "alice"], "id": "q" });
     let result = again.ask(&query, "result");
