@@ -13,6 +13,7 @@ use crate::{config::TABLE, start::Mode};
 pub(crate) enum Action {
     Run(Mode),
     Token,
+    CheckToken,
     ConfigCheck,
     ConfigDefault,
     ConfigDoc,
@@ -25,6 +26,8 @@ pub(crate) struct Invocation {
     /// By [`settings::Setting::flag`].
     pub(crate) flags: BTreeMap<String, String>,
     pub(crate) user: String,
+    /// To be checked; without, it comes on the standard input.
+    pub(crate) token: Option<String>,
     pub(crate) ttl: Duration,
     pub(crate) scope: Option<String>,
 }
@@ -72,6 +75,15 @@ fn command() -> Command {
                         .help("Its scope, like presence:admin"),
                 ),
         ))
+        .subcommand(with_settings(
+            Command::new("check-token")
+                .about("Says whose a token is and how long, or why it is refused")
+                .arg(
+                    Arg::new("token")
+                        .value_name("TOKEN")
+                        .help("The token; without it, the first line of the standard input"),
+                ),
+        ))
         .subcommand(
             Command::new("config")
                 .about("Checks and explains the configuration")
@@ -99,6 +111,7 @@ pub(crate) fn parse() -> Invocation {
         "standalone" => (Action::Run(Mode::Standalone), arguments),
         "run" => (Action::Run(Mode::Cluster), arguments),
         "token" => (Action::Token, arguments),
+        "check-token" => (Action::CheckToken, arguments),
         _ => match arguments.subcommand().expect("a subcommand is required") {
             ("check", arguments) => (Action::ConfigCheck, arguments),
             ("default", arguments) => (Action::ConfigDefault, arguments),
@@ -132,6 +145,7 @@ pub(crate) fn parse() -> Invocation {
         file: Table::given_file(arguments),
         flags: TABLE.given_flags(arguments),
         user,
+        token: text("token"),
         ttl,
         scope: text("scope"),
     }

@@ -1,5 +1,26 @@
 //! online-status-edge: starts what the command line asks for, and ends it.
 
+// As the standard library's, but a reader of our output that went away (a pager, a logger that
+// died) is no reason to end with all sessions: then nothing is said.
+macro_rules! print {
+    ($($said:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($said)*);
+    }};
+}
+macro_rules! println {
+    ($($said:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($said)*);
+    }};
+}
+macro_rules! eprintln {
+    ($($said:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($said)*);
+    }};
+}
+
 mod admin;
 mod admission;
 mod bus;
@@ -54,6 +75,10 @@ fn main() -> ExitCode {
             Ok(())
         }
         Action::ConfigCheck => load_with_files(&invocation).map(|config| check(&config)),
+        Action::CheckToken => match load_with_files(&invocation) {
+            Err(error) => Err(error),
+            Ok(config) => return check_token(&config, &invocation),
+        },
         Action::Token => load(&invocation).map(|config| test_token(&config, &invocation)),
         Action::Run(mode) => match load_with_files(&invocation) {
             Err(error) => Err(error),
@@ -104,6 +129,36 @@ fn check(config: &Config) {
          # + take-over + presence.grace; those who come back are not shown offline at all.",
         config.node_ghost_bound()
     );
+}
+
+fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {
+    let token = invocation.token.clone().unwrap_or_else(|| {
+        let mut line = String::new();
+        // Without a standard input there is no token, which is said below.
+        let _ = std::io::stdin().read_line(&mut line);
+        line
+    });
+    let mut options = config.token_options();
+    if options.has_no_key() {
+        eprintln!("JWT_SECRET is not set: the token is checked by the development secret");
+        DEVELOPMENT_SECRET.clone_into(&mut options.secret);
+    }
+    let verifier = token::Verifier::new(&options).expect("checked with the rest");
+    match verifier.verify(token.trim(), clock::wall_ms()) {
+        Ok(claims) => {
+            println!("user      {}", &*claims.user);
+            let left = claims.expires.saturating_sub(clock::wall_ms()) / 1_000;
+            println!("expires   {} ms since 1970, in {left} s", claims.expires);
+            let admin = &config.auth.admin_scope;
+            let has = if claims.has_scope(admin) { "yes" } else { "no" };
+            println!("{admin}   {has}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn test_token(config: &Config, invocation: &Invocation) {

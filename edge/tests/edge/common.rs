@@ -91,13 +91,26 @@ impl Edge {
         Self::start_as(&mut shell, &[&secret[..], flags].concat())
     }
 
+    /// Starts one whose output nobody reads any more.
+    pub(crate) fn start_unheard(flags: &[&str]) -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let secret = ["--auth-secret", SECRET];
+        let flags = [&secret[..], flags].concat();
+        let mut edge = Self::start_on(Ipv4Addr::LOCALHOST, command, &flags);
+        drop((edge.child.stdout.take(), edge.child.stderr.take()));
+        edge
+    }
+
     /// Starts one that listens on every address.
     pub(crate) fn start_everywhere() -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        let command = command.stdout(Stdio::null());
         Self::start_on(Ipv4Addr::UNSPECIFIED, command, &["--auth-secret", SECRET])
     }
 
     fn start_as(command: &mut Command, flags: &[&str]) -> Self {
+        let command = command.stdout(Stdio::null());
         Self::start_on(Ipv4Addr::LOCALHOST, command, flags)
     }
 
@@ -110,7 +123,6 @@ impl Edge {
             .args(["--server-admin-listen", &admin.to_string()])
             .args(flags)
             .env_remove("JWT_SECRET")
-            .stdout(Stdio::null())
             .spawn()
             .expect("the edge starts");
         let mut edge = Self {

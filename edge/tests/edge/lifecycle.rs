@@ -27,6 +27,24 @@ fn sigterm_closes_every_session_with_1001() {
 }
 
 #[test]
+fn an_edge_whose_output_nobody_reads_goes_on() {
+    let folder = Folder::new();
+    let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let certificate = folder.file("cert.pem", pair.cert.pem());
+    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let mut edge = Edge::start_unheard(&["--tls-certificate", &certificate, "--tls-key", &key]);
+    // It has something to say on both outputs.
+    edge.signal(Signal::HUP);
+    folder.file("cert.pem", "none");
+    moment();
+    edge.signal(Signal::HUP);
+    moment();
+    assert_eq!(edge.get_admin("/readyz").0, 200);
+    edge.signal(Signal::TERM);
+    assert_eq!(edge.wait(), Some(0));
+}
+
+#[test]
 fn a_data_folder_outlives_a_kill() {
     let folder = Folder::new();
     let data = folder.0.join("data");
@@ -268,4 +286,17 @@ fn the_token_command_makes_tokens_that_are_accepted() {
     let mut client = Client::open(&edge_, &bearer(made.trim()));
     assert_eq!(client.message()["user"], "alice");
     assert_ne!(made.trim(), token("bob"));
+    let check = |token: &str| edge(&["check-token", token, "--auth-secret", SECRET]);
+    let good = check(made.trim());
+    let text = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert!(
+        good.status.success() && text.starts_with("user      alice\n"),
+        "{text}"
+    );
+    let bad = check("nonsense");
+    let text = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert_eq!(
+        (bad.status.code(), text.as_str()),
+        (Some(1), "error: the token is no JWT\n")
+    );
 }
