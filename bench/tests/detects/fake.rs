@@ -230,6 +230,10 @@ impl Hub {
                     self.forgotten = user.into();
                     self.users.get_mut(user).expect("it is there").status = before;
                     self.users.get_mut(user).expect("it is there").version += 1;
+                    // Everyone is cut off.
+                    self.users
+                        .values_mut()
+                        .for_each(|user| user.watchers.clear());
                 }
                 self.break_sessions();
             }
@@ -344,6 +348,7 @@ fn serve(
     }
     let mut socket =
         tungstenite::WebSocket::from_raw_socket(stream.try_clone()?, Role::Server, None);
+    wait_until_missed(hub, &user);
     {
         let mut hub = lock(hub);
         let owner = hub.owner(&user);
@@ -393,6 +398,18 @@ fn serve(
         }
     }
     Ok(())
+}
+
+/// Lets the forgotten user in only when somebody has seen what was forgotten.
+fn wait_until_missed(hub: &Mutex<Hub>, user: &str) {
+    for _ in 0..200 {
+        let hub = lock(hub);
+        if hub.forgotten != user || !hub.users[user].watchers.is_empty() {
+            return;
+        }
+        drop(hub);
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Waits while the servers are frozen; who comes out of it first has all told after the thaw.
