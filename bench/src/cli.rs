@@ -83,6 +83,11 @@ pub(crate) struct Options {
     /// newer ones, seconds. The last state must be right all the same.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) outage_tolerance: f64,
+    /// A time in which what deliveries travel over is away though no session is lost, seconds from
+    /// the start of the measured part and for how long; may be given several times. What is passed
+    /// over in it, and --outage-tolerance after it, is conflated and not missed.
+    #[arg(long = "outage-at", value_name = "START:LENGTH", value_parser = parse_outage)]
+    pub(crate) outages: Vec<Outage>,
     /// Ping each session this often, seconds, and take one that does not answer within a second for
     /// lost until it does; 0 = do not. For runs in which servers are stopped for a while.
     #[arg(long, default_value_t = 0.0)]
@@ -112,6 +117,23 @@ pub(crate) struct Options {
     pub(crate) quiet: bool,
     #[arg(skip)]
     pub(crate) scenario: Scenario,
+}
+
+/// A declared outage, seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Outage {
+    /// From the start of the measured part.
+    pub(crate) start: f64,
+    pub(crate) length: f64,
+}
+
+fn parse_outage(text: &str) -> Result<Outage, String> {
+    let wrong = || format!("{text:?} is not like 3:20, for 20 seconds that begin after 3");
+    let (start, length) = text.split_once(':').ok_or_else(wrong)?;
+    Ok(Outage {
+        start: start.parse().map_err(|_| wrong())?,
+        length: length.parse().map_err(|_| wrong())?,
+    })
 }
 
 /// A bound on a percentile of the delivery latency.
@@ -196,6 +218,18 @@ mod tests {
         assert!(!limit.disturbed && parse_limit("disturbed:p50<1s").expect("a limit").disturbed);
         for wrong in ["p99", "p99<5", "q99<5ms", "p101<5ms", "p99<-5ms"] {
             assert!(parse_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_outage_is_a_start_and_a_length() {
+        let outage = Outage {
+            start: 2.5,
+            length: 20.0,
+        };
+        assert_eq!(parse_outage("2.5:20"), Ok(outage));
+        for wrong in ["3", "3:", ":3", "3-4", "3:x"] {
+            assert!(parse_outage(wrong).is_err(), "{wrong}");
         }
     }
 }

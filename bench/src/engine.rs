@@ -364,7 +364,9 @@ impl Engine {
         if self.disturbed {
             patience += self.plan.grace + self.plan.tolerance;
         }
-        now >= end + patience
+        let outages = self.plan.outages.iter();
+        let excused = outages.map(|outage| go + outage.until + self.plan.tolerance);
+        now >= excused.fold(end + patience, u64::max)
     }
 
     /// Whether all sessions are open and have seen all there is to see.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::Address;
+use crate::{address::Address, truth::Span};
 
 /// The kinds of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) grace: u64,
     /// How long after a disturbance states may be passed over, µs.
     pub(crate) tolerance: u64,
+    /// When what deliveries travel over is known to be away, µs from the start.
+    pub(crate) outages: Vec<Span>,
     /// Between two signs of life that a session is asked for, µs; 0 = it is not asked.
     pub(crate) probe: u64,
     pub(crate) connect_rate: f64,
@@ -255,6 +257,7 @@ pub(crate) mod tests {
             drain: 1.0,
             grace: 15_000_000,
             tolerance: 0,
+            outages: Vec::new(),
             probe: 0,
             connect_rate: 100.0,
             workers: 3,

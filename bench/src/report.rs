@@ -13,6 +13,7 @@ use crate::{
     link::{Counts, Results, Times},
     plan::{Plan, Scenario},
     timeline::Row,
+    truth::Span,
 };
 
 /// Share of changes that must be made within 10 ms of their time for the latencies to count.
@@ -56,6 +57,8 @@ pub(crate) struct Report {
     watch: u32,
     rate: f64,
     seconds: f64,
+    /// Declared ones, µs of the measured part.
+    outages: Vec<Span>,
     /// Sessions a second that were opened.
     connected_per_second: f64,
     handshake: Option<Percentiles>,
@@ -66,7 +69,7 @@ pub(crate) struct Report {
     status: Option<Percentiles>,
     come: Option<Percentiles>,
     leave: Option<Percentiles>,
-    /// The same when the user's or the watcher's session was lost in between.
+    /// The same when the user's or the watcher's session was lost in between, or in a declared outage.
     disturbed: Option<Percentiles>,
     /// How long users were without a session that had all to see.
     outage: Option<Percentiles>,
@@ -109,6 +112,7 @@ impl Report {
             watch: plan.watch,
             rate: plan.rate,
             seconds: spans.measured,
+            outages: plan.outages.clone(),
             connected_per_second: f64::from(plan.holders()) / spans.ramp,
             handshake: Percentiles::of(&results.handshake),
             route: Percentiles::of(&results.route),

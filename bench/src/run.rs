@@ -8,12 +8,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     address::{Address, AddressError},
-    cli::Options,
+    cli::{Options, Outage},
     clock::now_us,
     fleet::Fleet,
     link::Order,
     plan::{Entrance, Plan, Scenario},
     report::{Report, Spans},
+    truth::Span,
     workers::Workers,
 };
 
@@ -55,6 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
     fleet.at_rest();
     let begun = Instant::now();
     let order = if ready {
+        if !options.quiet {
+            // For whoever has something to do to the servers in the measured part.
+            bar.suspend(|| eprintln!("the measured part begins"));
+        }
         Order::Go(now_us() + 100_000)
     } else {
         Order::Stop
@@ -118,7 +123,10 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         ("probe", options.probe),
     ];
     let sane = |span: f64| (0.0..=MAX_SPAN).contains(&span);
-    if let Some((name, _)) = spans.iter().find(|(_, span)| !sane(*span)) {
+    let outages = options.outages.iter();
+    let outages =
+        outages.flat_map(|outage| [outage.start, outage.length].map(|s| ("outage-at", s)));
+    if let Some((name, _)) = spans.into_iter().chain(outages).find(|(_, s)| !sane(*s)) {
         return Err(RunError::Span(name));
     }
     let changing = matches!(scenario, Scenario::Presence | Scenario::Fanout);
@@ -167,6 +175,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         },
         grace: micros(options.grace),
         tolerance: micros(options.outage_tolerance),
+        outages: spans_of(&options.outages),
         probe: micros(options.probe),
         connect_rate: options.connect_rate,
         workers: 1,
@@ -193,6 +202,14 @@ fn files() -> u64 {
         Ok(()) => maximum,
         Err(_) => limit.current.unwrap_or(maximum),
     }
+}
+
+fn spans_of(outages: &[Outage]) -> Vec<Span> {
+    let span = |outage: &Outage| Span {
+        from: micros(outage.start),
+        until: micros(outage.start + outage.length),
+    };
+    outages.iter().map(span).collect()
 }
 
 fn micros(seconds: f64) -> u64 {

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Disturbances of a user that are kept. Of more the oldest are forgotten, which can only make the
 /// judgement harder.
 const KEPT: usize = 8;
@@ -12,11 +14,12 @@ const EARLY: u64 = 250_000;
 /// A change that stood for no longer than this may be passed over for the next one, µs.
 pub(crate) const CLOSE: u64 = 1_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span {
-    from: u64,
+/// A time in which something was out of order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
     /// `u64::MAX` = not over.
-    until: u64,
+    pub(crate) until: u64,
 }
 
 /// The disturbances of one user.
@@ -115,15 +118,20 @@ impl Truth {
         Some((last.from, (last.until < u64::MAX).then_some(last.until)))
     }
 
-    fn spans(&self) -> impl Iterator<Item = Span> {
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span> {
         self.past.iter().copied().chain(self.open)
     }
 }
 
 /// Whether a change that stood from `from` to `until` may be passed over: there was no more than
-/// [`CLOSE`] at a time in which both the user and the watcher had been undisturbed for `tolerance`.
-pub(crate) fn excused(truths: [&Truth; 2], from: u64, until: u64, tolerance: u64) -> bool {
-    let mut spans: Vec<Span> = truths.into_iter().flat_map(Truth::spans).collect();
+/// [`CLOSE`] at a time that was in none of the disturbances, nor within `tolerance` after one.
+pub(crate) fn excused(
+    disturbances: impl Iterator<Item = Span>,
+    from: u64,
+    until: u64,
+    tolerance: u64,
+) -> bool {
+    let mut spans: Vec<Span> = disturbances.collect();
     spans.sort_by_key(|span| span.from);
     let mut quiet_from = from;
     for span in spans {
@@ -140,6 +148,11 @@ mod tests {
     use super::*;
 
     const S: u64 = 1_000_000;
+
+    fn excused(truths: [&Truth; 2], from: u64, until: u64, tolerance: u64) -> bool {
+        let spans = truths.into_iter().flat_map(Truth::spans);
+        super::excused(spans, from, until, tolerance)
+    }
 
     fn cut(from: u64, until: u64) -> Truth {
         let mut truth = Truth::default();

@@ -6,7 +6,7 @@ mod tests;
 
 use crate::{
     plan::{Plan, Shown},
-    truth::{CLOSE, Truth, excused},
+    truth::{CLOSE, Span, Truth, excused},
 };
 
 /// What a session knows of a user that it watches.
@@ -54,7 +54,7 @@ pub(crate) enum Verdict {
     Delivered {
         /// When it was meant to happen, µs.
         intended: u64,
-        /// Whether a session of the two was lost since.
+        /// Whether a session of the two was lost since, or there was a declared outage.
         disturbed: bool,
         skipped: Skipped,
     },
@@ -95,8 +95,24 @@ impl Scene<'_> {
         (at <= self.now).then_some(at)
     }
 
+    /// The declared outages that have begun.
+    fn outages(&self) -> impl Iterator<Item = Span> {
+        let Self { plan, now, go, .. } = *self;
+        let begun = plan.outages.iter().filter_map(move |outage| {
+            Some(Span {
+                from: go? + outage.from,
+                until: go? + outage.until,
+            })
+        });
+        begun.filter(move |outage| outage.from <= now)
+    }
+
     fn disturbed_since(&self, from: u64) -> bool {
-        self.user.disturbed_since(from) || self.watcher.disturbed_since(from)
+        self.user.disturbed_since(from)
+            || self.watcher.disturbed_since(from)
+            || self
+                .outages()
+                .any(|outage| outage.until + self.plan.tolerance >= from)
     }
 
     /// Whether a user's `k`th change may not have been seen before the next one, or now.
@@ -105,8 +121,8 @@ impl Scene<'_> {
             return true;
         };
         let until = self.due(user, k + 1).unwrap_or(self.now);
-        let truths = [self.user, self.watcher];
-        excused(truths, from, until, self.plan.tolerance)
+        let lost = self.user.spans().chain(self.watcher.spans());
+        excused(lost.chain(self.outages()), from, until, self.plan.tolerance)
     }
 }
 

@@ -18,6 +18,10 @@ impl fmt::Display for Report {
         if counts.changes > 0 {
             self.changes(f)?;
         }
+        for outage in &self.outages {
+            let [from, until] = [outage.from, outage.until].map(|at| at as f64 / 1e6);
+            writeln!(f, "  outage       declared from {from:.1} to {until:.1} s")?;
+        }
         if let Some(recovered) = self.recovered {
             writeln!(
                 f,

@@ -258,3 +258,34 @@ fn what_never_came_is_missed_in_the_end_unless_it_could_not_come() {
     let skipped = cut.entry.leftover(&cut.scene(end, false));
     assert_eq!((skipped.missed, skipped.conflated), (0, all));
 }
+
+#[test]
+fn a_declared_outage_excuses_what_is_passed_over_in_it_and_shortly_after_and_nothing_else() {
+    // The user's changes are 10 s apart; the first one is seen in time, the second is passed over.
+    let judge = |from: u64, until: u64| {
+        let mut stage = Stage::new(10.0, 3);
+        let began = stage.at(1) - GO;
+        stage.plan.tolerance = 2 * S;
+        stage.plan.outages = vec![Span {
+            from: began + from - 20 * S,
+            until: began + until - 20 * S,
+        }];
+        assert_eq!(stage.skipped(stage.at(0), 1, Shown::Away), DELIVERED);
+        match stage.see(stage.at(2), 2, Shown::Away) {
+            Verdict::Delivered {
+                disturbed, skipped, ..
+            } => (disturbed, skipped.conflated, skipped.missed),
+            other => panic!("{other:?}"),
+        }
+    };
+    // As if the second change happened at 20 s, and the third at 30.
+    assert_eq!(judge(20 * S, 28 * S), (true, 1, 0));
+    assert_eq!(
+        judge(21 * S, 27 * S),
+        (false, 1, 0),
+        "a second on both sides"
+    );
+    assert_eq!(judge(21 * S + 1, 28 * S), (true, 0, 1), "it began later");
+    assert_eq!(judge(20 * S, 27 * S - 1).2, 1, "it was over before");
+    assert_eq!(judge(31 * S, 40 * S), (false, 0, 1), "it was still to come");
+}

@@ -21,7 +21,7 @@ use tungstenite::{
 const FAULT_AT: u64 = 30;
 /// How long a server that is down stays so.
 const OUTAGE: Duration = Duration::from_secs(1);
-/// How long servers stand still, and how long they then take what has come before they tell of it.
+/// How long servers stand still or tell nothing, and how long they then take what has come before they tell of it.
 const FREEZE: Duration = Duration::from_secs(4);
 const THAW: Duration = Duration::from_millis(300);
 
@@ -60,6 +60,8 @@ pub(crate) enum Fault {
     Overloaded,
     /// Both servers stand still, and tell the newest state of each user when they go on.
     Frozen,
+    /// Both servers serve and tell nothing for the same time, and then the newest state of each user.
+    Mute,
 }
 
 impl Fault {
@@ -98,7 +100,7 @@ struct Hub {
     /// From the fault on.
     faulty: bool,
     down_until: Option<Instant>,
-    /// Of whom nothing is told while servers thaw.
+    /// Of whom nothing is told for now.
     untold: Option<HashSet<String>>,
     /// The user that a forgetful server forgot about.
     forgotten: String,
@@ -218,7 +220,7 @@ impl Hub {
                 record["status"] = other(status).into();
                 self.tell(&record, 0);
             }
-            Fault::Frozen => {
+            Fault::Frozen | Fault::Mute => {
                 self.change(user, status);
                 self.down_until = Some(Instant::now() + FREEZE);
                 self.untold = Some(HashSet::new());
@@ -412,14 +414,20 @@ fn wait_until_missed(hub: &Mutex<Hub>, user: &str) {
     }
 }
 
-/// Waits while the servers are frozen; who comes out of it first has all told after the thaw.
+/// Waits while the servers are frozen; who comes first after that, or after they were mute, has all
+/// told after the thaw.
 fn stand_still(hub: &Arc<Mutex<Hub>>) {
-    let until = lock(hub).down_until;
-    let frozen = lock(hub).fault == Fault::Frozen;
-    let Some(until) = until.filter(|until| frozen && Instant::now() < *until) else {
-        return;
+    let (fault, until) = {
+        let hub = lock(hub);
+        (hub.fault, hub.down_until)
     };
-    thread::sleep(until.saturating_duration_since(Instant::now()));
+    let Some(until) = until else { return };
+    let left = until.saturating_duration_since(Instant::now());
+    match fault {
+        Fault::Frozen => thread::sleep(left),
+        Fault::Mute if left.is_zero() => {}
+        _ => return,
+    }
     if lock(hub).down_until.take().is_some() {
         let hub = Arc::clone(hub);
         thread::spawn(move || {

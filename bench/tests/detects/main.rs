@@ -173,6 +173,54 @@ fn a_server_that_stood_still_is_known_by_its_silence_when_sessions_are_pinged() 
 }
 
 #[test]
+fn what_is_passed_over_in_a_declared_outage_is_not_missed_and_all_else_is() {
+    // The servers are mute from the second second to the sixth.
+    let cases: [(Fault, &[&str], bool); 4] = [
+        (Fault::Mute, &["--outage-at", "1:7"], true),
+        (Fault::Mute, &[], false),
+        (
+            Fault::Mute,
+            &["--outage-at", "0:1.5", "--outage-at", "8:1"],
+            false,
+        ),
+        (
+            Fault::Missed,
+            &["--outage-at", "0:1.5", "--outage-at", "5:3"],
+            false,
+        ),
+    ];
+    at_once(cases, |(fault, outages, good)| {
+        let report = presence(fault, "9", &[&["--moves", "0"], outages].concat());
+        assert_eq!(passed(&report), good, "{outages:?}: {report}");
+        assert_eq!(count(&report, "missed") > 0, !good, "{outages:?}: {report}");
+        assert_eq!(count(&report, "wrong_at_end"), 0, "{report}");
+        if good {
+            let slowest = report["disturbed"]["max"].as_u64();
+            assert!(count(&report, "conflated") > 0, "{report}");
+            assert!(slowest > Some(1_000_000), "{report}");
+            assert_eq!(report["outage"], Value::Null, "no session was lost");
+        }
+    });
+}
+
+#[test]
+fn what_is_wrong_in_a_declared_outage_is_found_all_the_same() {
+    let faults = [
+        (Fault::Duplicated, "duplicated"),
+        (Fault::Reordered, "reordered"),
+        (Fault::Flap, "flaps"),
+        (Fault::Contradiction, "strays"),
+    ];
+    at_once(faults, |(fault, name)| {
+        let report = presence(fault, "5", &["--moves", "0", "--outage-at", "0:60"]);
+        assert!(
+            !passed(&report) && count(&report, name) > 0,
+            "{name}: {report}"
+        );
+    });
+}
+
+#[test]
 fn what_is_wrong_after_a_fault_is_found() {
     let faults = [
         (Fault::DrainedTwice, "duplicated"),
@@ -258,6 +306,8 @@ fn no_server_and_wrong_usage_are_told_apart() {
     assert_eq!(run(&["presence", "--sessions", "0"]), Some(2));
     assert_eq!(run(&["presence", "--assert", "p99"]), Some(2));
     assert_eq!(run(&["presence", "--grace", "-1"]), Some(2));
+    assert_eq!(run(&["presence", "--outage-at", "3"]), Some(2));
+    assert_eq!(run(&["presence", "--outage-at", "3:-1"]), Some(2));
     let both = [
         "--url",
         "ws://127.0.0.1:9/",
