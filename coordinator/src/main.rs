@@ -1,6 +1,9 @@
 //! online-status-coordinator: starts what the command line asks for, and ends it.
 #![forbid(unsafe_code)]
 
+#[macro_use(print, println, eprintln)]
+extern crate settings;
+
 mod cli;
 mod clock;
 mod config;

@@ -1,25 +1,7 @@
 //! online-status-edge: starts what the command line asks for, and ends it.
 
-// As the standard library's, but a reader of our output that went away (a pager, a logger that
-// died) is no reason to end with all sessions: then nothing is said.
-macro_rules! print {
-    ($($said:tt)*) => {{
-        use std::io::Write as _;
-        let _ = write!(std::io::stdout(), $($said)*);
-    }};
-}
-macro_rules! println {
-    ($($said:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($said)*);
-    }};
-}
-macro_rules! eprintln {
-    ($($said:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($said)*);
-    }};
-}
+#[macro_use(print, println, eprintln)]
+extern crate settings;
 
 mod admin;
 mod admission;

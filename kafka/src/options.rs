@@ -74,7 +74,7 @@ impl Default for Options {
             topic: "user_status_events".into(),
             vnodes: VnodeCount::default(),
             client_id: "online-status".into(),
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(2),
             compression: Compression::Lz4,
             message_timeout: Duration::from_secs(10),
             queue_messages: 100_000,
@@ -88,7 +88,11 @@ impl Default for Options {
             metadata_interval: Duration::from_secs(60),
             security: Security::default(),
             extra: Vec::new(),
-            log: |line| eprintln!("kafka: {line}"),
+            log: |line| {
+                use std::io::Write;
+                // Nobody may be there to read it any more.
+                let _ = writeln!(std::io::stderr(), "kafka: {line}");
+            },
         }
     }
 }

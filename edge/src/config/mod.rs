@@ -427,6 +427,22 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_of_the_bus_are_its_own() {
+        let set = load(&[], &[]).expect("defaults").kafka_options();
+        let set = set.expect("good defaults");
+        let own = kafka_bus::Options::default();
+        assert_eq!(
+            (set.linger, set.message_timeout, set.retention),
+            (own.linger, own.message_timeout, own.retention)
+        );
+        assert_eq!((set.topic, set.partitions), (own.topic, own.partitions));
+        assert_eq!(
+            (set.compression, set.replication),
+            (own.compression, own.replication)
+        );
+    }
+
+    #[test]
     fn defaults_are_good_and_the_reference_page_is_current() {
         load(&[], &[]).expect("defaults");
         assert!(TABLE.default_file().parse::<toml::Table>().is_ok());
