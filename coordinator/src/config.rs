@@ -30,7 +30,9 @@ settings::settings! {
         header_timeout: Duration = "15s",
         /// Time for everything else of a request; later, 503.
         request_timeout: Duration = "10s",
-        /// Time for a shutdown; what is left then is closed at once.
+        /// After the word to stop: how long it answers on, and `/readyz` says 503, so that load balancers notice; 0s = not at all.
+        shutdown_delay: Duration = "5s",
+        /// Time for what is under way after that; what is left then is closed at once.
         shutdown_timeout: Duration = "10s",
     }
     redis as Redis {
@@ -61,7 +63,7 @@ settings::settings! {
         sessions_per_second: u64 = "5000",
         /// A step that not every edge reports as done ends after this.
         step_timeout: Duration = "30s",
-        /// An edge that came back so often within `return_window` is penalised.
+        /// An edge that came back so often within `return_window` is penalised. One that was told to end, and did, does not count as having come back.
         returns: u64 = "3",
         /// See `returns`.
         return_window: Duration = "5m",
@@ -165,6 +167,11 @@ impl Config {
             "coordinator.request_timeout",
             own.request_timeout,
             100..=600_000,
+        );
+        rules.duration(
+            "coordinator.shutdown_delay",
+            own.shutdown_delay,
+            0..=600_000,
         );
         rules.duration(
             "coordinator.shutdown_timeout",

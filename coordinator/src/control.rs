@@ -43,7 +43,8 @@ pub struct Options {
     pub sessions_per_second: u64,
     /// A planned step that not every node reports as done ends after this.
     pub step_timeout: u64,
-    /// A node that came back so often within `return_window` is penalised; at least 1.
+    /// A node that came back so often within `return_window`, without having left as it should, is
+    /// penalised; at least 1.
     pub returns: usize,
     /// See `returns`.
     pub return_window: u64,
@@ -261,9 +262,12 @@ impl Control {
             }
             Stored::Nothing => MapVersion::default(),
         };
+        let unreadable = reading.unreadable.iter().map(|(name, _)| name);
+        let lapsed = unreadable.chain(&reading.gone).map(String::as_str);
+        let lapsed = lapsed.collect();
+        self.follow(reading.leases, &lapsed, mono, &mut decision.notes);
         self.problems
             .extend(reading.unreadable.into_iter().map(Problem::lease));
-        self.follow(reading.leases, mono, &mut decision.notes);
         decision.forget = self.forget_names(reading.gone, mono);
         let ahead = self.is_ahead();
         let raise = lost || (ahead && self.was_ahead);

@@ -70,6 +70,9 @@ pub(crate) struct App {
     pub(crate) waiters: Semaphore,
     pub(crate) readers: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
+    /// It was told to end, and answers on for a while.
+    pub(crate) leaving: Stop,
+    /// It ends: nobody waits any more.
     pub(crate) stopping: Stop,
 }
 

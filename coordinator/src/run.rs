@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -86,6 +86,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let signals = Signals::new()?;
 
     let metrics = Arc::new(Metrics::default());
+    let (leaver, leaving) = stop();
     let (stopper, stopping) = stop();
     let (candidate, leadership) = Candidate::new(
         link.clone(),
@@ -116,6 +117,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         waiters: Semaphore::new(own.max_waiters as usize),
         readers: App::readers(),
         metrics: Arc::clone(&metrics),
+        leaving: leaving.clone(),
         stopping: stopping.clone(),
     });
     let limits = Limits {
@@ -125,17 +127,22 @@ async fn serve(config: Config) -> Result<(), RunError> {
     };
     let router = http::router(Arc::clone(&app));
     let mut parts = Parts {
-        candidate: tokio::spawn(candidate.run(stopping.clone())),
+        candidate: tokio::spawn(candidate.run(leaving)),
         fleet: tokio::spawn(fleet.run(stopping.clone())),
         server: tokio::spawn(server::serve(listener, router, limits, metrics, stopping)),
     };
     greet(&app, address);
     let result = until_told(&app, &options, signals, &mut parts).await;
-    stopper.stop();
+    leaver.stop();
     let finish = async {
-        let leaving =
+        // A part that has failed answers nothing that is worth a wait.
+        if result.is_ok() {
+            sleep(own.shutdown_delay).await;
+        }
+        stopper.stop();
+        let ending =
             async { (&mut parts.candidate).await.is_ok() && (&mut parts.fleet).await.is_ok() };
-        if timeout(RESIGNING, leaving).await.is_err() {
+        if timeout(RESIGNING, ending).await.is_err() {
             eprintln!("the leadership was not given back in time, it ends by itself");
         }
         // It ends within its own time.
@@ -199,7 +206,7 @@ async fn until_told(
             _ = &mut parts.fleet => return Err(RunError::Failed("the fleet")),
             _ = &mut parts.server => return Err(RunError::Failed("the server")),
         }
-        println!("shutting down: requests are finished, the leadership is given back");
+        println!("shutting down: not ready any more, the leadership is given back");
         return Ok(());
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) lease: Lease,
     /// Its lease was there at the last reading.
     pub(super) present: bool,
+    /// It ended as it should: it wanted to be relieved, or gave its lease back.
+    left: bool,
     /// When it was judged: its lease is gone for good.
     pub(super) dead_since: Option<u64>,
     /// When this stay of it began.
@@ -38,6 +40,7 @@ impl Member {
         Self {
             lease,
             present: true,
+            left: false,
             dead_since: None,
             here_since: mono,
             last_seen: mono,
@@ -77,9 +80,16 @@ impl Member {
         self.lease.id()
     }
 
+    /// Its lease is not there, and neither is its name, when it gave it back.
+    pub(super) fn is_missing(&mut self, gave_back: bool) {
+        self.present = false;
+        self.left |= gave_back;
+    }
+
     /// Its lease is there.
     pub(super) fn renewed(&mut self, lease: Lease, mono: u64, options: &Options) -> Option<Note> {
         let back = self.is_dead() || self.lease.boot != lease.boot;
+        let left = std::mem::take(&mut self.left) || self.lease.draining;
         self.lease = lease;
         self.present = true;
         self.dead_since = None;
@@ -94,6 +104,9 @@ impl Member {
             return None;
         }
         self.here_since = mono;
+        if left {
+            return Some(Note::Returned(self.id()));
+        }
         let old = |at: &u64| mono - at >= options.return_window;
         while self.returns.front().is_some_and(old) || self.returns.len() >= options.returns.max(1)
         {

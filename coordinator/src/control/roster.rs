@@ -12,7 +12,14 @@ const MAX_VERSION: u64 = (1 << 53) - 1;
 
 impl Control {
     /// Follows the leases: who came, came back, or is gone.
-    pub(super) fn follow(&mut self, mut leases: Vec<Lease>, mono: u64, notes: &mut Vec<Note>) {
+    /// `lapsed`: the names that are there without a lease that can be used.
+    pub(super) fn follow(
+        &mut self,
+        mut leases: Vec<Lease>,
+        lapsed: &BTreeSet<&str>,
+        mono: u64,
+        notes: &mut Vec<Note>,
+    ) {
         leases.retain(|lease| match wrong_with(lease) {
             None => true,
             Some(what) => {
@@ -37,7 +44,7 @@ impl Control {
             }
             if member.present {
                 self.changed = mono;
-                member.present = false;
+                member.is_missing(!lapsed.contains(&**id));
             }
             if judging && !member.is_dead() {
                 member.dead_since = Some(mono);

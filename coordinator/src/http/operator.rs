@@ -38,7 +38,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let picture = app.picture();
     let stale = app.stale(&picture);
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    if app.stopping.is_told() {
+    if app.leaving.is_told() {
         answer::text(unavailable, "shutting down")
     } else if picture.map.is_none() {
         answer::text(unavailable, "no map yet")

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -73,11 +73,7 @@ impl Coordinator {
         let log = directory.join(format!("{id}.log"));
         let file = std::fs::File::create(&log).expect("a log file");
         let errors = file.try_clone().expect("a log file");
-        let mut child = command()
-            .args(["run", "--listen", "127.0.0.1:0", "--coordinator-id", id])
-            .args(["--redis-url", url])
-            .args(QUICK)
-            .args(flags)
+        let mut child = run(url, id, "127.0.0.1:0", flags)
             .stdout(file)
             .stderr(errors)
             .spawn()
@@ -92,6 +88,30 @@ impl Coordinator {
         Self {
             address,
             log,
+            child,
+        }
+    }
+
+    /// One whose output nobody reads any more.
+    pub(crate) fn start_unheard(redis: &RedisServer, id: &str) -> Self {
+        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = probe.local_addr().expect("an address");
+        drop(probe);
+        let secret = ["--auth-secret", SECRET];
+        let mut child = run(&redis.url(), id, &address.to_string(), &secret)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the coordinator starts");
+        drop((child.stdout.take(), child.stderr.take()));
+        until("the coordinator listens", || {
+            let ended = child.try_wait().expect("a child");
+            assert!(ended.is_none(), "the coordinator ended: {ended:?}");
+            TcpStream::connect(address).ok()
+        });
+        Self {
+            address,
+            log: PathBuf::new(),
             child,
         }
     }
@@ -218,6 +238,18 @@ pub(crate) fn command() -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// The command that runs one, quick.
+fn run(url: &str, id: &str, listen: &str, flags: &[&str]) -> Command {
+    let mut command = command();
+    command
+        .args(["run", "--listen", listen, "--coordinator-id", id])
+        .args(["--redis-url", url])
+        .args(QUICK)
+        .args(flags)
+        .env("ONLINE_STATUS_COORDINATOR_SHUTDOWN_DELAY", "0s");
     command
 }
 

@@ -31,6 +31,45 @@ fn told_to_stop_it_finishes_requests_gives_the_leadership_back_and_ends_with_0()
 }
 
 #[test]
+fn told_to_stop_it_is_not_ready_and_does_not_lead_but_answers_on_until_balancers_have_noticed() {
+    let redis = RedisServer::start();
+    let delay = ["--coordinator-shutdown-delay", "2s"];
+    let mut coordinator = Coordinator::start(&redis, "c1", &delay);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    until("it leads", || coordinator.leads().then_some(()));
+    coordinator.signal(Signal::TERM);
+    until("it is not ready", || {
+        (coordinator.get("/readyz").status == 503).then_some(())
+    });
+    until("another one may lead", || {
+        (redis.cli(&["get", "os:leader"]).trim() == "").then_some(())
+    });
+    assert_eq!(coordinator.get("/route?userId=bob").status, 200);
+    assert_eq!(coordinator.get("/healthz").status, 200);
+    assert_eq!(coordinator.wait(), Some(0));
+}
+
+#[test]
+fn a_coordinator_whose_output_nobody_reads_goes_on() {
+    let redis = RedisServer::start();
+    let mut coordinator = Coordinator::start_unheard(&redis, "c1");
+    let edge = Edge::start(&redis, "a");
+    // It has said that it leads, and which map is in force.
+    coordinator.ready();
+    drop(edge);
+    // An unreadable lease is an error to name.
+    assert_eq!(redis.cli(&["sadd", "os:nodes", "b"]).trim(), "1");
+    assert_eq!(redis.cli(&["set", "os:node:b", "nonsense"]).trim(), "OK");
+    until("it has named the problem", || {
+        (coordinator.metric("problems", "lease") > 0.5).then_some(())
+    });
+    assert_eq!(coordinator.get("/readyz").status, 200);
+    coordinator.signal(Signal::TERM);
+    assert_eq!(coordinator.wait(), Some(0));
+}
+
+#[test]
 fn it_ends_in_time_when_the_store_does_not_answer() {
     let redis = RedisServer::start();
     let mut coordinator = Coordinator::start(&redis, "c1", &[]);

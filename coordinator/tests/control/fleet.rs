@@ -34,6 +34,8 @@ pub(crate) struct Fleet {
     pub(crate) processes: BTreeMap<String, Process>,
     /// What the store has: leases with the time at which each ends.
     pub(crate) leases: BTreeMap<String, (Lease, u64)>,
+    /// The names that the store has.
+    names: BTreeSet<String>,
     pub(crate) drained: BTreeSet<String>,
     pub(crate) stored: Stored,
     /// Every map that was written.
@@ -62,6 +64,7 @@ impl Fleet {
             leading: true,
             processes: BTreeMap::new(),
             leases: BTreeMap::new(),
+            names: BTreeSet::new(),
             drained: BTreeSet::new(),
             stored: Stored::Nothing,
             written: Vec::new(),
@@ -123,6 +126,13 @@ impl Fleet {
         }
     }
 
+    /// Ends the process as it should: it gives its lease back, and its name is forgotten.
+    pub(crate) fn stop(&mut self, name: &str) {
+        self.crash(name);
+        self.leases.remove(name);
+        self.names.remove(name);
+    }
+
     pub(crate) fn drain(&mut self, name: &str) {
         self.drained.insert(name.into());
     }
@@ -130,6 +140,7 @@ impl Fleet {
     /// Loses the store's content.
     pub(crate) fn flush(&mut self) {
         self.leases.clear();
+        self.names.clear();
         self.drained.clear();
         self.stored = Stored::Nothing;
     }
@@ -141,6 +152,7 @@ impl Fleet {
             process.renewed = self.now;
             let entry = (process.lease.clone(), self.now + ttl);
             self.leases.insert(name.into(), entry);
+            self.names.insert(name.into());
         }
     }
 
@@ -209,8 +221,8 @@ impl Fleet {
             leases.rotate_left(by);
         }
         let gone = self
-            .processes
-            .keys()
+            .names
+            .iter()
             .filter(|name| !self.leases.contains_key(*name));
         let gone = gone.cloned().collect();
         Observation {

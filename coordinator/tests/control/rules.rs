@@ -241,6 +241,47 @@ fn a_flapping_node_does_not_make_the_map_flap_and_gets_its_share_when_it_stays()
 }
 
 #[test]
+fn a_node_that_ends_as_it_should_may_come_back_as_often_as_it_likes_and_a_crashed_one_may_not() {
+    let quick = Options {
+        sessions_per_second: 0,
+        ..options(64)
+    };
+    for (crashes, state) in [(false, State::Active), (true, State::Penalised)] {
+        for at_once in [false, true] {
+            let mut fleet = Fleet::settled(quick.clone(), &["a", "b", "c"]);
+            for _ in 0..5 {
+                if crashes {
+                    fleet.crash("c");
+                } else {
+                    fleet.lease("c").draining = true;
+                    fleet.run(10_000);
+                    assert_eq!(fleet.owned("c"), 0);
+                    fleet.stop("c");
+                }
+                if !at_once {
+                    fleet.run(10_000);
+                }
+                fleet.start("c");
+                fleet.run(20_000);
+            }
+            assert_eq!(fleet.state("c"), state, "at once: {at_once}");
+        }
+        // One that had nothing to be relieved of: its lease and its name are gone at once.
+        let mut fleet = Fleet::settled(quick.clone(), &["a", "b", "c"]);
+        for _ in 0..5 {
+            match crashes {
+                true => fleet.crash("c"),
+                false => fleet.stop("c"),
+            }
+            fleet.run(10_000);
+            fleet.start("c");
+            fleet.run(20_000);
+        }
+        assert_eq!(fleet.state("c"), state);
+    }
+}
+
+#[test]
 fn a_penalised_node_serves_when_it_is_the_only_one() {
     let mut fleet = Fleet::settled(options(64), &["a"]);
     for _ in 0..5 {
