@@ -416,6 +416,8 @@ impl Core {
                 self.users.doubt(slot);
                 continue;
             }
+            // Who asks the store now hears of it only with the event after the write.
+            user.ahead |= user.store != Sync::Clean;
             user.bus.sent();
             return Some(Publication {
                 ticket: Ticket(slot),

@@ -190,7 +190,7 @@ impl World {
                 let sound = losses == self.losses && self.now >= at + ACTED;
                 let accepted = &mut self.accepted[vnode.index()];
                 accepted.sound = sound;
-                accepted.let_go |= accepted.by == pid;
+                accepted.let_go |= accepted.taken_by == pid;
             }
             Command::Identity if self.processes[pid].losses.0 != self.losses => {
                 self.processes[pid].losses = (self.losses, self.now);
@@ -203,6 +203,8 @@ impl World {
     fn takes(&mut self, pid: usize, vnode: Vnode, epoch: Epoch, released: bool) {
         let accepted = &mut self.accepted[vnode.index()];
         let before = accepted.by;
+        let had = accepted.taken_by == pid;
+        accepted.taken_by = pid;
         accepted.epoch = accepted.epoch.max(epoch);
         accepted.by = pid;
         accepted.at = self.now;
@@ -244,7 +246,7 @@ impl World {
                 truth.text = stored.record.text.clone().into();
             }
             truth.text_had = true;
-            if released || (before == pid && !let_go) {
+            if released || (had && !let_go) {
                 continue;
             }
             let safe = |at: u64| at.max(self.store_trouble) + 1_000 < since && self.store_works();
@@ -272,6 +274,29 @@ impl World {
                 }
             }
             self.pass(index);
+        }
+    }
+
+    /// A process follows a map: what it was told for a vnode that it has not got after all, it
+    /// forgets.
+    pub(crate) fn check_early(&mut self, pid: usize) {
+        for index in 0..self.truths.len() {
+            let vnode = self.count().vnode(&format!("u{index}"));
+            let process = &self.processes[pid];
+            let given = process.seats[self.home(pid, vnode)].followed.as_ref();
+            let given = given.and_then(|map| map.owner(vnode));
+            if given.is_some_and(|(node, _)| node.boot == process.boot) {
+                continue;
+            }
+            let truth = &mut self.truths[index];
+            if truth.text_by == pid && !truth.text_had {
+                truth.text_by = usize::MAX;
+            }
+            if let Some((by, _)) = &mut truth.early
+                && *by == pid
+            {
+                *by = usize::MAX;
+            }
         }
     }
 

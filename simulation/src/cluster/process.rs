@@ -682,6 +682,9 @@ impl World {
         let mut met = Epoch::default();
         while let Some((vnode, epoch)) = seat.core.next_fence() {
             met = met.max(epoch);
+            // What it had not written it need not know, should it get the vnode again.
+            let accepted = &mut self.accepted[vnode.index()];
+            accepted.let_go |= accepted.taken_by == pid;
             if self.trace {
                 println!(
                     "{:>8} p{pid} core {n} is fenced: vnode {vnode}, {epoch}",
@@ -706,6 +709,7 @@ impl World {
         let now = self.time_of(pid);
         let process = &mut self.processes[pid];
         let seat = &mut process.seats[n];
+        let mut follows = false;
         for news in std::mem::take(&mut seat.news) {
             seat.core.at(now);
             match news {
@@ -720,6 +724,7 @@ impl World {
                     let before = before.as_deref();
                     seat.core.follow(&map, before, &process.id, process.boot);
                     seat.followed = Some(map);
+                    follows = true;
                 }
                 News::Resume => {
                     seat.core.resume();
@@ -728,6 +733,9 @@ impl World {
                 News::Resync => seat.core.resync(),
                 News::Gap => seat.core.bus_gap(),
             }
+        }
+        if follows {
+            self.check_early(pid);
         }
     }
 

@@ -80,13 +80,15 @@ impl Ord for Entry {
 pub(crate) struct Accepted {
     pub(crate) epoch: Epoch,
     pub(crate) by: usize,
-    /// When that one took it.
+    /// Who claimed it last; by the store's word another may write when it has lost that.
+    pub(crate) taken_by: usize,
+    /// When the writer took it.
     pub(crate) at: u64,
     /// The highest there ever was, whatever the store has lost since.
     pub(crate) highest: Epoch,
     /// Who released it last knew of all that the store has lost.
     pub(crate) sound: bool,
-    /// It was released since it was taken, whether the store still knows or not.
+    /// Who took it released it or was fenced since, whether the store still knows or not.
     pub(crate) let_go: bool,
 }
 
@@ -141,6 +143,7 @@ impl World {
         let nobody = Accepted {
             epoch: Epoch::default(),
             by: usize::MAX,
+            taken_by: usize::MAX,
             at: 0,
             highest: Epoch::default(),
             sound: true,
