@@ -1,5 +1,6 @@
 // A WebSocket client (RFC 6455) that is as much as the tests need: text frames of one fragment, and
-// what came is kept until it is asked for. It answers pings, so that a session lives.
+// what came is kept until it is asked for, or goes to `heard` when there is one. It answers pings, so
+// that a session lives.
 import assert from 'node:assert/strict';
 import crypto from 'node:crypto';
 import http from 'node:http';
@@ -31,6 +32,7 @@ export class Socket {
     this.stream = stream;
     this.bytes = head;
     this.messages = [];
+    this.heard = (message) => this.messages.push(message);
     this.closed = null;
     this.waiting = [];
     stream.on('data', (data) => {
@@ -62,7 +64,7 @@ export class Socket {
       this.bytes = bytes.subarray(at + length);
       switch (bytes[0] & 15) {
         case 1:
-          this.messages.push(JSON.parse(payload));
+          this.heard(JSON.parse(payload));
           break;
         case 8:
           this.#end({ code: payload.readUInt16BE(0), reason: payload.toString('utf8', 2) });
@@ -110,6 +112,11 @@ export class Socket {
   // The close code and reason, once it is closed.
   end() {
     return this.#until('close', () => this.closed ?? undefined);
+  }
+
+  // Reads and answers nothing any more; the connection stays.
+  vanish() {
+    this.stream.pause();
   }
 
   // Breaks off, without a close frame.

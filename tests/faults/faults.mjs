@@ -1,187 +1,81 @@
 // Faults on the real processes of a development cluster, under a running load whose own counters
 // decide: `node tests/faults/faults.mjs [NAME…]` prints one row a fault. It owns the faults; starting
-// and stopping is `scripts/dev-cluster`, right and wrong is `online-status-bench`.
-import { execFile, execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import net from 'node:net';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
+// and stopping is `scripts/dev-cluster`, right and wrong is `online-status-bench`, and what its users
+// cannot see is that of the other files here.
+import { execFileSync, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { BEFORE, Cluster, Proxy, edgeProgram, now, resident, sleep } from './cluster.mjs';
+import { Ghosts, bounds } from './ghosts.mjs';
+import { Spoken } from './spoken.mjs';
 
-export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-const SESSIONS = 600;
-const RATE = 150;
-/** Seconds of load before the fault. */
-const BEFORE = 4;
-export const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+const EDGES = ['edge-1', 'edge-2', 'edge-3'];
+/** What an edge may grow by in 15 s without Redis, MiB: the allocator's and librdkafka's ups and downs. */
+const GROWTH = 4;
 
-/** A cluster of its own: three edges, two coordinators, Redis, Kafka. */
-export class Cluster {
-  constructor(portBase) {
-    this.folder = mkdtempSync(path.join(tmpdir(), 'online-status-faults-'));
-    this.env = { ...process.env, ONLINE_STATUS_DEV_DIR: this.folder };
-    this.run('up', '--no-build', '--port-base', String(portBase));
-    for (const line of this.run('env').split('\n')) {
-      const at = line.indexOf('=');
-      if (at > 0) this.env[line.slice(0, at)] = line.slice(at + 1);
-    }
+/** How long after its return the store may differ from what users said, seconds. */
+const EXACT = 2;
+
+/** What an edge that was stopped counts of being too late: vnodes, records, sessions. */
+const stale = (cluster) => Promise.all(['fenced_total', 'refused_writes_total', 'moved_total']
+  .map((name) => cluster.metric(3, name)));
+
+/** A node came: it took a quarter of each other's vnodes, ± 1, and no other moved (invariant I7). */
+export function quarter(before, after, found) {
+  const moves = new Map();
+  let between = 0;
+  for (const [vnode, from] of before.entries()) {
+    const share = moves.get(from) ?? { had: 0, lost: 0 };
+    share.had += 1;
+    if (after[vnode] !== from) share.lost += 1;
+    if (after[vnode] !== from && before.includes(after[vnode])) between += 1;
+    moves.set(from, share);
   }
-
-  run(...command) {
-    return execFileSync(path.join(root, 'scripts/dev-cluster'), command, {
-      env: this.env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'],
-    });
-  }
-
-  down() {
-    this.run('down');
-    rmSync(this.folder, { recursive: true, force: true });
-  }
-
-  coordinators() {
-    return this.env.COORDINATOR_URLS.split(',');
-  }
-
-  /** Asks the first coordinator that answers. */
-  async ask(what, options) {
-    for (const url of this.coordinators()) {
-      try {
-        const answer = await fetch(url + what, { ...options, signal: AbortSignal.timeout(2000) });
-        if (answer.ok) return await answer.json();
-      } catch { /* the other one */ }
-    }
-    throw new Error(`no coordinator answers ${what}`);
-  }
-
-  /** Waits until `good` is. */
-  async until(what, good, seconds = 60) {
-    const end = Date.now() + seconds * 1000;
-    for (;;) {
-      try {
-        if (await good()) return;
-      } catch { /* not yet */ }
-      if (Date.now() > end) throw new Error(`not within ${seconds} s: ${what}`);
-      await sleep(0.2);
-    }
-  }
-
-  async leader() {
-    for (const [n, url] of this.coordinators().entries()) {
-      try {
-        const nodes = await (await fetch(`${url}/nodes`)).json();
-        if (nodes.leading) return `coordinator-${n + 1}`;
-      } catch { /* it is not that one */ }
-    }
-    return null;
-  }
-
-  /** Until no vnode is on its way and all have an owner. */
-  async settled() {
-    await this.until('the map settles', async () => {
-      const { nodes } = await this.ask('/nodes');
-      const living = nodes.filter((node) => node.state === 'active');
-      const owned = nodes.reduce((sum, node) => sum + node.vnodes, 0);
-      const shares = living.map((node) => node.vnodes);
-      const even = Math.max(...shares) - Math.min(...shares) <= 1;
-      return owned === 4096 && even && nodes.every((node) => !node.moving);
-    });
-  }
-
-  /** A metric of an edge, summed over its labels; 0 when the edge does not answer. */
-  async metric(edge, name) {
-    const page = await (await fetch(`${this.env[`EDGE_${edge}_ADMIN`]}/metrics`)).text();
-    return page.split('\n').filter((line) => line.match(`^online_status_${name}[ {]`))
-      .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
-  }
-
-  /** Load for so many seconds in which `fault` happens; what the bench counted. */
-  async load(seconds, tolerance, fault) {
-    const bench = new Promise((done, failed) => {
-      execFile(path.join(root, 'target/release/online-status-bench'), [
-        'presence', '--coordinator', this.env.COORDINATOR_URLS, '--sessions', String(SESSIONS),
-        '--rate', String(RATE), '--duration', String(seconds), '--quiet', '--json',
-        '--outage-tolerance', String(tolerance), '--drain', '10', '--probe', '1',
-      ], { env: this.env, maxBuffer: 1 << 28 }, (error, out, err) => {
-        try {
-          done(JSON.parse(out));
-        } catch {
-          failed(new Error(`the bench gave no result: ${error} ${err}`));
-        }
-      });
-    });
-    // A fault that fails must not leave the bench's answer unheard.
-    bench.catch(() => {});
-    await sleep(BEFORE);
-    await fault();
-    return await bench;
-  }
+  const gave = [...moves].sort().map(([node, { had, lost }]) => `${node} ${lost} of ${had}`);
+  found.fact(`gave ${gave.join(', ')}; ${between} moved between them`);
+  const uneven = [...moves.values()].some(({ had, lost }) => Math.abs(lost - had / 4) > 1);
+  if (uneven) found.wrong('a node gave another share than a quarter');
+  if (between > 0) found.wrong(`${between} vnodes moved between nodes that stay`);
 }
 
-/** A TCP proxy that can be cut. */
-export class Proxy {
-  static async to(port) {
-    const proxy = new Proxy();
-    proxy.sockets = new Set();
-    proxy.cut = false;
-    proxy.server = net.createServer((client) => {
-      if (proxy.cut) return client.destroy();
-      const server = net.connect(port, '127.0.0.1');
-      for (const [from, to] of [[client, server], [server, client]]) {
-        proxy.sockets.add(from);
-        from.on('data', (bytes) => { if (!proxy.cut) to.write(bytes); });
-        from.on('error', () => to.destroy());
-        from.on('close', () => { proxy.sockets.delete(from); to.destroy(); });
-      }
-    });
-    await new Promise((done) => proxy.server.listen(0, '127.0.0.1', done));
-    proxy.port = proxy.server.address().port;
-    return proxy;
-  }
-
-  /** Nothing passes any more: what is open hangs, nobody new comes in. */
-  partition() { this.cut = true; }
-
-  heal() {
-    this.cut = false;
-    for (const socket of this.sockets) socket.destroy();
-  }
-
-  close() {
-    this.heal();
-    this.server.close();
-  }
-}
-
-/** Each fault: what it does, and what else must be true. */
+/**
+ * Each fault: what it does in a load of so many seconds, and what else must be true, which it tells
+ * `found`. `prepare` is before the load and `after` after it; `seconds` include the time before the
+ * fault. `outage`: for how long, from the fault on, Kafka may be away.
+ */
 export const faults = {
   'kill-edge': {
     what: 'kill -9 of one of three edges, started again 8 s later',
     seconds: 30, tolerance: 15,
     async run(cluster) {
-      cluster.run('kill', 'edge-2');
+      await cluster.run('kill', 'edge-2');
       await sleep(8);
-      cluster.run('start', 'edge-2');
+      await cluster.run('start', 'edge-2');
     },
   },
   'restart-edge': {
     what: 'kill -9 of an edge, started again at once under its name',
     seconds: 25, tolerance: 15,
     async run(cluster) {
-      cluster.run('kill', 'edge-1');
-      cluster.run('start', 'edge-1');
+      await cluster.run('kill', 'edge-1');
+      await cluster.run('start', 'edge-1');
     },
   },
   'pause-edge': {
     what: 'SIGSTOP of an edge for 10 s, twice its lease, then SIGCONT',
     seconds: 35, tolerance: 20,
-    async run(cluster) {
-      cluster.run('pause', 'edge-3');
-      await sleep(10);
-      cluster.run('resume', 'edge-3');
+    async prepare(cluster) {
+      return { before: await stale(cluster) };
     },
-    async after(cluster) {
-      const lost = await cluster.metric(3, 'fenced_total') + await cluster.metric(3, 'moved_total');
-      if (lost === 0) throw new Error('the edge that was stopped gave nothing up');
+    async run(cluster) {
+      await cluster.run('pause', 'edge-3');
+      await sleep(10);
+      await cluster.run('resume', 'edge-3');
+    },
+    async after(cluster, found, { before }) {
+      const now = await stale(cluster);
+      const [fenced, refused, moved] = now.map((count, n) => count - before[n]);
+      found.fact(`${fenced} vnodes fenced, ${refused} writes refused, ${moved} sessions told to move`);
+      if (fenced + refused === 0) found.wrong('the edge that was stopped was fenced nowhere');
     },
   },
   'kill-leader': {
@@ -189,38 +83,59 @@ export const faults = {
     seconds: 35, tolerance: 20,
     async run(cluster) {
       const leader = await cluster.leader();
-      cluster.run('kill', leader);
+      await cluster.run('kill', leader);
       await sleep(1);
-      cluster.run('kill', 'edge-1');
+      await cluster.run('kill', 'edge-1');
       await sleep(10);
-      cluster.run('start', leader);
-      cluster.run('start', 'edge-1');
+      await cluster.run('start', leader);
+      await cluster.run('start', 'edge-1');
     },
   },
   'stop-redis': {
     what: 'Redis stopped for 20 s, then started with its data',
     seconds: 40, tolerance: 30,
-    async run(cluster) {
-      cluster.run('stop', 'redis');
-      await sleep(20);
-      cluster.run('start', 'redis');
+    prepare: (cluster) => Spoken.gather(cluster),
+    async run(cluster, { found, own }) {
+      await cluster.run('stop', 'redis');
+      const edges = await Promise.all(EDGES.map((edge) => cluster.pid(edge)));
+      const memory = () => edges.map(resident);
+      const stopped = now();
+      const spoken = own.speak(14);
+      await sleep(5);
+      const early = memory();
+      await spoken;
+      await sleep(stopped + 20 - now());
+      const grown = memory().map((bytes, n) => (bytes - early[n]) / 2 ** 20);
+      const started = cluster.run('start', 'redis');
+      const exact = await own.exact(await cluster.redisAnswers());
+      await started;
+      found.fact(`the store was exact ${exact.toFixed(1)} s after its return`);
+      if (exact > EXACT) found.wrong(`the store was exact after ${exact.toFixed(1)} s and not ${EXACT}`);
+      found.fact(`edges grew by ${grown.map((mib) => mib.toFixed(1)).join(' / ')} MiB from the 5th to the 20th second`);
+      if (Math.max(...grown) > GROWTH) found.wrong(`an edge grew by more than ${GROWTH} MiB without Redis`);
+    },
+    async after(cluster, found, own, { outage }) {
+      if (outage || own.lost() > 0) found.wrong(`sessions were lost, ${own.lost()} of them the scenario's`);
+      if (own.ghosts() > 0) found.wrong(`${own.ghosts()} who left without Redis were not offline for good`);
+      const differing = await own.differing();
+      if (differing.length > 0) found.wrong(`in the end the store has ${differing[0]}, and ${differing.length - 1} more`);
     },
   },
   'pause-redis': {
     what: 'SIGSTOP of Redis for 20 s: it accepts and does not answer',
     seconds: 40, tolerance: 30,
     async run(cluster) {
-      cluster.run('pause', 'redis');
+      await cluster.run('pause', 'redis');
       await sleep(20);
-      cluster.run('resume', 'redis');
+      await cluster.run('resume', 'redis');
     },
   },
   'kill-redis': {
     what: 'kill -9 of Redis, started again at once',
     seconds: 25, tolerance: 15,
     async run(cluster) {
-      cluster.run('kill', 'redis');
-      cluster.run('start', 'redis');
+      await cluster.run('kill', 'redis');
+      await cluster.run('start', 'redis');
     },
   },
   'flush-redis': {
@@ -232,11 +147,17 @@ export const faults = {
   },
   'stop-kafka': {
     what: 'the Kafka broker stopped for 20 s',
-    seconds: 45, tolerance: 40,
-    async run(cluster) {
-      cluster.run('stop', 'kafka');
+    seconds: 70, tolerance: 10, outage: 35,
+    async run(cluster, { second, found }) {
+      await cluster.run('stop', 'kafka');
       await sleep(20);
-      cluster.run('start', 'kafka');
+      await cluster.run('start', 'kafka');
+      const away = second() - BEFORE;
+      found.fact(`Kafka answered after ${away.toFixed(1)} s`);
+      if (away > this.outage) found.wrong(`Kafka was away for longer than the declared ${this.outage} s`);
+    },
+    after(cluster, found, own, { outage }) {
+      if (outage) found.wrong('sessions were lost');
     },
   },
   'roll-edges': {
@@ -244,8 +165,8 @@ export const faults = {
     seconds: 75, tolerance: 10,
     async run(cluster) {
       for (const edge of ['edge-1', 'edge-2', 'edge-3']) {
-        cluster.run('stop', edge);
-        cluster.run('start', edge);
+        await cluster.run('stop', edge);
+        await cluster.run('start', edge);
         await cluster.settled();
       }
     },
@@ -253,16 +174,38 @@ export const faults = {
   'add-edge': {
     what: 'a fourth edge comes, takes a quarter, and is drained again',
     seconds: 60, tolerance: 10,
-    async run(cluster) {
-      const before = (await cluster.ask('/nodes')).mapVersion;
-      cluster.run('start', 'edge-4');
+    async run(cluster, { found }) {
+      const before = await cluster.owners();
+      await cluster.run('start', 'edge-4');
       await cluster.until('the fourth edge has its quarter', async () => {
         const { nodes } = await cluster.ask('/nodes');
         return nodes.find((node) => node.node === 'edge-4')?.vnodes === 1024;
       });
       await cluster.settled();
-      if ((await cluster.ask('/nodes')).mapVersion === before) throw new Error('no map was made');
-      cluster.run('stop', 'edge-4');
+      quarter(before, await cluster.owners(), found);
+      await cluster.run('stop', 'edge-4');
+    },
+  },
+  'ghost-node': {
+    what: 'kill -9 of an edge whose users do not come back',
+    seconds: 50, tolerance: 15,
+    prepare: (cluster) => Ghosts.gather(cluster, { edge: 'edge-1', ramp: 4 }),
+    async run(cluster, { found, own }) {
+      const { node, grace } = bounds(cluster);
+      // The time of the signal itself counts.
+      process.kill(await cluster.pid('edge-1'), 'SIGKILL');
+      await own.judge(now(), { grace, bound: node }, found);
+      await cluster.run('start', 'edge-1');
+    },
+  },
+  'ghost-clients': {
+    what: 'clients that stop answering, and keep their connections',
+    seconds: 65, tolerance: 0,
+    // Over the time between two pings, so that they are in every part of it.
+    prepare: (cluster) => Ghosts.gather(cluster, { ramp: 25 }),
+    async run(cluster, { found, own }) {
+      const { client, grace } = bounds(cluster);
+      await own.judge(own.vanish(), { grace, bound: client }, found);
     },
   },
   'partition-edge': {
@@ -271,7 +214,7 @@ export const faults = {
     async around(cluster, load) {
       const proxy = await Proxy.to(Number(new URL(cluster.env.REDIS_URL).port));
       const base = Number(new URL(cluster.env.REDIS_URL).port) + 90;
-      const edge = spawn(path.join(root, 'target/release/online-status-edge'), ['run'], {
+      const edge = spawn(edgeProgram, ['run'], {
         env: {
           ...cluster.env, NODE_ID: 'edge-cut', REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
           ONLINE_STATUS_SERVER_LISTEN: `127.0.0.1:${base}`,
@@ -299,42 +242,69 @@ export const faults = {
   },
 };
 
-/** Runs one fault; what the bench counted. */
-export async function one(cluster, name) {
-  const fault = faults[name];
-  await cluster.settled();
-  const load = (run) => cluster.load(fault.seconds, fault.tolerance, run);
-  const result = await (fault.around
-    ? fault.around(cluster, load)
-    : load(() => fault.run(cluster)));
-  await fault.after?.(cluster);
-  return result;
+/** What a scenario finds out by itself. */
+export class Found {
+  facts = [];
+  failures = [];
+  fact(text) { this.facts.push(text); }
+  wrong(text) { this.failures.push(text); }
 }
 
+/** Runs one fault; what the bench counted, with what the scenario found. */
+export async function one(cluster, name) {
+  const fault = faults[name];
+  const found = new Found();
+  await cluster.settled();
+  const own = await fault.prepare?.(cluster);
+  try {
+    const load = (run) => cluster.load(fault, run);
+    const result = await (fault.around
+      ? fault.around(cluster, load)
+      : load((second) => fault.run(cluster, { second, found, own })));
+    await fault.after?.(cluster, found, own, result);
+    result.failures.push(...found.failures);
+    return { ...result, facts: found.facts };
+  } finally {
+    own?.close?.();
+  }
+}
+
+const HEAD = ['fault', 'what', 'delivered', 'missed', 'flaps', 'reordered', 'wrong in the end', 'conflated',
+  'slowest disturbed delivery', 'longest outage of a session', 'also'];
+const cells = (all) => `| ${all.join(' | ')} |`;
+
 export function row(name, result) {
-  const { counts, disturbed, outage } = result;
+  const { counts, disturbed, outage, facts } = result;
   const seconds = (histogram) => (histogram ? `${(histogram.max / 1e6).toFixed(1)} s` : '–');
-  return `| \`${name}\` | ${faults[name].what} | ${counts.delivered} | ${counts.missed} | `
-    + `${counts.flaps} | ${counts.reordered} | ${counts.wrong_at_end} | ${counts.conflated} | `
-    + `${seconds(disturbed)} | ${seconds(outage)} |`;
+  return cells([`\`${name}\``, faults[name].what, counts.delivered, counts.missed, counts.flaps,
+    counts.reordered, counts.wrong_at_end, counts.conflated, seconds(disturbed), seconds(outage),
+    facts.join('; ')]);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const names = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(faults);
-  const cluster = new Cluster(Number(process.env.ONLINE_STATUS_TEST_PORTS ?? 24000));
+  const unknown = names.filter((name) => !faults[name]);
+  if (unknown.length > 0) {
+    console.error(`no such fault: ${unknown.join(', ')}; there are ${Object.keys(faults).join(', ')}`);
+    process.exit(2);
+  }
+  const cluster = await Cluster.up(Number(process.env.ONLINE_STATUS_TEST_PORTS ?? 24000));
+  const failed = [];
   try {
+    console.log(`${cells(HEAD)}\n${cells(HEAD.map(() => '---'))}`);
     for (const name of names) {
       try {
         const result = await one(cluster, name);
-        console.log(row(name, result), result.failures.length ? 'FAILED: ' + result.failures.join('; ') : '');
-        if (result.failures.length) process.exitCode = 1;
+        console.log(row(name, result));
+        if (result.failures.length > 0) failed.push(`${name}: ${result.failures.join('; ')}`);
       } catch (error) {
-        console.log(`| \`${name}\` | FAILED: ${error.message} |`);
-        process.exitCode = 1;
+        failed.push(`${name}: ${error.message}`);
       }
     }
   } finally {
     if (process.env.KEEP) console.log(`kept: ${cluster.folder}`);
-    else cluster.down();
+    else await cluster.down();
   }
+  for (const failure of failed) console.error(`FAILED ${failure}`);
+  if (failed.length > 0) process.exitCode = 1;
 }

@@ -1,10 +1,11 @@
 // A few faults in the test run; all of them by hand: `node tests/faults/faults.mjs`.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Cluster, faults, one } from './faults.mjs';
+import { Cluster } from './cluster.mjs';
+import { faults, one } from './faults.mjs';
 
 let cluster;
-before(() => { cluster = new Cluster(23000); });
+before(async () => { cluster = await Cluster.up(23000); });
 after(() => cluster?.down());
 
 for (const name of ['kill-edge', 'flush-redis']) {
