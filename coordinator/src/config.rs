@@ -86,6 +86,12 @@ settings::settings! {
         public_key: PathBuf = "",
         /// A JSON Web Key Set file; read again on SIGHUP.
         jwks_file: PathBuf = "",
+        /// The same from a web server, `https://…` or `http://…`: fetched at the start, every `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
+        jwks_url: String = "",
+        /// Between two fetches.
+        jwks_refresh: Duration = "5m",
+        /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
+        jwks_ca_file: PathBuf = "",
         /// What `iss` must be; empty = anything.
         issuer: String = "",
         /// What `aud` must contain; empty = anything.
@@ -227,6 +233,14 @@ impl Config {
             rebalance.load_interval,
             1_000..=86_400_000,
         );
+        rules.duration("auth.jwks_refresh", auth.jwks_refresh, 1_000..=86_400_000);
+        rules.rule(
+            auth.jwks_url.is_empty() || auth.jwks_file.as_os_str().is_empty(),
+            "auth.jwks_file and auth.jwks_url: only one may be given",
+        );
+        if let Some(Err(error)) = self.key_source().map(|source| source.check()) {
+            rules.rule(false, error.to_string());
+        }
         rules.word("auth.watch_policy", &auth.watch_policy, &["open", "claim"]);
         rules.secret("auth.secret (JWT_SECRET)", &auth.secret, token::MIN_SECRET);
         rules.finish()
@@ -270,6 +284,18 @@ impl Config {
         }
     }
 
+    /// Where more keys are fetched.
+    pub(crate) fn key_source(&self) -> Option<keys::Source> {
+        let auth = &self.auth;
+        let ca_file =
+            (!auth.jwks_ca_file.as_os_str().is_empty()).then(|| auth.jwks_ca_file.clone());
+        (!auth.jwks_url.is_empty()).then(|| keys::Source {
+            jwks_ca_file: ca_file,
+            jwks_refresh: auth.jwks_refresh,
+            ..keys::Source::new(&auth.jwks_url)
+        })
+    }
+
     /// What tokens are checked by.
     pub(crate) fn token_options(&self) -> token::Options {
         let auth = &self.auth;
@@ -278,6 +304,7 @@ impl Config {
             algorithms: auth.algorithms.0.clone(),
             public_key: auth.public_key.clone(),
             jwks_file: auth.jwks_file.clone(),
+            jwks_url: auth.jwks_url.clone(),
             issuer: auth.issuer.clone(),
             audience: auth.audience.clone(),
             leeway: auth.leeway,

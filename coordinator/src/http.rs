@@ -9,7 +9,7 @@ mod route;
 mod status;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,9 +21,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use keys::Keys;
 use redis_store::Link;
 use ring::VnodeCount;
-use token::Verifier;
 use tokio::{sync::Semaphore, time::timeout};
 
 use self::answer::Refusal;
@@ -58,7 +58,7 @@ pub(crate) struct App {
     pub(crate) shown: Shown,
     pub(crate) link: Link,
     pub(crate) vnodes: VnodeCount,
-    pub(crate) verifier: RwLock<Arc<Verifier>>,
+    pub(crate) keys: Arc<Keys>,
     /// Tokens of the public development secret are accepted, and none is needed.
     pub(crate) development: bool,
     pub(crate) admin_scope: String,
@@ -89,11 +89,6 @@ impl App {
     fn stale(&self, picture: &Picture) -> Option<u64> {
         let age = picture.read_at?.elapsed();
         (age > self.fresh).then(|| age.as_secs().max(1))
-    }
-
-    fn verifier(&self) -> Arc<Verifier> {
-        let verifier = self.verifier.read();
-        Arc::clone(&verifier.unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use coordinator::control::{Problem, State};
+use keys::Fetches;
 use redis_store::Counters;
 
 use crate::picture::Picture;
@@ -130,7 +131,13 @@ impl Metrics {
     }
 
     /// All, in Prometheus' text format 0.0.4.
-    pub(crate) fn render(&self, id: &str, picture: &Picture, store: Counters) -> String {
+    pub(crate) fn render(
+        &self,
+        id: &str,
+        picture: &Picture,
+        store: Counters,
+        fetches: Fetches,
+    ) -> String {
         let mut page = Page(String::new());
         page.labelled(
             "build_info",
@@ -216,6 +223,20 @@ impl Metrics {
             "Tokens that were refused.",
             &["reason"],
             by_word(&self.bad_tokens),
+        );
+        page.labelled(
+            "jwks_fetches_total",
+            "counter",
+            "Fetches of the keys of tokens (auth.jwks_url).",
+            &["result"],
+            [("ok", fetches.good), ("failed", fetches.failed)]
+                .map(|(result, count)| (vec![result.to_owned()], count as f64)),
+        );
+        page.one(
+            "jwks_keys",
+            "gauge",
+            "Keys in force that were fetched.",
+            fetches.keys as u64,
         );
         for (name, help, value) in [
             (

@@ -1,15 +1,12 @@
 //! A coordinator from its start to its end. It owns the order in which parts start and stop.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use coordinator::control::Control;
+use keys::{Keys, KeysError};
 use redis_store::{Link, OptionsError};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use token::{DEVELOPMENT_SECRET, KeyError, Verifier};
+use token::DEVELOPMENT_SECRET;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -42,7 +39,7 @@ pub(crate) enum RunError {
     )]
     Development(SocketAddr),
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    Keys(#[from] KeysError),
     #[error("redis (REDIS_URL): {0}")]
     Store(#[from] OptionsError),
     #[error("coordinator.listen = {0}: cannot listen there: {1}")]
@@ -74,8 +71,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
         }
         options.secret = DEVELOPMENT_SECRET.into();
     }
-    let verifier = Verifier::new(&options)?;
     let link = Link::open(config.store())?;
+    let keys = Keys::start(options, config.key_source().as_ref())?;
     let id = match own.id.as_str() {
         "" => default_id(),
         id => id.to_owned(),
@@ -107,7 +104,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         shown,
         link,
         vnodes: config.vnodes(),
-        verifier: RwLock::new(Arc::new(verifier)),
+        keys,
         development,
         admin_scope: config.auth.admin_scope.clone(),
         allowed_origins: own.allowed_origins.0.clone(),
@@ -132,7 +129,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         server: tokio::spawn(server::serve(listener, router, limits, metrics, stopping)),
     };
     greet(&app, address);
-    let result = until_told(&app, &options, signals, &mut parts).await;
+    let result = until_told(&app, signals, &mut parts).await;
     leaver.stop();
     let finish = async {
         // A part that has failed answers nothing that is worth a wait.
@@ -188,18 +185,13 @@ impl Signals {
 }
 
 /// Returns when a signal wants it to end, or a part has ended, which none does by itself.
-async fn until_told(
-    app: &App,
-    options: &token::Options,
-    mut signals: Signals,
-    parts: &mut Parts,
-) -> Result<(), RunError> {
+async fn until_told(app: &App, mut signals: Signals, parts: &mut Parts) -> Result<(), RunError> {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => {}
             _ = signals.interrupt.recv() => {}
             _ = signals.hangup.recv() => {
-                reload(app, options);
+                reload(app);
                 continue;
             }
             _ = &mut parts.candidate => return Err(RunError::Failed("the leadership")),
@@ -212,13 +204,9 @@ async fn until_told(
 }
 
 /// Takes new keys for tokens; on an error the old ones stay.
-fn reload(app: &App, options: &token::Options) {
-    match Verifier::new(options) {
-        Ok(verifier) => {
-            let mut current = app.verifier.write().unwrap_or_else(PoisonError::into_inner);
-            *current = Arc::new(verifier);
-            println!("the keys for tokens were loaded again");
-        }
+fn reload(app: &App) {
+    match app.keys.reload() {
+        Ok(()) => println!("the keys for tokens were loaded again"),
         Err(error) => eprintln!("the old keys for tokens stay: {error}"),
     }
 }

@@ -7,6 +7,7 @@ mod place;
 
 use std::{sync::Arc, time::Duration};
 
+use keys::Keys;
 use presence::Now;
 use protocol::Event;
 use ring::{CoreId, NodeId, VnodeCount, VnodeSet};
@@ -105,6 +106,7 @@ pub(crate) fn start(
     homes: &[CoreId],
     bells: &[Arc<Bell>],
     metrics: &Arc<Metrics>,
+    keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
     if !config.redis.url.is_set() {
         return Err(ClusterError::NoRedis);
@@ -171,13 +173,14 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let keeper = Arc::clone(&place);
+    let (keeper, keys) = (Arc::clone(&place), Arc::clone(keys));
     let redis = std::thread::Builder::new()
         .name("redis".into())
         .spawn(move || {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 tokio::task::spawn_local(bridge.serve(outlet));
+                fleet::until_ready(&keeper, &keys).await;
                 fleet::keep(link, &keeper, &described).await;
             });
         })?;

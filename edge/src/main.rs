@@ -125,7 +125,13 @@ fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {
         eprintln!("JWT_SECRET is not set: the token is checked by the development secret");
         DEVELOPMENT_SECRET.clone_into(&mut options.secret);
     }
-    let verifier = token::Verifier::new(&options).expect("checked with the rest");
+    let verifier = match keys::Keys::once(options, config.key_source().as_ref()) {
+        Ok(verifier) => verifier,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match verifier.verify(token.trim(), clock::wall_ms()) {
         Ok(claims) => {
             println!("user      {}", &*claims.user);

@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, atomic::Ordering},
 };
 
+use keys::Fetches;
 use presence::Counters;
 
 use crate::cluster::Place;
@@ -107,7 +108,13 @@ impl Metrics {
     }
 
     /// All, in Prometheus' text format 0.0.4.
-    pub(crate) fn render(&self, node: &str, draining: bool, place: Option<&Place>) -> String {
+    pub(crate) fn render(
+        &self,
+        node: &str,
+        draining: bool,
+        place: Option<&Place>,
+        fetches: Fetches,
+    ) -> String {
         let cores: Vec<CoreStats> = self
             .0
             .iter()
@@ -151,6 +158,7 @@ impl Metrics {
             "From a change to the send of its bytes, on the watcher's core.",
             cores.iter().map(|c| &c.delivery),
         );
+        page.keys(fetches);
         if let Some(place) = place {
             page.cluster(place);
         }
@@ -409,6 +417,20 @@ impl Page {
 
     fn value(&mut self, name: &str, labels: &str, value: u64) {
         writeln!(self.0, "online_status_{name}{labels} {value}").expect("a String takes all text");
+    }
+
+    fn keys(&mut self, fetches: Fetches) {
+        let help = "Fetches of the keys of tokens (auth.jwks_url).";
+        self.head("jwks_fetches_total", "counter", help);
+        for (result, count) in [("ok", fetches.good), ("failed", fetches.failed)] {
+            self.value(
+                "jwks_fetches_total",
+                &format!("{{result=\"{result}\"}}"),
+                count,
+            );
+        }
+        self.head("jwks_keys", "gauge", "Keys in force that were fetched.");
+        self.value("jwks_keys", "", fetches.keys as u64);
     }
 
     fn cluster(&mut self, place: &Place) {

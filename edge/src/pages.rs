@@ -11,6 +11,7 @@ use crate::{
     clock,
     http::{NoBearer, Request, Response},
     shared::Shared,
+    upgrade::NO_KEYS,
     worker::Worker,
 };
 
@@ -123,6 +124,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
         "/healthz" => Response::text(200, "ok"),
         "/readyz" if shared.is_ready() => Response::text(200, "ready"),
         "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
+        "/readyz" if !shared.keys.are_ready() => Response::text(503, NO_KEYS),
         "/readyz" => Response::text(503, "starting"),
         "/version" => Response::json(&json!({ "version": env!("CARGO_PKG_VERSION") })),
         "/metrics" => {
@@ -130,6 +132,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
                 &shared.config.node.id,
                 shared.is_leaving(),
                 shared.place.as_deref(),
+                shared.keys.fetches(),
             );
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
         }
@@ -188,6 +191,9 @@ fn caller(worker: &Worker, request: &Request) -> Result<Option<Claims>, Response
     match request.bearer() {
         Ok(None) if worker.shared.development => Ok(None),
         Ok(None) => Err(Response::unauthorized("a bearer token is needed", false)),
+        Ok(Some(_)) if !worker.shared.keys.are_ready() => {
+            Err(Response::problem(503, NO_KEYS).with("retry-after", "1"))
+        }
         Ok(Some(token)) => match worker.check_token(token) {
             Ok(claims) => Ok(Some(claims)),
             Err(error) => Err(Response::unauthorized(&error.to_string(), true)),

@@ -6,9 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use arc_swap::ArcSwap;
+use keys::Keys;
 use ring::{CoreId, Epoch, MapVersion, Vnode, VnodeCount};
-use token::Verifier;
 
 use crate::{
     admission::{Gate, Limits},
@@ -20,7 +19,7 @@ use crate::{
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) verifier: ArcSwap<Verifier>,
+    pub(crate) keys: Arc<Keys>,
     /// The secret is the public one of development.
     pub(crate) development: bool,
     pub(crate) tls: Option<tls::Acceptor>,
@@ -50,7 +49,7 @@ pub(crate) struct Route {
 
 pub(crate) struct SharedParts {
     pub(crate) config: Config,
-    pub(crate) verifier: Verifier,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) development: bool,
     pub(crate) tls: Option<tls::Acceptor>,
     pub(crate) cores: Vec<CoreId>,
@@ -67,7 +66,7 @@ impl Shared {
     pub(crate) fn new(parts: SharedParts) -> Self {
         Self {
             config: parts.config,
-            verifier: ArcSwap::from_pointee(parts.verifier),
+            keys: parts.keys,
             development: parts.development,
             tls: parts.tls,
             metrics: parts.metrics,
@@ -115,7 +114,7 @@ impl Shared {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.starting.load(Ordering::Relaxed) == 0 && !self.is_leaving()
+        self.starting.load(Ordering::Relaxed) == 0 && self.keys.are_ready() && !self.is_leaving()
     }
 
     /// Where the user's clients connect: node, address, epoch and version of the map; `None` while

@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use keys::{Keys, KeysError};
 use presence::{Core, Settings};
 use ring::{CoreId, Epoch, Member, VnodeCount};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use token::{KeyError, Verifier};
 
 use crate::{
     admin,
@@ -46,7 +46,7 @@ pub(crate) enum StartError {
     )]
     DevelopmentSecret(SocketAddr),
     #[error(transparent)]
-    Auth(#[from] KeyError),
+    Auth(#[from] KeysError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -109,7 +109,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     config.server.cores = cores as u64;
     let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
     let limits = limits(&config, limit);
-    let verifier = Verifier::new(&config.token_options())?;
+    let keys = Keys::start(config.token_options(), config.key_source().as_ref())?;
     let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
     let tls = (!tls_paths.0.as_os_str().is_empty())
         .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
@@ -157,12 +157,12 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new(cores));
     let backend = match mode {
         Mode::Standalone => standalone(&config, &bells)?,
-        Mode::Cluster => clustered(&config, &public_url, &homes, &bells, &metrics)?,
+        Mode::Cluster => clustered(&config, &public_url, &homes, &bells, &metrics, &keys)?,
     };
     let place = backend.links.first().and_then(Option::as_ref);
     let place = place.map(|links| Arc::clone(&links.place));
     let shared = Arc::new(Shared::new(SharedParts {
-        verifier,
+        keys,
         development,
         tls,
         cores: homes,
@@ -248,9 +248,10 @@ fn clustered(
     homes: &[CoreId],
     bells: &[Arc<Bell>],
     metrics: &Arc<Metrics>,
+    keys: &Arc<Keys>,
 ) -> Result<Backend, StartError> {
     let node = cluster::node_id(config)?;
-    let cluster = cluster::start(config, node, address, homes, bells, metrics)?;
+    let cluster = cluster::start(config, node, address, homes, bells, metrics, keys)?;
     let links = cluster.events.into_iter().map(|events| {
         let place = Arc::clone(&cluster.place);
         Some(WorkerLinks { place, events })
@@ -564,8 +565,7 @@ fn reload(shared: &Shared, (certificate, key): &(std::path::PathBuf, std::path::
             Err(error) => eprintln!("the old certificate stays: {error}"),
         }
     }
-    match Verifier::new(&shared.config.token_options()) {
-        Ok(verifier) => shared.verifier.store(Arc::new(verifier)),
-        Err(error) => eprintln!("the old token keys stay: {error}"),
+    if let Err(error) = shared.keys.reload() {
+        eprintln!("the old token keys stay: {error}");
     }
 }

@@ -15,6 +15,9 @@ use crate::{
 /// The prefix of a subprotocol that carries a token, since browsers cannot set headers.
 const BEARER: &str = "bearer.";
 
+/// Why nobody is let in who might be.
+pub(crate) const NO_KEYS: &str = "the keys for tokens are not there yet";
+
 /// A good upgrade.
 pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
@@ -80,6 +83,11 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
         refused.response = refused.response.with("retry-after", "1");
         return Err(refused);
     }
+    if !shared.keys.are_ready() {
+        let mut refused = refuse(503, NO_KEYS);
+        refused.response = refused.response.with("retry-after", "1");
+        return Err(refused);
+    }
     let offered: Vec<&str> = request.words("sec-websocket-protocol").collect();
     let encoding = offered
         .iter()
@@ -91,7 +99,7 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     }
     let claims = match token_of(request, &offered)? {
         None => None,
-        Some(token) => match shared.verifier.load().verify(token, clock::wall_ms()) {
+        Some(token) => match shared.keys.verify(token, clock::wall_ms()) {
             Ok(claims) => Some(claims),
             Err(error) => return Err(unauthorized(&error.to_string(), error.label())),
         },

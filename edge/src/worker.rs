@@ -382,8 +382,7 @@ impl Worker {
 
     /// What `token` says, if it is good now; a bad one is counted.
     pub(crate) fn check_token(&self, token: &str) -> Result<Claims, TokenError> {
-        let verifier = self.shared.verifier.load();
-        let claims = verifier.verify(token, clock::wall_ms());
+        let claims = self.shared.keys.verify(token, clock::wall_ms());
         claims.inspect_err(|error| self.count_bad_token(error.label()))
     }
 

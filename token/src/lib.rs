@@ -4,18 +4,21 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod key;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use jsonwebtoken::{
-    Algorithm, DecodingKey, EncodingKey, Header, Validation,
-    jwk::{AlgorithmParameters, EllipticCurve, JwkSet, PublicKeyUse},
-};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use protocol::{Pattern, UserId, WatchRule};
 use serde_json::Value;
+
+pub use crate::key::KeySet;
+use crate::key::{Key, KeyKind, kind_of, parse_algorithm, read_jwks, read_pem};
 
 /// The secret of a program that was given none. It is public, so such a program only listens on
 /// loopback.
@@ -37,6 +40,9 @@ pub struct Options {
     pub public_key: PathBuf,
     /// A JSON Web Key Set file; empty = none.
     pub jwks_file: PathBuf,
+    /// Where another such set is served, which the caller fetches: see [`Verifier::serving`];
+    /// empty = nowhere.
+    pub jwks_url: String,
     /// What `iss` must be; empty = anything.
     pub issuer: String,
     /// What `aud` must contain; empty = anything.
@@ -54,6 +60,7 @@ impl Options {
         self.secret.is_empty()
             && self.public_key.as_os_str().is_empty()
             && self.jwks_file.as_os_str().is_empty()
+            && self.jwks_url.is_empty()
     }
 }
 
@@ -92,6 +99,9 @@ pub enum TokenError {
     /// No key is of its kind and name.
     #[error("there is no key for the token")]
     Key,
+    /// No key has the name that it gives.
+    #[error("there is no key with the name that the token gives (kid)")]
+    UnknownKey,
     /// The signature is another one.
     #[error("the token's signature is wrong")]
     Signature,
@@ -127,6 +137,7 @@ impl TokenError {
             Self::Algorithm => "algorithm",
             Self::Critical => "critical",
             Self::Key => "key",
+            Self::UnknownKey => "unknown_key",
             Self::Signature => "signature",
             Self::NoExpiry => "no_expiry",
             Self::Expired => "expired",
@@ -158,46 +169,15 @@ pub enum KeyError {
     File(&'static str, String, String),
 }
 
-/// The kinds of keys; an algorithm only ever meets its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyKind {
-    Secret,
-    Rsa,
-    P256,
-    P384,
-    Ed,
-}
-
-/// The fewest bits of an RSA key (RFC 7518 §3.3).
-const MIN_RSA_BITS: usize = 2_048;
-
-fn kind_of(algorithm: Algorithm) -> KeyKind {
-    use Algorithm as A;
-    match algorithm {
-        A::HS256 | A::HS384 | A::HS512 => KeyKind::Secret,
-        A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => KeyKind::Rsa,
-        A::ES256 => KeyKind::P256,
-        A::ES384 => KeyKind::P384,
-        A::EdDSA => KeyKind::Ed,
-        // Not in the allow-list that `parse_algorithm` makes.
-        _ => KeyKind::Ed,
-    }
-}
-
-fn parse_algorithm(name: &str) -> Result<Algorithm, KeyError> {
-    name.parse::<Algorithm>()
-        .map_err(|_| KeyError::Algorithm(name.to_owned()))
-}
-
-struct Key {
-    kind: KeyKind,
-    /// The only algorithm it may be used with, when its owner says so.
-    only: Option<Algorithm>,
-    decoding: DecodingKey,
-}
-
 /// Checks tokens.
 pub struct Verifier {
+    fixed: Arc<Fixed>,
+    /// What was served last.
+    served: Option<Arc<KeySet>>,
+}
+
+/// What the options say.
+struct Fixed {
     algorithms: Vec<Algorithm>,
     secret: Option<Key>,
     public: Option<Key>,
@@ -232,15 +212,16 @@ impl Verifier {
         for algorithm in &algorithms {
             let kind = kind_of(*algorithm);
             let keys = secret.iter().chain(&public).chain(by_id.values());
-            if !keys.into_iter().any(|key| key.kind == kind) {
+            let may_be_served = !options.jwks_url.is_empty() && kind != KeyKind::Secret;
+            if !may_be_served && !keys.into_iter().any(|key| key.kind == kind) {
                 let hint = match kind {
                     KeyKind::Secret => "auth.secret (JWT_SECRET) is not set",
-                    _ => "auth.public_key or auth.jwks_file must give one",
+                    _ => "auth.public_key, auth.jwks_file or auth.jwks_url must give one",
                 };
                 return Err(KeyError::NoKey(*algorithm, hint));
             }
         }
-        Ok(Self {
+        let fixed = Fixed {
             algorithms,
             secret,
             public,
@@ -249,7 +230,34 @@ impl Verifier {
             audience: options.audience.clone(),
             leeway_ms: options.leeway.as_millis() as u64,
             by_claim: options.by_claim,
+        };
+        Ok(Self {
+            fixed: Arc::new(fixed),
+            served: None,
         })
+    }
+
+    /// The same with the keys of `set`, in place of those of a former one.
+    #[must_use]
+    pub fn serving(&self, set: Arc<KeySet>) -> Self {
+        Self {
+            fixed: Arc::clone(&self.fixed),
+            served: Some(set),
+        }
+    }
+
+    /// What was served last.
+    #[must_use]
+    pub fn served(&self) -> Option<&Arc<KeySet>> {
+        self.served.as_ref()
+    }
+
+    /// Whether any key of the set is for an algorithm that is accepted.
+    #[must_use]
+    pub fn can_use(&self, set: &KeySet) -> bool {
+        let algorithms = &self.fixed.algorithms;
+        let mut keys = set.keys.values();
+        keys.any(|key| algorithms.iter().any(|algorithm| key.is_for(*algorithm)))
     }
 
     /// What `token` says, if it is good at `now` (ms since 1970).
@@ -263,14 +271,14 @@ impl Verifier {
             .and_then(Value::as_str)
             .unwrap_or_default();
         let algorithm: Algorithm = algorithm.parse().map_err(|_| TokenError::Algorithm)?;
-        if !self.algorithms.contains(&algorithm) {
+        if !self.fixed.algorithms.contains(&algorithm) {
             return Err(TokenError::Algorithm);
         }
         if header.get("crit").is_some() {
             return Err(TokenError::Critical);
         }
         let id = header.get("kid").and_then(Value::as_str);
-        let key = self.key_for(algorithm, id).ok_or(TokenError::Key)?;
+        let key = self.key_for(algorithm, id)?;
         // Times, issuer and audience are checked below, against the time that is given.
         let mut validation = Validation::new(algorithm);
         validation.required_spec_claims.clear();
@@ -285,18 +293,23 @@ impl Verifier {
         self.check(&claims.claims, now)
     }
 
-    fn key_for(&self, algorithm: Algorithm, id: Option<&str>) -> Option<&Key> {
-        let named = id.and_then(|id| self.by_id.get(id));
-        // Without a name, a set of one key can only mean that one.
-        let only = (id.is_none() && self.by_id.len() == 1).then(|| self.by_id.values().next());
-        named
-            .into_iter()
-            .chain(only.flatten())
-            .chain(&self.secret)
-            .chain(&self.public)
-            .find(|key| {
-                key.kind == kind_of(algorithm) && key.only.is_none_or(|only| only == algorithm)
-            })
+    fn key_for(&self, algorithm: Algorithm, id: Option<&str>) -> Result<&Key, TokenError> {
+        let fixed = &*self.fixed;
+        let served = self.served.as_ref().map(|set| &set.keys);
+        let count = fixed.by_id.len() + served.map_or(0, HashMap::len);
+        let meant = [Some(&fixed.by_id), served].map(|keys| match id {
+            Some(id) => keys?.get(id),
+            // Without a name, one key alone can only mean that one.
+            None => keys?.values().next().filter(|_| count == 1),
+        });
+        let unknown = id.is_some() && meant.iter().all(Option::is_none);
+        let keys = meant.into_iter().flatten();
+        let mut keys = keys.chain(&fixed.secret).chain(&fixed.public);
+        let key = keys.find(|key| key.is_for(algorithm));
+        key.ok_or(match unknown {
+            true => TokenError::UnknownKey,
+            false => TokenError::Key,
+        })
     }
 
     fn check(&self, claims: &Value, now: u64) -> Result<Claims, TokenError> {
@@ -304,26 +317,26 @@ impl Verifier {
             None => return Err(TokenError::NoExpiry),
             Some(time) => millis(time).ok_or(TokenError::Malformed)?,
         };
-        if expires.saturating_add(self.leeway_ms) <= now {
+        if expires.saturating_add(self.fixed.leeway_ms) <= now {
             return Err(TokenError::Expired);
         }
         if let Some(time) = claims.get("nbf") {
             let not_before = millis(time).ok_or(TokenError::Malformed)?;
-            if not_before > now.saturating_add(self.leeway_ms) {
+            if not_before > now.saturating_add(self.fixed.leeway_ms) {
                 return Err(TokenError::Early);
             }
         }
-        if !self.issuer.is_empty()
-            && claims.get("iss").and_then(Value::as_str) != Some(&self.issuer)
+        if !self.fixed.issuer.is_empty()
+            && claims.get("iss").and_then(Value::as_str) != Some(&self.fixed.issuer)
         {
             return Err(TokenError::Issuer);
         }
-        if !self.audience.is_empty() {
+        if !self.fixed.audience.is_empty() {
             let good = match claims.get("aud") {
-                Some(Value::String(audience)) => *audience == self.audience,
+                Some(Value::String(audience)) => *audience == self.fixed.audience,
                 Some(Value::Array(list)) => list
                     .iter()
-                    .any(|audience| audience.as_str() == Some(&self.audience)),
+                    .any(|audience| audience.as_str() == Some(&self.fixed.audience)),
                 _ => false,
             };
             if !good {
@@ -333,7 +346,7 @@ impl Verifier {
         let user = claims.get("sub").and_then(Value::as_str);
         let user = user.ok_or_else(|| TokenError::User("it must be a text".into()))?;
         let user = UserId::parse(user).map_err(|error| TokenError::User(error.to_string()))?;
-        let rule = if self.by_claim {
+        let rule = if self.fixed.by_claim {
             watch_rule(claims)?
         } else {
             WatchRule::Anyone
@@ -351,7 +364,7 @@ impl Verifier {
         let expires = if expires > now {
             expires
         } else {
-            expires + self.leeway_ms
+            expires + self.fixed.leeway_ms
         };
         Ok(Claims {
             user,
@@ -395,113 +408,6 @@ fn watch_rule(claims: &Value) -> Result<WatchRule, TokenError> {
     ))
 }
 
-/// Makes errors of the file that a setting names.
-fn wrong_file(setting: &'static str, path: &Path) -> impl Fn(String) -> KeyError {
-    let path = path.display().to_string();
-    move |what| KeyError::File(setting, path.clone(), what)
-}
-
-fn read_pem(path: &Path) -> Result<Key, KeyError> {
-    let wrong = wrong_file("auth.public_key", path);
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let der = pem_body(&pem).unwrap_or_default();
-    let attempts = [
-        (Some(KeyKind::Rsa), DecodingKey::from_rsa_pem(&pem)),
-        (curve_of(&der), DecodingKey::from_ec_pem(&pem)),
-        (Some(KeyKind::Ed), DecodingKey::from_ed_pem(&pem)),
-    ];
-    let good = attempts
-        .into_iter()
-        .find_map(|(kind, key)| Some((kind?, key.ok()?)));
-    let (kind, decoding) = good.ok_or_else(|| {
-        wrong("it is no RSA, EC (P-256, P-384) or Ed25519 public key in PEM".into())
-    })?;
-    // The modulus is all but a few dozen bytes of it.
-    if kind == KeyKind::Rsa && der.len() * 8 < MIN_RSA_BITS {
-        return Err(wrong(TOO_SHORT.into()));
-    }
-    Ok(Key {
-        kind,
-        only: None,
-        decoding,
-    })
-}
-
-const TOO_SHORT: &str = "an RSA key needs at least 2048 bits";
-
-/// The bytes between the lines of a PEM file.
-fn pem_body(pem: &[u8]) -> Option<Vec<u8>> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let lines = std::str::from_utf8(pem).ok()?.lines().map(str::trim);
-    let body: String = lines.filter(|line| !line.starts_with("-----")).collect();
-    STANDARD.decode(body).ok()
-}
-
-/// The curve that the key's algorithm identifier names (RFC 5480 §2.1.1.1).
-fn curve_of(der: &[u8]) -> Option<KeyKind> {
-    const P256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    const P384: &[u8] = &[0x06, 5, 0x2b, 0x81, 0x04, 0x00, 0x22];
-    let names = |name: &[u8]| der.windows(name.len()).any(|window| window == name);
-    match (names(P256), names(P384)) {
-        (true, _) => Some(KeyKind::P256),
-        (_, true) => Some(KeyKind::P384),
-        _ => None,
-    }
-}
-
-fn read_jwks(path: &Path) -> Result<HashMap<String, Key>, KeyError> {
-    let wrong = wrong_file("auth.jwks_file", path);
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let set: JwkSet = serde_json::from_slice(&bytes)
-        .map_err(|error| wrong(format!("it is no JSON Web Key Set: {error}")))?;
-    let mut keys = HashMap::new();
-    for (n, jwk) in set.keys.iter().enumerate() {
-        // RFC 7517 §4.2: a key to encrypt with signs nothing.
-        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
-            continue;
-        }
-        let id = jwk.common.key_id.clone().unwrap_or_else(|| format!("#{n}"));
-        let wrong = |what: &str| wrong(format!("its key {id:?} cannot be used: {what}"));
-        let kind = match &jwk.algorithm {
-            AlgorithmParameters::OctetKey(key) if bytes_of(&key.value) < MIN_SECRET => {
-                return Err(wrong("a secret needs at least 32 bytes"));
-            }
-            AlgorithmParameters::OctetKey(_) => KeyKind::Secret,
-            AlgorithmParameters::RSA(key) if bytes_of(&key.n) * 8 < MIN_RSA_BITS => {
-                return Err(wrong(TOO_SHORT));
-            }
-            AlgorithmParameters::RSA(_) => KeyKind::Rsa,
-            AlgorithmParameters::EllipticCurve(key) => match key.curve {
-                EllipticCurve::P256 => KeyKind::P256,
-                EllipticCurve::P384 => KeyKind::P384,
-                _ => continue,
-            },
-            AlgorithmParameters::OctetKeyPair(_) => KeyKind::Ed,
-            // A kind of key that no accepted algorithm uses.
-            _ => continue,
-        };
-        let only = jwk
-            .common
-            .key_algorithm
-            .and_then(|name| name.to_string().parse().ok());
-        let decoding = DecodingKey::from_jwk(jwk).map_err(|error| wrong(&error.to_string()))?;
-        keys.insert(
-            id,
-            Key {
-                kind,
-                only,
-                decoding,
-            },
-        );
-    }
-    Ok(keys)
-}
-
-/// How many bytes a base64url text stands for.
-fn bytes_of(base64: &str) -> usize {
-    base64.trim_end_matches('=').len() * 3 / 4
-}
-
 /// A test token for `user` that is good until `expires` (ms since 1970).
 #[must_use]
 pub fn sign(secret: &str, user: &str, expires: u64, scope: Option<&str>) -> String {
@@ -515,131 +421,4 @@ pub fn sign(secret: &str, user: &str, expires: u64, scope: Option<&str>) -> Stri
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384};
-
-    use super::*;
-
-    fn options() -> Options {
-        Options {
-            secret: DEVELOPMENT_SECRET.into(),
-            algorithms: vec!["HS256".into()],
-            ..Options::default()
-        }
-    }
-
-    #[test]
-    fn a_token_is_good_until_its_expiry_and_the_leeway_by_the_callers_clock() {
-        let token = sign(DEVELOPMENT_SECRET, "alice", 10_000, Some("a b"));
-        let strict = Verifier::new(&options()).expect("a key");
-        let claims = strict.verify(&token, 9_999).expect("a good token");
-        assert_eq!((&*claims.user, claims.expires), ("alice", 10_000));
-        assert!(claims.has_scope("b") && !claims.has_scope("a b"));
-        assert_eq!(claims.rule, WatchRule::Anyone);
-        assert_eq!(
-            strict.verify(&token, 10_000).err(),
-            Some(TokenError::Expired)
-        );
-        let lenient = Options {
-            leeway: Duration::from_secs(2),
-            by_claim: true,
-            ..options()
-        };
-        let lenient = Verifier::new(&lenient).expect("a key");
-        let claims = lenient.verify(&token, 11_999).expect("within the leeway");
-        assert_eq!(claims.expires, 12_000);
-        assert!(!claims.rule.allows("bob"), "no watch claim allows nobody");
-        assert_eq!(
-            lenient.verify(&token, 12_000).err(),
-            Some(TokenError::Expired)
-        );
-    }
-
-    #[test]
-    fn an_algorithm_without_a_key_is_named_with_where_one_could_come_from() {
-        let wrong = Options {
-            algorithms: vec!["HS256".into(), "ES256".into()],
-            ..options()
-        };
-        let error = Verifier::new(&wrong).err().expect("no key").to_string();
-        assert!(
-            error.contains("ES256") && error.contains("auth.jwks_file"),
-            "{error}"
-        );
-        let nothing = Options {
-            secret: String::new(),
-            ..options()
-        };
-        assert!(nothing.has_no_key() && !options().has_no_key());
-        let error = Verifier::new(&nothing)
-            .err()
-            .expect("no secret")
-            .to_string();
-        assert!(error.contains("JWT_SECRET"), "{error}");
-    }
-
-    fn with_file(name: &str, content: &str, algorithm: &str) -> Result<Verifier, String> {
-        let name = format!("online-status-token-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, content).expect("a writable temp dir");
-        let mut wanted = Options {
-            algorithms: vec![algorithm.into()],
-            ..Options::default()
-        };
-        match content.starts_with('{') {
-            true => wanted.jwks_file.clone_from(&path),
-            false => wanted.public_key.clone_from(&path),
-        }
-        let verifier = Verifier::new(&wanted).map_err(|error| error.to_string());
-        std::fs::remove_file(&path).expect("it was written");
-        verifier
-    }
-
-    #[test]
-    fn a_key_that_can_never_verify_is_refused_at_the_start() {
-        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
-        let pem = p384.public_key_pem();
-        assert!(with_file("p384.pem", &pem, "ES384").is_ok());
-        let error = with_file("p384.pem", &pem, "ES256").err().expect("a curve");
-        assert!(error.contains("ES256"), "{error}");
-        let short = "-----BEGIN PUBLIC KEY-----\n\
-            MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDQyqUvPzbDj17zpJrh9N7Ig07c\n\
-            3LtrjbhyUzLckhYkkkJth1PpYuD0UBJX4m598K78/7sUN9jOLDZ1LNLEEaikYzQD\n\
-            HOMCQ0mY8aec7/9cO/T1+jvompaMR+ao9GLCHZuVdFLnlUKOzuObdZzM+11sFHpE\n\
-            begx5UNxe4tca691hwIDAQAB\n\
-            -----END PUBLIC KEY-----\n";
-        let error = with_file("rsa.pem", short, "RS256").err().expect("short");
-        assert!(
-            error.starts_with("auth.public_key = ") && error.ends_with(TOO_SHORT),
-            "{error}"
-        );
-        let private = p384.serialize_pem();
-        let error = with_file("private.pem", &private, "ES384").err();
-        assert!(error.expect("no public key").contains("public key in PEM"));
-        for (jwks, mistake) in [
-            (
-                r#"{"keys":[{"kty":"oct","k":"c2hvcnQ","kid":"a"}]}"#,
-                "32 bytes",
-            ),
-            (r#"{"keys":[]}"#, "no key for it"),
-            (r#"{"kees":[]}"#, "no JSON Web Key Set"),
-        ] {
-            let error = with_file("jwks.json", jwks, "HS256").err().expect(jwks);
-            assert!(error.contains(mistake), "{error}");
-        }
-        // Meant for something else: it is not there for signatures.
-        let secret = "c2VjcmV0IHRoYXQgaXMgbG9uZyBlbm91Z2ggZm9yIGl0";
-        let jwk =
-            |used: &str| format!(r#"{{"keys":[{{"kty":"oct","use":"{used}","k":"{secret}"}}]}}"#);
-        assert!(with_file("sig.json", &jwk("sig"), "HS256").is_ok());
-        assert!(with_file("enc.json", &jwk("enc"), "HS256").is_err());
-        let nothing = Options {
-            algorithms: Vec::new(),
-            ..options()
-        };
-        assert!(matches!(
-            Verifier::new(&nothing).err(),
-            Some(KeyError::NoAlgorithm)
-        ));
-    }
-}
+mod tests;

@@ -136,7 +136,11 @@ impl App {
         match bearer(headers) {
             None if self.development => Ok(None),
             None => Err(unauthorized("a bearer token is needed".into())),
-            Some(token) => match self.verifier().verify(token, clock::wall_ms()) {
+            Some(_) if !self.keys.are_ready() => Err(Refusal::unavailable(
+                "the keys for tokens are not there yet",
+                1,
+            )),
+            Some(token) => match self.keys.verify(token, clock::wall_ms()) {
                 Ok(claims) => Ok(Some(claims)),
                 Err(error) => {
                     self.metrics.bad_token(error.label());

@@ -40,6 +40,8 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     if app.leaving.is_told() {
         answer::text(unavailable, "shutting down")
+    } else if !app.keys.are_ready() {
+        answer::text(unavailable, "no keys for tokens yet")
     } else if picture.map.is_none() {
         answer::text(unavailable, "no map yet")
     } else {
@@ -52,7 +54,9 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let picture = app.picture();
-    let page = app.metrics.render(&app.id, &picture, app.link.counters());
+    let page = app
+        .metrics
+        .render(&app.id, &picture, app.link.counters(), app.keys.fetches());
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer::with_type(StatusCode::OK, content_type, page)
 }

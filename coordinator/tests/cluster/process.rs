@@ -151,6 +151,48 @@ fn on_sighup_it_reads_its_token_keys_again() {
 }
 
 #[test]
+fn without_the_keys_that_it_is_to_fetch_it_is_not_ready_and_asks_again() {
+    use std::io::{Read, Write};
+    let redis = RedisServer::start();
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = probe.local_addr().expect("an address");
+    drop(probe);
+    let url = format!("http://{address}/");
+    let flags = ["--auth-algorithms", "EdDSA", "--auth-jwks-url", &url];
+    let coordinator = Coordinator::start_with(&redis, "c1", &flags);
+    let _a = Edge::start(&redis, "a");
+    until("it has asked", || {
+        (coordinator.metric("jwks_fetches_total", "failed") > 0.5).then_some(())
+    });
+    until("it knows where users connect", || {
+        (coordinator.get("/route?userId=bob").status == 200).then_some(())
+    });
+    assert_eq!(coordinator.get("/readyz").status, 503);
+    let token = [("authorization", "Bearer a.b.c")];
+    let asked = coordinator.ask("GET", "/status?userId=bob", &token, b"");
+    assert_eq!(asked.status, 503, "nobody is told that its token is bad");
+    let listener = std::net::TcpListener::bind(address).expect("the port is still free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let asked = stream.read(&mut [0; 1_024]).expect("a request");
+            assert!(asked > 0);
+            // The key of RFC 8037, appendix A.2.
+            let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+            let length = set.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            stream
+                .write_all((head + set).as_bytes())
+                .expect("it is read");
+        }
+    });
+    coordinator.ready();
+    assert!(coordinator.metric("jwks_keys", "") > 0.5);
+    let asked = coordinator.ask("GET", "/status?userId=bob", &token, b"");
+    assert_eq!(asked.status, 401);
+}
+
+#[test]
 fn mistakes_in_the_configuration_are_named_and_end_it_with_2() {
     let output = command()
         .args(["config", "check", "--cluster-vnodes", "100"])

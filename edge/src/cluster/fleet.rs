@@ -3,6 +3,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use keys::Keys;
 use presence::{Found, Membership, Renewal, Step};
 use protocol::{Lease, Load};
 use redis_store::Link;
@@ -31,6 +32,13 @@ enum Answer {
 
 fn now_ms() -> u64 {
     clock::mono_us() / 1_000
+}
+
+/// Waits for the keys of tokens: a node that can let nobody in must own nothing.
+pub(super) async fn until_ready(place: &Place, keys: &Keys) {
+    while !keys.are_ready() && !place.is_ending() {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Runs until the node ends, or another process has its name.

@@ -43,11 +43,22 @@ impl Config {
             algorithms: auth.algorithms.0.clone(),
             public_key: auth.public_key.clone(),
             jwks_file: auth.jwks_file.clone(),
+            jwks_url: auth.jwks_url.clone(),
             issuer: auth.issuer.clone(),
             audience: auth.audience.clone(),
             leeway: auth.leeway,
             by_claim: self.presence.watch_policy == "claim",
         }
+    }
+
+    /// Where more keys are fetched.
+    pub(crate) fn key_source(&self) -> Option<keys::Source> {
+        let auth = &self.auth;
+        (!auth.jwks_url.is_empty()).then(|| keys::Source {
+            jwks_ca_file: path(&auth.jwks_ca_file),
+            jwks_refresh: auth.jwks_refresh,
+            ..keys::Source::new(&auth.jwks_url)
+        })
     }
 
     /// Whether there is no key for tokens, so that only the public one of development is left.
@@ -63,6 +74,9 @@ impl Config {
             DEVELOPMENT_SECRET.clone_into(&mut tokens.secret);
         }
         if let Err(error) = token::Verifier::new(&tokens) {
+            errors.push(error.to_string());
+        }
+        if let Some(Err(error)) = self.key_source().map(|source| source.check()) {
             errors.push(error.to_string());
         }
         let tls = &self.tls;
@@ -103,7 +117,13 @@ impl Config {
         rules.duration("server.drain_timeout", server.drain_timeout, 0..=3_600_000);
         let user_timeout = server.tcp_user_timeout;
         rules.duration("server.tcp_user_timeout", user_timeout, 1_000..=3_600_000);
-        rules.duration("auth.leeway", self.auth.leeway, 0..=600_000);
+        let auth = &self.auth;
+        rules.duration("auth.jwks_refresh", auth.jwks_refresh, 1_000..=86_400_000);
+        rules.rule(
+            auth.jwks_url.is_empty() || auth.jwks_file.as_os_str().is_empty(),
+            "auth.jwks_file and auth.jwks_url: only one may be given",
+        );
+        rules.duration("auth.leeway", auth.leeway, 0..=600_000);
         for origin in &server.origins.0 {
             rules.rule(
                 is_origin(origin),
@@ -420,6 +440,13 @@ mod tests {
             let error = config.check_files().expect_err(value).to_string();
             assert!(error.starts_with(name), "{error}");
         }
+        let served = [
+            ("auth-algorithms", "ES256"),
+            ("auth-jwks-url", "ftp://example.com/"),
+        ];
+        let config = load(&[], &served).expect("the syntax is good");
+        let error = config.check_files().expect_err("no web").to_string();
+        assert!(error.starts_with("auth.jwks_url"), "{error}");
         let tls = [("tls-certificate", "/nothing"), ("tls-key", "/nothing")];
         let config = load(&[], &tls).expect("the syntax is good");
         let error = config.check_files().expect_err("no file").to_string();

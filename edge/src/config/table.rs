@@ -83,6 +83,13 @@ settings::settings! {
         public_key: PathBuf = "",
         /// A JSON Web Key Set file; read again on SIGHUP.
         jwks_file: PathBuf = "",
+        /// The same from a web server, `https://…` or `http://…`: fetched at the start, every
+        /// `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
+        jwks_url: String = "",
+        /// Between two fetches.
+        jwks_refresh: Duration = "5m",
+        /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
+        jwks_ca_file: PathBuf = "",
         /// What `iss` must be; empty = anything.
         issuer: String = "",
         /// What `aud` must contain; empty = anything.

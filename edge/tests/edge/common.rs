@@ -115,6 +115,18 @@ impl Edge {
     }
 
     fn start_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
+        let mut edge = Self::launch_on(listen, command, flags);
+        edge.until_ready();
+        edge
+    }
+
+    /// Starts one that may have to wait until it is ready.
+    pub(crate) fn launch(flags: &[&str]) -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        Self::launch_on(Ipv4Addr::LOCALHOST, command.stdout(Stdio::null()), flags)
+    }
+
+    fn launch_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let listen = SocketAddr::from((listen, address.port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -130,14 +142,22 @@ impl Edge {
             admin,
             child,
         };
+        edge.until("it answers", |edge| TcpStream::connect(edge.admin).is_ok());
+        edge
+    }
+
+    pub(crate) fn until_ready(&mut self) {
+        self.until("it is ready", |edge| edge.get_admin("/readyz").0 == 200);
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(admin).is_err() || edge.get_admin("/readyz").0 != 200 {
-            assert!(Instant::now() < deadline, "the edge is not ready");
-            let ended = edge.child.try_wait().expect("a child");
+        while !done(self) {
+            assert!(Instant::now() < deadline, "never: {what}");
+            let ended = self.child.try_wait().expect("a child");
             assert!(ended.is_none(), "the edge ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        edge
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -202,7 +222,7 @@ impl Edge {
         self.until_metric_is(name, label, |is| is >= value);
     }
 
-    fn until_metric_is(&self, name: &str, label: &str, good: impl Fn(f64) -> bool) {
+    pub(crate) fn until_metric_is(&self, name: &str, label: &str, good: impl Fn(f64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let is = self.metric(name, label);

@@ -3,6 +3,7 @@
 mod common;
 mod conformance;
 mod http;
+mod keys;
 mod lifecycle;
 mod limits;
 mod presence;
