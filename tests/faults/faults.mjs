@@ -296,7 +296,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       try {
         const result = await one(cluster, name);
         console.log(row(name, result));
-        if (result.failures.length > 0) failed.push(`${name}: ${result.failures.join('; ')}`);
+        if (result.failures.length > 0) {
+          const examples = Object.entries(result.examples).map(([what, [first]]) => `\n  ${what}: ${first}`);
+          failed.push(`${name}: ${result.failures.join('; ')}${examples.join('')}`);
+        }
       } catch (error) {
         failed.push(`${name}: ${error.message}`);
       }
