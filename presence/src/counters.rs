@@ -47,6 +47,9 @@ pub struct Counters {
     pub stale: u64,
     /// Questions answered without waiting on for the store.
     pub impatient: u64,
+    /// Versions that watchers claimed to know and that were not looked for: nobody can have made
+    /// them, or too many were looked for.
+    pub not_believed: u64,
     /// Records written to the store.
     pub store_writes: u64,
     /// Records that the store refused because of a newer epoch.

@@ -15,6 +15,11 @@ use crate::{
 const OVERTAKE_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
 const OVERTAKE_EVERY: u64 = 300;
+/// Users for whom that is done at a time; watchers of further ones get what there is.
+const MAX_BEHIND: usize = 1_024;
+/// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
+/// newer owner or two. More was made up, or is another cluster's.
+const EPOCHS_AHEAD: u32 = 100;
 
 /// A user of whom a watcher knows something newer than this core.
 #[derive(Debug)]
@@ -555,13 +560,17 @@ impl Core {
                 if let Some(slot) = self.users.find(&name) {
                     match self.owner_of(slot) {
                         Owner::Here(_) => {
-                            if !self.outdo(slot, known) && self.is_last(slot) {
-                                self.users[slot].refuted |= bit;
-                                self.users[slot].unsent |= bit;
-                                self.queue_for(slot, from);
+                            let made = self.outdo(slot, known);
+                            if !made && (self.is_last(slot) || !self.may_exist(slot, known)) {
+                                self.refute(slot, from);
                             }
                         }
-                        Owner::Core(_) | Owner::Elsewhere => _ = self.overtake(slot, known),
+                        Owner::Core(_) | Owner::Elsewhere => {
+                            let waits = self.overtake(slot, known);
+                            if !waits && self.users[slot].record.version < known {
+                                self.refute(slot, from);
+                            }
+                        }
                     }
                 }
             }
@@ -591,6 +600,23 @@ impl Core {
         !self.settings.cluster && self.users[slot].knowledge == Knowledge::Known
     }
 
+    /// Whether anybody can have made the version, as far as this core has heard.
+    fn may_exist(&self, slot: u32, version: Version) -> bool {
+        let newest = self.vnodes.newest(self.users[slot].vnode).get();
+        newest == 0 || version.epoch().get() <= newest.saturating_add(EPOCHS_AHEAD)
+    }
+
+    /// Another core, which asked for a newer version, is not to wait for more than what there is.
+    fn refute(&mut self, slot: u32, core: CoreId) {
+        let user = &mut self.users[slot];
+        user.refuted |= 1 << core.get();
+        // What is not known yet is sent when it is.
+        if matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional) {
+            user.unsent |= 1 << core.get();
+            self.queue_for(slot, core);
+        }
+    }
+
     /// What is known of the user is all there is, whatever its watchers claim.
     fn stop_looking(&mut self, slot: u32) {
         let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
@@ -607,13 +633,18 @@ impl Core {
     /// A watcher has the version `known`, which is newer than what is known here: it saw a change
     /// that did not get into the store, or not here yet. The owner makes a newer version; others
     /// wait for it, the home core of another node's vnode asks the store until that has been claimed
-    /// by a newer epoch. `false` when it is made, or nobody can have made it.
+    /// by a newer epoch. `false` when it is made, or nobody can have made it, or too many wait.
     pub(crate) fn overtake(&mut self, slot: u32, known: Version) -> bool {
         if self.users[slot].record.version >= known || self.outdo(slot, known) {
             return false;
         }
         let owner = self.owner_of(slot);
         if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
+            return false;
+        }
+        let many = self.users[slot].behind == Version::NEVER && self.behind.len() >= MAX_BEHIND;
+        if many || !self.may_exist(slot, known) {
+            self.counters.not_believed += 1;
             return false;
         }
         let user = &mut self.users[slot];

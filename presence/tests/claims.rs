@@ -1,0 +1,204 @@
+//! Versions that clients claim to know (`known`), of users on another node. A core looks for what a
+//! newer owner can have made, and must not be kept busy with what was made up.
+
+use online_status_presence::{Core, Hello, Now, SessionId, Settings, StoreReply, StoreRequest};
+use protocol::{Encoding, Record, Status, Stored, Version, WatchRule};
+use ring::{CoreId, Epoch, Map, MapVersion, Node, NodeId, VnodeCount};
+
+/// The epoch of all vnodes.
+const EPOCH: u32 = 20_000;
+
+fn version(epoch: u32, seq: u64) -> Version {
+    Version::new(Epoch::new(epoch), seq).expect("in range")
+}
+
+fn node(name: &str, boot: u64) -> Node {
+    Node {
+        id: NodeId::parse(name).expect("a name"),
+        boot,
+        address: format!("ws://{name}/socket"),
+        weight: 100,
+    }
+}
+
+/// A core of node `a`, which has vnode 0; `b` has vnode 1.
+struct Bench {
+    core: Core,
+    now: u64,
+    watcher: SessionId,
+    /// What the watcher was sent.
+    sent: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let vnodes = VnodeCount::new(2).expect("a power of two");
+        let settings = Settings {
+            node: "a".into(),
+            core: CoreId::new(0),
+            cores: 1,
+            vnodes,
+            seed: 1,
+            cluster: true,
+            grace: 15_000,
+            clean_close_grace: 0,
+            heartbeat: 3_000_000,
+            heartbeat_timeout: 3_000_000,
+            store_patience: 2_000,
+            max_devices: 10,
+            max_watches: 10_000,
+            outbox: 1 << 24,
+            message_rate: 100,
+            message_burst: 100,
+        };
+        let mut core = Core::new(settings, Now::default());
+        let map = Map::empty(vnodes).apply(vec![node("a", 1), node("b", 2)], &[Some(0), Some(1)]);
+        let map = map.raised(MapVersion::new(1), Epoch::new(EPOCH - 1));
+        core.follow(&map, None, &NodeId::parse("a").expect("a name"), 1);
+        let mut bench = Self {
+            core,
+            now: 0,
+            watcher: SessionId {
+                index: 0,
+                generation: 0,
+            },
+            sent: String::new(),
+        };
+        bench.run(100);
+        let user = names(0).next().expect("a user");
+        let hello = Hello {
+            user: &user,
+            encoding: Encoding::Json,
+            expires: 0,
+            rule: WatchRule::Anyone,
+            id: None,
+        };
+        bench.watcher = bench.core.connect(&hello).expect("its vnode is here");
+        bench.run(100);
+        bench
+    }
+
+    /// Watches the users, with the version that is claimed to be known of each.
+    fn watch(&mut self, users: &[String], known: Version) {
+        let known = users.iter().map(|user| (user.clone(), known.get().into()));
+        let known: serde_json::Map<String, serde_json::Value> = known.collect();
+        let message =
+            serde_json::json!({ "type": "watch", "users": users, "known": known, "id": 1 });
+        let message = message.to_string();
+        let message = protocol::decode(Encoding::Json, message.as_bytes()).expect("a message");
+        self.core.receive(self.watcher, message);
+    }
+
+    /// Lets that time pass, with a store that answers at once; how many reads it was asked.
+    fn run(&mut self, ms: u64) -> usize {
+        let mut reads = 0;
+        let end = self.now + ms;
+        while self.now < end {
+            self.now += 100;
+            self.core.tick(Now {
+                mono_us: self.now * 1_000,
+                wall_ms: self.now,
+            });
+            while let Some(request) = self.core.next_store_request() {
+                reads += usize::from(matches!(request, StoreRequest::Read { .. }));
+                self.core.store_reply(answer(&request));
+            }
+            while self.core.flush(64) {}
+            for transmit in self.core.transmits() {
+                let bytes = &self.core.arena()[transmit.range.clone()];
+                self.sent.push_str(&String::from_utf8_lossy(bytes));
+            }
+        }
+        reads
+    }
+
+    fn was_told_of(&self, user: &str) -> bool {
+        self.sent
+            .contains(&format!("\"user\":\"{user}\",\"status\":\"online\""))
+    }
+}
+
+/// Every user is online, at the first version of the epoch.
+fn answer(request: &StoreRequest) -> StoreReply {
+    match *request {
+        StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded(vnode, epoch, Vec::new()),
+        StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+        StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
+        StoreRequest::Read { ticket, .. } => {
+            let stored = Stored {
+                record: Record {
+                    status: Status::Online,
+                    devices: 1,
+                    version: version(EPOCH, 1),
+                    ..Record::default()
+                },
+                connected: true,
+                ..Stored::default()
+            };
+            StoreReply::Read(ticket, Epoch::new(EPOCH), Some(stored))
+        }
+    }
+}
+
+/// Users of that vnode.
+fn names(vnode: u16) -> impl Iterator<Item = String> {
+    let count = VnodeCount::new(2).expect("a power of two");
+    let names = (0..).map(|n| format!("u{n}"));
+    names.filter(move |name| count.vnode(name).get() == vnode)
+}
+
+#[test]
+fn a_version_that_no_owner_can_have_made_is_answered_at_once_and_asked_for_no_more() {
+    for known in [
+        version(EPOCH + 1_000, 0),
+        version(Version::MAX_EPOCH, Version::MAX_SEQ),
+    ] {
+        let mut bench = Bench::new();
+        let user: Vec<String> = names(1).take(1).collect();
+        bench.watch(&user, known);
+        assert_eq!(bench.run(40_000), 1);
+        assert!(bench.was_told_of(&user[0]), "{}", bench.sent);
+        assert_eq!(bench.core.counters().not_believed, 1);
+    }
+}
+
+#[test]
+fn what_a_newer_owner_may_have_made_is_looked_for_until_it_is_no_use() {
+    let mut bench = Bench::new();
+    let user: Vec<String> = names(1).take(1).collect();
+    bench.watch(&user, version(EPOCH + 2, 7));
+    let reads = bench.run(29_000);
+    assert!(reads > 50, "{reads}");
+    assert!(!bench.was_told_of(&user[0]), "nothing older is sent");
+    bench.run(2_000);
+    assert!(bench.was_told_of(&user[0]));
+    assert_eq!(bench.run(10_000), 0);
+    assert_eq!(bench.core.counters().not_believed, 0);
+}
+
+#[test]
+fn a_client_that_makes_up_versions_of_many_users_keeps_the_store_within_a_limit() {
+    const LIMIT: usize = 1_024;
+    let mut bench = Bench::new();
+    let users: Vec<String> = names(1).take(3_000).collect();
+    for users in users.chunks(1_000) {
+        bench.watch(users, version(EPOCH + 1, 1));
+        bench.run(100);
+    }
+    assert_eq!(
+        bench.core.counters().not_believed,
+        (users.len() - LIMIT) as u64
+    );
+    let told = |bench: &Bench| users.iter().filter(|user| bench.was_told_of(user)).count();
+    assert_eq!(
+        told(&bench),
+        users.len() - LIMIT,
+        "the rest is answered at once"
+    );
+    for _ in 0..20 {
+        assert!(bench.run(300) <= LIMIT);
+    }
+    bench.run(30_000);
+    assert_eq!(told(&bench), users.len());
+    assert_eq!(bench.run(10_000), 0);
+}
