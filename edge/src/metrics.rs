@@ -302,6 +302,12 @@ const PER_CORE: &[PerCore] = &[
         |c| c.presence.impatient,
     ),
     (
+        "not_believed_total",
+        "counter",
+        "Versions that clients claimed to know and that were not looked for.",
+        |c| c.presence.not_believed,
+    ),
+    (
         "moved_total",
         "counter",
         "Sessions told to go to another node.",
@@ -439,7 +445,7 @@ impl Page {
         let (followed, moving) = place.progress();
         let (stats, link) = (&place.store_stats, place.link.counters());
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let own: [OfNode; 17] = [
+        let own: [OfNode; 18] = [
             (
                 "lease_held",
                 "gauge",
@@ -470,6 +476,12 @@ impl Page {
                 "counter",
                 "Times the map was looked at.",
                 place.reads(),
+            ),
+            (
+                "unusable_maps_total",
+                "counter",
+                "Looks that found a map which cannot be used.",
+                load(&place.unusable_maps),
             ),
             (
                 "stalls_total",

@@ -275,7 +275,12 @@ impl Reader {
         health.notes.change(&if before == now {
             format!("events of {topic} may have been missed; reading on")
         } else {
-            format!("reading {now} partitions of {topic}, {before} before")
+            let set = self.options.partitions;
+            let differs = match now as i32 == set {
+                true => String::new(),
+                false => format!("; kafka.partitions = {set} is for a topic that is created"),
+            };
+            format!("reading {now} partitions of {topic}, {before} before{differs}")
         });
         health.partitions.store(now as i32, Relaxed);
         health.gaps.fetch_add(1, Relaxed);

@@ -26,8 +26,16 @@ pub(crate) struct Described {
 }
 
 enum Answer {
-    Renewed { sent: u64, renewal: Renewal },
-    Map(Option<Found>),
+    Renewed {
+        sent: u64,
+        /// Or why not.
+        renewal: Result<Renewal, String>,
+    },
+    Map {
+        found: Option<Found>,
+        /// What is wrong with the map that is there.
+        unusable: Option<String>,
+    },
 }
 
 fn now_ms() -> u64 {
@@ -47,7 +55,8 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
     let mut busyness = Busyness::default();
     let (sender, mut answers) = unbounded_channel();
     let mut hints = link.watch_map();
-    let mut problem = Problem::default();
+    let mut no_lease = Trouble::new("redis: the lease is renewed again");
+    let mut no_map = Trouble::new("redis: the map can be used again");
     while !place.is_ending() {
         if place.take_stalled() {
             membership.stood_still(now_ms());
@@ -81,7 +90,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                     let have = membership
                         .map()
                         .map_or(MapVersion::default(), |map| map.version());
-                    send(&sender, read(link.clone(), have));
+                    send(&sender, read(link.clone(), have, place.homes.len()));
                 }
                 step => carry_out(place, &step),
             }
@@ -89,7 +98,10 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
         tokio::select! {
             Some(answer) = answers.recv() => match answer {
                 Answer::Renewed { sent, renewal } => {
-                    problem.note(renewal == Renewal::Failed);
+                    no_lease.note(renewal.as_ref().err().map(|error| {
+                        format!("redis: the lease cannot be renewed, sessions are served all the same: {error}")
+                    }));
+                    let renewal = renewal.unwrap_or(Renewal::Failed);
                     if renewal == Renewal::Held {
                         place.has_lease_until(sent + described.ttl.as_millis() as u64);
                     }
@@ -97,8 +109,14 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         give_up(place);
                     }
                 }
-                Answer::Map(found) => {
+                Answer::Map { found, unusable } => {
                     place.was_read();
+                    if unusable.is_some() {
+                        place.unusable_maps.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if found.is_some() || unusable.is_some() {
+                        no_map.note(unusable.map(|why| format!("redis: the map is left aside: {why}")));
+                    }
                     for step in membership.map_read(now_ms(), found) {
                         carry_out(place, &step);
                     }
@@ -132,28 +150,35 @@ fn send(sender: &UnboundedSender<Answer>, work: impl Future<Output = Answer> + '
 async fn renew(link: Link, lease: Lease, ttl: Duration, newcomer: bool) -> Answer {
     let sent = now_ms();
     let renewal = match link.renew(&lease, ttl, newcomer).await {
-        Ok(redis_store::Renewal::Refused) => Renewal::Refused,
-        Ok(_) => Renewal::Held,
-        Err(_) => Renewal::Failed,
+        Ok(redis_store::Renewal::Refused) => Ok(Renewal::Refused),
+        Ok(_) => Ok(Renewal::Held),
+        Err(error) => Err(error.to_string()),
     };
     Answer::Renewed { sent, renewal }
 }
 
-async fn read(link: Link, have: MapVersion) -> Answer {
+async fn read(link: Link, have: MapVersion, vnodes: usize) -> Answer {
     let (map, incarnation, run_id) =
         tokio::join!(newer_map(&link, have), link.incarnation(), link.run_id());
+    let (map, unusable) = match map {
+        Ok(Some(map)) if map.count().get() != vnodes => {
+            let count = map.count().get();
+            let what = format!("it has {count} vnodes, and cluster.vnodes is {vnodes}");
+            (None, Some(what))
+        }
+        Err(error @ redis_store::StoreError::CorruptMap { .. }) => (None, Some(error.to_string())),
+        Ok(map) => (Some(map), None),
+        // Why is said when the lease cannot be renewed.
+        Err(_) => (None, None),
+    };
     let found = match (map, incarnation, run_id) {
-        (Ok(map), Ok(incarnation), Ok(run_id)) => Some(Found {
+        (Some(map), Ok(incarnation), Ok(run_id)) => Some(Found {
             map,
             identity: format!("{incarnation} {run_id}"),
         }),
-        (Err(error @ redis_store::StoreError::CorruptMap { .. }), ..) => {
-            eprintln!("redis: the map is left aside: {error}");
-            None
-        }
         _ => None,
     };
-    Answer::Map(found)
+    Answer::Map { found, unusable }
 }
 
 async fn newer_map(
@@ -195,19 +220,24 @@ fn give_up(place: &Place) -> ! {
     std::process::exit(1);
 }
 
-/// Says once that the store does not answer, and once that it does again.
-#[derive(Default)]
-struct Problem(bool);
+/// Says a trouble once, until it is another one or over.
+struct Trouble {
+    said: Option<String>,
+    over: &'static str,
+}
 
-impl Problem {
-    fn note(&mut self, failed: bool) {
-        match (failed, std::mem::replace(&mut self.0, failed)) {
-            (true, false) => {
-                eprintln!("redis: the lease cannot be renewed; sessions are served all the same");
-            }
-            (false, true) => println!("redis: the lease is renewed again"),
+impl Trouble {
+    fn new(over: &'static str) -> Self {
+        Self { said: None, over }
+    }
+
+    fn note(&mut self, now: Option<String>) {
+        match &now {
+            Some(what) if self.said.as_ref() != Some(what) => eprintln!("{what}"),
+            None if self.said.is_some() => println!("{}", self.over),
             _ => {}
         }
+        self.said = now;
     }
 }
 

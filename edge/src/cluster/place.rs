@@ -81,6 +81,8 @@ pub(crate) struct Place {
     lease_until: AtomicU64,
     pub(crate) resyncs: AtomicU64,
     pub(crate) stalls: AtomicU64,
+    /// Times the map that was there could not be used.
+    pub(crate) unusable_maps: AtomicU64,
     /// The node wants to be relieved of its vnodes.
     leaving: AtomicBool,
     ending: AtomicBool,
@@ -124,6 +126,7 @@ impl Place {
             lease_until: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            unusable_maps: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             notify: Notify::new(),

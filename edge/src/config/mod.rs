@@ -422,6 +422,21 @@ mod tests {
                 "server.public_url",
             ),
             ("auth-leeway", "1h", "auth.leeway"),
+            (
+                "cluster-assigned-vnodes",
+                "1-x",
+                "cluster.assigned_vnodes (ASSIGNED_VNODES)",
+            ),
+            (
+                "cluster-assigned-vnodes",
+                "4096",
+                "cluster.assigned_vnodes (ASSIGNED_VNODES)",
+            ),
+            (
+                "cluster-assigned-vnodes",
+                "9-3",
+                "cluster.assigned_vnodes (ASSIGNED_VNODES)",
+            ),
             ("server-tcp-user-timeout", "0s", "server.tcp_user_timeout"),
         ] {
             let error = load(&[], &[(flag, value)]).expect_err(value).to_string();

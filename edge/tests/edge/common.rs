@@ -126,12 +126,35 @@ impl Edge {
         Self::launch_on(Ipv4Addr::LOCALHOST, command.stdout(Stdio::null()), flags)
     }
 
+    /// Starts a node of a cluster, which says what it has to say to `log`, or to nobody.
+    pub(crate) fn launch_node(log: Option<&std::path::Path>, flags: &[&str]) -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        match log {
+            Some(log) => {
+                let file = std::fs::File::create(log).expect("a writable folder");
+                command
+                    .stdout(file.try_clone().expect("a file"))
+                    .stderr(file);
+            }
+            None => _ = command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+        }
+        let node = ["--auth-secret", SECRET, "--node-id", "n1"];
+        let flags = [&node[..], flags].concat();
+        let mut edge = Self::launch_as("run", Ipv4Addr::LOCALHOST, command, &flags);
+        drop((edge.child.stdout.take(), edge.child.stderr.take()));
+        edge
+    }
+
     fn launch_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
+        Self::launch_as("standalone", listen, command, flags)
+    }
+
+    fn launch_as(mode: &str, listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let listen = SocketAddr::from((listen, address.port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let child = command
-            .args(["standalone", "--listen", &listen.to_string()])
+            .args([mode, "--listen", &listen.to_string()])
             .args(["--server-admin-listen", &admin.to_string()])
             .args(flags)
             .env_remove("JWT_SECRET")
@@ -150,7 +173,7 @@ impl Edge {
         self.until("it is ready", |edge| edge.get_admin("/readyz").0 == 200);
     }
 
-    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
             assert!(Instant::now() < deadline, "never: {what}");

@@ -1,0 +1,303 @@
+//! A node of a cluster whose store and bus have what they should not have, or are not there. Redis
+//! is real; Kafka is librdkafka's mock; the test plays the coordinator and the other node.
+
+use std::{path::PathBuf, time::Duration};
+
+use protocol::{Cause, Event, Status, Version};
+use rdkafka::{
+    ClientConfig,
+    mocking::MockCluster,
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+};
+use redis_store::{Link, MapWrite, Options, testing::RedisServer};
+use ring::{Epoch, Map, MapVersion, Node, NodeId, Vnode, VnodeCount};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::common::{Client, Edge, moment};
+
+const TOPIC: &str = "user_status_events";
+const EPOCH: u32 = 20_000;
+
+/// The first user of that name whose vnode, of two, it is.
+fn user(name: &str, vnode: u16) -> String {
+    let count = VnodeCount::new(2).expect("a power of two");
+    let mut names = (0..).map(|n| format!("{name}{n}"));
+    let found = names.find(|name| count.vnode(name).get() == vnode);
+    found.expect("half of them are")
+}
+
+struct Cluster {
+    redis: RedisServer,
+    kafka: MockCluster<'static, DefaultProducerContext>,
+    link: Link,
+    runtime: tokio::runtime::Runtime,
+    token: u64,
+    log: PathBuf,
+    edge: Edge,
+}
+
+impl Cluster {
+    /// Node `n1`, ready, with vnode 0; vnode 1 is another node's.
+    fn start() -> Self {
+        let redis = RedisServer::start();
+        let kafka = MockCluster::new(1).expect("a mock cluster");
+        kafka.create_topic(TOPIC, 4, 1).expect("a topic");
+        let log = redis.directory().join("edge.log");
+        let (brokers, url) = (kafka.bootstrap_servers(), redis.url());
+        let flags = ["--redis-url", &url, "--kafka-brokers", &brokers];
+        let quick = ["--cluster-vnodes", "2", "--server-cores", "1"];
+        let edge = Edge::launch_node(Some(&log), &[&flags[..], &quick].concat());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let (link, token) = runtime.block_on(async {
+            let link = Link::open(Options::new(url)).expect("good options");
+            let token = link.lead("test", Duration::from_secs(600), None).await;
+            (link, token.expect("an answer").expect("nobody else leads"))
+        });
+        let mut cluster = Self {
+            redis,
+            kafka,
+            link,
+            runtime,
+            token,
+            log,
+            edge,
+        };
+        cluster
+            .edge
+            .until_metric("online_status_lease_held", "", 1.0);
+        cluster.write(MapVersion::new(0), &cluster.map(2, 1));
+        cluster.edge.until_ready();
+        cluster
+    }
+
+    /// Of so many vnodes, the first of which is `n1`'s.
+    fn map(&self, vnodes: usize, version: u64) -> Map {
+        let leases = self.runtime.block_on(self.link.leases()).expect("leases");
+        let boot = leases.good[0].boot;
+        let node = |name: &str, boot| Node {
+            id: NodeId::parse(name).expect("a name"),
+            boot,
+            address: format!("ws://{name}.example/socket"),
+            weight: 100,
+        };
+        let mut owners = vec![Some(1); vnodes];
+        owners[0] = Some(0);
+        let count = VnodeCount::new(vnodes).expect("a power of two");
+        let map = Map::empty(count).apply(vec![node("n1", boot), node("n2", 7)], &owners);
+        map.raised(MapVersion::new(version), Epoch::new(EPOCH - 1))
+    }
+
+    fn write(&self, after: MapVersion, map: &Map) {
+        let written = self
+            .runtime
+            .block_on(self.link.write_map(self.token, after, map));
+        assert_eq!(written.expect("an answer"), MapWrite::Written);
+    }
+
+    /// Publishes as anybody might.
+    fn publish(&self, partition: i32, key: &str, value: &[u8]) {
+        let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.bootstrap_servers())
+            .set("message.max.bytes", "4000000")
+            .create()
+            .expect("a producer");
+        let record = BaseRecord::to(TOPIC)
+            .partition(partition)
+            .key(key)
+            .payload(value);
+        producer.send(record).expect("room");
+        producer
+            .flush(Duration::from_secs(20))
+            .expect("it is confirmed");
+    }
+
+    fn said(&self, what: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).expect("a log");
+        log.matches(what).count()
+    }
+
+    fn until_said(&mut self, what: &str) {
+        let log = self.log.clone();
+        self.edge.until(what, |_| {
+            std::fs::read_to_string(&log).expect("a log").contains(what)
+        });
+    }
+}
+
+/// The other node's event.
+fn event(user: &str, seq: u64) -> Event<'static> {
+    Event {
+        user: user.to_owned().into(),
+        status: Status::Away,
+        text: "".into(),
+        since: 1,
+        last_seen: 0,
+        devices: 1,
+        version: Version::new(Epoch::new(EPOCH), seq).expect("in range"),
+        vnode: Vnode::new(1),
+        epoch: Epoch::new(EPOCH),
+        node: "n2".into(),
+        cause: Cause::Connect,
+    }
+}
+
+fn encoded(event: &Event<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    event.encode(&mut bytes);
+    bytes
+}
+
+/// A watcher here sees a user of this node come.
+fn assert_serves(edge: &Edge, watcher: &mut Client, name: &str) {
+    let user = user(name, 0);
+    watcher.watch(&[&user]);
+    let client = edge.user(&user);
+    assert_eq!(watcher.change()["status"], "online");
+    drop(client);
+    watcher.say(&json!({ "type": "unwatch", "users": [user], "id": "u" }));
+    while watcher.message()["id"] != "u" {}
+}
+
+#[test]
+fn a_map_that_cannot_be_used_is_named_once_counted_and_left_aside() {
+    let mut cluster = Cluster::start();
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    let unusable = "online_status_unusable_maps_total";
+    assert_eq!(
+        cluster.redis.cli(&["set", "os:map", "garbage"]).trim(),
+        "OK"
+    );
+    cluster
+        .edge
+        .until_metric_is(unusable, "", |count| count > 1.5);
+    assert_eq!(cluster.said("redis: the map is left aside: "), 1);
+    assert_serves(&cluster.edge, &mut watcher, "first");
+    cluster.write(MapVersion::new(0), &cluster.map(2, 5));
+    cluster.until_said("redis: the map can be used again");
+    cluster
+        .edge
+        .until_metric("online_status_map_followed", "", 6.0);
+    // Another cluster's, or a wrong setting.
+    let before = cluster.edge.metric(unusable, "");
+    cluster.write(MapVersion::new(6), &cluster.map(1, 6));
+    cluster
+        .edge
+        .until_metric_is(unusable, "", |count| count > before + 1.5);
+    assert_eq!(cluster.said("it has 1 vnodes, and cluster.vnodes is 2"), 1);
+    assert_serves(&cluster.edge, &mut watcher, "second");
+    assert_eq!(cluster.edge.get_admin("/readyz").0, 200);
+}
+
+#[test]
+fn a_record_of_an_unknown_encoding_is_named_counted_and_taken_as_absent() {
+    let mut cluster = Cluster::start();
+    let (bob, carol) = (user("bob", 1), user("carol", 1));
+    let key = ["hset", "os:{v1}:users", &bob, "garbage"];
+    assert_eq!(cluster.redis.cli(&key).trim(), "1");
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    let snapshot = watcher.watch(&[&bob, &carol]);
+    assert_eq!(snapshot.len(), 2);
+    assert!(snapshot.iter().all(|record| record["status"] == "offline"));
+    cluster
+        .edge
+        .until_metric_is("online_status_redis_bad_records_total", "", |bad| bad > 0.5);
+    cluster.until_said(&format!(
+        "redis: the record of {bob:?} in vnode 1 is left aside: "
+    ));
+    // Its next event repairs what is seen.
+    cluster.publish(2, &bob, &encoded(&event(&bob, 1)));
+    assert_eq!(watcher.change()["status"], "away");
+    assert_serves(&cluster.edge, &mut watcher, "first");
+}
+
+#[test]
+fn foreign_messages_on_the_topic_are_named_counted_and_passed_over() {
+    let mut cluster = Cluster::start();
+    cluster
+        .until_said("reading 4 partitions of user_status_events, 0 before; kafka.partitions = 16");
+    let bob = user("bob", 1);
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    watcher.watch(&[&bob]);
+    let good = String::from_utf8(encoded(&event(&bob, 1))).expect("JSON");
+    let newer = good.replacen("\"v\":1", "\"v\":2", 1);
+    let other = Event {
+        vnode: Vnode::new(0),
+        ..event(&bob, 1)
+    };
+    let foreign = [
+        b"hello".to_vec(),
+        br#"{"type":"order","id":7}"#.to_vec(),
+        newer.into_bytes(),
+        encoded(&other),
+        encoded(&event("somebody else", 1)),
+        vec![b'x'; 900_000],
+        Vec::new(),
+    ];
+    for value in &foreign {
+        cluster.publish(2, &bob, value);
+    }
+    cluster.edge.until_metric(
+        "online_status_kafka_bad_messages_total",
+        "",
+        foreign.len() as f64,
+    );
+    cluster.until_said("kafka: partition 2, offset 0: ");
+    // In another partition than its vnode's, which happens while partitions are added: its version
+    // says what it is worth.
+    cluster.publish(0, &bob, &encoded(&event(&bob, 2)));
+    assert_eq!(watcher.change()["status"], "away");
+    assert_serves(&cluster.edge, &mut watcher, "first");
+}
+
+#[test]
+fn a_wrong_password_of_the_store_is_named_and_waited_out() {
+    let redis = RedisServer::start_with(&["--requirepass", "the right one"]);
+    let kafka = MockCluster::new(1).expect("a mock cluster");
+    kafka.create_topic(TOPIC, 4, 1).expect("a topic");
+    let url = redis.url().replace("//", "//:hunter2@");
+    let log = redis.directory().join("edge.log");
+    let (log, brokers) = (Some(log.as_path()), kafka.bootstrap_servers());
+    let flags = ["--redis-url", &url, "--kafka-brokers", &brokers];
+    let mut edge = Edge::launch_node(log, &flags);
+    let failures = "online_status_redis_connect_failures_total";
+    edge.until_metric_is(failures, "", |failed| failed > 1.5);
+    let said = || std::fs::read_to_string(log.expect("set above")).expect("a log");
+    edge.until("it says why", |_| {
+        said().contains("Password authentication failed")
+    });
+    assert!(
+        said().contains("redis: the lease cannot be renewed"),
+        "{}",
+        said()
+    );
+    assert!(!said().contains("hunter2"), "{}", said());
+    assert_eq!(edge.get_admin("/healthz").0, 200);
+    assert_eq!(edge.get_admin("/readyz").0, 503);
+    edge.signal(Signal::TERM);
+    assert_eq!(edge.wait(), Some(0));
+}
+
+#[test]
+fn brokers_that_cannot_be_reached_and_outputs_that_nobody_reads_end_no_node() {
+    let redis = RedisServer::start();
+    let flags = [
+        "--redis-url",
+        &redis.url(),
+        "--kafka-brokers",
+        "127.0.0.1:1",
+    ];
+    let mut edge = Edge::launch_node(None, &flags);
+    edge.until_metric("online_status_lease_held", "", 1.0);
+    edge.until_metric("online_status_kafka_producer_connected", "", 0.0);
+    // The bus has said by now that nobody is there, and could not.
+    for _ in 0..10 {
+        moment();
+    }
+    assert_eq!(edge.get_admin("/healthz").0, 200);
+    edge.signal(Signal::TERM);
+    assert_eq!(edge.wait(), Some(0));
+}
