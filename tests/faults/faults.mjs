@@ -10,7 +10,7 @@ import { Spoken } from './spoken.mjs';
 
 const EDGES = ['edge-1', 'edge-2', 'edge-3'];
 /** What an edge may grow by in 15 s without Redis, MiB: the allocator's and librdkafka's ups and downs. */
-const GROWTH = 4;
+const GROWTH = 8;
 
 /** How long after its return the store may differ from what users said, seconds. */
 const EXACT = 2;
