@@ -163,6 +163,8 @@ pub struct Control {
     /// When the nodes with a lease last changed, and when there was first one without a map.
     changed: u64,
     forming_since: Option<u64>,
+    /// The store did not have the newest map when it was last read.
+    was_lost: bool,
     /// Leases were ahead of the map when it was last read, too.
     was_ahead: bool,
     last_shift: u64,
@@ -192,6 +194,7 @@ impl Control {
             source: 0,
             changed: 0,
             forming_since: None,
+            was_lost: false,
             was_ahead: false,
             last_shift: 0,
             nameless: BTreeMap::new(),
@@ -242,9 +245,12 @@ impl Control {
         };
         let interrupted =
             reading.source != self.source || mono - self.last_read >= self.options.lease_ttl;
-        if interrupted || lost || self.read_since.is_none() {
+        let lost_now = lost && !std::mem::replace(&mut self.was_lost, lost);
+        self.was_lost = lost;
+        if interrupted || lost_now {
             self.read_since = Some(mono);
         }
+        let read_since = *self.read_since.get_or_insert(mono);
         self.source = reading.source;
         self.last_read = mono;
         self.drained = reading.drained;
@@ -270,7 +276,10 @@ impl Control {
             .extend(reading.unreadable.into_iter().map(Problem::lease));
         decision.forget = self.forget_names(reading.gone, mono);
         let ahead = self.is_ahead();
-        let raise = lost || (ahead && self.was_ahead);
+        // By then every node has said what it has met: another leader may have written a map that
+        // the store lost as well.
+        let heard_all = mono - read_since >= self.options.lease_ttl;
+        let raise = (lost && heard_all) || (!lost && ahead && self.was_ahead);
         self.was_ahead = ahead;
         if observation.leading {
             self.shift_weights(mono);
@@ -282,6 +291,7 @@ impl Control {
         }
         let next = match &self.map {
             None => self.first_map(now, stored_version, &mut problems),
+            Some(_) if (lost || ahead) && !raise => None,
             Some(map) if raise => Some(self.above_all(map, stored_version, Epoch::default())),
             Some(map) => self.next_map(map, mono, &mut problems),
         };

@@ -8,11 +8,12 @@ use crate::{
     Core,
     user::{Knowledge, Sync},
     vnodes::{Owner, Stage},
-    wheel::TimerId,
+    wheel::{self, TimerId},
 };
 
-/// How long a living former owner is waited for, ms of the core's clock.
-const RELEASE_PATIENCE: u64 = 1_000;
+/// How long a living former owner is waited for, ms of the core's clock: it may hear of the map a
+/// second later, and has to write what is not written.
+const RELEASE_PATIENCE: u64 = 3_000;
 
 impl Core {
     /// Notes that another core is the vnode's home on this node. Before any user of it is known.
@@ -102,9 +103,18 @@ impl Core {
         if let Stage::Leaving { .. } = stage {
             // It comes back before all is written: what is not, nobody else knows.
             self.leaving -= 1;
+            let deadline = self.clock + self.settings.grace;
             for slot in self.users.of_vnode(vnode) {
                 let user = &mut self.users[slot];
                 user.held &= user.unsettled;
+                if matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked) {
+                    // What the store has of it is still to be read.
+                    user.unsettled = false;
+                    if std::mem::take(&mut user.held) {
+                        user.adopted = true;
+                        user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+                    }
+                }
             }
         }
         if !matches!(stage, Stage::Claiming { .. }) {
@@ -218,9 +228,15 @@ impl Core {
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            if user.store != Sync::Clean && user.knowledge == Knowledge::Known {
-                user.unsettled = true;
+            user.unsettled = match user.knowledge {
+                Knowledge::Known => user.store != Sync::Clean,
+                Knowledge::Provisional => true,
+                Knowledge::Asked => user.held,
+                Knowledge::Nothing => false,
+            };
+            if user.unsettled {
                 unsettled += 1;
+                self.store_mark(slot);
             }
         }
         self.vnodes
@@ -266,11 +282,6 @@ impl Core {
             user.held = was_connected;
             user.adopted = false;
             user.departed = 0;
-            user.chosen_set = false;
-            user.text_set = false;
-            if user.knowledge == Knowledge::Provisional {
-                user.knowledge = Knowledge::Known;
-            }
         }
     }
 
@@ -297,6 +308,11 @@ impl Core {
             user.unsettled = false;
             user.unpublished = false;
             user.ahead = false;
+            user.chosen_set = false;
+            user.text_set = false;
+            if user.knowledge == Knowledge::Provisional {
+                user.knowledge = Knowledge::Known;
+            }
             debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
             if user.wanted() {
                 // The successor may have been heard before anybody here listened.

@@ -290,6 +290,37 @@ impl Core {
         self.known(slot, &before);
     }
 
+    /// Takes what the store knows of a user that came before it could be asked, and whose vnode is
+    /// being left: both together are what the successor has to find.
+    pub(crate) fn learn_while_leaving(&mut self, slot: u32, stored: Stored) {
+        let user = &mut self.users[slot];
+        let before = user.record.clone();
+        if !user.text_set {
+            user.record.text = stored.record.text;
+        }
+        if !user.chosen_set {
+            user.chosen = stored.chosen;
+        }
+        let status = status(user.held, before.status != Status::Away, user.chosen);
+        if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Asked {
+            let same = status == stored.record.status;
+            user.record.since = if same {
+                stored.record.since
+            } else {
+                self.now.wall_ms
+            };
+            user.record.last_seen = user.record.last_seen.max(stored.record.last_seen);
+            user.record.devices = stored.record.devices;
+        }
+        user.record.status = status;
+        user.record.devices = match status {
+            Status::Offline => 0,
+            Status::Online | Status::Away | Status::Busy => user.record.devices.max(1),
+        };
+        self.restamp(slot, Cause::Resync);
+        self.known(slot, &before);
+    }
+
     /// The user's record became known (to an owner or a mirror), or was found to be another than
     /// `before`: who waited for it is answered, and those whose snapshot was answered without it get
     /// it as a change.

@@ -236,7 +236,7 @@ impl Core {
         let wanted = if owned {
             self.vnodes.loaded(vnode)
         } else {
-            user.wanted() || user.behind != Version::NEVER
+            user.unsettled || user.wanted() || user.behind != Version::NEVER
         };
         wanted.then(|| StoreRequest::Read {
             ticket,
@@ -338,6 +338,9 @@ impl Core {
             }
             (Owner::Here(_), _) => {}
             (_, Knowledge::Nothing) => {}
+            (_, Knowledge::Provisional | Knowledge::Asked) if self.users[slot].unsettled => {
+                self.learn_while_leaving(slot, stored.unwrap_or_default());
+            }
             _ => self.see(slot, stored.unwrap_or_default().record, claimed),
         }
         self.requeue(slot, again);
@@ -415,8 +418,9 @@ impl Core {
         loop {
             let slot = self.bus_queue.pop_front()?;
             let user = &mut self.users[slot];
-            if self.vnodes.stage(user.vnode) == Stage::Apart {
-                // The successor has said anew what was true.
+            let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
+            if self.vnodes.stage(user.vnode) == Stage::Apart || !knows {
+                // The successor has said anew what was true; this core may be the next one.
                 user.bus = Sync::Clean;
                 self.users.doubt(slot);
                 continue;

@@ -157,14 +157,16 @@ impl Vnodes {
         }
     }
 
-    /// The next version of the vnode.
+    /// The next version of the vnode, which may be on its way out.
     ///
     /// # Panics
-    /// When this core does not own the vnode, or made 2^33 versions under one epoch: at a million
+    /// When this core has not the vnode, or made 2^33 versions under one epoch: at a million
     /// changes a second in one vnode that takes two hours, so a node that gets there is broken.
     pub(crate) fn next(&mut self, vnode: Vnode) -> Version {
         let slot = &mut self.0[vnode.index()];
-        let Owner::Here(epoch) = slot.owner else {
+        let ((Owner::Here(epoch), _) | (_, Stage::Leaving { epoch, .. })) =
+            (slot.owner, slot.stage)
+        else {
             panic!("only the owner of vnode {vnode} makes its versions");
         };
         slot.seq += 1;

@@ -1,7 +1,10 @@
 //! Runs seeds of the simulations by hand: `online-status-simulation --seed 7 --trace`.
 
 use clap::Parser;
-use online_status_simulation::{Plan, World, cluster};
+use online_status_simulation::{
+    Plan, World,
+    cluster::{self, Fault},
+};
 
 /// Runs the seeded simulations and checks the invariants.
 #[derive(Parser)]
@@ -15,6 +18,12 @@ struct Arguments {
     /// One node instead of a cluster.
     #[arg(long)]
     single: bool,
+    /// These kinds of faults in every cluster, whatever its seed says: `StoreAway,Kill`.
+    #[arg(long, value_delimiter = ',', value_parser = fault)]
+    faults: Vec<Fault>,
+    /// So many users in every cluster.
+    #[arg(long)]
+    users: Option<u64>,
     /// Go on after a failure, and count them.
     #[arg(long)]
     all: bool,
@@ -23,16 +32,28 @@ struct Arguments {
     trace: bool,
 }
 
+fn fault(name: &str) -> Result<Fault, String> {
+    let named = |fault: &Fault| format!("{fault:?}") == name;
+    let found = Fault::ALL.into_iter().find(named);
+    found.ok_or_else(|| format!("the faults are {:?}", Fault::ALL))
+}
+
 fn main() {
     let arguments = Arguments::parse();
     let mut failures = 0;
     for seed in arguments.seed..arguments.seed + arguments.count {
         let trace = arguments.trace;
+        let faults = arguments.faults.clone();
         let run = move || {
             if arguments.single {
                 World::new(Plan::of(seed), trace).run();
             } else {
-                cluster::World::new(cluster::Plan::of(seed), trace).run();
+                let mut plan = cluster::Plan::of(seed);
+                if !faults.is_empty() {
+                    plan = plan.with(&faults);
+                }
+                plan.users = arguments.users.unwrap_or(plan.users);
+                cluster::World::new(plan, trace).run();
             }
         };
         if !arguments.all {

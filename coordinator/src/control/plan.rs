@@ -36,13 +36,19 @@ impl Control {
             Some(Role::Leaving)
         } else if self.drained.contains(&**id) {
             Some(Role::Drained)
-        } else if member.is_penalised(mono) {
+        } else if member.is_penalised(mono) && !self.serves(id, member) {
             Some(Role::Penalised)
         } else if !self.is_in_map(id) && mono - member.here_since < self.options.formation {
             Some(Role::Joining)
         } else {
             Some(Role::Sharing)
         }
+    }
+
+    /// Whether this life of a node has vnodes already: nobody else could take them when it came.
+    fn serves(&self, id: &NodeId, member: &Member) -> bool {
+        let mut nodes = self.map.iter().flat_map(Map::nodes);
+        nodes.any(|node| node.id == *id && node.boot == member.lease.boot)
     }
 
     fn is_in_map(&self, id: &NodeId) -> bool {

@@ -97,7 +97,7 @@ fn a_restored_map_is_raised_above_what_nodes_have_met_by_old_and_new_coordinator
         if new {
             fleet.control = Control::new(fleet.options.clone());
         }
-        fleet.run(5_000);
+        fleet.run(2 * fleet.options.lease_ttl);
         let map = fleet.map().clone();
         assert!(map.version() > newest.version());
         for vnode in map.count().all() {
@@ -132,7 +132,7 @@ fn a_write_that_keeps_failing_is_tried_as_it_is() {
     let mut fleet = Fleet::settled(options(64), &["a", "b"]);
     let lost = fleet.map().clone();
     fleet.stored = Stored::Nothing;
-    let first = fleet.step().write.expect("a newer one");
+    let first = fleet.next_write();
     for _ in 0..100 {
         fleet.stored = Stored::Nothing;
         assert_eq!(fleet.step().write.as_ref(), Some(&first));
@@ -261,7 +261,12 @@ fn inflict(fleet: &mut Fleet, fault: Fault) {
 /// A map that nobody but its writer has seen before it was lost leaves no trace when that one is
 /// gone, too, and needs none.
 fn forget_what_only_its_writer_knew(fleet: &mut Fleet) {
-    while fleet.step().write.is_some() {}
+    let mut quiet = fleet.now;
+    while fleet.now - quiet <= fleet.options.lease_ttl {
+        if fleet.step().write.is_some() {
+            quiet = fleet.now;
+        }
+    }
     let met = fleet
         .processes
         .values()

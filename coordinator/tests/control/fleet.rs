@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coordinator::control::{
-    Control, Decision, MemberView, Now, Observation, Options, Reading, State, Stored,
+    Control, Decision, MemberView, Now, Observation, Options, Reading, State, Stored, Write,
 };
 use protocol::{Lease, Load};
 use ring::{Map, MapVersion, NodeId, VnodeCount};
@@ -274,6 +274,17 @@ impl Fleet {
                 since = self.now;
             }
         }
+    }
+
+    /// The next map that is written, within ten lease TTLs.
+    pub(crate) fn next_write(&mut self) -> Write {
+        let deadline = self.now + 10 * self.options.lease_ttl;
+        while self.now < deadline {
+            if let Some(write) = self.step().write {
+                return write;
+            }
+        }
+        panic!("no map is written");
     }
 
     pub(crate) fn map(&self) -> &Map {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     plan::{GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
+    process::Process,
     redis::Command,
     world::{Event, World},
 };
@@ -213,6 +214,13 @@ impl World {
         let let_go = std::mem::take(&mut accepted.let_go);
         let released = released && accepted.sound;
         self.note(|| format!("p{pid} takes vnode {vnode} under {epoch}, released: {released}"));
+        let lives = |process: &Process| process.alive && process.gone.is_none();
+        let waited_for = self.processes.get(before).is_some_and(lives) && before != pid;
+        assert!(
+            released || !waited_for || !self.calm_for(2 * TRANSIT),
+            "I1: {}: vnode {vnode} is taken from a living owner that has not released it",
+            self.place(pid)
+        );
         let users = self.users_of(vnode);
         for index in &users {
             self.pass(*index);
@@ -367,9 +375,16 @@ impl World {
                 vnodes / all
             );
         }
+        // A map after a loss goes back to the newest that its writer has read.
+        let raised = map
+            .count()
+            .all()
+            .all(|vnode| map.epoch(vnode) > before.epoch(vnode));
         assert!(
-            away.values()
-                .all(|moved| *moved <= self.options().max_in_motion),
+            raised
+                || away
+                    .values()
+                    .all(|moved| *moved <= self.options().max_in_motion),
             "I7: {}: too many vnodes move at a time: {away:?}",
             self.moment()
         );

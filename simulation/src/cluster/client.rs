@@ -47,6 +47,8 @@ pub(crate) struct Client {
     /// What it says after each welcome: how it is, and what its user chose last through it.
     status: &'static str,
     chosen: Option<&'static str>,
+    /// When it last asked for a user that it has not been shown in a change since.
+    asked: BTreeMap<String, u64>,
     /// Users that it watches, in all its connections.
     pub(crate) watched: BTreeSet<String>,
     pub(crate) views: BTreeMap<String, View>,
@@ -149,6 +151,9 @@ impl World {
             .filter_map(|user| Some((user, views.get(user)?.version)))
             .collect();
         let message = json!({ "type": "watch", "users": users, "known": known, "id": 1 });
+        let now = self.now;
+        let asked = users.iter().map(|user| (user.clone(), now));
+        self.clients[client].asked.extend(asked);
         self.say(client, &message);
     }
 
@@ -236,7 +241,7 @@ impl World {
     fn truth_leaves(&mut self, client: usize, graced: bool) {
         let now = self.now;
         let taken = self.taken(client);
-        self.truth_of(client).leave(client, now, graced, taken);
+        self.truth_ends(client, now, graced, taken);
     }
 
     /// When and by which process the vnode of the client's user was last taken.
@@ -256,7 +261,15 @@ impl World {
             let cut = if held.process == by { now } else { now.min(at) };
             truth.cuts.insert(client, cut);
         }
-        truth.leave(client, now, true, taken);
+        self.truth_ends(client, now, true, taken);
+    }
+
+    fn truth_ends(&mut self, client: usize, now: u64, graced: bool, taken: (u64, usize)) {
+        let user = self.user(&self.clients[client].name);
+        self.pass(user);
+        let processes = &self.processes;
+        let gone = |pid: usize| processes[pid].gone;
+        self.truths[user].leave(client, now, graced, taken, gone);
     }
 
     pub(crate) fn dial_in(&mut self, client: usize, delay: u64) {
@@ -382,6 +395,10 @@ impl World {
         self.truth_is_cut(client);
         self.send_up(client, FromClient::End(How::Broken));
         self.drop_line(client);
+        if self.random.below(8) == 0 {
+            self.note(|| format!("{} does not come back", self.who(client)));
+            self.clients[client].wanted = false;
+        }
         self.fail(client);
     }
 
@@ -467,7 +484,9 @@ impl World {
 
     /// Whether the process has the vnode now, as far as the store knows.
     fn has(&self, pid: usize, vnode: Vnode) -> bool {
-        self.accepted[vnode.index()].by == pid && self.may_have(pid, vnode)
+        let accepted = &self.accepted[vnode.index()];
+        let let_go = accepted.taken_by == pid && accepted.let_go;
+        accepted.by == pid && !let_go && self.may_have(pid, vnode)
     }
 
     /// Whether nobody has taken the vnode from the process, in which its home core follows a map
@@ -576,11 +595,17 @@ impl World {
             text: record["text"].as_str().unwrap_or_default().into(),
             devices: record["devices"].as_u64().expect("devices"),
         };
+        let now = self.now;
         let state = &mut self.clients[client];
         let before = state.views.insert(user.clone(), view.clone());
+        let asked = !snapshot
+            && state
+                .asked
+                .remove(&user)
+                .is_some_and(|at| now < at + 10_000);
         if let Some(before) = before {
-            // A question may cross a change.
-            let again = snapshot && view == before;
+            // A question may cross a change, and may be answered late.
+            let again = (snapshot || asked) && view == before;
             assert!(
                 view.version > before.version || again,
                 "I4: {} client {client} saw {before:?} and then {view:?} of {user}",

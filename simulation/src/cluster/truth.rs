@@ -66,21 +66,32 @@ impl Truth {
         }
     }
 
-    /// A session ends; `taken`: when and by which process the user's vnode was last taken.
-    pub(crate) fn leave(&mut self, client: usize, now: u64, graced: bool, taken: (u64, usize)) {
+    /// A session ends; `taken`: when and by which process the user's vnode was last taken; `gone`:
+    /// since when a process takes no part.
+    pub(crate) fn leave(
+        &mut self,
+        client: usize,
+        now: u64,
+        graced: bool,
+        taken: (u64, usize),
+        gone: impl Fn(usize) -> Option<u64>,
+    ) {
         let Some(held) = self.sessions.remove(&client) else {
             return;
         };
         if !graced {
             self.closed = now;
-            let elsewhere = self.sessions.values().any(|other| other.process != taken.1);
+            let mut all = self.sessions.values().chain([&held]);
+            let elsewhere = all.any(|session| session.process != taken.1);
             if elsewhere || !self.cuts.is_empty() || now < taken.0 + 2 * GRACE {
                 self.counted_until = now + 2 * GRACE;
             }
         }
         if self.sessions.is_empty() && !(held.forsaken && graced) {
-            // The server may see two ends at nearly the same time in the other order.
-            let graced = graced && now >= self.closed + 200;
+            // The server may see two ends at nearly the same time, or while it stood still, in the
+            // other order.
+            let still = gone(held.process).is_some_and(|since| self.closed + 50 >= since);
+            let graced = graced && now >= self.closed + 200 && !still;
             let (at, by) = taken;
             // A successor that takes a session's vnode waits for its client from then on.
             let left = if held.process == by { now } else { now.min(at) };

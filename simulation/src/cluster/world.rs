@@ -481,8 +481,17 @@ impl World {
 
     /// Brings what the truth says of a user up to now.
     pub(crate) fn pass(&mut self, user: usize) {
+        let vnode = self.count().vnode(&format!("u{user}"));
         let processes = &self.processes;
-        self.truths[user].pass(self.now, |pid| processes[pid].gone);
+        let accepted = self.accepted[vnode.index()];
+        // Who does not reach the store hears of a successor from the bus alone.
+        let mute = processes
+            .get(accepted.by)
+            .is_some_and(|owner| owner.kafka_cut);
+        self.truths[user].pass(self.now, |pid| {
+            let deaf = mute && accepted.by != pid && processes[pid].redis_cut;
+            processes[pid].gone.or(deaf.then_some(accepted.at))
+        });
     }
 
     pub(crate) fn pass_all(&mut self) {
