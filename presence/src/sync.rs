@@ -689,6 +689,10 @@ impl Core {
     /// the store's.
     pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch) {
         let user = &mut self.users[slot];
+        if user.unsettled {
+            // This core's own is to be written first; then the store is read.
+            return;
+        }
         let shown = user.record.version.max(user.behind);
         if record.version < shown && claimed > shown.epoch() {
             // What was shown never got into the store before its owner was fenced: the record is

@@ -268,7 +268,10 @@ impl Users {
         for slot in std::mem::take(&mut self.doubted) {
             let user = &mut self[slot];
             user.doubted = false;
-            if !user.idle(vnodes.epoch(user.vnode).is_some()) {
+            let owned = vnodes.epoch(user.vnode).is_some();
+            // While its vnode is claimed again nothing is written, so that it may not be in the store.
+            let claiming = owned && !vnodes.loaded(user.vnode);
+            if !user.idle(owned) || (claiming && user.knowledge == Knowledge::Known) {
                 continue;
             }
             let hash = self.hasher.hash_one(&*self[slot].name);

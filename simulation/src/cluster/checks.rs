@@ -7,7 +7,7 @@ use ring::{Epoch, Map, NodeId, Vnode};
 use serde_json::Value;
 
 use super::{
-    plan::{GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
+    plan::{Fault, GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
     process::Process,
     redis::Command,
     world::{Event, World},
@@ -61,8 +61,39 @@ impl World {
                 );
                 self.doubt(user, SHORT, what);
             }
+        } else {
+            self.check_not_gone(user, record, pid, what);
         }
         self.made.insert(key, content);
+    }
+
+    /// I6: an owner that was told goodbye by a user's last session does not show it again.
+    fn check_not_gone(&self, user: &str, record: &Record, pid: usize, what: &str) {
+        let truth = &self.truths[self.user(user)];
+        let accepted = self.accepted[self.count().vnode(user).index()];
+        let clients = || self.clients.iter().filter(|client| client.name == user);
+        // Who stood still gets the goodbye late; a store that goes back has it there again.
+        let blind = [
+            Fault::Stall,
+            Fault::Twin,
+            Fault::StoreOld,
+            Fault::StoreWiped,
+        ];
+        let blind = blind.into_iter().any(|fault| self.plan.has(fault));
+        if let Some((left, false)) = truth.left
+            && truth.sessions.is_empty()
+            && clients().all(|client| client.unsure < left)
+            && accepted.taken_by == pid
+            && !accepted.let_go
+            && accepted.at < left
+            && !blind
+        {
+            assert!(
+                self.now < left + 1_000,
+                "I6: {} {what} that {user} is there, {record:?}, which left at {left}",
+                self.place(pid)
+            );
+        }
     }
 
     /// The user does not seem to be offline. Its client may be about to see an end that the server
@@ -447,6 +478,9 @@ impl World {
             let Some((left, _)) = truth.left.filter(|_| truth.sessions.is_empty()) else {
                 continue;
             };
+            // Each new owner waits for it anew.
+            let vnode = self.count().vnode(&format!("u{index}"));
+            let left = left.max(self.accepted[vnode.index()].at);
             let calm = self.calm_at <= left;
             let due = if calm {
                 left + silence

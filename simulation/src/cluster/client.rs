@@ -9,7 +9,7 @@ use ring::{Epoch, Vnode};
 use serde_json::{Value, json};
 
 use super::{
-    plan::HEARTBEAT,
+    plan::{GRACE, HEARTBEAT, TIMEOUT},
     process::{FromClient, In},
     truth::Held,
     world::{Event, World},
@@ -58,6 +58,8 @@ pub(crate) struct Client {
     hint: Option<usize>,
     failures: u32,
     dials: u64,
+    /// When it last dialled, or was gone without a word: for its server a session may be there.
+    pub(crate) unsure: u64,
 }
 
 impl Client {
@@ -120,6 +122,7 @@ impl World {
             }
             14 => {
                 self.note(|| format!("{} vanishes", self.who(client)));
+                self.clients[client].unsure = self.now + HEARTBEAT + TIMEOUT + GRACE;
                 self.truth_leaves(client, true);
                 self.drop_line(client);
                 self.clients[client].wanted = false;
@@ -303,6 +306,8 @@ impl World {
             )
         });
         let heard = self.now;
+        let unsure = &mut self.clients[client].unsure;
+        *unsure = self.now.max(*unsure);
         self.clients[client].line = Some(Line {
             id,
             process,

@@ -209,7 +209,13 @@ impl World {
         });
         self.pass_all();
         match heal {
-            Heal::StoreBack => self.store.away = false,
+            Heal::StoreBack => {
+                self.store.away = false;
+                if self.random.once_in(2) {
+                    // It was restarted, with all it had.
+                    self.store.restart();
+                }
+            }
             Heal::StoreFast => {
                 self.store.delay = 3;
                 self.store.lossy = 0;

@@ -144,13 +144,14 @@ impl Redis {
         }
     }
 
-    /// Another process, with this content.
+    /// The same, with this content.
     pub(crate) fn restore(&mut self, data: Data) {
         self.data = data;
         self.restart();
     }
 
-    fn restart(&mut self) {
+    /// Another process.
+    pub(crate) fn restart(&mut self) {
         self.run_ids += 1;
         self.data.run_id = self.run_ids;
     }
