@@ -92,6 +92,9 @@ pub struct Core {
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     /// Users of whom a watcher knows something newer.
     pub(crate) behind: Vec<Behind>,
+    /// Users whose being offline is published when this time of the clock has come: see
+    /// [`Core::vnode_loaded`].
+    pub(crate) absent: VecDeque<(u32, u64)>,
     pub(crate) bus_queue: VecDeque<u32>,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
@@ -133,6 +136,7 @@ impl Core {
             leaving: 0,
             fences: VecDeque::new(),
             behind: Vec::new(),
+            absent: VecDeque::new(),
             bus_queue: VecDeque::new(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,

@@ -172,7 +172,10 @@ impl Core {
             if self.users[slot].knowledge != Knowledge::Known {
                 let unwritten = self.take_unwritten(slot);
                 let newer = |own: &Stored| own.record.version > stored.record.version;
-                self.adopt(slot, unwritten.filter(newer).unwrap_or(stored));
+                let stored = unwritten.filter(newer).unwrap_or(stored);
+                let stored = self.with_what_was_heard(slot, Some(stored));
+                self.adopt(slot, stored.unwrap_or_default());
+                self.publish_later_if_absent(slot);
             }
         }
         for slot in self.users.of_vnode(vnode) {
@@ -183,6 +186,19 @@ impl Core {
             if matches!(knowledge, Knowledge::Asked | Knowledge::Provisional) {
                 self.store_mark(slot);
             }
+        }
+    }
+
+    /// A former owner that does not reach the store may have seen the user come back, and goes on
+    /// until it hears of its successor: until the user had the time to come here, nobody is told
+    /// that it is offline.
+    fn publish_later_if_absent(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        if !user.connected() {
+            user.unpublished = false;
+            user.waiters += 1;
+            self.absent
+                .push_back((slot, self.clock + self.settings.grace));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The presence state machine: from sessions and choices to the public record (the rules of the
 //! architecture's "presence semantics"), and who has to hear of a change.
 
-use protocol::{Cause, Chosen, Record, Status, Stored};
+use protocol::{Cause, Chosen, Record, Status, Stored, Version};
 
 use crate::{
     Core,
@@ -358,6 +358,32 @@ impl Core {
             chosen: user.chosen,
             connected: user.connected(),
         }
+    }
+
+    /// What a new owner goes by: the store's record, unless it heard on the bus that the user was
+    /// there later than that. Then its former owner did not reach the store, and the user may have
+    /// a session there still.
+    pub(crate) fn with_what_was_heard(&self, slot: u32, stored: Option<Stored>) -> Option<Stored> {
+        let user = &self.users[slot];
+        let heard = &user.record;
+        let known = stored
+            .as_ref()
+            .map_or(Version::NEVER, |stored| stored.record.version);
+        let there = stored.as_ref().is_some_and(|stored| stored.connected);
+        let others = self.vnodes.epoch(user.vnode) > Some(heard.version.epoch());
+        let seen = heard.version > known && heard.status != Status::Offline;
+        if !seen || !others || there || user.connected() {
+            return stored;
+        }
+        let stored = stored.unwrap_or_default();
+        Some(Stored {
+            record: Record {
+                text: stored.record.text,
+                ..heard.clone()
+            },
+            connected: true,
+            ..stored
+        })
     }
 
     /// Adopts a user of the vnode's former owner: online users wait in grace, and everyone is

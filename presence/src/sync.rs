@@ -326,6 +326,10 @@ impl Core {
         {
             self.fence(vnode, claimed);
         }
+        let stored = match self.vnodes.loaded(vnode) {
+            true => self.with_what_was_heard(slot, stored),
+            false => stored,
+        };
         match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
             // Without a claim the answer may be out of date by now.
             (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
@@ -359,6 +363,7 @@ impl Core {
                 StoreRequest::Read { .. } | StoreRequest::Write { .. } => {}
             }
         }
+        self.publish_the_absent();
         if self.behind.is_empty() {
             return;
         }
@@ -385,6 +390,20 @@ impl Core {
             user.waiters -= 1;
             if !patient {
                 self.answer_late_anyway(slot);
+            }
+            self.release(slot);
+        }
+    }
+
+    /// Users that the former owner of their vnode had seen go, and that nobody has seen since.
+    fn publish_the_absent(&mut self) {
+        while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.clock) {
+            self.users[slot].waiters -= 1;
+            if self.vnodes.loaded(self.users[slot].vnode)
+                && self.users[slot].knowledge == Knowledge::Known
+            {
+                self.users[slot].unpublished = true;
+                self.store_mark(slot);
             }
             self.release(slot);
         }

@@ -1,0 +1,155 @@
+//! A node takes the vnode of one that does not reach the store, but the bus and its clients: what
+//! that one told on the bus is newer than what the store has.
+
+use online_status_presence::{Core, Now, PeerMessage, Settings, StoreReply, StoreRequest};
+use protocol::{Cause, Event, Record, Status, Stored, Version};
+use ring::{CoreId, Epoch, Map, MapVersion, Node, NodeId, VnodeCount};
+
+const GRACE: u64 = 15_000;
+const USER: &str = "alice";
+
+fn version(epoch: u32, seq: u64) -> Version {
+    Version::new(Epoch::new(epoch), seq).expect("in range")
+}
+
+fn offline(version: Version) -> Stored {
+    Stored {
+        record: Record {
+            status: Status::Offline,
+            version,
+            ..Record::default()
+        },
+        ..Stored::default()
+    }
+}
+
+struct Taker {
+    core: Core,
+    now: u64,
+    /// What the store has of the user.
+    stored: Stored,
+    published: Vec<(Status, Cause)>,
+}
+
+impl Taker {
+    /// A core that watches the user when `watches`, of whom the bus then says that it is online. The
+    /// store has it offline, and lists it among those who left just now when `recent`.
+    fn new(watches: bool, recent: bool) -> Self {
+        let vnodes = VnodeCount::new(2).expect("a power of two");
+        let settings = Settings {
+            node: "b".into(),
+            core: CoreId::new(0),
+            cores: 2,
+            vnodes,
+            seed: 1,
+            cluster: true,
+            grace: GRACE,
+            clean_close_grace: 0,
+            heartbeat: 3_000_000,
+            heartbeat_timeout: 3_000_000,
+            store_patience: 2_000,
+            max_devices: 10,
+            max_watches: 10,
+            outbox: 1 << 20,
+            message_rate: 100,
+            message_burst: 100,
+        };
+        let nodes = ["a", "b"].map(|name| Node {
+            id: NodeId::parse(name).expect("a name"),
+            boot: 1,
+            address: format!("ws://{name}/socket"),
+            weight: 100,
+        });
+        let map = Map::empty(vnodes).apply(nodes.to_vec(), &[Some(0), Some(0)]);
+        let first = map.raised(MapVersion::new(1), Epoch::new(0));
+        let own = NodeId::parse("b").expect("a name");
+        let mut node = Self {
+            core: Core::new(settings, Now::default()),
+            now: 0,
+            stored: offline(version(2, 7)),
+            published: Vec::new(),
+        };
+        node.core.follow(&first, None, &own, 1);
+        if watches {
+            let watched = PeerMessage::Interest(USER.into());
+            node.core.peer_message(CoreId::new(1), watched);
+        }
+        node.run(100, recent);
+        let vnode = vnodes.vnode(USER);
+        node.core.bus_event(&Event {
+            user: USER.into(),
+            status: Status::Online,
+            text: "".into(),
+            since: 50,
+            last_seen: 0,
+            devices: 1,
+            version: version(2, 8),
+            vnode,
+            epoch: Epoch::new(2),
+            node: "a".into(),
+            cause: Cause::Connect,
+        });
+        // Node a is gone for the coordinator.
+        let second = first.apply(vec![nodes[1].clone()], &[Some(0), Some(0)]);
+        node.core.follow(&second, Some(&first), &own, 1);
+        node.run(200, recent);
+        node
+    }
+
+    fn run(&mut self, ms: u64, recent: bool) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.now += 100;
+            self.core.tick(Now {
+                mono_us: self.now * 1_000,
+                wall_ms: self.now,
+            });
+            while let Some(request) = self.core.next_store_request() {
+                let reply = match request {
+                    StoreRequest::Load { vnode, epoch, .. } => {
+                        let count = VnodeCount::new(2).expect("a power of two");
+                        let listed = recent && count.vnode(USER) == vnode;
+                        let listed = listed.then(|| (USER.into(), self.stored.clone()));
+                        StoreReply::Loaded(vnode, epoch, listed.into_iter().collect())
+                    }
+                    StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+                    StoreRequest::Read { ticket, .. } => {
+                        StoreReply::Read(ticket, Epoch::new(2), Some(self.stored.clone()))
+                    }
+                    StoreRequest::Write { ticket, stored, .. } => {
+                        self.stored = stored;
+                        StoreReply::Written(ticket)
+                    }
+                };
+                self.core.store_reply(reply);
+            }
+            while let Some(event) = self.core.next_publication() {
+                self.published.push((event.record.status, event.cause));
+                self.core.bus_reply(event.ticket, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_user_that_the_bus_showed_online_has_the_grace_period_to_come_to_the_new_owner() {
+    for recent in [false, true] {
+        let mut node = Taker::new(true, recent);
+        assert_eq!(node.published, [(Status::Online, Cause::Takeover)]);
+        assert!(node.stored.connected);
+        node.run(GRACE + 1_000, recent);
+        let last = node.published.last().map(|(status, _)| *status);
+        assert_eq!((node.published.len(), last), (2, Some(Status::Offline)));
+    }
+}
+
+#[test]
+fn a_user_that_left_just_before_the_take_over_is_published_as_offline_after_the_grace_period() {
+    let mut node = Taker::new(false, true);
+    assert_eq!(node.published, []);
+    assert_eq!(node.stored.record.version.epoch(), Epoch::new(3));
+    node.run(GRACE + 1_000, true);
+    assert_eq!(node.published, [(Status::Offline, Cause::Takeover)]);
+    node.run(1_000, true);
+    assert_eq!(node.core.counters().users, 0);
+}
