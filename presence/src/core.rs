@@ -95,6 +95,9 @@ pub struct Core {
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
+    /// Vnodes of other nodes that got a new owner, each once, and when to look whom that one has not
+    /// spoken of.
+    pub(crate) suspects: VecDeque<(Vnode, u64)>,
     pub(crate) bus_queue: VecDeque<u32>,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
@@ -137,6 +140,7 @@ impl Core {
             fences: VecDeque::new(),
             behind: Vec::new(),
             absent: VecDeque::new(),
+            suspects: VecDeque::new(),
             bus_queue: VecDeque::new(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,

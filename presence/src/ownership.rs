@@ -1,7 +1,7 @@
 //! Which vnodes this core takes and leaves: claims with the store, adoption, departure, fencing.
 //! It owns the order of these steps; who should own what is the map's business.
 
-use protocol::{Cause, CloseCode, Event, ServerMessage, Stored};
+use protocol::{Cause, CloseCode, Event, ServerMessage, Status, Stored};
 use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
@@ -55,7 +55,12 @@ impl Core {
                     let address = owner.map_or("", |owner| owner.address.as_str());
                     self.leave(vnode, epoch, address);
                 }
-                (Owner::Elsewhere, false) => self.vnodes.heard_of(vnode, epoch),
+                (Owner::Elsewhere, false) => {
+                    if epoch > self.vnodes.newest(vnode) {
+                        self.suspect(vnode);
+                    }
+                    self.vnodes.heard_of(vnode, epoch);
+                }
             }
         }
     }
@@ -318,6 +323,7 @@ impl Core {
             self.leaving -= 1;
         }
         self.vnodes.let_go(vnode, Stage::Apart);
+        self.suspect(vnode);
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
             user.held = false;
@@ -366,10 +372,43 @@ impl Core {
         }
     }
 
+    /// A vnode has another owner: whoever it knows to be there it publishes, at once or when the user
+    /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
+    /// what a former owner did not get into the store.
+    fn suspect(&mut self, vnode: Vnode) {
+        if self.vnodes.suspect(vnode, true) {
+            let due = self.clock + self.settings.grace;
+            self.suspects.push_back((vnode, due));
+        }
+    }
+
+    /// Asks the store for users who are shown as there by the word of a former owner alone.
+    pub(crate) fn look_at_suspects(&mut self) {
+        while let Some((vnode, _)) = self.suspects.pop_front_if(|(_, due)| *due <= self.clock) {
+            self.vnodes.suspect(vnode, false);
+            if self.vnodes.owner(vnode) != Owner::Elsewhere {
+                continue;
+            }
+            let newest = self.vnodes.newest(vnode);
+            for slot in self.users.of_vnode(vnode) {
+                let user = &self.users[slot];
+                if user.wanted()
+                    && user.knowledge == Knowledge::Known
+                    && user.record.status != Status::Offline
+                    && user.record.version.epoch() < newest
+                {
+                    self.store_mark(slot);
+                    self.suspect(vnode);
+                }
+            }
+        }
+    }
+
     /// Takes an event of the bus about a user of a vnode that is at home on this core.
     pub fn bus_event(&mut self, event: &Event<'_>) {
         let vnode = event.vnode;
         if event.epoch > self.vnodes.newest(vnode) {
+            self.suspect(vnode);
             self.fence(vnode, event.epoch);
         }
         let mine = self.vnodes.owner(vnode) != Owner::Elsewhere;

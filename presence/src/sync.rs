@@ -364,6 +364,7 @@ impl Core {
             }
         }
         self.publish_the_absent();
+        self.look_at_suspects();
         if self.behind.is_empty() {
             return;
         }

@@ -39,6 +39,8 @@ struct Slot {
     newest: Epoch,
     /// It was loaded since this core took it: what the store has of it this core has.
     had: bool,
+    /// It has a newer owner than what some users were last heard from.
+    suspect: bool,
 }
 
 pub(crate) struct Vnodes(Box<[Slot]>);
@@ -51,6 +53,7 @@ impl Vnodes {
             seq: 0,
             newest: Epoch::new(0),
             had: false,
+            suspect: false,
         };
         Self(vec![nobody; count.get()].into())
     }
@@ -95,6 +98,11 @@ impl Vnodes {
     pub(crate) fn heard_of(&mut self, vnode: Vnode, epoch: Epoch) {
         let slot = &mut self.0[vnode.index()];
         slot.newest = slot.newest.max(epoch);
+    }
+
+    /// Marks the vnode, or takes the mark away; whether that changed anything.
+    pub(crate) fn suspect(&mut self, vnode: Vnode, suspect: bool) -> bool {
+        std::mem::replace(&mut self.0[vnode.index()].suspect, suspect) != suspect
     }
 
     pub(crate) fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {

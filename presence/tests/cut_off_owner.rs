@@ -28,13 +28,15 @@ struct Taker {
     now: u64,
     /// What the store has of the user.
     stored: Stored,
+    claimed: Epoch,
     published: Vec<(Status, Cause)>,
 }
 
 impl Taker {
-    /// A core that watches the user when `watches`, of whom the bus then says that it is online. The
-    /// store has it offline, and lists it among those who left just now when `recent`.
-    fn new(watches: bool, recent: bool) -> Self {
+    /// A core of node b that watches the user when `watches`, of whom the bus then says that it is
+    /// online. The store has it offline, and lists it among those who left just now when `recent`.
+    /// Then node a's vnodes go to `heir`.
+    fn new(watches: bool, recent: bool, heir: &str) -> Self {
         let vnodes = VnodeCount::new(2).expect("a power of two");
         let settings = Settings {
             node: "b".into(),
@@ -54,7 +56,7 @@ impl Taker {
             message_rate: 100,
             message_burst: 100,
         };
-        let nodes = ["a", "b"].map(|name| Node {
+        let nodes = ["a", "b", "c"].map(|name| Node {
             id: NodeId::parse(name).expect("a name"),
             boot: 1,
             address: format!("ws://{name}/socket"),
@@ -67,6 +69,7 @@ impl Taker {
             core: Core::new(settings, Now::default()),
             now: 0,
             stored: offline(version(2, 7)),
+            claimed: Epoch::new(2),
             published: Vec::new(),
         };
         node.core.follow(&first, None, &own, 1);
@@ -90,7 +93,9 @@ impl Taker {
             cause: Cause::Connect,
         });
         // Node a is gone for the coordinator.
-        let second = first.apply(vec![nodes[1].clone()], &[Some(0), Some(0)]);
+        let heir = usize::from(heir == "c");
+        let second = first.apply(nodes[1..].to_vec(), &[Some(heir), Some(heir)]);
+        node.claimed = Epoch::new(3);
         node.core.follow(&second, Some(&first), &own, 1);
         node.run(200, recent);
         node
@@ -114,7 +119,7 @@ impl Taker {
                     }
                     StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
                     StoreRequest::Read { ticket, .. } => {
-                        StoreReply::Read(ticket, Epoch::new(2), Some(self.stored.clone()))
+                        StoreReply::Read(ticket, self.claimed, Some(self.stored.clone()))
                     }
                     StoreRequest::Write { ticket, stored, .. } => {
                         self.stored = stored;
@@ -134,7 +139,7 @@ impl Taker {
 #[test]
 fn a_user_that_the_bus_showed_online_has_the_grace_period_to_come_to_the_new_owner() {
     for recent in [false, true] {
-        let mut node = Taker::new(true, recent);
+        let mut node = Taker::new(true, recent, "b");
         assert_eq!(node.published, [(Status::Online, Cause::Takeover)]);
         assert!(node.stored.connected);
         node.run(GRACE + 1_000, recent);
@@ -145,11 +150,29 @@ fn a_user_that_the_bus_showed_online_has_the_grace_period_to_come_to_the_new_own
 
 #[test]
 fn a_user_that_left_just_before_the_take_over_is_published_as_offline_after_the_grace_period() {
-    let mut node = Taker::new(false, true);
+    let mut node = Taker::new(false, true, "b");
     assert_eq!(node.published, []);
     assert_eq!(node.stored.record.version.epoch(), Epoch::new(3));
     node.run(GRACE + 1_000, true);
     assert_eq!(node.published, [(Status::Offline, Cause::Takeover)]);
     node.run(1_000, true);
     assert_eq!(node.core.counters().users, 0);
+}
+
+#[test]
+fn whom_a_new_owner_elsewhere_has_not_spoken_of_is_looked_for_after_the_grace_period() {
+    let mut node = Taker::new(true, false, "c");
+    let told = |node: &mut Taker| {
+        let next = || node.core.next_message_for(CoreId::new(1));
+        let states = std::iter::from_fn(next).filter_map(|message| match message {
+            PeerMessage::State(_, record) => Some(record),
+            _ => None,
+        });
+        states.last().map(|record| (record.status, record.version))
+    };
+    assert_eq!(told(&mut node), Some((Status::Online, version(2, 8))));
+    node.run(GRACE - 1_000, false);
+    assert_eq!(told(&mut node), None);
+    node.run(2_000, false);
+    assert_eq!(told(&mut node), Some((Status::Offline, version(3, 0))));
 }
