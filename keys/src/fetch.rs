@@ -63,7 +63,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(source: &Source) -> Result<Self, SourceError> {
-        let wrong = || SourceError::Url(source.jwks_url.clone());
+        // What stands before the host may be a password.
+        let shown = match source.jwks_url.rsplit_once('@') {
+            Some((_, rest)) => format!("…@{rest}"),
+            None => source.jwks_url.clone(),
+        };
+        let wrong = || SourceError::Url(shown.clone());
         let url: Uri = source.jwks_url.parse().map_err(|_| wrong())?;
         let authority = url.authority().ok_or_else(wrong)?.as_str();
         let secure = url.scheme() == Some(&Scheme::HTTPS);

@@ -173,6 +173,10 @@ impl Core {
             }
         }
         for (name, stored) in users {
+            if self.settings.vnodes.vnode(&name) != vnode {
+                // Not ours to write: it was stored under another number of vnodes.
+                continue;
+            }
             let slot = self.users.find_or_insert(&name, &self.vnodes);
             if self.users[slot].knowledge != Knowledge::Known {
                 let unwritten = self.take_unwritten(slot);
@@ -240,6 +244,8 @@ impl Core {
         let Some(epoch) = self.vnodes.epoch(vnode) else {
             return;
         };
+        // While a vnode is claimed again nothing is written, and no user is marked for it.
+        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
         self.part(vnode, newest, address);
         if !self.vnodes.had(vnode) {
             // Nothing was taken over yet: to release it would say that the former owner is done.
@@ -250,7 +256,7 @@ impl Core {
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
             user.unsettled = match user.knowledge {
-                Knowledge::Known => user.store != Sync::Clean,
+                Knowledge::Known => claiming || user.store != Sync::Clean,
                 Knowledge::Provisional => true,
                 Knowledge::Asked => user.held,
                 Knowledge::Nothing => false,
@@ -272,7 +278,9 @@ impl Core {
     /// of it may be written or published any more.
     pub(crate) fn fence(&mut self, vnode: Vnode, newest: Epoch) {
         self.vnodes.heard_of(vnode, newest);
-        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
+        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
+            && epoch < newest
+        {
             self.departed(vnode);
         }
         if self.vnodes.epoch(vnode).is_some_and(|epoch| epoch < newest) {
@@ -377,7 +385,8 @@ impl Core {
     /// what a former owner did not get into the store.
     fn suspect(&mut self, vnode: Vnode) {
         if self.vnodes.suspect(vnode, true) {
-            let due = self.clock + self.settings.grace;
+            // Not at once again, without a grace period either.
+            let due = self.clock + self.settings.grace.max(1_000);
             self.suspects.push_back((vnode, due));
         }
     }

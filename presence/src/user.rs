@@ -155,6 +155,7 @@ impl User {
             && self.interest == 0
             && self.queued == 0
             && self.waiters == 0
+            && !self.unsettled
             && self.store == Sync::Clean
             && self.bus == Sync::Clean
             && !self.told
@@ -271,7 +272,8 @@ impl Users {
             let owned = vnodes.epoch(user.vnode).is_some();
             // While its vnode is claimed again nothing is written, so that it may not be in the store.
             let claiming = owned && !vnodes.loaded(user.vnode);
-            if !user.idle(owned) || (claiming && user.knowledge == Knowledge::Known) {
+            let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
+            if !user.idle(owned) || (claiming && knows) {
                 continue;
             }
             let hash = self.hasher.hash_one(&*self[slot].name);

@@ -73,6 +73,9 @@ pub enum EventError {
     /// A version from 2^53 on.
     #[error("an event has the version {0}; versions are below 2^53")]
     Version(u64),
+    /// An epoch that is not the version's.
+    #[error("an event has the epoch {0}, and a version of epoch {1}")]
+    Epoch(u32, u32),
 }
 
 const FORMAT: u64 = 1;
@@ -137,6 +140,11 @@ impl Event<'_> {
         if wire.text.len() > MAX_TEXT {
             return Err(EventError::TextTooLong(wire.text.len()));
         }
+        let version = Version::from_u64(wire.version).ok_or(EventError::Version(wire.version))?;
+        if version.epoch().get() != wire.epoch {
+            let own = version.epoch().get();
+            return Err(EventError::Epoch(wire.epoch, own));
+        }
         Ok(Event {
             user: wire.user,
             status: wire.status,
@@ -144,7 +152,7 @@ impl Event<'_> {
             since: wire.since,
             last_seen: wire.last_seen,
             devices: wire.devices,
-            version: Version::from_u64(wire.version).ok_or(EventError::Version(wire.version))?,
+            version,
             vnode: Vnode::new(wire.vnode),
             epoch: Epoch::new(wire.epoch),
             node: wire.node,
