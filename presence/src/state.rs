@@ -41,8 +41,7 @@ impl Core {
     /// Brings the public record of an owned user up to date; a change gets a version and goes to
     /// watchers, store and bus.
     pub(crate) fn refresh(&mut self, slot: u32, cause: Cause) {
-        let knowledge = self.users[slot].knowledge;
-        if matches!(knowledge, Knowledge::Known | Knowledge::Provisional) && self.reconcile(slot) {
+        if self.users[slot].knowledge.has_record() && self.reconcile(slot) {
             self.publish(slot, cause);
         }
     }

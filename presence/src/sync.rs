@@ -326,10 +326,7 @@ impl Core {
         {
             self.fence(vnode, claimed);
         }
-        let stored = match self.vnodes.loaded(vnode) {
-            true => self.with_what_was_heard(slot, stored),
-            false => stored,
-        };
+        let stored = self.with_what_was_heard(slot, stored);
         match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
             // Without a claim the answer may be out of date by now.
             (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
@@ -438,8 +435,7 @@ impl Core {
         loop {
             let slot = self.bus_queue.pop_front()?;
             let user = &mut self.users[slot];
-            let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
-            if self.vnodes.stage(user.vnode) == Stage::Apart || !knows {
+            if self.vnodes.stage(user.vnode) == Stage::Apart || !user.knowledge.has_record() {
                 // The successor has said anew what was true; this core may be the next one.
                 user.bus = Sync::Clean;
                 self.users.doubt(slot);
@@ -635,7 +631,7 @@ impl Core {
         let user = &mut self.users[slot];
         user.refuted |= 1 << core.get();
         // What is not known yet is sent when it is.
-        if matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional) {
+        if user.knowledge.has_record() {
             user.unsent |= 1 << core.get();
             self.queue_for(slot, core);
         }
@@ -697,7 +693,7 @@ impl Core {
     /// owner can have made; whether it is newer now.
     fn outdo(&mut self, slot: u32, known: Version) -> bool {
         let user = &self.users[slot];
-        let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
+        let knows = user.knowledge.has_record();
         if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
             self.restamp(slot, Cause::Resync);
         }

@@ -26,6 +26,13 @@ pub(crate) enum Knowledge {
     Known,
 }
 
+impl Knowledge {
+    /// Whether the record can be shown.
+    pub(crate) fn has_record(self) -> bool {
+        matches!(self, Self::Known | Self::Provisional)
+    }
+}
+
 /// Whether a copy of the user's state elsewhere (store, bus) is as new as ours. A user is queued
 /// at most once, so that what waits is bounded by the users and not by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,8 +279,7 @@ impl Users {
             let owned = vnodes.epoch(user.vnode).is_some();
             // While its vnode is claimed again nothing is written, so that it may not be in the store.
             let claiming = owned && !vnodes.loaded(user.vnode);
-            let knows = matches!(user.knowledge, Knowledge::Known | Knowledge::Provisional);
-            if !user.idle(owned) || (claiming && knows) {
+            if !user.idle(owned) || (claiming && user.knowledge.has_record()) {
                 continue;
             }
             let hash = self.hasher.hash_one(&*self[slot].name);

@@ -9,12 +9,7 @@ use protocol::{
 };
 use slab::Slab;
 
-use crate::{
-    Core, SessionId,
-    fanout::append_frame,
-    session::Watch,
-    user::{Knowledge, Watcher},
-};
+use crate::{Core, SessionId, fanout::append_frame, session::Watch, user::Watcher};
 
 /// Users in one session's waiting questions, from which on another question is an `error`: what is
 /// answered at once is bounded by them and one more question.
@@ -102,7 +97,7 @@ impl Core {
         let entry = self.waiting.questions.vacant_key() as u32;
         for slot in &users {
             self.users[*slot].waiters += 1;
-            if !self.knows(*slot) {
+            if !self.users[*slot].knowledge.has_record() {
                 missing += 1;
                 self.waiting.by_user.entry(*slot).or_default().push(entry);
                 self.seek(*slot);
@@ -122,13 +117,6 @@ impl Core {
             self.sessions[session.index].asked += question.users.len() as u16;
         }
         self.waiting.questions.insert(question);
-    }
-
-    fn knows(&self, slot: u32) -> bool {
-        matches!(
-            self.users[slot].knowledge,
-            Knowledge::Known | Knowledge::Provisional
-        )
     }
 
     /// The user is known now: questions that waited for nobody else are answered.
@@ -252,7 +240,7 @@ impl Core {
             }
             user.mark = 0;
             let watch = user.mark_watch as usize;
-            if !self.knows(*slot) || self.catch_up(*slot, *known) {
+            if !self.users[*slot].knowledge.has_record() || self.catch_up(*slot, *known) {
                 self.answer_later(session, *slot, *known);
                 continue;
             }

@@ -1,25 +1,15 @@
 //! Versions that clients claim to know (`known`), of users on another node. A core looks for what a
 //! newer owner can have made, and must not be kept busy with what was made up.
 
-use online_status_presence::{Core, Hello, Now, SessionId, Settings, StoreReply, StoreRequest};
+mod support;
+
+use online_status_presence::{Core, Hello, Now, SessionId, StoreReply, StoreRequest};
 use protocol::{Encoding, Record, Status, Stored, Version, WatchRule};
-use ring::{CoreId, Epoch, Map, MapVersion, Node, NodeId, VnodeCount};
+use ring::{Epoch, Map, MapVersion};
+use support::{id, node, settings, version, vnodes};
 
 /// The epoch of all vnodes.
 const EPOCH: u32 = 20_000;
-
-fn version(epoch: u32, seq: u64) -> Version {
-    Version::new(Epoch::new(epoch), seq).expect("in range")
-}
-
-fn node(name: &str, boot: u64) -> Node {
-    Node {
-        id: NodeId::parse(name).expect("a name"),
-        boot,
-        address: format!("ws://{name}/socket"),
-        weight: 100,
-    }
-}
 
 /// A core of node `a`, which has vnode 0; `b` has vnode 1.
 struct Bench {
@@ -32,29 +22,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let vnodes = VnodeCount::new(2).expect("a power of two");
-        let settings = Settings {
-            node: "a".into(),
-            core: CoreId::new(0),
-            cores: 1,
-            vnodes,
-            seed: 1,
-            cluster: true,
-            grace: 15_000,
-            clean_close_grace: 0,
-            heartbeat: 3_000_000,
-            heartbeat_timeout: 3_000_000,
-            store_patience: 2_000,
-            max_devices: 10,
-            max_watches: 10_000,
-            outbox: 1 << 24,
-            message_rate: 100,
-            message_burst: 100,
-        };
-        let mut core = Core::new(settings, Now::default());
-        let map = Map::empty(vnodes).apply(vec![node("a", 1), node("b", 2)], &[Some(0), Some(1)]);
+        let mut core = Core::new(settings("a", 1), Now::default());
+        let map = Map::empty(vnodes()).apply(vec![node("a", 1), node("b", 2)], &[Some(0), Some(1)]);
         let map = map.raised(MapVersion::new(1), Epoch::new(EPOCH - 1));
-        core.follow(&map, None, &NodeId::parse("a").expect("a name"), 1);
+        core.follow(&map, None, &id("a"), 1);
         let mut bench = Self {
             core,
             now: 0,
@@ -142,9 +113,8 @@ fn answer(request: &StoreRequest) -> StoreReply {
 
 /// Users of that vnode.
 fn names(vnode: u16) -> impl Iterator<Item = String> {
-    let count = VnodeCount::new(2).expect("a power of two");
     let names = (0..).map(|n| format!("u{n}"));
-    names.filter(move |name| count.vnode(name).get() == vnode)
+    names.filter(move |name| vnodes().vnode(name).get() == vnode)
 }
 
 #[test]

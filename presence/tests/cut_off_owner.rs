@@ -1,16 +1,14 @@
 //! A node takes the vnode of one that does not reach the store, but the bus and its clients: what
 //! that one told on the bus is newer than what the store has.
 
-use online_status_presence::{Core, Now, PeerMessage, Settings, StoreReply, StoreRequest};
+mod support;
+
+use online_status_presence::{Core, Now, PeerMessage, StoreReply, StoreRequest};
 use protocol::{Cause, Event, Record, Status, Stored, Version};
-use ring::{CoreId, Epoch, Map, MapVersion, Node, NodeId, VnodeCount};
+use ring::{CoreId, Epoch, Map, MapVersion};
+use support::{GRACE, id, node, settings, version, vnodes};
 
-const GRACE: u64 = 15_000;
 const USER: &str = "alice";
-
-fn version(epoch: u32, seq: u64) -> Version {
-    Version::new(Epoch::new(epoch), seq).expect("in range")
-}
 
 fn offline(version: Version) -> Stored {
     Stored {
@@ -37,36 +35,12 @@ impl Taker {
     /// online. The store has it offline, and lists it among those who left just now when `recent`.
     /// Then node a's vnodes go to `heir`.
     fn new(watches: bool, recent: bool, heir: &str) -> Self {
-        let vnodes = VnodeCount::new(2).expect("a power of two");
-        let settings = Settings {
-            node: "b".into(),
-            core: CoreId::new(0),
-            cores: 2,
-            vnodes,
-            seed: 1,
-            cluster: true,
-            grace: GRACE,
-            clean_close_grace: 0,
-            heartbeat: 3_000_000,
-            heartbeat_timeout: 3_000_000,
-            store_patience: 2_000,
-            max_devices: 10,
-            max_watches: 10,
-            outbox: 1 << 20,
-            message_rate: 100,
-            message_burst: 100,
-        };
-        let nodes = ["a", "b", "c"].map(|name| Node {
-            id: NodeId::parse(name).expect("a name"),
-            boot: 1,
-            address: format!("ws://{name}/socket"),
-            weight: 100,
-        });
-        let map = Map::empty(vnodes).apply(nodes.to_vec(), &[Some(0), Some(0)]);
+        let nodes = ["a", "b", "c"].map(|name| node(name, 1));
+        let map = Map::empty(vnodes()).apply(nodes.to_vec(), &[Some(0), Some(0)]);
         let first = map.raised(MapVersion::new(1), Epoch::new(0));
-        let own = NodeId::parse("b").expect("a name");
+        let own = id("b");
         let mut node = Self {
-            core: Core::new(settings, Now::default()),
+            core: Core::new(settings("b", 2), Now::default()),
             now: 0,
             stored: offline(version(2, 7)),
             claimed: Epoch::new(2),
@@ -78,7 +52,7 @@ impl Taker {
             node.core.peer_message(CoreId::new(1), watched);
         }
         node.run(100, recent);
-        let vnode = vnodes.vnode(USER);
+        let vnode = vnodes().vnode(USER);
         node.core.bus_event(&Event {
             user: USER.into(),
             status: Status::Online,
@@ -112,8 +86,7 @@ impl Taker {
             while let Some(request) = self.core.next_store_request() {
                 let reply = match request {
                     StoreRequest::Load { vnode, epoch, .. } => {
-                        let count = VnodeCount::new(2).expect("a power of two");
-                        let listed = recent && count.vnode(USER) == vnode;
+                        let listed = recent && vnodes().vnode(USER) == vnode;
                         let listed = listed.then(|| (USER.into(), self.stored.clone()));
                         StoreReply::Loaded(vnode, epoch, listed.into_iter().collect())
                     }

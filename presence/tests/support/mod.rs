@@ -1,0 +1,51 @@
+//! What tests of a cluster's core begin with: two vnodes, and nothing that time ends by itself.
+
+use online_status_presence::Settings;
+use protocol::Version;
+use ring::{CoreId, Epoch, Node, NodeId, VnodeCount};
+
+pub(crate) const GRACE: u64 = 15_000;
+
+pub(crate) fn vnodes() -> VnodeCount {
+    VnodeCount::new(2).expect("a power of two")
+}
+
+pub(crate) fn version(epoch: u32, seq: u64) -> Version {
+    Version::new(Epoch::new(epoch), seq).expect("in range")
+}
+
+pub(crate) fn id(name: &str) -> NodeId {
+    NodeId::parse(name).expect("a name")
+}
+
+/// A process of that name.
+pub(crate) fn node(name: &str, boot: u64) -> Node {
+    Node {
+        id: id(name),
+        boot,
+        address: format!("ws://{name}/socket"),
+        weight: 100,
+    }
+}
+
+/// Of the first core of a node.
+pub(crate) fn settings(node: &str, cores: u16) -> Settings {
+    Settings {
+        node: node.into(),
+        core: CoreId::new(0),
+        cores,
+        vnodes: vnodes(),
+        seed: 1,
+        cluster: true,
+        grace: GRACE,
+        clean_close_grace: 0,
+        heartbeat: 3_000_000,
+        heartbeat_timeout: 3_000_000,
+        store_patience: 2_000,
+        max_devices: 10,
+        max_watches: 10_000,
+        outbox: 1 << 24,
+        message_rate: 100,
+        message_burst: 100,
+    }
+}
