@@ -245,11 +245,10 @@ impl Control {
         };
         let interrupted =
             reading.source != self.source || mono - self.last_read >= self.options.lease_ttl;
-        let lost_now = lost && !std::mem::replace(&mut self.was_lost, lost);
-        self.was_lost = lost;
-        if interrupted || lost_now {
+        if interrupted || (lost && !self.was_lost) {
             self.read_since = Some(mono);
         }
+        self.was_lost = lost;
         let read_since = *self.read_since.get_or_insert(mono);
         self.source = reading.source;
         self.last_read = mono;
