@@ -18,7 +18,7 @@ mod stop;
 
 use std::process::ExitCode;
 
-use settings::{SettingsError, Sources};
+use settings::{ConfigAction, SettingsError, Sources};
 
 use crate::{
     cli::{Action, Invocation},
@@ -28,15 +28,15 @@ use crate::{
 fn main() -> ExitCode {
     let invocation = cli::parse();
     let done = match invocation.action {
-        Action::ConfigDefault => {
+        Action::Config(ConfigAction::Default) => {
             print!("{}", TABLE.default_file());
             Ok(())
         }
-        Action::ConfigDoc => {
+        Action::Config(ConfigAction::Doc) => {
             print!("{}", TABLE.reference());
             Ok(())
         }
-        Action::ConfigCheck => load(&invocation).map(|config| {
+        Action::Config(ConfigAction::Check) => load(&invocation).map(|config| {
             print!("{}", TABLE.in_effect(&config.show()));
         }),
         Action::Run => load(&invocation).map(|config| match run::run(config) {

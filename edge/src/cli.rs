@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Arg, Command};
-use settings::Table;
+use settings::{ConfigAction, Table};
 
 use crate::{config::TABLE, start::Mode};
 
@@ -14,9 +14,7 @@ pub(crate) enum Action {
     Run(Mode),
     Token,
     CheckToken,
-    ConfigCheck,
-    ConfigDefault,
-    ConfigDoc,
+    Config(ConfigAction),
 }
 
 /// The command line, read.
@@ -32,15 +30,9 @@ pub(crate) struct Invocation {
     pub(crate) scope: Option<String>,
 }
 
-fn with_settings(command: Command) -> Command {
-    let aliases = [("server.listen", "listen"), ("store.data", "data")];
-    TABLE.with_flags(command, &aliases)
-}
-
 fn command() -> Command {
-    let check = Command::new("check").about("Shows the settings in effect, or all that is wrong");
-    let default = Command::new("default").about("Prints a file with every setting at its default");
-    let doc = Command::new("doc").about("Prints the reference page in Markdown");
+    let aliases = [("server.listen", "listen"), ("store.data", "data")];
+    let with_settings = |command| TABLE.with_flags(command, &aliases);
     Command::new("online-status-edge")
         .about("A real-time presence server")
         .version(env!("CARGO_PKG_VERSION"))
@@ -84,14 +76,7 @@ fn command() -> Command {
                         .help("The token; without it, the first line of the standard input"),
                 ),
         ))
-        .subcommand(
-            Command::new("config")
-                .about("Checks and explains the configuration")
-                .subcommand_required(true)
-                .subcommand(with_settings(check))
-                .subcommand(default)
-                .subcommand(doc),
-        )
+        .subcommand(TABLE.config_command(&aliases))
 }
 
 /// How long a test token may be good.
@@ -112,11 +97,10 @@ pub(crate) fn parse() -> Invocation {
         "run" => (Action::Run(Mode::Cluster), arguments),
         "token" => (Action::Token, arguments),
         "check-token" => (Action::CheckToken, arguments),
-        _ => match arguments.subcommand().expect("a subcommand is required") {
-            ("check", arguments) => (Action::ConfigCheck, arguments),
-            ("default", arguments) => (Action::ConfigDefault, arguments),
-            (_, arguments) => (Action::ConfigDoc, arguments),
-        },
+        _ => {
+            let (action, arguments) = Table::given_action(arguments);
+            (Action::Config(action), arguments)
+        }
     };
     let text = |name: &str| -> Option<String> {
         arguments

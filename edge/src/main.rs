@@ -30,6 +30,8 @@ mod worker;
 
 use std::process::ExitCode;
 
+use settings::ConfigAction;
+
 use crate::{
     cli::{Action, Invocation},
     config::{Config, DEVELOPMENT_SECRET, SettingsError, Sources, TABLE},
@@ -48,15 +50,17 @@ fn main() -> ExitCode {
     }));
     let invocation = cli::parse();
     let done = match invocation.action {
-        Action::ConfigDefault => {
+        Action::Config(ConfigAction::Default) => {
             print!("{}", TABLE.default_file());
             Ok(())
         }
-        Action::ConfigDoc => {
+        Action::Config(ConfigAction::Doc) => {
             print!("{}", TABLE.reference());
             Ok(())
         }
-        Action::ConfigCheck => load_with_files(&invocation).map(|config| check(&config)),
+        Action::Config(ConfigAction::Check) => {
+            load_with_files(&invocation).map(|config| check(&config))
+        }
         Action::CheckToken => match load_with_files(&invocation) {
             Err(error) => Err(error),
             Ok(config) => return check_token(&config, &invocation),

@@ -1,4 +1,4 @@
-//! Every setting as a flag, and where the file is given.
+//! Every setting as a flag, where the file is given, and the command that explains them.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,46 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::{Setting, Sources, Table};
 
+/// What the command `config` is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigAction {
+    /// The settings in effect, or all that is wrong.
+    Check,
+    /// [`Table::default_file`].
+    Default,
+    /// [`Table::reference`].
+    Doc,
+}
+
 impl Table {
+    /// The command `config`; `aliases` as those of [`Table::with_flags`].
+    #[must_use]
+    pub fn config_command(&self, aliases: &[(&str, &'static str)]) -> Command {
+        let check = Command::new("check");
+        let check = check.about("Shows the settings in effect, or all that is wrong");
+        let default = Command::new("default");
+        let doc = Command::new("doc").about("Prints the reference page in Markdown");
+        Command::new("config")
+            .about("Checks and explains the configuration")
+            .subcommand_required(true)
+            .subcommand(self.with_flags(check, aliases))
+            .subcommand(default.about("Prints a file with every setting at its default"))
+            .subcommand(doc)
+    }
+
+    /// What was asked for by such a command, and with which arguments.
+    ///
+    /// # Panics
+    /// When they are another command's.
+    #[must_use]
+    pub fn given_action(arguments: &ArgMatches) -> (ConfigAction, &ArgMatches) {
+        match arguments.subcommand().expect("a subcommand is required") {
+            ("check", arguments) => (ConfigAction::Check, arguments),
+            ("default", arguments) => (ConfigAction::Default, arguments),
+            (_, arguments) => (ConfigAction::Doc, arguments),
+        }
+    }
+
     /// `command` with a flag for each setting, and `--config FILE`. `aliases` are (setting's name,
     /// a shorter flag).
     #[must_use]

@@ -14,6 +14,7 @@ mod rules;
 mod table;
 
 pub use crate::{
+    command_line::ConfigAction,
     kinds::{Bytes, Kind, List, Secret},
     read::{SettingsError, Sources},
     rules::Rules,
