@@ -179,8 +179,8 @@ pub(crate) fn info_server() -> Cmd {
     command
 }
 
-/// A field of `INFO server`. The mode is `redis_mode` in Redis and `server_mode` in Valkey 8 and
-/// later, so it goes by the end of the name.
+/// A field of `INFO server`. `mode` is `redis_mode` in Redis and Valkey 7.2, and `server_mode` in
+/// Valkey 8.0 and newer.
 pub(crate) fn info_field<'a>(info: &'a Value, field: &str) -> Option<&'a str> {
     let text = match info {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
@@ -205,11 +205,12 @@ mod tests {
     fn a_cluster_is_known_in_redis_and_in_valkey() {
         let info = |text: &str| Value::BulkString(text.into());
         let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\nrun_id:ab\r\n");
-        let valkey = info("# Server\r\nvalkey_version:8.1.0\r\nserver_mode:cluster\r\n");
+        let valkey =
+            info("# Server\r\nvalkey_version:8.1.8\r\nserver_mode:cluster\r\nrun_id:cd\r\n");
         assert_eq!(info_field(&redis, "mode"), Some("cluster"));
         assert_eq!(info_field(&redis, "run_id"), Some("ab"));
         assert_eq!(info_field(&valkey, "mode"), Some("cluster"));
-        assert_eq!(info_field(&valkey, "run_id"), None);
+        assert_eq!(info_field(&valkey, "run_id"), Some("cd"));
         assert_eq!(info_field(&Value::Nil, "mode"), None);
     }
 }

@@ -1,8 +1,10 @@
 //! Redis servers for tests, of this crate and of those that use it. Each has a directory and a
-//! port of its own and is gone when it is dropped. It needs `redis-server` (and for clusters
-//! `redis-cli`) in the path, and panics with the reason when a server does not come up.
+//! port of its own and is gone when it is dropped. It needs `redis-server`, or the program that
+//! `ONLINE_STATUS_DEV_REDIS_SERVER` names, and for clusters `redis-cli` in the path, and panics
+//! with the reason when a server does not come up.
 
 use std::{
+    ffi::OsString,
     fs::File,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -59,7 +61,7 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("redis-server does not start:\n{}", server.log());
+        panic!("{} does not start:\n{}", program().display(), server.log());
     }
 
     /// `redis://127.0.0.1:port`.
@@ -118,7 +120,7 @@ impl RedisServer {
 
     fn try_start(&mut self) -> bool {
         let log = File::create(self.directory.join("log")).expect("a log file");
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.args(["--save", "", "--bind", "127.0.0.1"]);
         // TLS servers name their ports themselves.
         if !self.arguments.iter().any(|argument| argument == "--port") {
@@ -131,7 +133,9 @@ impl RedisServer {
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a log file"))
             .stdout(log);
-        let mut process = command.spawn().expect("redis-server in the path");
+        let mut process = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program().display()));
         let deadline = Instant::now() + PATIENCE;
         loop {
             if process.try_wait().expect("the server's state").is_some() {
@@ -238,6 +242,11 @@ pub fn cli(port: u16, arguments: &[&str]) -> String {
         "redis-cli {arguments:?}: {text} {error}"
     );
     text
+}
+
+/// The server's program.
+fn program() -> OsString {
+    std::env::var_os("ONLINE_STATUS_DEV_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 fn free_port() -> u16 {

@@ -44,7 +44,7 @@ function token(scope) {
 
 before(async () => {
   redisPort = await freePort();
-  redis = spawn('redis-server', ['--port', String(redisPort), '--bind', '127.0.0.1', '--save', ''], { stdio: 'ignore', cwd: '/tmp' });
+  redis = spawn(process.env.ONLINE_STATUS_DEV_REDIS_SERVER ?? 'redis-server', ['--port', String(redisPort), '--bind', '127.0.0.1', '--save', ''], { stdio: 'ignore', cwd: '/tmp' });
   await until('redis answers', () => {
     try { return cli('ping').includes('PONG'); } catch { return false; }
   });
