@@ -1,15 +1,17 @@
-//! Every setting of the coordinator, once, and the rules between them. What each means to a part
-//! of the program is made here, so that no part reads settings of another.
+//! Every setting of the coordinator, once, and the rules between them; those that it shares with
+//! edges stand in `keys` and `redis`. What each means to a part of the program is made here or
+//! there, so that no part reads settings of another.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use coordinator::control;
-use ring::{NodeId, VnodeCount};
-use settings::{List, Rules, Secret, SettingsError, Sources, Table};
+use keys::AuthSettings;
+use redis_store::{ClusterSettings, RedisSettings};
+use ring::NodeId;
+use settings::{List, Rules, SettingsError, Sources, Table};
 
-settings::settings! {
-    pub(crate) struct Config;
-    coordinator as Coordinator {
+settings::sections! {
+    pub(crate) struct Coordinator in coordinator {
         /// Where clients, load balancers, operators and Prometheus ask.
         listen: SocketAddr = "127.0.0.1:8090",
         /// The name of this coordinator among the others, 1 to 64 of `A-Z a-z 0-9 . _ -`; empty = made from the host's name and the process.
@@ -35,26 +37,8 @@ settings::settings! {
         /// Time for what is under way after that; what is left then is closed at once.
         shutdown_timeout: Duration = "10s",
     }
-    redis as Redis {
-        /// The store: `redis://[user[:password]@]host[:port][/database]`, `rediss://` for TLS; several nodes of a Redis Cluster with commas.
-        #[env("REDIS_URL")]
-        url: Secret = "redis://127.0.0.1:6379",
-        /// Begins every key.
-        prefix: String = "os:",
-        /// How long a connection may take to be there.
-        connect_timeout: Duration = "1s",
-        /// How long an answer may take.
-        response_timeout: Duration = "2s",
-        /// For `rediss`: a PEM file with the authorities to trust; empty = the system's.
-        ca_file: PathBuf = "",
-    }
-    cluster as Cluster {
-        /// How many vnodes there are, a power of two, for the cluster's life.
-        vnodes: u64 = "4096",
-        /// How long an edge's lease lasts without renewal; the same on all edges.
-        lease_ttl: Duration = "5s",
-    }
-    rebalance as Rebalance {
+
+    pub(crate) struct Rebalance in rebalance {
         /// How long the edges must have been the same before the first map is made, and how long an edge must have been there before it gets vnodes.
         formation: Duration = "2s",
         /// Vnodes that one step moves away from or to an edge, at most.
@@ -76,33 +60,15 @@ settings::settings! {
         /// Between two such changes, of 2 percent each.
         load_interval: Duration = "1m",
     }
-    auth as Auth {
-        /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
-        #[env("JWT_SECRET")]
-        secret: Secret = "",
-        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
-        algorithms: List = "HS256",
-        /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
-        public_key: PathBuf = "",
-        /// A JSON Web Key Set file; read again on SIGHUP.
-        jwks_file: PathBuf = "",
-        /// The same from a web server, `https://…` or `http://…`: fetched at the start, every `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
-        jwks_url: String = "",
-        /// Between two fetches.
-        jwks_refresh: Duration = "5m",
-        /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
-        jwks_ca_file: PathBuf = "",
-        /// What `iss` must be; empty = anything.
-        issuer: String = "",
-        /// What `aud` must contain; empty = anything.
-        audience: String = "",
-        /// By how much clocks may differ.
-        leeway: Duration = "0s",
-        /// The scope that `POST /status` and draining need.
-        admin_scope: String = "presence:admin",
-        /// Whom a token lets see: `open` = everyone, or `claim`: whom its `watch` claim lists.
-        #[env("ONLINE_STATUS_PRESENCE_WATCH_POLICY")]
-        watch_policy: String = "open",
+}
+
+settings::settings! {
+    pub(crate) struct Config {
+        coordinator: Coordinator,
+        redis: RedisSettings,
+        cluster: ClusterSettings,
+        rebalance: Rebalance,
+        auth: AuthSettings,
     }
 }
 
@@ -110,7 +76,7 @@ settings::settings! {
 pub(crate) const TABLE: Table = Table {
     program: "online-status-coordinator",
     subject: "the coordinator",
-    settings: SETTINGS,
+    sections: Config::SECTIONS,
     // An edge has these too; its other sections are foreign altogether.
     others: &[
         "ONLINE_STATUS_CLUSTER_ASSIGNED_VNODES",
@@ -146,15 +112,9 @@ impl Config {
                 own.id
             ),
         );
-        for origin in own.allowed_origins.0.iter().filter(|origin| *origin != "*") {
-            let good = origin.bytes().all(|byte| byte.is_ascii_graphic());
-            rules.rule(
-                good && origin.contains("://") && !origin.ends_with('/'),
-                format!(
-                    "coordinator.allowed_origins: {origin:?} is no origin like https://example.com"
-                ),
-            );
-        }
+        let origins = own.allowed_origins.0.iter();
+        let origins = origins.filter(|origin| *origin != "*");
+        rules.origins("coordinator.allowed_origins", origins);
         rules.duration("coordinator.poll", own.poll, 50..=10_000);
         rules.duration("coordinator.leader_ttl", own.leader_ttl, 500..=60_000);
         rules.number(
@@ -184,17 +144,8 @@ impl Config {
             own.shutdown_timeout,
             0..=600_000,
         );
-        rules.duration("redis.connect_timeout", redis.connect_timeout, 10..=60_000);
-        rules.duration(
-            "redis.response_timeout",
-            redis.response_timeout,
-            10..=60_000,
-        );
-        let vnodes = VnodeCount::new(usize::try_from(cluster.vnodes).unwrap_or(usize::MAX));
-        if let Err(error) = vnodes {
-            rules.rule(false, format!("cluster.vnodes: {error}"));
-        }
-        rules.duration("cluster.lease_ttl", cluster.lease_ttl, 500..=600_000);
+        redis.check(&mut rules);
+        cluster.check(&mut rules);
         rules.rule(
             own.poll * 3 <= cluster.lease_ttl,
             "coordinator.poll must be at most a third of cluster.lease_ttl",
@@ -233,16 +184,16 @@ impl Config {
             rebalance.load_interval,
             1_000..=86_400_000,
         );
-        rules.duration("auth.jwks_refresh", auth.jwks_refresh, 1_000..=86_400_000);
-        rules.rule(
-            auth.jwks_url.is_empty() || auth.jwks_file.as_os_str().is_empty(),
-            "auth.jwks_file and auth.jwks_url: only one may be given",
-        );
-        if let Some(Err(error)) = self.key_source().map(|source| source.check()) {
-            rules.rule(false, error.to_string());
-        }
-        rules.word("auth.watch_policy", &auth.watch_policy, &["open", "claim"]);
-        rules.secret("auth.secret (JWT_SECRET)", &auth.secret, token::MIN_SECRET);
+        auth.check(&mut rules);
+        rules.finish()
+    }
+
+    /// What is wrong with the address of Redis, with the files that the settings name, and with the
+    /// keys in them.
+    pub(crate) fn check_files(&self) -> Result<(), SettingsError> {
+        let mut rules = Rules::default();
+        self.redis.check_files(&mut rules);
+        self.auth.check_files(&mut rules);
         rules.finish()
     }
 
@@ -251,7 +202,7 @@ impl Config {
         let ms = |duration: Duration| duration.as_millis() as u64;
         let rebalance = &self.rebalance;
         control::Options {
-            vnodes: self.vnodes(),
+            vnodes: self.cluster.count().expect("it was checked"),
             lease_ttl: ms(self.cluster.lease_ttl),
             formation: ms(rebalance.formation),
             max_in_motion: rebalance.max_in_motion as usize,
@@ -263,52 +214,6 @@ impl Config {
             penalty_limit: ms(rebalance.penalty_limit),
             load_shift: rebalance.load_shift as u32,
             load_interval: ms(rebalance.load_interval),
-        }
-    }
-
-    /// How many vnodes the cluster has.
-    pub(crate) fn vnodes(&self) -> VnodeCount {
-        VnodeCount::new(self.cluster.vnodes as usize).expect("it was checked")
-    }
-
-    /// How the store is reached.
-    pub(crate) fn store(&self) -> redis_store::Options {
-        let redis = &self.redis;
-        let ca_file = (!redis.ca_file.as_os_str().is_empty()).then(|| redis.ca_file.clone());
-        redis_store::Options {
-            url: redis.url.expose().to_owned(),
-            prefix: redis.prefix.clone(),
-            connect_timeout: redis.connect_timeout,
-            response_timeout: redis.response_timeout,
-            ca_file,
-        }
-    }
-
-    /// Where more keys are fetched.
-    pub(crate) fn key_source(&self) -> Option<keys::Source> {
-        let auth = &self.auth;
-        let ca_file =
-            (!auth.jwks_ca_file.as_os_str().is_empty()).then(|| auth.jwks_ca_file.clone());
-        (!auth.jwks_url.is_empty()).then(|| keys::Source {
-            jwks_ca_file: ca_file,
-            jwks_refresh: auth.jwks_refresh,
-            ..keys::Source::new(&auth.jwks_url)
-        })
-    }
-
-    /// What tokens are checked by.
-    pub(crate) fn token_options(&self) -> token::Options {
-        let auth = &self.auth;
-        token::Options {
-            secret: auth.secret.expose().to_owned(),
-            algorithms: auth.algorithms.0.clone(),
-            public_key: auth.public_key.clone(),
-            jwks_file: auth.jwks_file.clone(),
-            jwks_url: auth.jwks_url.clone(),
-            issuer: auth.issuer.clone(),
-            audience: auth.audience.clone(),
-            leeway: auth.leeway,
-            by_claim: auth.watch_policy == "claim",
         }
     }
 }
@@ -350,9 +255,41 @@ mod tests {
         .expect_err("three broken");
         let lines: Vec<&str> = error.lines().collect();
         assert_eq!(lines.len(), 3, "{error}");
-        assert!(lines[0].contains("\"example.com\" is no origin"));
+        assert!(lines[0].contains("\"example.com\": it is no origin"));
         assert!(lines[1].contains("a third of cluster.lease_ttl"));
         assert!(lines[2].starts_with("rebalance.formation must be at least a third"));
+    }
+
+    #[test]
+    fn what_an_edge_refuses_is_refused_here_too() {
+        for (flag, value, name) in [
+            ("auth-leeway", "1h", "auth.leeway"),
+            ("cluster-lease-ttl", "2m", "cluster.lease_ttl"),
+            ("redis-connect-timeout", "5ms", "redis.connect_timeout"),
+            (
+                "coordinator-allowed-origins",
+                "https://a.example/page",
+                "coordinator.allowed_origins",
+            ),
+        ] {
+            let error = load(&[(flag, value)]).expect_err(value);
+            assert!(error.starts_with(name), "{error}");
+        }
+        let redis = ("redis-url", "redis://redis.example");
+        let secret = ("auth-secret", "a secret of 32 bytes and some more");
+        for (flag, value, name) in [
+            ("redis-url", "", "redis.url (REDIS_URL) is not set"),
+            ("redis-url", "redis.example", "redis.url (REDIS_URL)"),
+            ("redis-ca-file", "/nothing/there", "redis.ca_file"),
+            ("auth-jwks-file", "/nothing/there", "auth.jwks_file"),
+            ("auth-jwks-url", "ftp://example.com/", "auth.jwks_url"),
+        ] {
+            let config = load(&[redis, secret, (flag, value)]).expect("the syntax is good");
+            let error = config.check_files().expect_err(value).to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+        let config = load(&[redis]).expect("defaults");
+        config.check_files().expect("it names no file");
     }
 
     #[test]
@@ -369,7 +306,7 @@ mod tests {
             ..Sources::default()
         };
         let config = Config::load(&sources).expect("all good");
-        assert!(config.token_options().by_claim);
+        assert!(config.auth.options().by_claim);
         let sources = Sources {
             environment: [owned(("ONLINE_STATUS_REBALANCE_PENALTI", "1s"))].into(),
             ..Sources::default()

@@ -58,5 +58,7 @@ fn main() -> ExitCode {
 
 fn load(invocation: &Invocation) -> Result<Config, SettingsError> {
     let file = invocation.file.as_deref();
-    Config::load(&Sources::of_process(file, invocation.flags.clone()))
+    let config = Config::load(&Sources::of_process(file, invocation.flags.clone()))?;
+    config.check_files()?;
+    Ok(config)
 }

@@ -40,7 +40,7 @@ pub(crate) enum RunError {
     Development(SocketAddr),
     #[error(transparent)]
     Keys(#[from] KeysError),
-    #[error("redis (REDIS_URL): {0}")]
+    #[error(transparent)]
     Store(#[from] OptionsError),
     #[error("coordinator.listen = {0}: cannot listen there: {1}")]
     Listen(SocketAddr, std::io::Error),
@@ -63,7 +63,7 @@ pub(crate) fn run(config: Config) -> Result<(), RunError> {
 
 async fn serve(config: Config) -> Result<(), RunError> {
     let own = &config.coordinator;
-    let mut options = config.token_options();
+    let mut options = config.auth.options();
     let development = options.has_no_key();
     if development {
         if !own.listen.ip().is_loopback() {
@@ -71,8 +71,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
         }
         options.secret = DEVELOPMENT_SECRET.into();
     }
-    let link = Link::open(config.store())?;
-    let keys = Keys::start(options, config.key_source().as_ref())?;
+    let link = Link::open(config.redis.options())?;
+    let keys = Keys::start(options, config.auth.source().as_ref())?;
     let id = match own.id.as_str() {
         "" => default_id(),
         id => id.to_owned(),
@@ -91,10 +91,11 @@ async fn serve(config: Config) -> Result<(), RunError> {
         own.leader_ttl,
         Arc::clone(&metrics),
     );
-    let control = Control::new(config.control());
+    let options = config.control();
+    let vnodes = options.vnodes;
     let (fleet, shown) = Fleet::new(
         link.clone(),
-        control,
+        Control::new(options),
         leadership,
         Arc::clone(&metrics),
         own.poll,
@@ -103,7 +104,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         id,
         shown,
         link,
-        vnodes: config.vnodes(),
+        vnodes,
         keys,
         development,
         admin_scope: config.auth.admin_scope.clone(),

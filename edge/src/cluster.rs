@@ -36,8 +36,6 @@ const FLUSH: u64 = 5_000;
 /// Why an edge cannot be part of a cluster.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
-    #[error("redis.url (REDIS_URL) is not set: a cluster meets in Redis; `standalone` needs none")]
-    NoRedis,
     #[error("kafka.brokers (KAFKA_BROKERS) is not set: a cluster's events travel on Kafka")]
     NoKafka,
     #[error("node.id (NODE_ID) = {0:?}: {1}")]
@@ -47,7 +45,7 @@ pub(crate) enum ClusterError {
          be sent to"
     )]
     PublicUrl(std::net::SocketAddr),
-    #[error("redis: {0}")]
+    #[error(transparent)]
     Redis(#[from] redis_store::OptionsError),
     #[error("kafka: {0}")]
     Kafka(#[from] kafka_bus::OpenError),
@@ -108,14 +106,11 @@ pub(crate) fn start(
     metrics: &Arc<Metrics>,
     keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
-    if !config.redis.url.is_set() {
-        return Err(ClusterError::NoRedis);
-    }
+    let link = redis_store::Link::open(config.redis.options())?;
     if config.kafka.brokers.is_empty() {
         return Err(ClusterError::NoKafka);
     }
     let vnodes = VnodeCount::new(homes.len()).expect("one home a vnode");
-    let link = redis_store::Link::open(config.redis_options())?;
     let kafka = config.kafka_options()?;
     let place = Arc::new(Place::new(
         node,
@@ -161,11 +156,11 @@ pub(crate) fn start(
     let described = Described {
         address: address.to_owned(),
         cores: bells.len() as u16,
-        weight: match config.cluster.weight {
+        weight: match config.share.weight {
             0 => 100 * bells.len() as u32,
             weight => weight as u32,
         },
-        pins: VnodeSet::parse(&config.cluster.assigned_vnodes, vnodes)
+        pins: VnodeSet::parse(&config.share.assigned_vnodes, vnodes)
             .map(|set| set.to_string())
             .unwrap_or_default(),
         ttl: config.cluster.lease_ttl,

@@ -124,12 +124,12 @@ fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {
         let _ = std::io::stdin().read_line(&mut line);
         line
     });
-    let mut options = config.token_options();
+    let mut options = config.auth.options();
     if options.has_no_key() {
         eprintln!("JWT_SECRET is not set: the token is checked by the development secret");
         DEVELOPMENT_SECRET.clone_into(&mut options.secret);
     }
-    let verifier = match keys::Keys::once(options, config.key_source().as_ref()) {
+    let verifier = match keys::Keys::once(options, config.auth.source().as_ref()) {
         Ok(verifier) => verifier,
         Err(error) => {
             eprintln!("error: {error}");

@@ -13,7 +13,7 @@ use std::{
 
 use keys::{Keys, KeysError};
 use presence::{Core, Settings};
-use ring::{CoreId, Epoch, Member, VnodeCount};
+use ring::{CoreId, Epoch, Member};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -109,7 +109,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     config.server.cores = cores as u64;
     let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
     let limits = limits(&config, limit);
-    let keys = Keys::start(config.token_options(), config.key_source().as_ref())?;
+    let keys = Keys::start(config.auth.options(), config.auth.source().as_ref())?;
     let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
     let tls = (!tls_paths.0.as_os_str().is_empty())
         .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
@@ -135,7 +135,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         "" => format!("{scheme}://{listen}/socket"),
         url => url.to_owned(),
     };
-    let vnodes = VnodeCount::new(config.cluster.vnodes as usize).expect("checked with the rest");
+    let vnodes = config.cluster.count().expect("checked with the rest");
     let member = Member {
         weight: 1,
         ..Member::default()

@@ -7,6 +7,7 @@
 #[macro_use(println, eprintln)]
 extern crate settings;
 
+mod auth;
 mod fetch;
 
 use std::{
@@ -26,7 +27,10 @@ use arc_swap::ArcSwap;
 use token::{Claims, KeyError, KeySet, Options, TokenError, Verifier};
 
 use crate::fetch::Client;
-pub use crate::fetch::{FetchError, SourceError};
+pub use crate::{
+    auth::AuthSettings,
+    fetch::{FetchError, SourceError},
+};
 
 /// The wait after a first failed fetch; it doubles up to the time between two fetches.
 const RETRY: Duration = Duration::from_secs(1);

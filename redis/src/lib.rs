@@ -17,6 +17,7 @@ mod map;
 mod options;
 mod reply;
 mod script;
+mod sections;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod vnode;
@@ -29,5 +30,6 @@ pub use crate::{
     link::{BadRecord, Counters, Link},
     map::MapWrite,
     options::{Options, OptionsError},
+    sections::{ClusterSettings, RedisSettings},
     vnode::{Done, Op},
 };

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -57,8 +58,13 @@ impl fmt::Debug for Options {
 /// Which option is wrong, and how.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
+    /// There is no URL.
+    #[error(
+        "redis.url (REDIS_URL) is not set: a cluster meets in Redis; a standalone edge needs none"
+    )]
+    NoUrl,
     /// The URL, or one of several.
-    #[error("the Redis URL (node {node} of it): {reason}")]
+    #[error("redis.url (REDIS_URL), node {node}: {reason}")]
     Url {
         /// Which node of the list, from 1.
         node: usize,
@@ -66,7 +72,7 @@ pub enum OptionsError {
         reason: String,
     },
     /// A timeout out of range.
-    #[error("the {name} is {value:?}; it must be 10 ms to 60 s")]
+    #[error("redis.{name} = {value:?}: allowed are 10ms to 60s")]
     Timeout {
         /// `connect_timeout` or `response_timeout`.
         name: &'static str,
@@ -74,10 +80,10 @@ pub enum OptionsError {
         value: Duration,
     },
     /// The prefix.
-    #[error(transparent)]
+    #[error("redis.prefix: {0}")]
     Prefix(#[from] protocol::keys::PrefixError),
     /// The file with certificate authorities.
-    #[error("the Redis CA file {}: {reason}", path.display())]
+    #[error("redis.ca_file = {path:?}: {reason}")]
     CaFile {
         /// Which.
         path: PathBuf,
@@ -85,9 +91,12 @@ pub enum OptionsError {
         reason: String,
     },
     /// There is a CA file, and nothing to use it for.
-    #[error("a Redis CA file needs a URL that begins with rediss://")]
+    #[error("redis.ca_file is given, and redis.url (REDIS_URL) does not begin with rediss://")]
     CaFileWithoutTls,
 }
+
+/// What a timeout may be, ms.
+pub(crate) const TIMEOUT: RangeInclusive<u64> = 10..=60_000;
 
 /// Options that have been checked.
 pub(crate) struct Target {
@@ -136,7 +145,7 @@ impl TryFrom<Options> for Target {
 }
 
 fn timeout(name: &'static str, value: Duration) -> Result<Duration, OptionsError> {
-    if (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&value) {
+    if TIMEOUT.contains(&(value.as_millis() as u64)) {
         Ok(value)
     } else {
         Err(OptionsError::Timeout { name, value })
@@ -144,6 +153,9 @@ fn timeout(name: &'static str, value: Duration) -> Result<Duration, OptionsError
 }
 
 fn nodes(url: &str) -> Result<Vec<ConnectionInfo>, OptionsError> {
+    if url.is_empty() {
+        return Err(OptionsError::NoUrl);
+    }
     let mut nodes: Vec<ConnectionInfo> = Vec::new();
     let mut scheme = "";
     let several = url.contains(',');

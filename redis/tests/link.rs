@@ -358,7 +358,7 @@ async fn the_url_chooses_the_database() {
 #[test]
 fn each_wrong_option_is_named_at_once_and_the_password_is_not() {
     let cases = [
-        ("", "node 1", "is empty"),
+        ("", "REDIS_URL", "is not set"),
         ("127.0.0.1", "node 1", "must begin with redis://"),
         ("http://hunter2@h", "node 1", "must begin with redis://"),
         ("redis://:hunter2@", "node 1", "is not redis://"),

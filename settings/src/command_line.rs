@@ -80,7 +80,7 @@ impl Table {
         };
         command
             .arg(file)
-            .args(self.settings.iter().map(flag).collect::<Vec<_>>())
+            .args(self.settings().map(flag).collect::<Vec<_>>())
     }
 
     /// The flags that were given to a command made by [`Table::with_flags`], by [`Setting::flag`].
@@ -95,7 +95,7 @@ impl Table {
                 .clone();
             Some((flag, text))
         };
-        self.settings.iter().filter_map(given).collect()
+        self.settings().filter_map(given).collect()
     }
 
     /// The file that was given to such a command.

@@ -112,6 +112,19 @@ impl Kind for PathBuf {
     }
 }
 
+/// Empty = none.
+impl Kind for Option<PathBuf> {
+    const ALLOWED: &'static str = PathBuf::ALLOWED;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(String::new, Kind::show)
+    }
+}
+
 impl Kind for SocketAddr {
     const ALLOWED: &'static str = "an address and port like 127.0.0.1:8080 or [::]:8080";
 

@@ -18,7 +18,7 @@ pub use crate::{
     kinds::{Bytes, Kind, List, Secret},
     read::{SettingsError, Sources},
     rules::Rules,
-    table::{Setting, Table},
+    table::{Section, Setting, Table},
 };
 
 /// A duration like `25s`.

@@ -12,7 +12,7 @@ impl Table {
         let program = self.program;
         let mut out = format!("# Every setting of {program} with its default.\n");
         let mut section = "";
-        for setting in self.settings {
+        for setting in self.settings() {
             if setting.section != section {
                 section = setting.section;
                 write!(out, "\n[{section}]\n").expect("a String takes all text");
@@ -46,7 +46,7 @@ impl Table {
              is an error at the start that names the setting, where it came from and what is allowed.\n",
         );
         let mut section = "";
-        for setting in self.settings {
+        for setting in self.settings() {
             if setting.section != section {
                 section = setting.section;
                 write!(
@@ -83,7 +83,7 @@ impl Table {
     pub fn in_effect(&self, shown: &[String]) -> String {
         let mut out = String::new();
         let mut section = "";
-        for (setting, text) in self.settings.iter().zip(shown) {
+        for (setting, text) in self.settings().zip(shown) {
             if setting.section != section {
                 section = setting.section;
                 writeln!(out, "[{section}]").expect("a String takes all text");

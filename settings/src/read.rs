@@ -29,7 +29,7 @@ impl Table {
     /// The text of each setting in the table's order, each good for its kind.
     pub fn read(&self, sources: &Sources<'_>) -> Result<Vec<String>, SettingsError> {
         let mut errors = Vec::new();
-        let defaults = self.settings.iter().map(|setting| Given {
+        let defaults = self.settings().map(|setting| Given {
             text: setting.default.to_owned(),
             source: "default".into(),
         });
@@ -38,7 +38,7 @@ impl Table {
             self.read_file(path, &mut given, &mut errors);
         }
         self.read_environment(&sources.environment, &mut given, &mut errors);
-        for (setting, given) in self.settings.iter().zip(&mut given) {
+        for (setting, given) in self.settings().zip(&mut given) {
             if let Some(text) = sources.flags.get(&setting.flag()) {
                 *given = Given {
                     text: text.clone(),
@@ -46,7 +46,7 @@ impl Table {
                 };
             }
         }
-        for (setting, Given { text, source }) in self.settings.iter().zip(&given) {
+        for (setting, Given { text, source }) in self.settings().zip(&given) {
             if let Err(what) = (setting.check)(text) {
                 let name = setting.name();
                 let allowed = setting.allowed;
@@ -63,9 +63,7 @@ impl Table {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.settings
-            .iter()
-            .position(|setting| setting.name() == name)
+        self.settings().position(|setting| setting.name() == name)
     }
 
     /// Whether the variable `name` is another program's.
@@ -76,7 +74,7 @@ impl Table {
                 .is_some_and(|rest| rest.starts_with('_'))
         };
         self.others.iter().any(|other| name.starts_with(other))
-            || (self.foreign_sections && !self.settings.iter().any(in_section))
+            || (self.foreign_sections && !self.settings().any(in_section))
     }
 
     fn read_file(&self, path: &Path, given: &mut [Given], errors: &mut Vec<String>) {
@@ -98,7 +96,7 @@ impl Table {
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
                 let Some(at) = self.find(&name) else {
-                    let hint = did_you_mean(&name, self.settings.iter().map(Setting::name));
+                    let hint = did_you_mean(&name, self.settings().map(Setting::name));
                     errors.push(format!("{shown}: there is no setting {name}{hint}"));
                     continue;
                 };
@@ -124,7 +122,7 @@ impl Table {
         given: &mut [Given],
         errors: &mut Vec<String>,
     ) {
-        for (setting, given) in self.settings.iter().zip(given) {
+        for (setting, given) in self.settings().zip(given) {
             let long = setting.env();
             let names = setting.short_env.into_iter().chain([long.as_str()]);
             for name in names {
@@ -143,8 +141,8 @@ impl Table {
             let known = |setting: &Setting| {
                 setting.env() == *name || setting.short_env == Some(name.as_str())
             };
-            if !self.is_foreign(name) && !self.settings.iter().any(known) {
-                let hint = did_you_mean(name, self.settings.iter().map(Setting::env));
+            if !self.is_foreign(name) && !self.settings().any(known) {
+                let hint = did_you_mean(name, self.settings().map(Setting::env));
                 errors.push(format!("there is no setting for the variable {name}{hint}"));
             }
         }
@@ -180,27 +178,30 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    crate::settings! {
-        pub(crate) struct Config;
-        node as Node {
+    crate::sections! {
+        pub(crate) struct Node in node {
             /// The name.
             #[env("NODE_ID")]
             id: String = "n1",
             /// How many.
             most: u64 = "1",
         }
-        auth as Auth {
+        pub(crate) struct Auth in auth {
             /// The rule.
             #[env("ONLINE_STATUS_PRESENCE_RULE")]
             rule: String = "open",
         }
     }
 
+    crate::settings! {
+        pub(crate) struct Config { node: Node, auth: Auth }
+    }
+
     fn table(foreign_sections: bool) -> Table {
         Table {
             program: "program",
             subject: "the program",
-            settings: SETTINGS,
+            sections: Config::SECTIONS,
             others: &["ONLINE_STATUS_OTHER_", "ONLINE_STATUS_NODE_THEIRS"],
             foreign_sections,
         }
@@ -284,7 +285,18 @@ mod tests {
         );
         rules.bytes("node.size", 5, 1..=5);
         rules.word("auth.rule", "closed", &["open", "claim"]);
-        let error = rules.finish().expect_err("three broken").to_string();
+        let origins = [
+            "null",
+            "https://a.example",
+            "http://[::1]:3000",
+            "https://a.example/",
+            "https://ä.example",
+            "a.example",
+        ];
+        rules.origins("node.from", &origins.map(str::to_owned));
+        rules.good::<()>(Err("node.file: it is not there"));
+        rules.good(Ok::<_, String>(()));
+        let error = rules.finish().expect_err("seven broken").to_string();
         let lines: Vec<&str> = error.lines().collect();
         assert_eq!(
             lines,
@@ -292,6 +304,13 @@ mod tests {
                 "node.most = 11: allowed are 1 to 10",
                 "node.wait = 90000ms: allowed are 100ms to 60000ms",
                 "auth.rule = \"closed\": allowed are open and claim",
+                "node.from has \"https://a.example/\": it is no origin like https://example.com or \
+                 http://localhost:3000, nor null",
+                "node.from has \"https://ä.example\": it is no origin like https://example.com or \
+                 http://localhost:3000, nor null",
+                "node.from has \"a.example\": it is no origin like https://example.com or \
+                 http://localhost:3000, nor null",
+                "node.file: it is not there",
             ]
         );
     }

@@ -1,6 +1,6 @@
 //! Rules that one setting's syntax does not say: ranges, and what settings must be to each other.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use crate::SettingsError;
 
@@ -13,6 +13,13 @@ impl Rules {
     pub fn rule(&mut self, kept: bool, error: impl Into<String>) {
         if !kept {
             self.0.push(error.into());
+        }
+    }
+
+    /// Notes the error of `result`, if it is one.
+    pub fn good<T>(&mut self, result: Result<T, impl Display>) {
+        if let Err(error) = result {
+            self.rule(false, error.to_string());
         }
     }
 
@@ -49,6 +56,20 @@ impl Rules {
         );
     }
 
+    /// Origins as browsers send them (RFC 6454 §6.1): a scheme and a host, and a port that is not
+    /// the scheme's. Any other would never match.
+    pub fn origins<'a>(&mut self, name: &str, values: impl IntoIterator<Item = &'a String>) {
+        for origin in values {
+            self.rule(
+                is_origin(origin),
+                format!(
+                    "{name} has {origin:?}: it is no origin like https://example.com or \
+                     http://localhost:3000, nor null"
+                ),
+            );
+        }
+    }
+
     /// The length of a secret, when there is one.
     pub fn secret(&mut self, name: &str, value: &crate::Secret, least: usize) {
         let length = value.expose().len();
@@ -66,4 +87,12 @@ impl Rules {
             Err(SettingsError(self.0))
         }
     }
+}
+
+fn is_origin(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/?#*".contains(&byte);
+    text == "null"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty() && !host.is_empty() && host.bytes().all(is_good)
+        })
 }

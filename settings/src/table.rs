@@ -47,8 +47,8 @@ pub struct Table {
     pub program: &'static str,
     /// What its reference page calls it, like `the edge`.
     pub subject: &'static str,
-    /// The settings, each section's together.
-    pub settings: &'static [Setting],
+    /// The settings, those of a section one after the other.
+    pub sections: &'static [&'static [Setting]],
     /// How names of environment variables begin that are other programs'. A variable
     /// `ONLINE_STATUS_…` that is neither one of them nor a setting is an error.
     pub others: &'static [&'static str],
@@ -56,82 +56,124 @@ pub struct Table {
     pub foreign_sections: bool,
 }
 
-/// Declares a configuration: a struct with a struct for each section, and `SETTINGS`, the same as
-/// a table for [`Table`](crate::Table). A setting's type is a [`Kind`](crate::Kind), its default
-/// is text.
+impl Table {
+    /// Every setting, in the table's order.
+    pub(crate) fn settings(&self) -> impl Iterator<Item = &'static Setting> {
+        self.sections.iter().copied().flatten()
+    }
+}
+
+/// Settings of one section that stand together; [`sections`](crate::sections) declares them.
+pub trait Section: Sized {
+    /// As a table.
+    const SETTINGS: &'static [Setting];
+
+    /// The values of the next texts, one text a setting.
+    ///
+    /// # Panics
+    /// When there are too few, or one is not what its setting's `check` accepts.
+    fn from_checked<'a>(texts: &mut impl Iterator<Item = &'a String>) -> Self;
+
+    /// The text of each setting, secrets hidden.
+    fn show(&self) -> Vec<String>;
+}
+
+/// Declares sections: a struct for each, which is a [`Section`](crate::Section). A setting's type
+/// is a [`Kind`](crate::Kind), its default is text. See [`settings`](crate::settings).
+#[macro_export]
+macro_rules! sections {
+    ($($vis:vis struct $type:ident in $section:ident { $(
+        $(#[doc = $doc:literal])+
+        $(#[env($env:literal)])?
+        $key:ident: $kind:ty = $default:literal,
+    )+ })+) => { $(
+        #[doc = concat!("Settings of the section `", stringify!($section), "`.")]
+        #[derive(Debug, Clone)]
+        $vis struct $type { $(
+            $(#[doc = $doc])+
+            $vis $key: $kind,
+        )+ }
+
+        impl $crate::Section for $type {
+            const SETTINGS: &'static [$crate::Setting] = &[$($crate::Setting {
+                section: stringify!($section),
+                key: stringify!($key),
+                default: $default,
+                doc: concat!($($doc),+),
+                allowed: <$kind as $crate::Kind>::ALLOWED,
+                check: |text| <$kind as $crate::Kind>::parse(text).map(drop),
+                short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
+            },)+];
+
+            fn from_checked<'a>(texts: &mut impl Iterator<Item = &'a String>) -> Self {
+                let mut next = || texts.next().expect("one text a setting");
+                Self { $(
+                    $key: <$kind as $crate::Kind>::parse(next()).expect("it was checked"),
+                )+ }
+            }
+
+            fn show(&self) -> Vec<String> {
+                vec![$($crate::Kind::show(&self.$key),)+]
+            }
+        }
+    )+ };
+}
+
+/// Declares a configuration: a struct of sections, its own and those it shares with other
+/// programs, and `SECTIONS`, the same for a [`Table`](crate::Table).
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// settings::settings! {
-///     pub struct Config;
-///     presence as Presence {
+/// settings::sections! {
+///     pub struct Presence in presence {
 ///         /// How long a user stays online after its last session broke.
 ///         grace: Duration = "15s",
 ///     }
-///     node as Node {
+///     pub struct Node in node {
 ///         /// The node's name.
 ///         #[env("NODE_ID")]
 ///         id: String = "n1",
 ///     }
 /// }
 ///
-/// let texts: Vec<String> = SETTINGS.iter().map(|setting| setting.default.into()).collect();
+/// settings::settings! {
+///     pub struct Config { presence: Presence, node: Node }
+/// }
+///
+/// let texts = ["15s".to_owned(), "n1".to_owned()];
 /// let config = Config::from_checked(&texts);
 /// assert_eq!(config.presence.grace.as_secs(), 15);
-/// assert_eq!(config.show(), ["15s", "n1"]);
-/// assert_eq!(SETTINGS[1].short_env, Some("NODE_ID"));
+/// assert_eq!(config.show(), texts);
+/// assert_eq!(Config::SECTIONS[1][0].short_env, Some("NODE_ID"));
 /// ```
 #[macro_export]
 macro_rules! settings {
-    ($vis:vis struct $config:ident; $($section:ident as $type:ident { $(
-        $(#[doc = $doc:literal])+
-        $(#[env($env:literal)])?
-        $key:ident: $kind:ty = $default:literal,
-    )+ })+) => {
+    ($vis:vis struct $config:ident { $($name:ident: $section:ty),+ $(,)? }) => {
         /// The whole configuration.
         #[derive(Debug, Clone)]
         $vis struct $config { $(
-            #[doc = concat!("The settings of `", stringify!($section), "`.")]
-            $vis $section: $type,
+            #[doc = concat!("The settings `", stringify!($name), "`.")]
+            $vis $name: $section,
         )+ }
 
-        $(
-            #[doc = concat!("The settings of `", stringify!($section), "`.")]
-            #[derive(Debug, Clone)]
-            $vis struct $type { $(
-                $(#[doc = $doc])+
-                $vis $key: $kind,
-            )+ }
-        )+
-
-        /// Every setting, in the order of the table.
-        $vis const SETTINGS: &[$crate::Setting] = &[$($($crate::Setting {
-            section: stringify!($section),
-            key: stringify!($key),
-            default: $default,
-            doc: concat!($($doc),+),
-            allowed: <$kind as $crate::Kind>::ALLOWED,
-            check: |text| <$kind as $crate::Kind>::parse(text).map(drop),
-            short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
-        },)+)+];
-
         impl $config {
+            /// Every setting, in the order of the table.
+            $vis const SECTIONS: &'static [&'static [$crate::Setting]] =
+                &[$(<$section as $crate::Section>::SETTINGS,)+];
+
             /// Builds the configuration from the text of each setting, in the table's order.
             ///
             /// # Panics
             /// When a text is not what its setting's `check` accepts.
             $vis fn from_checked(texts: &[String]) -> Self {
                 let mut texts = texts.iter();
-                let mut next = || texts.next().expect("one text a setting");
-                Self { $($section: $type { $(
-                    $key: <$kind as $crate::Kind>::parse(next()).expect("it was checked"),
-                )+ },)+ }
+                Self { $($name: $crate::Section::from_checked(&mut texts),)+ }
             }
 
             /// The text of each setting, in the table's order, secrets hidden.
             $vis fn show(&self) -> Vec<String> {
-                vec![$($($crate::Kind::show(&self.$section.$key),)+)+]
+                [$($crate::Section::show(&self.$name),)+].concat()
             }
         }
     };

@@ -68,7 +68,10 @@ impl App {
         let everyone = allowed.iter().any(|origin| origin == "*");
         let headers = response.headers_mut();
         let origin = request.get(header::ORIGIN);
-        let listed = |origin: &&HeaderValue| allowed.iter().any(|good| *good == **origin);
+        let listed = |origin: &&HeaderValue| {
+            let same = |good: &String| origin.as_bytes().eq_ignore_ascii_case(good.as_bytes());
+            allowed.iter().any(same)
+        };
         if everyone {
             let any = HeaderValue::from_static("*");
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);

@@ -101,7 +101,7 @@ fn without_a_secret_it_needs_no_token_and_listens_on_loopback_only() {
         assert_eq!(answer.status, 403, "{origin}");
     }
     let output = command()
-        .args(["run", "--listen", "0.0.0.0:0"])
+        .args(["run", "--listen", "0.0.0.0:0", "--redis-url", &redis.url()])
         .output()
         .expect("it runs");
     assert_eq!(output.status.code(), Some(1));
@@ -221,7 +221,7 @@ fn mistakes_in_the_configuration_are_named_and_end_it_with_2() {
         .args(["run", "--redis-url", "http://127.0.0.1"])
         .output()
         .expect("it runs");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         error.contains("REDIS_URL") && error.contains("redis://"),

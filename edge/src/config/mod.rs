@@ -5,7 +5,7 @@
 mod table;
 
 use kafka_bus::{Compression, Mechanism, SecurityProtocol};
-use ring::{VnodeCount, VnodeSet};
+use ring::VnodeSet;
 use settings::{Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
 pub(crate) use token::DEVELOPMENT_SECRET;
@@ -16,7 +16,7 @@ pub(crate) use self::table::Config;
 pub(crate) const TABLE: Table = Table {
     program: "online-status-edge",
     subject: "the edge",
-    settings: table::SETTINGS,
+    sections: Config::SECTIONS,
     // The names of the coordinator, and of the scripts and tests around the edge.
     others: &[
         "ONLINE_STATUS_COORDINATOR_",
@@ -35,71 +35,31 @@ impl Config {
         Ok(config)
     }
 
-    /// What tokens are checked by.
-    pub(crate) fn token_options(&self) -> token::Options {
-        let auth = &self.auth;
-        token::Options {
-            secret: auth.secret.expose().to_owned(),
-            algorithms: auth.algorithms.0.clone(),
-            public_key: auth.public_key.clone(),
-            jwks_file: auth.jwks_file.clone(),
-            jwks_url: auth.jwks_url.clone(),
-            issuer: auth.issuer.clone(),
-            audience: auth.audience.clone(),
-            leeway: auth.leeway,
-            by_claim: self.presence.watch_policy == "claim",
-        }
-    }
-
-    /// Where more keys are fetched.
-    pub(crate) fn key_source(&self) -> Option<keys::Source> {
-        let auth = &self.auth;
-        (!auth.jwks_url.is_empty()).then(|| keys::Source {
-            jwks_ca_file: path(&auth.jwks_ca_file),
-            jwks_refresh: auth.jwks_refresh,
-            ..keys::Source::new(&auth.jwks_url)
-        })
-    }
-
     /// Whether there is no key for tokens, so that only the public one of development is left.
     pub(crate) fn is_development(&self) -> bool {
-        self.token_options().has_no_key()
+        self.auth.options().has_no_key()
     }
 
     /// What is wrong with the files that the settings name, and with the keys in them.
     pub(crate) fn check_files(&self) -> Result<(), SettingsError> {
-        let mut errors = Vec::new();
-        let mut tokens = self.token_options();
-        if tokens.has_no_key() {
-            DEVELOPMENT_SECRET.clone_into(&mut tokens.secret);
-        }
-        if let Err(error) = token::Verifier::new(&tokens) {
-            errors.push(error.to_string());
-        }
-        if let Some(Err(error)) = self.key_source().map(|source| source.check()) {
-            errors.push(error.to_string());
-        }
+        let mut rules = Rules::default();
+        self.auth.check_files(&mut rules);
         let tls = &self.tls;
-        if !tls.certificate.as_os_str().is_empty()
-            && let Err(error) = crate::tls::Acceptor::new(&tls.certificate, &tls.key)
-        {
-            errors.push(error.to_string());
+        if !tls.certificate.as_os_str().is_empty() {
+            rules.good(crate::tls::Acceptor::new(&tls.certificate, &tls.key));
         }
-        if let Err(SettingsError(wrong)) = self.kafka_options() {
-            errors.extend(wrong);
+        if self.redis.url.is_set() {
+            self.redis.check_files(&mut rules);
         }
-        match errors.is_empty() {
-            true => Ok(()),
-            false => Err(SettingsError(errors)),
-        }
+        rules.good(self.kafka_options());
+        rules.finish()
     }
 
     /// The rules that one setting's syntax does not say.
     fn check(&self) -> Result<(), SettingsError> {
         const DAY: u64 = 86_400_000;
         let most_messages = u64::from(u32::MAX >> 12);
-        let (server, presence, cluster) = (&self.server, &self.presence, &self.cluster);
-        let (redis, kafka) = (&self.redis, &self.kafka);
+        let (server, presence, kafka) = (&self.server, &self.presence, &self.kafka);
         let mut rules = Rules::default();
         let id = &self.node.id;
         rules.rule(
@@ -117,22 +77,7 @@ impl Config {
         rules.duration("server.drain_timeout", server.drain_timeout, 0..=3_600_000);
         let user_timeout = server.tcp_user_timeout;
         rules.duration("server.tcp_user_timeout", user_timeout, 1_000..=3_600_000);
-        let auth = &self.auth;
-        rules.duration("auth.jwks_refresh", auth.jwks_refresh, 1_000..=86_400_000);
-        rules.rule(
-            auth.jwks_url.is_empty() || auth.jwks_file.as_os_str().is_empty(),
-            "auth.jwks_file and auth.jwks_url: only one may be given",
-        );
-        rules.duration("auth.leeway", auth.leeway, 0..=600_000);
-        for origin in &server.origins.0 {
-            rules.rule(
-                is_origin(origin),
-                format!(
-                    "server.origins has {origin:?}: allowed are origins like https://example.com or \
-                     http://localhost:3000, and null"
-                ),
-            );
-        }
+        rules.origins("server.origins", &server.origins.0);
         rules.bytes("server.max_header", server.max_header.0, 512..=1 << 20);
         rules.bytes(
             "server.max_message",
@@ -166,20 +111,13 @@ impl Config {
             100..=60_000,
         );
         rules.bytes("presence.outbox", presence.outbox.0, 4 << 10..=1 << 30);
-        rules.word(
-            "presence.watch_policy",
-            &presence.watch_policy,
-            &["open", "claim"],
-        );
         rules.duration("store.retention", self.store.retention, 1_000..=3_650 * DAY);
-        match VnodeCount::new(cluster.vnodes as usize) {
-            Err(error) => rules.rule(false, format!("cluster.vnodes: {error}")),
-            Ok(count) => {
-                if let Err(error) = VnodeSet::parse(&cluster.assigned_vnodes, count) {
-                    let what = format!("cluster.assigned_vnodes (ASSIGNED_VNODES): {error}");
-                    rules.rule(false, what);
-                }
-            }
+        self.cluster.check(&mut rules);
+        if let Ok(count) = self.cluster.count()
+            && let Err(error) = VnodeSet::parse(&self.share.assigned_vnodes, count)
+        {
+            let what = format!("cluster.assigned_vnodes (ASSIGNED_VNODES): {error}");
+            rules.rule(false, what);
         }
         let url = &self.server.public_url;
         rules.rule(
@@ -190,34 +128,16 @@ impl Config {
             url.is_empty() || url.starts_with("ws://") || url.starts_with("wss://"),
             format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
-        rules.number("cluster.weight", cluster.weight, 0..=1_000_000);
-        rules.duration("cluster.lease_ttl", cluster.lease_ttl, 1_000..=60_000);
-        rules.duration("redis.connect_timeout", redis.connect_timeout, 10..=60_000);
-        rules.duration(
-            "redis.response_timeout",
-            redis.response_timeout,
-            10..=60_000,
-        );
+        rules.number("cluster.weight", self.share.weight, 0..=1_000_000);
+        self.redis.check(&mut rules);
         rules.number("kafka.partitions", kafka.partitions, 1..=10_000);
         rules.number("kafka.replication", kafka.replication, 0..=100);
         rules.rule(
             self.tls.certificate.as_os_str().is_empty() == self.tls.key.as_os_str().is_empty(),
             "tls.certificate and tls.key: both or none must be given",
         );
-        rules.secret("auth.secret (JWT_SECRET)", &self.auth.secret, 32);
+        self.auth.check(&mut rules);
         rules.finish()
-    }
-
-    /// How the store of the cluster is reached.
-    pub(crate) fn redis_options(&self) -> redis_store::Options {
-        let redis = &self.redis;
-        redis_store::Options {
-            url: redis.url.expose().to_owned(),
-            prefix: redis.prefix.clone(),
-            connect_timeout: redis.connect_timeout,
-            response_timeout: redis.response_timeout,
-            ca_file: path(&redis.ca_file),
-        }
     }
 
     /// How the bus of the cluster is reached; the error names the setting.
@@ -228,7 +148,7 @@ impl Config {
                 "kafka.{name} = {value:?}: allowed are {allowed}"
             )])
         };
-        let vnodes = VnodeCount::new(self.cluster.vnodes as usize).expect("checked with the rest");
+        let vnodes = self.cluster.count().expect("checked with the rest");
         let mut options = kafka_bus::Options {
             brokers: kafka.brokers.clone(),
             topic: kafka.topic.clone(),
@@ -278,9 +198,9 @@ impl Config {
         };
         security.username.clone_from(&kafka.username);
         security.password = kafka.password.expose().to_owned();
-        security.ca_file = path(&kafka.ca_file);
-        security.cert_file = path(&kafka.certificate);
-        security.key_file = path(&kafka.key);
+        security.ca_file.clone_from(&kafka.ca_file);
+        security.cert_file.clone_from(&kafka.certificate);
+        security.key_file.clone_from(&kafka.key);
         for property in &kafka.properties.0 {
             let (key, value) = property
                 .split_once('=')
@@ -307,23 +227,11 @@ impl Config {
     }
 }
 
-fn path(path: &std::path::Path) -> Option<std::path::PathBuf> {
-    (!path.as_os_str().is_empty()).then(|| path.to_owned())
-}
-
 /// The longest reason of a close frame (RFC 6455 §5.5), which tells a client its node.
 const MAX_URL: usize = 123;
 /// How long a take-over may take once a lease has ended, ms: the coordinator looks at leases twice
 /// a second; the map and the users of a node's share are read.
 const TAKEOVER: u64 = 2_000;
-
-/// As browsers send it (RFC 6454 §6.1): a scheme and a host, and a port that is not the scheme's.
-fn is_origin(text: &str) -> bool {
-    text == "null"
-        || text.split_once("://").is_some_and(|(scheme, host)| {
-            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
-        })
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,15 @@
-//! Every setting of the edge: its name, type, default and meaning, once. File, environment, flags,
-//! `config check`, `config default` and the reference page all come from here.
+//! Every setting of the edge: its name, type, default and meaning, once; those that it shares with
+//! the coordinator stand in `keys` and `redis`. File, environment, flags, `config check`, `config
+//! default` and the reference page all come from here.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use keys::AuthSettings;
+use redis_store::{ClusterSettings, RedisSettings};
 use settings::{Bytes, List, Secret};
 
-settings::settings! {
-    pub(crate) struct Config;
-    server as Server {
+settings::sections! {
+    pub(crate) struct Server in server {
         /// Where clients connect.
         listen: SocketAddr = "127.0.0.1:8080",
         /// Where health, metrics and administration are served.
@@ -42,13 +44,15 @@ settings::settings! {
         /// How long the kernel tries to deliver bytes before it drops a connection.
         tcp_user_timeout: Duration = "30s",
     }
-    node as Node {
+
+    pub(crate) struct Node in node {
         /// The node's name, 1 to 64 of `A-Z a-z 0-9 . _ -`, in a cluster no other node's; empty =
         /// `standalone`, or in a cluster the host's name.
         #[env("NODE_ID")]
         id: String = "",
     }
-    presence as Presence {
+
+    pub(crate) struct Presence in presence {
         /// How long a user stays online after its last session broke.
         grace: Duration = "15s",
         /// The same after a clean close; 0s = offline at once.
@@ -70,73 +74,31 @@ settings::settings! {
         message_rate: u64 = "100",
         /// Messages that a session may send at once.
         message_burst: u64 = "1200",
-        /// Who may watch whom: `open`, or `claim`: whom the token's `watch` claim lists.
-        watch_policy: String = "open",
     }
-    auth as Auth {
-        /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
-        #[env("JWT_SECRET")]
-        secret: Secret = "",
-        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
-        algorithms: List = "HS256",
-        /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
-        public_key: PathBuf = "",
-        /// A JSON Web Key Set file; read again on SIGHUP.
-        jwks_file: PathBuf = "",
-        /// The same from a web server, `https://…` or `http://…`: fetched at the start, every
-        /// `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
-        jwks_url: String = "",
-        /// Between two fetches.
-        jwks_refresh: Duration = "5m",
-        /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
-        jwks_ca_file: PathBuf = "",
-        /// What `iss` must be; empty = anything.
-        issuer: String = "",
-        /// What `aud` must contain; empty = anything.
-        audience: String = "",
-        /// By how much clocks may differ.
-        leeway: Duration = "0s",
-        /// The scope that bulk and admin endpoints need.
-        admin_scope: String = "presence:admin",
-    }
-    tls as Tls {
+
+    pub(crate) struct Tls in tls {
         /// The certificate chain in PEM; with `key` it turns TLS on. Read again on SIGHUP.
         certificate: PathBuf = "",
         /// The private key in PEM.
         key: PathBuf = "",
     }
-    store as Store {
+
+    pub(crate) struct Store in store {
         /// A directory to keep presence in; empty = in memory.
         data: PathBuf = "",
         /// How long an offline user is remembered.
         retention: Duration = "30d",
     }
-    cluster as Cluster {
-        /// How many vnodes there are, a power of two, for the cluster's life.
-        vnodes: u64 = "4096",
+
+    pub(crate) struct Share in cluster {
         /// Vnodes that this node is to have before others, like `0-99,200`; empty = whichever.
         #[env("ASSIGNED_VNODES")]
         assigned_vnodes: String = "",
         /// The node's weight in the rebalance; 0 = 100 for each of its cores.
         weight: u64 = "0",
-        /// How long the node counts as alive without renewing its lease.
-        lease_ttl: Duration = "5s",
     }
-    redis as Redis {
-        /// The store of a cluster: `redis://` or `rediss://` (TLS), with user and password; several
-        /// nodes of a Redis Cluster separated by commas.
-        #[env("REDIS_URL")]
-        url: Secret = "",
-        /// What every key begins with.
-        prefix: String = "os:",
-        /// The certificate authorities to trust with `rediss://`, in PEM; empty = the system's.
-        ca_file: PathBuf = "",
-        /// How long a connection may take.
-        connect_timeout: Duration = "1s",
-        /// How long an answer may take.
-        response_timeout: Duration = "2s",
-    }
-    kafka as Kafka {
+
+    pub(crate) struct Kafka in kafka {
         /// The brokers to begin with, `host:port` separated by commas.
         #[env("KAFKA_BROKERS")]
         brokers: String = "",
@@ -165,12 +127,27 @@ settings::settings! {
         /// The password of SASL.
         password: Secret = "",
         /// The certificate authorities to trust, in PEM; empty = the system's.
-        ca_file: PathBuf = "",
+        ca_file: Option<PathBuf> = "",
         /// This client's certificate, in PEM.
-        certificate: PathBuf = "",
+        certificate: Option<PathBuf> = "",
         /// Its private key, in PEM.
-        key: PathBuf = "",
+        key: Option<PathBuf> = "",
         /// More settings of librdkafka, like `socket.keepalive.enable=true`.
         properties: List = "",
+    }
+}
+
+settings::settings! {
+    pub(crate) struct Config {
+        server: Server,
+        node: Node,
+        presence: Presence,
+        auth: AuthSettings,
+        tls: Tls,
+        store: Store,
+        cluster: ClusterSettings,
+        share: Share,
+        redis: RedisSettings,
+        kafka: Kafka,
     }
 }

@@ -300,7 +300,7 @@ fn a_session_ends_with_its_token_unless_it_is_renewed() {
 
 #[test]
 fn claims_say_whom_a_session_may_watch() {
-    let edge = Edge::start(&["--presence-watch-policy", "claim"]);
+    let edge = Edge::start(&["--auth-watch-policy", "claim"]);
     let claims = json!({ "sub": "alice", "exp": now() + 60, "watch": ["bob", "team-*"] });
     let mut alice = Client::open(&edge, &bearer(&signed(&claims)));
     alice.message();

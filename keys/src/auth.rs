@@ -1,0 +1,93 @@
+//! The settings of the section `auth`, which are the same for all who check tokens: their meaning,
+//! their bounds, and the options and the source that they make.
+
+use std::{path::PathBuf, time::Duration};
+
+use settings::{List, Rules, Secret};
+use token::{DEVELOPMENT_SECRET, MIN_SECRET, Options, Verifier};
+
+use crate::Source;
+
+settings::sections! {
+    pub struct AuthSettings in auth {
+        /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
+        #[env("JWT_SECRET")]
+        secret: Secret = "",
+        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
+        algorithms: List = "HS256",
+        /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
+        public_key: PathBuf = "",
+        /// A JSON Web Key Set file; read again on SIGHUP.
+        jwks_file: PathBuf = "",
+        /// The same from a web server, `https://…` or `http://…`: fetched at the start, every
+        /// `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
+        jwks_url: String = "",
+        /// Between two fetches.
+        jwks_refresh: Duration = "5m",
+        /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
+        jwks_ca_file: Option<PathBuf> = "",
+        /// What `iss` must be; empty = anything.
+        issuer: String = "",
+        /// What `aud` must contain; empty = anything.
+        audience: String = "",
+        /// By how much clocks may differ.
+        leeway: Duration = "0s",
+        /// The scope that administration, and questions for many users at once, need.
+        admin_scope: String = "presence:admin",
+        /// Whom a token lets see: `open` = everyone, or `claim`: whom its `watch` claim lists.
+        #[env("ONLINE_STATUS_PRESENCE_WATCH_POLICY")]
+        watch_policy: String = "open",
+    }
+}
+
+impl AuthSettings {
+    /// What tokens are checked by.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            secret: self.secret.expose().to_owned(),
+            algorithms: self.algorithms.0.clone(),
+            public_key: self.public_key.clone(),
+            jwks_file: self.jwks_file.clone(),
+            jwks_url: self.jwks_url.clone(),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            leeway: self.leeway,
+            by_claim: self.watch_policy == "claim",
+        }
+    }
+
+    /// Where more keys are fetched.
+    #[must_use]
+    pub fn source(&self) -> Option<Source> {
+        (!self.jwks_url.is_empty()).then(|| Source {
+            jwks_ca_file: self.jwks_ca_file.clone(),
+            jwks_refresh: self.jwks_refresh,
+            ..Source::new(&self.jwks_url)
+        })
+    }
+
+    /// The rules that one setting's syntax does not say.
+    pub fn check(&self, rules: &mut Rules) {
+        rules.duration("auth.jwks_refresh", self.jwks_refresh, 1_000..=86_400_000);
+        rules.rule(
+            self.jwks_url.is_empty() || self.jwks_file.as_os_str().is_empty(),
+            "auth.jwks_file and auth.jwks_url: only one may be given",
+        );
+        rules.duration("auth.leeway", self.leeway, 0..=600_000);
+        rules.word("auth.watch_policy", &self.watch_policy, &["open", "claim"]);
+        rules.secret("auth.secret (JWT_SECRET)", &self.secret, MIN_SECRET);
+    }
+
+    /// What is wrong with the files that are named, and with the keys in them.
+    pub fn check_files(&self, rules: &mut Rules) {
+        let mut options = self.options();
+        if options.has_no_key() {
+            DEVELOPMENT_SECRET.clone_into(&mut options.secret);
+        }
+        rules.good(Verifier::new(&options));
+        if let Some(source) = self.source() {
+            rules.good(source.check());
+        }
+    }
+}

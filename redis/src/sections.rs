@@ -1,0 +1,79 @@
+//! The settings that all programs of a cluster share: the section `redis`, how they meet, and of
+//! the section `cluster` what they must agree in. It owns their meaning and their bounds.
+
+use std::{path::PathBuf, time::Duration};
+
+use ring::{VnodeCount, VnodeCountError};
+use settings::{Rules, Secret};
+
+use crate::{
+    Options,
+    options::{TIMEOUT, Target},
+};
+
+settings::sections! {
+    pub struct RedisSettings in redis {
+        /// Where the cluster meets: `redis://[user[:password]@]host[:port][/database]`, or
+        /// `rediss://` for TLS; several nodes of a Redis Cluster separated by commas.
+        #[env("REDIS_URL")]
+        url: Secret = "",
+        /// What every key begins with.
+        prefix: String = "os:",
+        /// The certificate authorities to trust with `rediss://`, in PEM; empty = the system's.
+        ca_file: Option<PathBuf> = "",
+        /// How long a connection may take.
+        connect_timeout: Duration = "1s",
+        /// How long an answer may take.
+        response_timeout: Duration = "2s",
+    }
+
+    pub struct ClusterSettings in cluster {
+        /// How many vnodes there are, a power of two, for the cluster's life.
+        vnodes: u64 = "4096",
+        /// How long an edge counts as alive without renewing its lease; the same everywhere.
+        lease_ttl: Duration = "5s",
+    }
+}
+
+impl RedisSettings {
+    /// How the store is reached.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            url: self.url.expose().to_owned(),
+            prefix: self.prefix.clone(),
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            ca_file: self.ca_file.clone(),
+        }
+    }
+
+    /// The rules that one setting's syntax does not say.
+    pub fn check(&self, rules: &mut Rules) {
+        rules.duration("redis.connect_timeout", self.connect_timeout, TIMEOUT);
+        rules.duration("redis.response_timeout", self.response_timeout, TIMEOUT);
+    }
+
+    /// What is wrong with the address and the file, as far as that shows without a connection.
+    pub fn check_files(&self, rules: &mut Rules) {
+        rules.good(Target::try_from(self.options()));
+    }
+}
+
+impl ClusterSettings {
+    /// How many vnodes the cluster has.
+    ///
+    /// # Errors
+    /// When it is no allowed number of them.
+    pub fn count(&self) -> Result<VnodeCount, VnodeCountError> {
+        VnodeCount::new(usize::try_from(self.vnodes).unwrap_or(usize::MAX))
+    }
+
+    /// The rules that one setting's syntax does not say.
+    pub fn check(&self, rules: &mut Rules) {
+        if let Err(error) = self.count() {
+            rules.rule(false, format!("cluster.vnodes: {error}"));
+        }
+        rules.duration("cluster.lease_ttl", self.lease_ttl, 1_000..=60_000);
+    }
+}
