@@ -166,6 +166,13 @@ impl Metrics {
     }
 }
 
+/// A table of numbers: name, kind, help and value.
+macro_rules! numbers {
+    ($($name:literal $kind:ident $help:literal => $value:expr;)+) => {
+        &[$(($name, stringify!($kind), $help, $value)),+]
+    };
+}
+
 /// A number of the node's place in the cluster: name, kind, help, value.
 type OfNode = (&'static str, &'static str, &'static str, u64);
 
@@ -176,198 +183,51 @@ type PerCore = (
     fn(&CoreStats) -> u64,
 );
 
-const PER_CORE: &[PerCore] = &[
-    ("connections", "gauge", "Open connections.", |c| {
-        c.connections
-    }),
-    (
-        "unauthenticated_connections",
-        "gauge",
-        "Open connections without a session.",
-        |c| c.unauthenticated,
-    ),
-    ("sessions", "gauge", "Open sessions.", |c| {
-        c.presence.sessions
-    }),
-    ("users", "gauge", "Users in memory.", |c| c.presence.users),
-    (
-        "watchers",
-        "gauge",
-        "Watches: one a session and user it watches.",
-        |c| c.presence.watches,
-    ),
-    (
-        "ready_sessions",
-        "gauge",
-        "Sessions with something to send.",
-        |c| c.presence.ready,
-    ),
-    (
-        "store_queue",
-        "gauge",
-        "Requests that wait for the store.",
-        |c| c.presence.store_queue,
-    ),
-    (
-        "bus_queue",
-        "gauge",
-        "Changes that wait for the bus.",
-        |c| c.presence.bus_queue,
-    ),
-    (
-        "peer_queue",
-        "gauge",
-        "Messages that wait for other cores.",
-        |c| c.presence.peer_queue,
-    ),
-    (
-        "outbox_bytes",
-        "gauge",
-        "Bytes that wait for slow sockets.",
-        |c| c.outbox_bytes,
-    ),
-    (
-        "vnodes_loading",
-        "gauge",
-        "Vnodes whose users are not loaded yet.",
-        |c| c.vnodes_loading,
-    ),
-    ("accepted_total", "counter", "Connections accepted.", |c| {
-        c.accepted
-    }),
-    (
-        "accept_errors_total",
-        "counter",
-        "Connections that could not be accepted.",
-        |c| c.accept_errors,
-    ),
-    ("connects_total", "counter", "Sessions opened.", |c| {
-        c.presence.connects
-    }),
-    ("messages_total", "counter", "Messages of clients.", |c| {
-        c.presence.messages
-    }),
-    (
-        "bad_messages_total",
-        "counter",
-        "Messages that were not understood.",
-        |c| c.presence.bad_messages,
-    ),
-    (
-        "not_allowed_total",
-        "counter",
-        "Watches and queries that the token did not allow.",
-        |c| c.presence.not_allowed,
-    ),
-    (
-        "events_total",
-        "counter",
-        "Changes of users' public records.",
-        |c| c.presence.changes,
-    ),
-    (
-        "deliveries_total",
-        "counter",
-        "Records sent to watchers.",
-        |c| c.presence.deliveries,
-    ),
-    (
-        "delivery_frames_total",
-        "counter",
-        "Frames that carried them.",
-        |c| c.presence.frames,
-    ),
-    (
-        "conflations_total",
-        "counter",
-        "Changes merged into one that still waited.",
-        |c| c.presence.conflations,
-    ),
-    (
-        "blocked_total",
-        "counter",
-        "Times a client's socket took no more.",
-        |c| c.presence.blocked,
-    ),
-    (
-        "stale_total",
-        "counter",
-        "States dropped because a newer one was known.",
-        |c| c.presence.stale,
-    ),
-    (
-        "impatient_total",
-        "counter",
-        "Questions answered without waiting on for the store.",
-        |c| c.presence.impatient,
-    ),
-    (
-        "not_believed_total",
-        "counter",
-        "Versions that clients claimed to know and that were not looked for.",
-        |c| c.presence.not_believed,
-    ),
-    (
-        "moved_total",
-        "counter",
-        "Sessions told to go to another node.",
-        |c| c.presence.moved,
-    ),
-    (
-        "fenced_total",
-        "counter",
-        "Vnodes lost to a higher epoch.",
-        |c| c.presence.fenced,
-    ),
-    (
-        "bus_gaps_total",
-        "counter",
-        "Times the bus may have lost events.",
-        |c| c.presence.gaps,
-    ),
-    (
-        "refused_writes_total",
-        "counter",
-        "Records that the store refused because of a newer epoch.",
-        |c| c.presence.refused_writes,
-    ),
-    (
-        "store_writes_total",
-        "counter",
-        "Records written to the store.",
-        |c| c.presence.store_writes,
-    ),
-    (
-        "store_failures_total",
-        "counter",
-        "Requests that the store failed.",
-        |c| c.presence.store_failures,
-    ),
-    (
-        "published_total",
-        "counter",
-        "Events delivered to the bus.",
-        |c| c.presence.published,
-    ),
-    (
-        "bus_failures_total",
-        "counter",
-        "Events that the bus did not take.",
-        |c| c.presence.bus_failures,
-    ),
-    (
-        "sent_bytes_total",
-        "counter",
-        "Bytes sent to clients.",
-        |c| c.sent_bytes,
-    ),
-    (
-        "received_bytes_total",
-        "counter",
-        "Bytes received from clients.",
-        |c| c.received_bytes,
-    ),
-];
+const PER_CORE: &[PerCore] = numbers! {
+    "connections" gauge "Open connections." => |c| c.connections;
+    "unauthenticated_connections" gauge "Open connections without a session."
+        => |c| c.unauthenticated;
+    "sessions" gauge "Open sessions." => |c| c.presence.sessions;
+    "users" gauge "Users in memory." => |c| c.presence.users;
+    "watchers" gauge "Watches: one a session and user it watches." => |c| c.presence.watches;
+    "ready_sessions" gauge "Sessions with something to send." => |c| c.presence.ready;
+    "store_queue" gauge "Requests that wait for the store." => |c| c.presence.store_queue;
+    "bus_queue" gauge "Changes that wait for the bus." => |c| c.presence.bus_queue;
+    "peer_queue" gauge "Messages that wait for other cores." => |c| c.presence.peer_queue;
+    "outbox_bytes" gauge "Bytes that wait for slow sockets." => |c| c.outbox_bytes;
+    "vnodes_loading" gauge "Vnodes whose users are not loaded yet." => |c| c.vnodes_loading;
+    "accepted_total" counter "Connections accepted." => |c| c.accepted;
+    "accept_errors_total" counter "Connections that could not be accepted." => |c| c.accept_errors;
+    "connects_total" counter "Sessions opened." => |c| c.presence.connects;
+    "messages_total" counter "Messages of clients." => |c| c.presence.messages;
+    "bad_messages_total" counter "Messages that were not understood."
+        => |c| c.presence.bad_messages;
+    "not_allowed_total" counter "Watches and queries that the token did not allow."
+        => |c| c.presence.not_allowed;
+    "events_total" counter "Changes of users' public records." => |c| c.presence.changes;
+    "deliveries_total" counter "Records sent to watchers." => |c| c.presence.deliveries;
+    "delivery_frames_total" counter "Frames that carried them." => |c| c.presence.frames;
+    "conflations_total" counter "Changes merged into one that still waited."
+        => |c| c.presence.conflations;
+    "blocked_total" counter "Times a client's socket took no more." => |c| c.presence.blocked;
+    "stale_total" counter "States dropped because a newer one was known." => |c| c.presence.stale;
+    "impatient_total" counter "Questions answered without waiting on for the store."
+        => |c| c.presence.impatient;
+    "not_believed_total" counter "Versions that clients claimed to know and that were not looked for."
+        => |c| c.presence.not_believed;
+    "moved_total" counter "Sessions told to go to another node." => |c| c.presence.moved;
+    "fenced_total" counter "Vnodes lost to a higher epoch." => |c| c.presence.fenced;
+    "bus_gaps_total" counter "Times the bus may have lost events." => |c| c.presence.gaps;
+    "refused_writes_total" counter "Records that the store refused because of a newer epoch."
+        => |c| c.presence.refused_writes;
+    "store_writes_total" counter "Records written to the store." => |c| c.presence.store_writes;
+    "store_failures_total" counter "Requests that the store failed."
+        => |c| c.presence.store_failures;
+    "published_total" counter "Events delivered to the bus." => |c| c.presence.published;
+    "bus_failures_total" counter "Events that the bus did not take." => |c| c.presence.bus_failures;
+    "sent_bytes_total" counter "Bytes sent to clients." => |c| c.sent_bytes;
+    "received_bytes_total" counter "Bytes received from clients." => |c| c.received_bytes;
+};
 
 type ByLabel = (
     &'static str,
@@ -445,112 +305,33 @@ impl Page {
         let (followed, moving) = place.progress();
         let (stats, link) = (&place.store_stats, place.link.counters());
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let own: [OfNode; 18] = [
-            (
-                "lease_held",
-                "gauge",
-                "Whether the lease stands.",
-                place.has_lease().into(),
-            ),
-            ("map_version", "gauge", "The newest map.", version),
-            (
-                "map_followed",
-                "gauge",
-                "The map that all cores follow.",
-                followed.get(),
-            ),
-            (
-                "vnodes_owned",
-                "gauge",
-                "Vnodes of this node.",
-                place.owned() as u64,
-            ),
-            (
-                "vnodes_moving",
-                "gauge",
-                "Vnodes on their way.",
-                moving as u64,
-            ),
-            (
-                "map_reads_total",
-                "counter",
-                "Times the map was looked at.",
-                place.reads(),
-            ),
-            (
-                "unusable_maps_total",
-                "counter",
-                "Looks that found a map which cannot be used.",
-                load(&place.unusable_maps),
-            ),
-            (
-                "stalls_total",
-                "counter",
-                "Times a core stood still.",
-                load(&place.stalls),
-            ),
-            (
-                "resyncs_total",
-                "counter",
-                "Times all was written again.",
-                load(&place.resyncs),
-            ),
-            (
-                "redis_connects_total",
-                "counter",
-                "Connections to Redis.",
-                link.connects,
-            ),
-            (
-                "redis_connect_failures_total",
-                "counter",
-                "Connections to Redis that failed.",
-                link.failed_connects,
-            ),
-            (
-                "redis_batch_failures_total",
-                "counter",
-                "Batches that Redis did not take as a whole.",
-                load(&stats.failures),
-            ),
-            (
-                "redis_trimmed_total",
-                "counter",
-                "Users forgotten.",
-                load(&stats.trimmed),
-            ),
-            (
-                "redis_bad_records_total",
-                "counter",
-                "Records in Redis that are none.",
-                link.bad_records,
-            ),
-            (
-                "redis_stale_records_total",
-                "counter",
-                "Records not written since a newer one was there.",
-                link.stale_records,
-            ),
-            (
-                "redis_scripts_forgotten_total",
-                "counter",
-                "Scripts that Redis had to be told again.",
-                link.scripts_forgotten,
-            ),
-            (
-                "map_hints_lost_total",
-                "counter",
-                "Hints of maps that were lost.",
-                link.hints_lost,
-            ),
-            (
-                "drain_wanted",
-                "gauge",
-                "Whether the node gives its vnodes away.",
-                place.is_leaving().into(),
-            ),
-        ];
-        self.of_node(&own);
+        let own: &[OfNode] = numbers! {
+            "lease_held" gauge "Whether the lease stands." => place.has_lease().into();
+            "map_version" gauge "The newest map." => version;
+            "map_followed" gauge "The map that all cores follow." => followed.get();
+            "vnodes_owned" gauge "Vnodes of this node." => place.owned() as u64;
+            "vnodes_moving" gauge "Vnodes on their way." => moving as u64;
+            "map_reads_total" counter "Times the map was looked at." => place.reads();
+            "unusable_maps_total" counter "Looks that found a map which cannot be used."
+                => load(&place.unusable_maps);
+            "stalls_total" counter "Times a core stood still." => load(&place.stalls);
+            "resyncs_total" counter "Times all was written again." => load(&place.resyncs);
+            "redis_connects_total" counter "Connections to Redis." => link.connects;
+            "redis_connect_failures_total" counter "Connections to Redis that failed."
+                => link.failed_connects;
+            "redis_batch_failures_total" counter "Batches that Redis did not take as a whole."
+                => load(&stats.failures);
+            "redis_trimmed_total" counter "Users forgotten." => load(&stats.trimmed);
+            "redis_bad_records_total" counter "Records in Redis that are none." => link.bad_records;
+            "redis_stale_records_total" counter "Records not written since a newer one was there."
+                => link.stale_records;
+            "redis_scripts_forgotten_total" counter "Scripts that Redis had to be told again."
+                => link.scripts_forgotten;
+            "map_hints_lost_total" counter "Hints of maps that were lost." => link.hints_lost;
+            "drain_wanted" gauge "Whether the node gives its vnodes away."
+                => place.is_leaving().into();
+        };
+        self.of_node(own);
         let flush = stats
             .flush
             .lock()
@@ -565,87 +346,24 @@ impl Page {
             return;
         };
         let (out, taken) = (producer.stats(), consumer.stats());
-        let bus: [OfNode; 13] = [
-            (
-                "kafka_producer_connected",
-                "gauge",
-                "Whether the producer has a broker.",
-                out.connected.into(),
-            ),
-            (
-                "kafka_partitions",
-                "gauge",
-                "Partitions of the topic.",
-                out.partitions as u64,
-            ),
-            (
-                "kafka_waiting",
-                "gauge",
-                "Events without a report.",
-                out.waiting(),
-            ),
-            (
-                "kafka_delivered_total",
-                "counter",
-                "Events confirmed.",
-                out.delivered,
-            ),
-            (
-                "kafka_failed_total",
-                "counter",
-                "Events not confirmed.",
-                out.failed,
-            ),
-            (
-                "kafka_full_total",
-                "counter",
-                "Events refused by a full queue.",
-                out.full,
-            ),
-            (
-                "kafka_unready_total",
-                "counter",
-                "Events refused without a topic.",
-                out.unready,
-            ),
-            (
-                "kafka_rebuilt_total",
-                "counter",
-                "Times the producer was made anew.",
-                out.rebuilt,
-            ),
-            (
-                "kafka_consumer_connected",
-                "gauge",
-                "Whether the consumer has a broker.",
-                taken.connected.into(),
-            ),
-            (
-                "kafka_consumed_total",
-                "counter",
-                "Messages read.",
-                taken.consumed,
-            ),
-            (
-                "kafka_wanted_total",
-                "counter",
-                "Messages somebody may want.",
-                taken.wanted,
-            ),
-            (
-                "kafka_bad_messages_total",
-                "counter",
-                "Messages that are no events.",
-                taken.bad,
-            ),
-            (
-                "kafka_lag_records",
-                "gauge",
-                "Messages not read yet.",
-                taken.lag,
-            ),
-        ];
-        self.of_node(&bus);
+        let bus: &[OfNode] = numbers! {
+            "kafka_producer_connected" gauge "Whether the producer has a broker."
+                => out.connected.into();
+            "kafka_partitions" gauge "Partitions of the topic." => out.partitions as u64;
+            "kafka_waiting" gauge "Events without a report." => out.waiting();
+            "kafka_delivered_total" counter "Events confirmed." => out.delivered;
+            "kafka_failed_total" counter "Events not confirmed." => out.failed;
+            "kafka_full_total" counter "Events refused by a full queue." => out.full;
+            "kafka_unready_total" counter "Events refused without a topic." => out.unready;
+            "kafka_rebuilt_total" counter "Times the producer was made anew." => out.rebuilt;
+            "kafka_consumer_connected" gauge "Whether the consumer has a broker."
+                => taken.connected.into();
+            "kafka_consumed_total" counter "Messages read." => taken.consumed;
+            "kafka_wanted_total" counter "Messages somebody may want." => taken.wanted;
+            "kafka_bad_messages_total" counter "Messages that are no events." => taken.bad;
+            "kafka_lag_records" gauge "Messages not read yet." => taken.lag;
+        };
+        self.of_node(bus);
         self.head(
             "kafka_age_seconds",
             "gauge",
