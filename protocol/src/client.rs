@@ -1,20 +1,16 @@
-//! What a client sends, from either encoding to one checked form. It owns the rules for members;
-//! whatever bytes come, the result is a message or an error to answer with, never a panic.
+//! What a client sends, from either encoding to one checked form. Whatever bytes come, the result is
+//! a message or an error to answer with, never a panic.
 
 mod cbor;
 mod json;
+mod members;
 
 use std::borrow::Cow;
 
-use crate::{
-    ErrorCode, MAX_TEXT, Opcode, Reported, check_user,
-    names::{Member, MessageType},
-};
+use crate::{ErrorCode, Opcode, Reported};
 
 /// The most users one message may name.
 pub const MAX_USERS_PER_MESSAGE: usize = 1_000;
-/// Versions are below it, so that JavaScript reads them exactly.
-const MAX_VERSION: u64 = 1 << 53;
 /// The longest textual id of a message, in bytes.
 pub const MAX_ID: usize = 64;
 
@@ -93,7 +89,7 @@ pub enum Request<'a> {
     Status {
         /// The session's or user's status.
         status: Option<Reported>,
-        /// The user's text, at most [`MAX_TEXT`] bytes without control characters.
+        /// The user's text, at most [`MAX_TEXT`](crate::MAX_TEXT) bytes without control characters.
         text: Option<Cow<'a, str>>,
     },
     /// A `pong`.
@@ -133,217 +129,15 @@ pub fn decode(encoding: Encoding, payload: &[u8]) -> Result<ClientMessage<'_>, B
         code: ErrorCode::BadMessage,
         message,
     })?;
-    let id = match members.id.map(Value::into_id).transpose() {
-        Ok(id) => id,
-        Err(what) => {
-            return Err(BadMessage {
-                id: None,
-                ..bad_member(Member::Id, what)
-            });
-        }
-    };
-    match request(members.kind, members.rest) {
-        Ok(request) => Ok(ClientMessage { id, request }),
-        Err(bad) => Err(BadMessage { id, ..bad }),
-    }
-}
-
-/// The known members of a message as they stand there; unknown ones are gone.
-#[derive(Default)]
-struct Members<'a> {
-    kind: Option<Value<'a>>,
-    id: Option<Value<'a>>,
-    rest: Arguments<'a>,
-}
-
-#[derive(Default)]
-struct Arguments<'a> {
-    token: Option<Value<'a>>,
-    users: Option<Value<'a>>,
-    known: Option<Value<'a>>,
-    status: Option<Value<'a>>,
-    text: Option<Value<'a>>,
-}
-
-impl<'a> Members<'a> {
-    /// Where the value of that member goes, when clients send it.
-    fn slot(&mut self, member: Member) -> Option<&mut Option<Value<'a>>> {
-        match member {
-            Member::Type => Some(&mut self.kind),
-            Member::Id => Some(&mut self.id),
-            Member::Token => Some(&mut self.rest.token),
-            Member::Users => Some(&mut self.rest.users),
-            Member::Known => Some(&mut self.rest.known),
-            Member::Status => Some(&mut self.rest.status),
-            Member::Text => Some(&mut self.rest.text),
-            _ => None,
-        }
-    }
-}
-
-/// A member's value, as far as members of clients go.
-#[derive(Debug, PartialEq)]
-enum Value<'a> {
-    Integer(i64),
-    Text(Cow<'a, str>),
-    Texts(Vec<Cow<'a, str>>),
-    Numbers(Vec<(Cow<'a, str>, u64)>),
-    /// Anything else.
-    Other,
-}
-
-impl<'a> Value<'a> {
-    fn into_id(self) -> Result<MessageId, String> {
-        match self {
-            Self::Integer(id) => Ok(MessageId::Integer(id)),
-            Self::Text(id) if id.len() <= MAX_ID => Ok(MessageId::Text(id.into())),
-            _ => Err(format!(
-                "must be an integer or a text of at most {MAX_ID} bytes"
-            )),
-        }
-    }
-
-    fn into_text(self) -> Result<Cow<'a, str>, String> {
-        match self {
-            Self::Text(text) => Ok(text),
-            _ => Err("must be a text".into()),
-        }
-    }
-}
-
-fn bad(code: ErrorCode, message: String) -> BadMessage {
-    BadMessage {
-        id: None,
-        code,
-        message,
-    }
-}
-
-fn bad_member(member: Member, what: impl std::fmt::Display) -> BadMessage {
-    bad(ErrorCode::BadMember, format!("{member} {what}"))
-}
-
-fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'a>, BadMessage> {
-    let kind = match kind {
-        None => return Err(bad(ErrorCode::BadMessage, "type is missing".into())),
-        Some(Value::Text(word)) => MessageType::parse(&word)
-            .ok_or_else(|| format!("there is no message type {}", shortened(&word))),
-        Some(Value::Integer(number)) => u64::try_from(number)
-            .ok()
-            .and_then(MessageType::from_number)
-            .ok_or_else(|| format!("there is no message type {number}")),
-        Some(_) => Err("type is neither a name nor a number".into()),
-    };
-    match kind.map_err(|message| bad(ErrorCode::UnknownType, message))? {
-        MessageType::Auth => {
-            let token = rest
-                .token
-                .ok_or_else(|| bad_member(Member::Token, "is missing"))?;
-            let token = token
-                .into_text()
-                .map_err(|what| bad_member(Member::Token, what))?;
-            Ok(Request::Auth { token })
-        }
-        MessageType::Watch => {
-            let known = match rest.known {
-                None => Vec::new(),
-                Some(Value::Numbers(known)) if known.iter().all(|(_, v)| *v < MAX_VERSION) => known,
-                Some(_) => {
-                    let what = "must be an object of users and versions (integers below 2^53)";
-                    return Err(bad_member(Member::Known, what));
-                }
-            };
-            Ok(Request::Watch {
-                users: users(rest.users)?,
-                known,
-            })
-        }
-        MessageType::Unwatch => Ok(Request::Unwatch {
-            users: users(rest.users)?,
-        }),
-        MessageType::Query => Ok(Request::Query {
-            users: users(rest.users)?,
-        }),
-        MessageType::Status => status(rest.status, rest.text),
-        MessageType::Ping => Ok(Request::Ping),
-        MessageType::Bye => Ok(Request::Bye),
-        server => {
-            let message = format!("{server} is a message of the server");
-            Err(bad(ErrorCode::UnknownType, message))
-        }
-    }
-}
-
-fn users(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, BadMessage> {
-    let users = match value {
-        None => return Err(bad_member(Member::Users, "is missing")),
-        Some(Value::Texts(users)) => users,
-        Some(_) => return Err(bad_member(Member::Users, "must be a list of texts")),
-    };
-    if users.len() > MAX_USERS_PER_MESSAGE {
-        let message = format!(
-            "users has {} entries; at most {MAX_USERS_PER_MESSAGE} are allowed",
-            users.len()
-        );
-        return Err(bad(ErrorCode::TooManyUsers, message));
-    }
-    for user in &users {
-        if let Err(error) = check_user(user) {
-            let message = format!("{} is no user: {error}", shortened(user));
-            return Err(bad(ErrorCode::BadUser, message));
-        }
-    }
-    Ok(users)
-}
-
-fn status<'a>(
-    status: Option<Value<'a>>,
-    text: Option<Value<'a>>,
-) -> Result<Request<'a>, BadMessage> {
-    if status.is_none() && text.is_none() {
-        return Err(bad_member(Member::Status, "and text are both missing"));
-    }
-    let status = status
-        .map(|value| {
-            let word = value.into_text().ok();
-            word.and_then(|word| Reported::parse(&word)).ok_or_else(|| {
-                bad_member(Member::Status, "must be online, away, busy or invisible")
-            })
-        })
-        .transpose()?;
-    let text = text
-        .map(|value| {
-            value
-                .into_text()
-                .map_err(|what| bad_member(Member::Text, what))
-        })
-        .transpose()?;
-    if let Some(text) = &text {
-        if text.len() > MAX_TEXT {
-            let message = format!(
-                "text is {} bytes long; at most {MAX_TEXT} are allowed",
-                text.len()
-            );
-            return Err(bad(ErrorCode::TextTooLong, message));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(bad_member(Member::Text, "must not have control characters"));
-        }
-    }
-    Ok(Request::Status { status, text })
-}
-
-/// The text as it may be shown in an error.
-fn shortened(text: &str) -> String {
-    let cut = text.floor_char_boundary(40);
-    let dots = if cut < text.len() { "…" } else { "" };
-    format!("{:?}{dots}", &text[..cut])
+    members.check()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::names::{Member, MessageType};
 
     fn json(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
         decode(Encoding::Json, text.as_bytes())

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use minicbor::{Decoder, data::Type, decode::Error};
 
-use super::{Members, Value};
+use super::members::{Members, Value};
 use crate::names::Member;
 
 /// How deep lists and maps that nobody reads may be nested.

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Members, Value};
+use super::members::{Members, Value};
 use crate::names::Member;
 
 pub(super) fn members(payload: &[u8]) -> Result<Members<'_>, String> {
