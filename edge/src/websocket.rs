@@ -2,12 +2,11 @@
 //! owns the rules, the limits and what has come of a message so far; between messages it holds no
 //! buffer. It does no I/O; outbound frames are made by `protocol`.
 
+mod header;
+
 use protocol::{CloseCode, Encoding};
 
-/// The longest header of a client's frame: two bytes, a length of eight and a mask of four.
-const MAX_HEADER: usize = 14;
-/// The longest payload of a control frame (RFC 6455 §5.5).
-const MAX_CONTROL: usize = protocol::frame::MAX_CONTROL;
+use self::header::{Broken, Frame, Header, Opcode, broken};
 
 /// Why a binary frame on the JSON subprotocol, or a text on the other, ends a connection.
 pub(crate) const OTHER_KIND: &str = "this subprotocol has the other kind of frames";
@@ -27,56 +26,10 @@ pub(crate) enum Inbound<'a> {
     Error(CloseCode, &'static str),
 }
 
-type Broken = (CloseCode, &'static str);
-
-fn broken<T>(rule: &'static str) -> Result<T, Broken> {
-    Err((CloseCode::PROTOCOL, rule))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opcode {
-    Continuation,
-    First(Encoding),
-    Close,
-    Ping,
-    Pong,
-}
-
-impl Opcode {
-    fn is_control(self) -> bool {
-        matches!(self, Self::Close | Self::Ping | Self::Pong)
-    }
-}
-
-/// A frame whose header is read.
-struct Frame {
-    opcode: Opcode,
-    is_final: bool,
-    /// Turned so that its first byte is for the next one of the payload.
-    mask: [u8; 4],
-    /// Bytes of the payload that have not come yet.
-    left: usize,
-}
-
-impl Frame {
-    /// Unmasks the next bytes of the payload (RFC 6455 §5.3).
-    fn unmask(&mut self, payload: &mut [u8]) {
-        for four in payload.chunks_mut(4) {
-            for (byte, mask) in four.iter_mut().zip(self.mask) {
-                *byte ^= mask;
-            }
-        }
-        self.mask.rotate_left(payload.len() % 4);
-        self.left -= payload.len();
-    }
-}
-
 /// Reads the frames of one client.
 pub(crate) struct Reader {
     max_message: usize,
-    /// What has come of a header.
-    header: [u8; MAX_HEADER],
-    header_length: usize,
+    header: Header,
     /// The frame whose payload is coming.
     frame: Option<Frame>,
     /// The kind of the message that is coming.
@@ -97,8 +50,7 @@ impl Reader {
     pub(crate) fn new(max_message: usize) -> Self {
         Self {
             max_message,
-            header: [0; MAX_HEADER],
-            header_length: 0,
+            header: Header::default(),
             frame: None,
             kind: None,
             message: Vec::new(),
@@ -120,7 +72,7 @@ impl Reader {
         while !self.ended {
             let found = match self.frame.take() {
                 Some(frame) => Ok(Some(frame)),
-                None => self.read_header(input, &mut used),
+                None => self.begin_frame(input, &mut used),
             };
             let go_on = match found {
                 Ok(None) => return used,
@@ -153,79 +105,22 @@ impl Reader {
         each(Inbound::Error(code, rule))
     }
 
-    /// Takes bytes until the header is whole, and refuses it as soon as it is wrong.
-    fn read_header(&mut self, input: &[u8], used: &mut usize) -> Result<Option<Frame>, Broken> {
-        loop {
-            let wanted = match self.header_length {
-                0 | 1 => 2,
-                _ => match self.header[1] & 0x7f {
-                    126 => 8,
-                    127 => 14,
-                    _ => 6,
-                },
-            };
-            if self.header_length == wanted {
-                return self.parse_header().map(Some);
-            }
-            let Some(byte) = input.get(*used) else {
-                return Ok(None);
-            };
-            *used += 1;
-            self.header[self.header_length] = *byte;
-            self.header_length += 1;
-            if self.header_length == 2 {
-                self.check_header()?;
-            }
-        }
-    }
-
-    /// The rules for a header's first two bytes (RFC 6455 §5.1, §5.2, §5.4, §5.5).
-    fn check_header(&mut self) -> Result<(), Broken> {
-        let [first, second] = [self.header[0], self.header[1]];
-        if first & 0x70 != 0 {
-            return broken("a reserved bit is set");
-        }
-        if second & 0x80 == 0 {
-            return broken("a client's frame must be masked");
-        }
-        match opcode(first)? {
-            Opcode::Continuation if self.kind.is_none() => broken("there is nothing to continue"),
-            Opcode::First(_) if self.kind.is_some() => {
-                broken("a message begins within another one")
-            }
-            opcode if !opcode.is_control() => Ok(()),
-            _ if first & 0x80 == 0 => broken("a control frame must not be fragmented"),
-            _ if usize::from(second & 0x7f) > MAX_CONTROL => broken("a control frame is too long"),
-            _ => Ok(()),
-        }
-    }
-
-    fn parse_header(&mut self) -> Result<Frame, Broken> {
-        let header = &self.header[..std::mem::take(&mut self.header_length)];
-        let (length, mask) = header[2..].split_at(header.len() - 6);
-        let length = match length {
-            [] => u64::from(header[1] & 0x7f),
-            _ => length.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
+    /// Takes bytes of a header; a frame that is wrong, or too long for the message, is refused
+    /// before its payload has come.
+    fn begin_frame(&mut self, input: &[u8], used: &mut usize) -> Result<Option<Frame>, Broken> {
+        let Some(frame) = self.header.read(input, used, self.kind.is_some())? else {
+            return Ok(None);
         };
-        if length >> 63 != 0 {
-            return broken("a length of more than 63 bits");
+        match frame.opcode {
+            Opcode::First(kind) => self.kind = Some(kind),
+            Opcode::Continuation => self.continued += 1,
+            _ => return Ok(Some(frame)),
         }
-        let opcode = opcode(header[0])?;
-        if let Opcode::First(kind) = opcode {
-            self.kind = Some(kind);
-        }
-        self.continued += usize::from(opcode == Opcode::Continuation);
         let room = self.max_message - self.message.len();
-        let fits = length <= room as u64 && self.continued <= self.max_message;
-        if !fits && !opcode.is_control() {
+        if frame.left > room || self.continued > self.max_message {
             return Err((CloseCode::TOO_BIG, "the message is too long"));
         }
-        Ok(Frame {
-            opcode,
-            is_final: header[0] & 0x80 != 0,
-            mask: mask.try_into().expect("the last four bytes"),
-            left: length as usize,
-        })
+        Ok(Some(frame))
     }
 
     /// Takes bytes of a frame's payload; `false` when the caller wants no more for now.
@@ -311,18 +206,6 @@ impl Reader {
 }
 
 const NO_TEXT: Broken = (CloseCode::INVALID_DATA, "a text must be UTF-8");
-
-fn opcode(first: u8) -> Result<Opcode, Broken> {
-    match first & 0x0f {
-        0 => Ok(Opcode::Continuation),
-        1 => Ok(Opcode::First(Encoding::Json)),
-        2 => Ok(Opcode::First(Encoding::Cbor)),
-        8 => Ok(Opcode::Close),
-        9 => Ok(Opcode::Ping),
-        10 => Ok(Opcode::Pong),
-        _ => broken("an opcode that is not defined"),
-    }
-}
 
 /// The code in a close frame's payload (RFC 6455 §5.5.1, §7.4).
 fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, Broken> {
