@@ -43,6 +43,8 @@ impl Core {
                 (Owner::Elsewhere, true) if epoch < self.vnodes.newest(vnode) => {}
                 (Owner::Here(_), true) => self.take_vnode(vnode, epoch, 0, 0),
                 (Owner::Elsewhere, true) => {
+                    // A map that this node has not seen may have had another owner in between.
+                    let before = before.filter(|before| before.epoch(vnode).next() == epoch);
                     let waits = match before.map(|before| before.owner(vnode)) {
                         Some(Some((former, _))) => alive(&former.id, former.boot),
                         Some(None) => false,
@@ -151,6 +153,7 @@ impl Core {
         &mut self,
         vnode: Vnode,
         epoch: Epoch,
+        released: bool,
         users: Vec<(Box<str>, Stored)>,
     ) {
         self.vnodes.heard_of(vnode, epoch);
@@ -184,7 +187,9 @@ impl Core {
                 let stored = unwritten.filter(newer).unwrap_or(stored);
                 let stored = self.with_what_was_heard(slot, Some(stored));
                 self.adopt(slot, stored.unwrap_or_default());
-                self.publish_later_if_absent(slot);
+                if !released {
+                    self.publish_later_if_absent(slot);
+                }
             }
         }
         for slot in self.users.of_vnode(vnode) {
@@ -198,7 +203,7 @@ impl Core {
         }
     }
 
-    /// A former owner that does not reach the store may have seen the user come back, and goes on
+    /// A former owner that has not let go of the vnode may not reach the store, have seen the user come back, and goes on
     /// until it hears of its successor: until the user had the time to come here, nobody is told
     /// that it is offline.
     fn publish_later_if_absent(&mut self, slot: u32) {

@@ -96,8 +96,17 @@ pub enum StoreRequest {
 /// asked again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreReply {
-    /// The vnode is fenced; these users are to be adopted.
-    Loaded(Vnode, Epoch, Vec<(Box<str>, Stored)>),
+    /// The vnode is claimed.
+    Loaded {
+        /// Which.
+        vnode: Vnode,
+        /// The core's epoch.
+        epoch: Epoch,
+        /// The former owner had let go of it, so that the store has all that it did.
+        released: bool,
+        /// Who is to be adopted.
+        users: Vec<(Box<str>, Stored)>,
+    },
     /// The vnode could not be loaded.
     LoadFailed(Vnode, Epoch),
     /// The former owner has not released the vnode yet.
@@ -248,7 +257,12 @@ impl Core {
     /// Takes the store's answer.
     pub fn store_reply(&mut self, reply: StoreReply) {
         match reply {
-            StoreReply::Loaded(vnode, epoch, users) => self.vnode_loaded(vnode, epoch, users),
+            StoreReply::Loaded {
+                vnode,
+                epoch,
+                released,
+                users,
+            } => self.vnode_loaded(vnode, epoch, released, users),
             StoreReply::LoadFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
                 self.load_failed(vnode, epoch);

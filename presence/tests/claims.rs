@@ -92,7 +92,12 @@ impl Bench {
 /// Every user is online, at the first version of the epoch.
 fn answer(request: &StoreRequest) -> StoreReply {
     match *request {
-        StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded(vnode, epoch, Vec::new()),
+        StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
+            vnode,
+            epoch,
+            released: false,
+            users: Vec::new(),
+        },
         StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
         StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
         StoreRequest::Read { ticket, .. } => {

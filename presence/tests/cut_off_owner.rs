@@ -27,6 +27,8 @@ struct Taker {
     /// What the store has of the user.
     stored: Stored,
     claimed: Epoch,
+    /// The vnode was let go of before it was claimed.
+    released: bool,
     published: Vec<(Status, Cause)>,
 }
 
@@ -35,6 +37,10 @@ impl Taker {
     /// online. The store has it offline, and lists it among those who left just now when `recent`.
     /// Then node a's vnodes go to `heir`.
     fn new(watches: bool, recent: bool, heir: &str) -> Self {
+        Self::of(watches, recent, heir, false)
+    }
+
+    fn of(watches: bool, recent: bool, heir: &str, released: bool) -> Self {
         let nodes = ["a", "b", "c"].map(|name| node(name, 1));
         let map = Map::empty(vnodes()).apply(nodes.to_vec(), &[Some(0), Some(0)]);
         let first = map.raised(MapVersion::new(1), Epoch::new(0));
@@ -44,6 +50,7 @@ impl Taker {
             now: 0,
             stored: offline(version(2, 7)),
             claimed: Epoch::new(2),
+            released,
             published: Vec::new(),
         };
         node.core.follow(&first, None, &own, 1);
@@ -88,7 +95,12 @@ impl Taker {
                     StoreRequest::Load { vnode, epoch, .. } => {
                         let listed = recent && vnodes().vnode(USER) == vnode;
                         let listed = listed.then(|| (USER.into(), self.stored.clone()));
-                        StoreReply::Loaded(vnode, epoch, listed.into_iter().collect())
+                        StoreReply::Loaded {
+                            vnode,
+                            epoch,
+                            released: self.released,
+                            users: listed.into_iter().collect(),
+                        }
                     }
                     StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
                     StoreRequest::Read { ticket, .. } => {
@@ -130,6 +142,12 @@ fn a_user_that_left_just_before_the_take_over_is_published_as_offline_after_the_
     assert_eq!(node.published, [(Status::Offline, Cause::Takeover)]);
     node.run(1_000, true);
     assert_eq!(node.core.counters().users, 0);
+}
+
+#[test]
+fn a_user_that_left_just_before_its_vnode_was_let_go_of_is_published_as_offline_at_once() {
+    let node = Taker::of(false, true, "b", true);
+    assert_eq!(node.published, [(Status::Offline, Cause::Takeover)]);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 -- Takes a vnode for an epoch, unless a newer one has it or its owner has not let go of it yet.
 -- KEYS: epoch, released. ARGV: the epoch; 1 to take it from an owner that has not let go.
--- Returns claimed, held and the epoch that has it, or fenced and the newer epoch.
+-- Returns claimed and 1 when the former owner had let go of it, held and the epoch that has it, or
+-- fenced and the newer epoch.
 local wanted = tonumber(ARGV[1])
+local released = false
 local held = redis.call('GET', KEYS[1])
 if held then
   local current = tonumber(held)
@@ -11,10 +13,13 @@ if held then
   if current > wanted then
     return { 'fenced', held }
   end
-  if current < wanted and ARGV[2] ~= '1' and redis.call('GET', KEYS[2]) ~= held then
-    return { 'held', held }
+  if current < wanted then
+    released = redis.call('GET', KEYS[2]) == held
+    if not released and ARGV[2] ~= '1' then
+      return { 'held', held }
+    end
   end
 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2])
-return { 'claimed' }
+return { 'claimed', released and 1 or 0 }

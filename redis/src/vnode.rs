@@ -99,8 +99,14 @@ impl Op {
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Done {
-    /// The vnode is taken; its users, those connected first.
-    Claimed(Vec<(Box<str>, Stored)>),
+    /// The vnode is taken.
+    Claimed {
+        /// Its former owner had released it, so that all that it did is there. Not known of a claim
+        /// that is made again.
+        released: bool,
+        /// Its users, those connected first.
+        users: Vec<(Box<str>, Stored)>,
+    },
     /// The vnode is not taken: its former owner has not released it yet.
     Held,
     /// All records are there, or newer ones.
@@ -144,8 +150,8 @@ impl Link {
                 let result = self.conclude(&ops[at], &mut part);
                 // What is left of the answers belongs to this operation.
                 part.for_each(drop);
-                if let Ok(Done::Claimed(_)) = result {
-                    claimed.push(at);
+                if let Ok(Done::Claimed { released, .. }) = result {
+                    claimed.push((at, released));
                 }
                 done[at] = Some(result);
             }
@@ -184,7 +190,10 @@ impl Link {
             return Ok(Done::Records(accepted, records));
         }
         let mut result = match op {
-            Op::Claim { .. } => Done::Claimed(Vec::new()),
+            Op::Claim { .. } => Done::Claimed {
+                released: false,
+                users: Vec::new(),
+            },
             Op::Release { .. } => Done::Released,
             Op::Trim { .. } => Done::Trimmed(0),
             Op::Write { .. } | Op::Read { .. } => Done::Written,
@@ -194,7 +203,14 @@ impl Link {
             match (outcome.word.as_str(), op) {
                 ("fenced", _) => return Ok(Done::Fenced(epoch(outcome.next())?)),
                 ("held", Op::Claim { .. }) => result = Done::Held,
-                ("claimed", Op::Claim { .. }) | ("released", Op::Release { .. }) => {}
+                ("released", Op::Release { .. }) => {}
+                ("claimed", Op::Claim { .. }) => {
+                    let let_go: u8 = reply::number(outcome.next())?;
+                    result = Done::Claimed {
+                        released: let_go == 1,
+                        users: Vec::new(),
+                    };
+                }
                 ("written", Op::Write { .. }) => self.count_stale(reply::number(outcome.next())?),
                 ("trimmed", Op::Trim { .. }) => {
                     result = Done::Trimmed(reply::number(outcome.next())?);
@@ -209,16 +225,18 @@ impl Link {
     async fn list(
         &self,
         ops: &[Op],
-        claimed: Vec<usize>,
+        claimed: Vec<(usize, bool)>,
     ) -> Vec<(usize, Result<Done, StoreError>)> {
         struct Listing {
             at: usize,
+            released: bool,
             /// The rank in `seen` where the next page begins.
             rank: usize,
             users: Vec<(Box<str>, Stored)>,
         }
-        let start = |at| Listing {
+        let start = |(at, released)| Listing {
             at,
+            released,
             rank: 0,
             users: Vec::new(),
         };
@@ -237,7 +255,15 @@ impl Link {
                         listing.rank += PAGE;
                         unfinished.push(listing);
                     }
-                    Ok(Page::Last) => results.push((listing.at, Ok(Done::Claimed(listing.users)))),
+                    Ok(Page::Last) => {
+                        let Listing {
+                            at,
+                            released,
+                            users,
+                            ..
+                        } = listing;
+                        results.push((at, Ok(Done::Claimed { released, users })));
+                    }
                     Ok(Page::Fenced(epoch)) => results.push((listing.at, Ok(Done::Fenced(epoch)))),
                     Err(error) => results.push((listing.at, Err(error))),
                 }

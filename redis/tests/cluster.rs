@@ -67,7 +67,7 @@ async fn everything_works_on_a_cluster_too() {
     let claims = all(&link, (0..500).map(|vnode| claim(vnode, 2)).collect()).await;
     let mut users = HashSet::new();
     for claimed in claims {
-        let Done::Claimed(listed) = claimed else {
+        let Done::Claimed { users: listed, .. } = claimed else {
             panic!("{claimed:?}")
         };
         users.extend(listed.into_iter().map(|(user, _)| user));

@@ -30,6 +30,14 @@ fn forced(epoch: u32) -> Op {
     }
 }
 
+/// The answer to a claim of a vnode that nobody had let go of.
+fn claimed(users: Vec<(Box<str>, protocol::Stored)>) -> Done {
+    Done::Claimed {
+        released: false,
+        users,
+    }
+}
+
 fn release(epoch: u32) -> Op {
     Op::Release {
         vnode: VNODE,
@@ -56,11 +64,16 @@ fn read(users: &[&str]) -> Op {
 async fn a_vnode_nobody_had_is_taken_and_another_owner_waits_for_its_release() {
     let server = RedisServer::start();
     let link = connect(&server.url());
-    assert_eq!(run_one(&link, claim(5)).await, Ok(Done::Claimed(vec![])));
-    assert_eq!(run_one(&link, claim(5)).await, Ok(Done::Claimed(vec![])));
+    assert_eq!(run_one(&link, claim(5)).await, Ok(claimed(vec![])));
+    assert_eq!(run_one(&link, claim(5)).await, Ok(claimed(vec![])));
     assert_eq!(run_one(&link, claim(6)).await, Ok(Done::Held));
     assert_eq!(run_one(&link, release(5)).await, Ok(Done::Released));
-    assert_eq!(run_one(&link, claim(6)).await, Ok(Done::Claimed(vec![])));
+    let handed_over = Done::Claimed {
+        released: true,
+        users: vec![],
+    };
+    assert_eq!(run_one(&link, claim(6)).await, Ok(handed_over));
+    assert_eq!(run_one(&link, claim(6)).await, Ok(claimed(vec![])));
     let fenced = Ok(Done::Fenced(Epoch::new(6)));
     assert_eq!(run_one(&link, claim(5)).await, fenced);
     assert_eq!(run_one(&link, forced(5)).await, fenced);
@@ -79,14 +92,11 @@ async fn a_vnode_nobody_had_is_taken_and_another_owner_waits_for_its_release() {
 async fn epochs_are_compared_as_numbers_and_a_dead_owner_is_not_waited_for() {
     let server = RedisServer::start();
     let link = connect(&server.url());
-    assert_eq!(run_one(&link, claim(9)).await, Ok(Done::Claimed(vec![])));
+    assert_eq!(run_one(&link, claim(9)).await, Ok(claimed(vec![])));
     assert_eq!(run_one(&link, claim(10)).await, Ok(Done::Held));
-    assert_eq!(run_one(&link, forced(10)).await, Ok(Done::Claimed(vec![])));
+    assert_eq!(run_one(&link, forced(10)).await, Ok(claimed(vec![])));
     let highest = u32::MAX;
-    assert_eq!(
-        run_one(&link, forced(highest)).await,
-        Ok(Done::Claimed(vec![]))
-    );
+    assert_eq!(run_one(&link, forced(highest)).await, Ok(claimed(vec![])));
     assert_eq!(
         run_one(&link, forced(highest - 1)).await,
         Ok(Done::Fenced(Epoch::new(highest)))
@@ -99,7 +109,7 @@ async fn a_release_counts_once_and_for_its_epoch_alone() {
     let link = connect(&server.url());
     let ops = vec![claim(5), release(5), claim(5), claim(6)];
     let done = link.run(ops).await;
-    assert_eq!(done[2], Ok(Done::Claimed(vec![])));
+    assert_eq!(done[2], Ok(claimed(vec![])));
     assert_eq!(done[3], Ok(Done::Held), "5 took the vnode back");
 }
 
@@ -114,7 +124,7 @@ async fn a_batch_of_the_former_owner_does_no_harm_after_a_claim() {
         .expect("a write");
     assert_eq!(
         run_one(&new, forced(6)).await,
-        Ok(Done::Claimed(vec![mine.clone()]))
+        Ok(claimed(vec![mine.clone()]))
     );
     let batch: Vec<_> = (0..600).map(|n| (user(n), stored(5, 9, true))).collect();
     let fenced = Ok(Done::Fenced(Epoch::new(6)));
@@ -146,7 +156,7 @@ async fn what_is_claimed_while_batches_are_under_way_is_all_that_was_ever_writte
         unreachable!("the deadline comes first")
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let Ok(Done::Claimed(found)) = run_one(&new, forced(6)).await else {
+    let Ok(Done::Claimed { users: found, .. }) = run_one(&new, forced(6)).await else {
         panic!("a forced claim of a newer epoch succeeds")
     };
     let (_, end) = writer.await.expect("the writer");
@@ -186,7 +196,10 @@ async fn a_claim_lists_users_that_are_connected_or_left_a_short_time_ago() {
         force: false,
         since_ms: 10_000,
     };
-    let Ok(Done::Claimed(mut listed)) = run_one(&link, claim).await else {
+    let Ok(Done::Claimed {
+        users: mut listed, ..
+    }) = run_one(&link, claim).await
+    else {
         panic!("the claim of the owner succeeds")
     };
     let mut expected = [connected, recent].concat();
@@ -310,10 +323,7 @@ async fn after_a_wiped_or_restored_store_the_owner_writes_on() {
         Ok(Done::Written)
     );
     assert_eq!(server.cli(&["get", "os:{v7}:epoch"]).trim(), "8");
-    assert_eq!(
-        run_one(&link, claim(8)).await,
-        Ok(Done::Claimed(vec![record]))
-    );
+    assert_eq!(run_one(&link, claim(8)).await, Ok(claimed(vec![record])));
     let _ = server.cli(&["set", "os:{v7}:epoch", "3"]);
     assert_eq!(run_one(&link, write(8, vec![])).await, Ok(Done::Written));
     assert_eq!(
@@ -338,7 +348,7 @@ async fn a_record_that_cannot_be_used_is_absent_counted_and_reported() {
     let _ = server.cli(&["zadd", "os:{v7}:seen", "inf", "without-record"]);
     assert_eq!(
         run_one(&link, claim(5)).await,
-        Ok(Done::Claimed(vec![good.clone()]))
+        Ok(claimed(vec![good.clone()]))
     );
     assert_eq!(link.counters().bad_records, 3);
     let mut users: Vec<_> = link.take_bad_records();
@@ -392,7 +402,7 @@ async fn what_follows_a_failed_operation_on_a_vnode_is_not_done() {
         done[1], done[0],
         "the release would tell the next owner that all is written"
     );
-    assert_eq!(done[2], Ok(Done::Claimed(vec![])));
+    assert_eq!(done[2], Ok(claimed(vec![])));
     assert_eq!(server.cli(&["exists", "os:{v7}:released"]).trim(), "0");
 }
 
@@ -408,12 +418,12 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     let ops = vec![claim(5), write(5, vec![record.clone()]), release(5)];
     let done: Result<Vec<_>, _> = link.run(ops).await.into_iter().collect();
     let done = done.expect("all is done");
-    assert_eq!(done[0], Done::Claimed(vec![record.clone()]));
+    assert_eq!(done[0], claimed(vec![record.clone()]));
     assert_eq!(done[2], Done::Released);
     assert!(link.counters().scripts_forgotten > 1);
     server.start_again();
     let again = common::until(async || run_one(&link, claim(6)).await.ok()).await;
-    assert_eq!(again, Done::Claimed(vec![record]));
+    assert_eq!(again, claimed(vec![record]));
 }
 
 #[tokio::test]

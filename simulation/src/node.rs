@@ -59,7 +59,12 @@ impl SimStore {
                         && (stored.connected || self.written[*user] + UNCERTAIN >= now)
                 });
                 let users = adopted.map(|(user, stored)| (user.clone(), stored.clone()));
-                StoreReply::Loaded(vnode, epoch, users.collect())
+                StoreReply::Loaded {
+                    vnode,
+                    epoch,
+                    released: true,
+                    users: users.collect(),
+                }
             }
             StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
             StoreRequest::Read { ticket, user, .. } => {

@@ -223,9 +223,13 @@ impl Keeper {
         let users = transaction.open_table(USERS)?;
         let answer = |request: &StoreRequest| -> Result<StoreReply, redb::Error> {
             Ok(match request {
-                StoreRequest::Load { vnode, epoch, .. } => {
-                    StoreReply::Loaded(*vnode, *epoch, connected(&users, *vnode)?)
-                }
+                StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
+                    vnode: *vnode,
+                    epoch: *epoch,
+                    // A former life of this node is over: it has the file to itself.
+                    released: true,
+                    users: connected(&users, *vnode)?,
+                },
                 StoreRequest::Read {
                     ticket,
                     vnode,

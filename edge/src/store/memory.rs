@@ -42,9 +42,12 @@ impl Store for Memory {
         for request in requests {
             self.replies.push(match request {
                 // A new process has no predecessor in memory.
-                StoreRequest::Load { vnode, epoch, .. } => {
-                    StoreReply::Loaded(vnode, epoch, Vec::new())
-                }
+                StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
+                    vnode,
+                    epoch,
+                    released: true,
+                    users: Vec::new(),
+                },
                 StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
                 StoreRequest::Read { ticket, user, .. } => {
                     StoreReply::Read(ticket, Epoch::default(), self.users.get(&user).cloned())

@@ -242,9 +242,14 @@ fn answer(
 ) {
     match asker {
         Asker::Load(core, vnode, epoch) => replies[core].push(match result {
-            Ok(Done::Claimed(users)) => {
+            Ok(Done::Claimed { released, users }) => {
                 owned.0.borrow_mut().insert(vnode, epoch);
-                StoreReply::Loaded(vnode, epoch, users)
+                StoreReply::Loaded {
+                    vnode,
+                    epoch,
+                    released,
+                    users,
+                }
             }
             Ok(Done::Held) => StoreReply::Held(vnode, epoch),
             Ok(Done::Fenced(newer)) => StoreReply::LoadFenced(vnode, epoch, newer),

@@ -32,6 +32,7 @@ impl World {
 
     /// I3: a state that a core makes and gives away. Whoever is given it first sees it made.
     pub(crate) fn check_made(&mut self, user: &str, record: &Record, pid: usize, what: &str) {
+        self.note_change(self.user(user), record);
         let content = (record.status, record.devices, record.text.clone());
         let version = record.version.get();
         let key = (user.to_owned(), version);

@@ -53,6 +53,10 @@ pub(crate) struct Client {
     pub(crate) watched: BTreeSet<String>,
     pub(crate) views: BTreeMap<String, View>,
     pub(crate) slow: bool,
+    /// Since when it reads what comes.
+    reads_since: u64,
+    /// Since when it watches whom in its connection, as far as it has asked.
+    watching: BTreeMap<String, u64>,
     inbox: Vec<Frame>,
     /// The node that it was told to go to.
     hint: Option<usize>,
@@ -69,6 +73,15 @@ impl Client {
             status: "online",
             ..Self::default()
         }
+    }
+
+    /// Whether it has watched the user all the time since `at`, and read what came.
+    pub(crate) fn has_watched_since(&self, user: &str, at: u64) -> bool {
+        let since = self.watching.get(user);
+        self.line.is_some()
+            && !self.slow
+            && self.reads_since <= at
+            && since.is_some_and(|since| *since <= at)
     }
 }
 
@@ -97,6 +110,7 @@ impl World {
                 let users = self.some_users();
                 for user in &users {
                     self.clients[client].watched.remove(user);
+                    self.clients[client].watching.remove(user);
                 }
                 self.say(client, &json!({ "type": "unwatch", "users": users }));
             }
@@ -156,6 +170,7 @@ impl World {
         let message = json!({ "type": "watch", "users": users, "known": known, "id": 1 });
         let now = self.now;
         let asked = users.iter().map(|user| (user.clone(), now));
+        self.clients[client].watching.extend(asked.clone());
         self.clients[client].asked.extend(asked);
         self.say(client, &message);
     }
@@ -212,10 +227,13 @@ impl World {
         state.line = None;
         state.slow = false;
         state.inbox.clear();
+        state.watching.clear();
     }
 
     pub(crate) fn speed_up(&mut self, client: usize) {
-        self.clients[client].slow = false;
+        if std::mem::take(&mut self.clients[client].slow) {
+            self.clients[client].reads_since = self.now;
+        }
         let frames = std::mem::take(&mut self.clients[client].inbox);
         self.read(client, frames);
         self.send_up(client, FromClient::Drained);

@@ -7,6 +7,7 @@ mod checks;
 mod client;
 mod coordinators;
 mod faults;
+mod freshness;
 mod plan;
 mod process;
 mod redis;

@@ -85,7 +85,8 @@ pub(crate) enum FromClient {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Core(usize, StoreRequest),
-    List(usize, Vnode, Epoch),
+    /// And whether the former owner had let go of the vnode.
+    List(usize, Vnode, Epoch, bool),
     Renew(u64),
     Map(u64),
     Identity(u64),
@@ -525,9 +526,14 @@ impl World {
         let mono = self.mono(pid);
         match asked {
             Asked::Core(n, request) => self.core_answered(pid, n, request, answer),
-            Asked::List(n, vnode, epoch) => {
+            Asked::List(n, vnode, epoch, released) => {
                 let reply = match answer {
-                    Some(Answer::Users(users)) => StoreReply::Loaded(vnode, epoch, users),
+                    Some(Answer::Users(users)) => StoreReply::Loaded {
+                        vnode,
+                        epoch,
+                        released,
+                        users,
+                    },
                     Some(Answer::Fenced(newest)) if newest > epoch => {
                         StoreReply::LoadFenced(vnode, epoch, newest)
                     }
@@ -594,7 +600,7 @@ impl World {
         answer: Option<Answer>,
     ) {
         let reply = match (request, answer) {
-            (StoreRequest::Load { vnode, epoch, .. }, Some(Answer::Claimed)) => {
+            (StoreRequest::Load { vnode, epoch, .. }, Some(Answer::Claimed(released))) => {
                 let wall = self.time_of(pid).wall_ms;
                 let since = wall.saturating_sub(UNCERTAIN);
                 let list = Command::List {
@@ -602,7 +608,7 @@ impl World {
                     epoch,
                     since,
                 };
-                self.ask(pid, list, Asked::List(n, vnode, epoch));
+                self.ask(pid, list, Asked::List(n, vnode, epoch, released));
                 return;
             }
             (StoreRequest::Load { vnode, epoch, .. }, Some(Answer::Held)) => {

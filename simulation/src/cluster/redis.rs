@@ -68,7 +68,8 @@ pub(crate) enum Command {
 /// What it answers.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    Claimed,
+    /// And whether the former owner had let go of the vnode.
+    Claimed(bool),
     Held,
     Fenced(Epoch),
     Users(Vec<(Box<str>, Stored)>),
@@ -186,9 +187,11 @@ impl Redis {
                     }
                     _ => {}
                 }
+                let released =
+                    data.epoch.is_some_and(|before| before < epoch) && data.released == data.epoch;
                 data.epoch = Some(epoch);
                 data.released = None;
-                Answer::Claimed
+                Answer::Claimed(released)
             }
             Command::List {
                 vnode,

@@ -14,6 +14,7 @@ use super::{
     client::{Client, ToClient},
     coordinators::{Coordinator, ToCoordinator},
     faults::Heal,
+    freshness::Changes,
     plan::{Fault, GRACE, Plan},
     process::{In, Process},
     redis::{Answer, Command, Redis},
@@ -127,6 +128,8 @@ pub struct World {
     /// Every state that a core ever gave away, by user and version.
     pub(crate) made: BTreeMap<(String, u64), (Status, u32, Box<str>)>,
     pub(crate) accepted: Vec<Accepted>,
+    /// By user.
+    pub(crate) changes: Vec<Changes>,
 }
 
 impl World {
@@ -174,6 +177,7 @@ impl World {
             losses: 0,
             made: BTreeMap::new(),
             accepted: vec![nobody; plan.vnodes],
+            changes: vec![Changes::new(); plan.users as usize],
             plan,
         };
         world.store.delay = 3;
@@ -243,6 +247,7 @@ impl World {
             if self.now >= look + 500 {
                 look = self.now;
                 self.check_ghosts();
+                self.check_freshness();
             }
         }
         self.now = end;

@@ -1,0 +1,90 @@
+//! In a cluster whose nodes come and go in good order a change reaches who watches in time, and not
+//! only in the end.
+
+use std::collections::VecDeque;
+
+use protocol::{Record, Version};
+
+use super::{plan::Fault, world::World};
+
+/// How long a change may be under way, ms: its vnode may be claimed meanwhile.
+const FRESH: u64 = 3_000;
+
+/// A state of a user that a core has made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Change {
+    at: u64,
+    version: Version,
+    status: String,
+    devices: u64,
+    text: String,
+}
+
+/// A user's changes of the last [`FRESH`] and the one before them.
+pub(crate) type Changes = VecDeque<Change>;
+
+impl World {
+    /// Whether all that happens in this run is orderly.
+    fn orderly(&self) -> bool {
+        let orderly = [Fault::Drain, Fault::Leave, Fault::Join, Fault::Coordinators];
+        self.plan.faults.iter().all(|fault| orderly.contains(fault))
+    }
+
+    pub(crate) fn note_change(&mut self, user: usize, record: &Record) {
+        let changes = &mut self.changes[user];
+        if changes
+            .back()
+            .is_none_or(|last| record.version > last.version)
+        {
+            changes.push_back(Change {
+                at: self.now,
+                version: record.version,
+                status: record.status.to_string(),
+                devices: record.devices.into(),
+                text: record.text.to_string(),
+            });
+        }
+    }
+
+    /// I2: who has watched for a while has seen what has been so for a while.
+    pub(crate) fn check_freshness(&mut self) {
+        if !self.orderly() {
+            return;
+        }
+        let Some(due) = self.now.checked_sub(FRESH) else {
+            return;
+        };
+        for user in 0..self.changes.len() {
+            let changes = &mut self.changes[user];
+            while changes.get(1).is_some_and(|next| next.at <= due) {
+                changes.pop_front();
+            }
+            let Some(oldest) = self.changes[user].front().filter(|change| change.at <= due) else {
+                continue;
+            };
+            let name = format!("u{user}");
+            for (n, client) in self.clients.iter().enumerate() {
+                if !client.has_watched_since(&name, due) {
+                    continue;
+                }
+                let Some(view) = client.views.get(&name) else {
+                    panic!(
+                        "I2: {}: client {n} was told nothing of {name}",
+                        self.moment()
+                    );
+                };
+                let same = |change: &Change| {
+                    (&change.status, change.devices, &change.text)
+                        == (&view.status, view.devices, &view.text)
+                };
+                assert!(
+                    view.version >= oldest.version.get() || self.changes[user].iter().any(same),
+                    "I2: {}: client {n} ({}) has {view:?} of {name} and lacks {oldest:?} for {} ms",
+                    self.moment(),
+                    client.name,
+                    self.now - oldest.at
+                );
+            }
+        }
+    }
+}
