@@ -24,7 +24,7 @@ impl Core {
     /// Takes a vnode: its users are this core's, versions go on after `seq` under `epoch`. The
     /// former owner's users are adopted when the store has answered. Nobody is waited for.
     pub fn own(&mut self, vnode: Vnode, epoch: Epoch, seq: u64) {
-        self.take_vnode(vnode, epoch, seq, 0);
+        self.take_vnode(vnode, epoch, seq, Epoch::default());
     }
 
     /// Takes and leaves what a newer map says, for the vnodes that are at home on this core. `node`
@@ -32,6 +32,7 @@ impl Core {
     pub fn follow(&mut self, map: &Map, before: Option<&Map>, node: &NodeId, boot: u64) {
         let alive =
             |id: &NodeId, boot: u64| map.nodes().iter().any(|n| n.id == *id && n.boot == boot);
+        let alone = map.nodes().iter().all(|n| n.id == *node && n.boot == boot);
         for vnode in self.settings.vnodes.all() {
             let owner = map.owner(vnode).map(|(owner, _)| owner);
             let mine = owner.is_some_and(|owner| owner.id == *node && owner.boot == boot);
@@ -41,17 +42,21 @@ impl Core {
                 (Owner::Here(at), true) if at >= epoch => {}
                 // Fenced by an epoch that this map does not know: a newer one will.
                 (Owner::Elsewhere, true) if epoch < self.vnodes.newest(vnode) => {}
-                (Owner::Here(_), true) => self.take_vnode(vnode, epoch, 0, 0),
+                (Owner::Here(_), true) => self.take_vnode(vnode, epoch, 0, Epoch::default()),
                 (Owner::Elsewhere, true) => {
                     // A map that this node has not seen may have had another owner in between.
                     let before = before.filter(|before| before.epoch(vnode).next() == epoch);
-                    let waits = match before.map(|before| before.owner(vnode)) {
-                        Some(Some((former, _))) => alive(&former.id, former.boot),
-                        Some(None) => false,
-                        None => true,
+                    // One that is dead may not have had it yet.
+                    let dead = before.filter(|before| {
+                        let former = before.owner(vnode);
+                        !former.is_some_and(|(former, _)| alive(&former.id, former.boot))
+                    });
+                    let over = match dead {
+                        _ if alone => Epoch::default(),
+                        Some(before) => before.epoch(vnode),
+                        None => Epoch::MAX,
                     };
-                    let patience = if waits { RELEASE_PATIENCE } else { 0 };
-                    self.take_vnode(vnode, epoch, 0, patience);
+                    self.take_vnode(vnode, epoch, 0, over);
                 }
                 (Owner::Here(_), false) => {
                     let address = owner.map_or("", |owner| owner.address.as_str());
@@ -104,7 +109,8 @@ impl Core {
         }
     }
 
-    fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, patience: u64) {
+    /// Whoever has had the vnode under an epoch below `over` is waited for until it has let go of it.
+    fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch) {
         let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
         if let Stage::Leaving { .. } = stage {
@@ -127,12 +133,8 @@ impl Core {
         if !matches!(stage, Stage::Claiming { .. }) {
             self.loading += 1;
         }
-        let force_at = if patience == 0 {
-            0
-        } else {
-            self.clock + patience
-        };
-        self.vnodes.claim(vnode, epoch, seq, force_at);
+        let until = self.clock + RELEASE_PATIENCE;
+        self.vnodes.claim(vnode, epoch, seq, over, until);
         self.load_queue.push_back((vnode, epoch));
         if owned {
             return;

@@ -58,8 +58,9 @@ pub enum StoreRequest {
         vnode: Vnode,
         /// The core's epoch.
         epoch: Epoch,
-        /// Whether a former owner that has not released the vnode is not waited for.
-        force: bool,
+        /// A former owner that has not released the vnode is waited for when its epoch is below
+        /// this one.
+        over: Epoch,
     },
     /// To note that all of the epoch is written: its successor need not wait.
     Release {
@@ -189,14 +190,14 @@ impl Core {
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
         while let Some((vnode, epoch)) = self.load_queue.pop_front() {
-            if let Stage::Claiming { force_at } = self.vnodes.stage(vnode)
+            if let Stage::Claiming { over, until } = self.vnodes.stage(vnode)
                 && self.vnodes.epoch(vnode) == Some(epoch)
             {
-                let force = self.clock >= force_at;
+                let patient = self.clock < until;
                 return Some(StoreRequest::Load {
                     vnode,
                     epoch,
-                    force,
+                    over: if patient { over } else { Epoch::default() },
                 });
             }
         }
@@ -268,11 +269,11 @@ impl Core {
                 self.load_failed(vnode, epoch);
             }
             StoreReply::Held(vnode, epoch) => {
-                // Whether it is forced is decided anew.
                 self.put_off.push(StoreRequest::Load {
                     vnode,
                     epoch,
-                    force: false,
+                    // It is said anew when it is asked again.
+                    over: Epoch::default(),
                 });
             }
             StoreReply::LoadFenced(vnode, epoch, newest) => {

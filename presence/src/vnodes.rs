@@ -20,9 +20,9 @@ pub enum Owner {
 pub(crate) enum Stage {
     /// It is not this core's.
     Apart,
-    /// The store has not fenced the former owner off yet, nor listed its users; from `force_at`
-    /// (core clock, ms) on a living former owner is not waited for.
-    Claiming { force_at: u64 },
+    /// The store has not fenced the former owner off yet, nor listed its users; until `until` (core
+    /// clock, ms) one whose epoch is below `over` is waited for.
+    Claiming { over: Epoch, until: u64 },
     /// It is this core's alone, its users are adopted.
     Loaded,
     /// It is another node's, but what this core did under `epoch` is not all written yet.
@@ -110,17 +110,20 @@ impl Vnodes {
     }
 
     /// The vnode becomes this core's; versions go on after `seq`.
-    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, force_at: u64) {
+    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch, until: u64) {
         self.heard_of(vnode, epoch);
         let slot = &mut self.0[vnode.index()];
         slot.owner = Owner::Here(epoch);
-        slot.stage = Stage::Claiming { force_at };
+        slot.stage = Stage::Claiming { over, until };
         slot.seq = seq;
     }
 
     /// The vnode has to be claimed again, under the same epoch and with the versions going on.
     pub(crate) fn claim_again(&mut self, vnode: Vnode) {
-        self.0[vnode.index()].stage = Stage::Claiming { force_at: 0 };
+        self.0[vnode.index()].stage = Stage::Claiming {
+            over: Epoch::default(),
+            until: 0,
+        };
     }
 
     pub(crate) fn set_loaded(&mut self, vnode: Vnode) {

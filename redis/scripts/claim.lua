@@ -1,5 +1,6 @@
 -- Takes a vnode for an epoch, unless a newer one has it or its owner has not let go of it yet.
--- KEYS: epoch, released. ARGV: the epoch; 1 to take it from an owner that has not let go.
+-- KEYS: epoch, released. ARGV: the epoch; from which epoch on an owner
+-- that has not let go is not waited for.
 -- Returns claimed and 1 when the former owner had let go of it, held and the epoch that has it, or
 -- fenced and the newer epoch.
 local wanted = tonumber(ARGV[1])
@@ -15,7 +16,7 @@ if held then
   end
   if current < wanted then
     released = redis.call('GET', KEYS[2]) == held
-    if not released and ARGV[2] ~= '1' then
+    if not released and current < tonumber(ARGV[2]) then
       return { 'held', held }
     end
   end

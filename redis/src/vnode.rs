@@ -33,8 +33,9 @@ pub enum Op {
         vnode: Vnode,
         /// The owner's epoch.
         epoch: Epoch,
-        /// Not to wait until the former owner has released it: that one is dead.
-        force: bool,
+        /// A former owner whose epoch is below this one is waited for until it has released the
+        /// vnode.
+        over: Epoch,
         /// Ms since 1970.
         since_ms: u64,
     },
@@ -365,14 +366,11 @@ fn add_calls(link: &Link, op: &Op, calls: &mut Vec<Call>) {
     let keys = link.keys();
     match op {
         Op::Claim {
-            vnode,
-            epoch,
-            force,
-            ..
+            vnode, epoch, over, ..
         } => {
             let keys = vec![keys.epoch(*vnode), keys.released(*vnode)];
             let call = Call::script(&script::CLAIM, keys);
-            calls.push(call.number(epoch).number(u8::from(*force)));
+            calls.push(call.number(epoch).number(over));
         }
         Op::Write {
             vnode,

@@ -23,7 +23,7 @@ fn claim(vnode: u16, epoch: u32) -> Op {
     Op::Claim {
         vnode: Vnode::new(vnode),
         epoch: Epoch::new(epoch),
-        force: true,
+        over: Epoch::default(),
         since_ms: 0,
     }
 }

@@ -158,7 +158,7 @@ async fn odd_answers_are_errors_and_no_panics() {
             Op::Claim {
                 vnode,
                 epoch,
-                force: true,
+                over: Epoch::default(),
                 since_ms: 0,
             },
             write(1),

@@ -16,7 +16,7 @@ fn claim(epoch: u32) -> Op {
     Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(epoch),
-        force: false,
+        over: Epoch::MAX,
         since_ms: 0,
     }
 }
@@ -25,7 +25,7 @@ fn forced(epoch: u32) -> Op {
     Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(epoch),
-        force: true,
+        over: Epoch::default(),
         since_ms: 0,
     }
 }
@@ -101,6 +101,22 @@ async fn epochs_are_compared_as_numbers_and_a_dead_owner_is_not_waited_for() {
         run_one(&link, forced(highest - 1)).await,
         Ok(Done::Fenced(Epoch::new(highest)))
     );
+}
+
+#[tokio::test]
+async fn of_two_former_owners_the_one_that_has_the_vnode_is_waited_for() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let over = |epoch, over| Op::Claim {
+        vnode: VNODE,
+        epoch: Epoch::new(epoch),
+        over: Epoch::new(over),
+        since_ms: 0,
+    };
+    assert_eq!(run_one(&link, claim(5)).await, Ok(claimed(vec![])));
+    // The owner under 6 died before it took the vnode.
+    assert_eq!(run_one(&link, over(7, 6)).await, Ok(Done::Held));
+    assert_eq!(run_one(&link, over(7, 5)).await, Ok(claimed(vec![])));
 }
 
 #[tokio::test]
@@ -193,7 +209,7 @@ async fn a_claim_lists_users_that_are_connected_or_left_a_short_time_ago() {
     let claim = Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(5),
-        force: false,
+        over: Epoch::MAX,
         since_ms: 10_000,
     };
     let Ok(Done::Claimed {
@@ -391,7 +407,7 @@ async fn what_follows_a_failed_operation_on_a_vnode_is_not_done() {
     let other = Op::Claim {
         vnode: Vnode::new(8),
         epoch: Epoch::new(5),
-        force: false,
+        over: Epoch::MAX,
         since_ms: 0,
     };
     let _ = server.cli(&["set", "os:{v7}:users", "x"]);
@@ -423,7 +439,11 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     assert!(link.counters().scripts_forgotten > 1);
     server.start_again();
     let again = common::until(async || run_one(&link, claim(6)).await.ok()).await;
-    assert_eq!(again, claimed(vec![record]));
+    let handed_over = Done::Claimed {
+        released: true,
+        users: vec![record],
+    };
+    assert_eq!(again, handed_over);
 }
 
 #[tokio::test]

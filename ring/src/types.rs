@@ -57,6 +57,9 @@ impl Vnode {
 }
 
 impl Epoch {
+    /// Above every epoch that an owner gets.
+    pub const MAX: Self = Self(u32::MAX);
+
     /// The epoch of the next owner.
     #[must_use]
     pub const fn next(self) -> Self {

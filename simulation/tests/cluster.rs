@@ -5,9 +5,10 @@ use std::thread;
 
 use online_status_simulation::cluster::{Fault, Plan, World};
 
-fn run(seeds: std::ops::Range<u64>, plan: fn(u64) -> Plan) {
+fn run(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
     // The seeds are independent, so every CPU takes its share of them.
     let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let plan = &plan;
     thread::scope(|scope| {
         for first in 0..threads {
             let seeds = seeds.clone().skip(first as usize).step_by(threads as usize);
@@ -23,6 +24,14 @@ fn run(seeds: std::ops::Range<u64>, plan: fn(u64) -> Plan) {
 #[test]
 fn the_invariants_hold_over_two_thousand_clusters() {
     run(0..2_000, Plan::of);
+}
+
+#[test]
+fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
+    let faults = [Fault::Drain, Fault::Leave, Fault::Join, Fault::Coordinators];
+    for faults in [&faults[..3], &faults] {
+        run(0..600, |seed| Plan::of(seed).with(faults));
+    }
 }
 
 #[test]

@@ -131,16 +131,12 @@ impl Redis {
         for Batch { core, requests } in batch {
             for request in requests {
                 match request {
-                    StoreRequest::Load {
-                        vnode,
-                        epoch,
-                        force,
-                    } => {
+                    StoreRequest::Load { vnode, epoch, over } => {
                         askers.push(Asker::Load(core, vnode, epoch));
                         ops.push(Op::Claim {
                             vnode,
                             epoch,
-                            force,
+                            over,
                             since_ms,
                         });
                     }

@@ -71,7 +71,7 @@ pub(crate) async fn exercise(link: &Link) {
             Op::Claim {
                 vnode,
                 epoch,
-                force: false,
+                over: Epoch::MAX,
                 since_ms: 0,
             },
             Op::Write {

@@ -691,6 +691,14 @@ impl World {
             // What it had not written it need not know, should it get the vnode again.
             let accepted = &mut self.accepted[vnode.index()];
             accepted.let_go |= accepted.taken_by == pid;
+            let count = VnodeCount::new(self.plan.vnodes).expect("a power of two");
+            for (n, truth) in self.truths.iter_mut().enumerate() {
+                let user = format!("u{n}");
+                if truth.text_by == pid && count.vnode(&user) == vnode {
+                    let stored = self.store.stored(vnode, &user);
+                    truth.lost |= stored.is_none_or(|stored| *stored.record.text != *truth.text);
+                }
+            }
             if self.trace {
                 println!(
                     "{:>8} p{pid} core {n} is fenced: vnode {vnode}, {epoch}",
@@ -752,15 +760,7 @@ impl World {
             };
             self.processes[pid].seats[n].asked += 1;
             let command = match request.clone() {
-                StoreRequest::Load {
-                    vnode,
-                    epoch,
-                    force,
-                } => Command::Claim {
-                    vnode,
-                    epoch,
-                    force,
-                },
+                StoreRequest::Load { vnode, epoch, over } => Command::Claim { vnode, epoch, over },
                 StoreRequest::Release { vnode, epoch } => Command::Release { vnode, epoch },
                 StoreRequest::Read { vnode, user, .. } => Command::Read { vnode, user },
                 StoreRequest::Write {

@@ -15,7 +15,7 @@ pub(crate) enum Command {
     Claim {
         vnode: Vnode,
         epoch: Epoch,
-        force: bool,
+        over: Epoch,
     },
     /// The second half of a claim: users that are connected or were last seen since then.
     List {
@@ -172,16 +172,12 @@ impl Redis {
 
     pub(crate) fn execute(&mut self, now: u64, command: Command) -> Answer {
         match command {
-            Command::Claim {
-                vnode,
-                epoch,
-                force,
-            } => {
+            Command::Claim { vnode, epoch, over } => {
                 let data = &mut self.data.vnodes[vnode.index()];
                 match data.epoch {
                     Some(current) if current > epoch => return Answer::Fenced(current),
                     Some(current)
-                        if current < epoch && !force && data.released != Some(current) =>
+                        if current < epoch && current < over && data.released != Some(current) =>
                     {
                         return Answer::Held;
                     }

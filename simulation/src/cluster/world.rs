@@ -427,7 +427,18 @@ impl World {
             _ => {}
         }
         if let (Some((before, map)), Answer::Done) = (map, &answer) {
-            self.note(|| format!("map {} is written", map.version()));
+            self.note(|| {
+                let share = |node: &ring::Node| {
+                    format!(
+                        ", {} {} {}",
+                        node.id,
+                        node.boot,
+                        map.owned_by(&node.id).count()
+                    )
+                };
+                let shares: String = map.nodes().iter().map(share).collect();
+                format!("map {} is written{shares}", map.version())
+            });
             // Who writes after a loss has read a map that others have lost, or the other way round.
             if self.now >= self.store_changed + LOST_MAPS {
                 self.check_map(before.as_ref(), &map);

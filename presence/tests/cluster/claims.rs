@@ -1,12 +1,10 @@
 //! Versions that clients claim to know (`known`), of users on another node. A core looks for what a
 //! newer owner can have made, and must not be kept busy with what was made up.
 
-mod support;
-
+use crate::support::{id, node, settings, version, vnodes};
 use online_status_presence::{Core, Hello, Now, SessionId, StoreReply, StoreRequest};
 use protocol::{Encoding, Record, Status, Stored, Version, WatchRule};
 use ring::{Epoch, Map, MapVersion};
-use support::{id, node, settings, version, vnodes};
 
 /// The epoch of all vnodes.
 const EPOCH: u32 = 20_000;

@@ -1,12 +1,10 @@
 //! A node takes the vnode of one that does not reach the store, but the bus and its clients: what
 //! that one told on the bus is newer than what the store has.
 
-mod support;
-
+use crate::support::{GRACE, id, node, settings, version, vnodes};
 use online_status_presence::{Core, Now, PeerMessage, StoreReply, StoreRequest};
 use protocol::{Cause, Event, Record, Status, Stored, Version};
 use ring::{CoreId, Epoch, Map, MapVersion};
-use support::{GRACE, id, node, settings, version, vnodes};
 
 const USER: &str = "alice";
 

@@ -1,0 +1,6 @@
+//! A core among those of other nodes.
+
+mod claims;
+mod cut_off_owner;
+mod handover;
+mod support;
