@@ -205,9 +205,9 @@ impl Core {
         }
     }
 
-    /// A former owner that has not let go of the vnode may not reach the store, have seen the user come back, and goes on
-    /// until it hears of its successor: until the user had the time to come here, nobody is told
-    /// that it is offline.
+    /// A former owner that has not let go of the vnode may not reach the store and have seen the user
+    /// come back, and goes on until it hears of its successor: until the user had the time to come
+    /// here, nobody is told that it is offline.
     fn publish_later_if_absent(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         if !user.connected() {
@@ -251,18 +251,30 @@ impl Core {
         let Some(epoch) = self.vnodes.epoch(vnode) else {
             return;
         };
-        // While a vnode is claimed again nothing is written, and no user is marked for it.
-        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
+        let stage = self.vnodes.stage(vnode);
         self.part(vnode, newest, address);
-        if !self.vnodes.had(vnode) {
-            // Nothing was taken over yet: to release it would say that the former owner is done.
-            self.departed(vnode);
-            return;
-        }
+        let had = self.vnodes.had(vnode);
+        let (epoch, claiming) = match stage {
+            Stage::Claiming {
+                owes: Some(owes), ..
+            } if !had => (owes, true),
+            _ if !had => {
+                // Nothing was taken over: to release it would say that the former owner is done.
+                self.departed(vnode);
+                return;
+            }
+            stage => (epoch, matches!(stage, Stage::Claiming { .. })),
+        };
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
+            if user.unsettled {
+                // It was not loaded anew in between, so this core's is the newest still.
+                user.knowledge = Knowledge::Known;
+            }
             user.unsettled = match user.knowledge {
+                Knowledge::Known if !had => user.unsettled,
+                // While a vnode is claimed again nothing is written, and no user is marked for it.
                 Knowledge::Known => claiming || user.store != Sync::Clean,
                 Knowledge::Provisional => true,
                 Knowledge::Asked => user.held,

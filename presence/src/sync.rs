@@ -6,7 +6,7 @@ use protocol::{Cause, Record, Stored, Version};
 use ring::{CoreId, Epoch, Vnode};
 
 use crate::{
-    Core,
+    Core, SessionId,
     user::{Knowledge, Sync},
     vnodes::{Owner, Stage},
 };
@@ -15,8 +15,10 @@ use crate::{
 const OVERTAKE_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
 const OVERTAKE_EVERY: u64 = 300;
-/// Users for whom that is done at a time; watchers of further ones get what there is.
+/// Users for whom that is done at a time, and those of them that one session asks for, so that one
+/// that makes versions up does not keep others from it; watchers of further ones get what there is.
 const MAX_BEHIND: usize = 1_024;
+const MAX_BEHIND_OF_SESSION: usize = 64;
 /// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
 /// newer owner or two. More was made up, or is another cluster's.
 const EPOCHS_AHEAD: u32 = 100;
@@ -25,6 +27,8 @@ const EPOCHS_AHEAD: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Behind {
     user: u32,
+    /// Whose watch it is for; `None`: of another core.
+    session: Option<SessionId>,
     /// Times of the core's clock, ms.
     until: u64,
     ask_at: u64,
@@ -190,7 +194,7 @@ impl Core {
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
         while let Some((vnode, epoch)) = self.load_queue.pop_front() {
-            if let Stage::Claiming { over, until } = self.vnodes.stage(vnode)
+            if let Stage::Claiming { over, until, .. } = self.vnodes.stage(vnode)
                 && self.vnodes.epoch(vnode) == Some(epoch)
             {
                 let patient = self.clock < until;
@@ -601,7 +605,7 @@ impl Core {
                             }
                         }
                         Owner::Core(_) | Owner::Elsewhere => {
-                            let waits = self.overtake(slot, known);
+                            let waits = self.overtake(slot, known, None);
                             if !waits && self.users[slot].record.version < known {
                                 self.refute(slot, from);
                             }
@@ -669,7 +673,12 @@ impl Core {
     /// that did not get into the store, or not here yet. The owner makes a newer version; others
     /// wait for it, the home core of another node's vnode asks the store until that has been claimed
     /// by a newer epoch. `false` when it is made, or nobody can have made it, or too many wait.
-    pub(crate) fn overtake(&mut self, slot: u32, known: Version) -> bool {
+    pub(crate) fn overtake(
+        &mut self,
+        slot: u32,
+        known: Version,
+        session: Option<SessionId>,
+    ) -> bool {
         if self.users[slot].record.version >= known || self.outdo(slot, known) {
             return false;
         }
@@ -677,7 +686,10 @@ impl Core {
         if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
             return false;
         }
-        let many = self.users[slot].behind == Version::NEVER && self.behind.len() >= MAX_BEHIND;
+        let of_session = |behind: &&Behind| session.is_some() && behind.session == session;
+        let many = self.users[slot].behind == Version::NEVER
+            && (self.behind.len() >= MAX_BEHIND
+                || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION);
         if many || !self.may_exist(slot, known) {
             self.counters.not_believed += 1;
             return false;
@@ -688,6 +700,7 @@ impl Core {
             user.waiters += 1;
             self.behind.push(Behind {
                 user: slot,
+                session,
                 until: self.clock + OVERTAKE_PATIENCE,
                 ask_at: self.clock + OVERTAKE_EVERY,
             });

@@ -240,7 +240,7 @@ impl Core {
             }
             user.mark = 0;
             let watch = user.mark_watch as usize;
-            if !self.users[*slot].knowledge.has_record() || self.catch_up(*slot, *known) {
+            if !self.users[*slot].knowledge.has_record() || self.catch_up(*slot, *known, session) {
                 self.answer_later(session, *slot, *known);
                 continue;
             }
@@ -286,7 +286,7 @@ impl Core {
                 continue;
             };
             let (_, known) = late[entry];
-            if in_order && self.catch_up(slot, known) {
+            if in_order && self.catch_up(slot, known, session) {
                 self.users[slot].late = true;
                 continue;
             }
@@ -306,10 +306,13 @@ impl Core {
 
     /// A watcher has the version `known`. `true` when that is newer than what can be known here now:
     /// it must not be sent anything older.
-    fn catch_up(&mut self, slot: u32, known: u64) -> bool {
+    fn catch_up(&mut self, slot: u32, known: u64, session: u32) -> bool {
         let version = self.users[slot].record.version;
         match Version::from_u64(known) {
-            Some(known) if version < known => self.overtake(slot, known),
+            Some(known) if version < known => {
+                let session = self.sessions.id(session);
+                self.overtake(slot, known, Some(session))
+            }
             _ => false,
         }
     }

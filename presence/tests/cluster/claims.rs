@@ -34,7 +34,13 @@ impl Bench {
             sent: String::new(),
         };
         bench.run(100);
-        let user = names(0).next().expect("a user");
+        bench.watcher = bench.connect(0);
+        bench
+    }
+
+    /// The session of the nth user.
+    fn connect(&mut self, nth: usize) -> SessionId {
+        let user = names(0).nth(nth).expect("a user");
         let hello = Hello {
             user: &user,
             encoding: Encoding::Json,
@@ -42,9 +48,9 @@ impl Bench {
             rule: WatchRule::Anyone,
             id: None,
         };
-        bench.watcher = bench.core.connect(&hello).expect("its vnode is here");
-        bench.run(100);
-        bench
+        let session = self.core.connect(&hello).expect("its vnode is here");
+        self.run(100);
+        session
     }
 
     /// Watches the users, with the version that is claimed to be known of each.
@@ -150,8 +156,8 @@ fn what_a_newer_owner_may_have_made_is_looked_for_until_it_is_no_use() {
 }
 
 #[test]
-fn a_client_that_makes_up_versions_of_many_users_keeps_the_store_within_a_limit() {
-    const LIMIT: usize = 1_024;
+fn a_client_that_makes_up_versions_keeps_neither_the_store_busy_nor_others_from_it() {
+    const LIMIT: usize = 64;
     let mut bench = Bench::new();
     let users: Vec<String> = names(1).take(3_000).collect();
     for users in users.chunks(1_000) {
@@ -171,7 +177,27 @@ fn a_client_that_makes_up_versions_of_many_users_keeps_the_store_within_a_limit(
     for _ in 0..20 {
         assert!(bench.run(300) <= LIMIT);
     }
+    bench.watcher = bench.connect(1);
+    let other: Vec<String> = names(1).skip(3_000).take(1).collect();
+    bench.watch(&other, version(EPOCH + 1, 1));
+    bench.run(20_000);
+    assert!(!bench.was_told_of(&other[0]), "it is looked for");
     bench.run(30_000);
     assert_eq!(told(&bench), users.len());
     assert_eq!(bench.run(10_000), 0);
+}
+
+#[test]
+fn all_clients_of_a_core_keep_the_store_within_a_limit() {
+    const LIMIT: usize = 1_024;
+    let mut bench = Bench::new();
+    let users: Vec<String> = names(1).take(20 * 64).collect();
+    for (n, users) in users.chunks(64).enumerate() {
+        bench.watcher = bench.connect(1 + n);
+        bench.watch(users, version(EPOCH + 1, 1));
+    }
+    bench.run(100);
+    let refused = (users.len() - LIMIT) as u64;
+    assert_eq!(bench.core.counters().not_believed, refused);
+    assert!(bench.run(300) <= LIMIT);
 }
