@@ -364,3 +364,11 @@ fn an_address_that_can_never_be_asked_is_named_at_the_start() {
         assert!(Keys::start(options(), Some(&source(url.into()))).is_err());
     }
 }
+
+#[test]
+fn a_password_in_a_wrong_address_is_not_shown() {
+    let source = Source::new("http://keys:secret@/jwks.json");
+    let error = source.check().expect_err("no host").to_string();
+    assert!(!error.contains("secret"), "{error}");
+    assert!(error.contains("…@/jwks.json"), "{error}");
+}

@@ -232,6 +232,7 @@ mod tests {
         assert!(error(&swap(r#""away""#, r#""asleep""#)).contains("asleep"));
         assert!(error(&swap(r#""bob""#, r#""""#)).contains("bad user"));
         assert!(error(&swap("8589934602", "9007199254740992")).contains("below 2^53"));
+        assert!(error(&swap(r#""epoch":1"#, r#""epoch":2"#)).contains("a version of epoch 1"));
         assert!(error(&swap("lu", &"x".repeat(200))).contains("204 bytes"));
     }
 }

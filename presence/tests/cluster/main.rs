@@ -1,5 +1,6 @@
 //! A core among those of other nodes.
 
+mod again;
 mod claims;
 mod cut_off_owner;
 mod handover;

@@ -1,0 +1,202 @@
+//! Vnodes that are claimed a second time, since the store may have lost something, and what the
+//! store may have of them.
+
+use online_status_presence::{
+    Core, Hello, How, Now, PeerMessage, SessionId, Settings, StoreReply, StoreRequest,
+};
+use protocol::{Cause, Encoding, Event, Record, Status, Stored, WatchRule};
+use ring::{CoreId, Epoch, Map, Vnode};
+
+use crate::support::{id, node, settings, version, vnodes};
+
+const USER: &str = "alice";
+
+fn online(of: protocol::Version) -> Stored {
+    Stored {
+        record: Record {
+            status: Status::Online,
+            devices: 1,
+            version: of,
+            ..Record::default()
+        },
+        connected: true,
+        ..Stored::default()
+    }
+}
+
+/// What the store was told to keep, in order: epoch, status, whether the user is connected.
+type Written = Vec<(Epoch, Status, bool)>;
+
+/// A core of node b, which has all vnodes under epoch 1 or none.
+struct Bench {
+    core: Core,
+    map: Map,
+    now: u64,
+}
+
+impl Bench {
+    fn new(settings: Settings, mine: bool) -> Self {
+        let nodes = ["b", "c"].map(|name| node(name, 1)).to_vec();
+        let owner = Some(usize::from(!mine));
+        let map = Map::empty(vnodes()).apply(nodes, &[owner, owner]);
+        let mut core = Core::new(settings, Now::default());
+        core.follow(&map, None, &id("b"), 1);
+        Self { core, map, now: 0 }
+    }
+
+    /// The vnodes go to node c.
+    fn goes(&mut self) {
+        let nodes = self.map.nodes().to_vec();
+        let next = self.map.apply(nodes, &[Some(1), Some(1)]);
+        self.core.follow(&next, Some(&self.map), &id("b"), 1);
+        self.map = next;
+    }
+
+    fn connect(&mut self) -> SessionId {
+        let hello = Hello {
+            user: USER,
+            encoding: Encoding::Json,
+            expires: 0,
+            rule: WatchRule::Anyone,
+            id: None,
+        };
+        self.core.connect(&hello).expect("its vnode is here")
+    }
+
+    fn tick(&mut self, ms: u64) {
+        self.now += ms;
+        self.core.tick(Now {
+            mono_us: self.now * 1_000,
+            wall_ms: self.now,
+        });
+    }
+
+    /// The store answers everything; claims only when `claims`, with `listed` for each vnode.
+    fn store(&mut self, claims: bool, listed: &[(&str, Stored)]) -> Written {
+        let mut written = Vec::new();
+        let mut waiting = Vec::new();
+        while let Some(request) = self.core.next_store_request() {
+            let reply = match request {
+                StoreRequest::Load { vnode, epoch, .. } if claims => StoreReply::Loaded {
+                    vnode,
+                    epoch,
+                    released: false,
+                    users: listed
+                        .iter()
+                        .map(|(name, stored)| ((*name).into(), stored.clone()))
+                        .collect(),
+                },
+                StoreRequest::Load { .. } => {
+                    waiting.push(request.failed());
+                    continue;
+                }
+                StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+                StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
+                StoreRequest::Write {
+                    ticket,
+                    epoch,
+                    stored,
+                    ..
+                } => {
+                    written.push((epoch, stored.record.status, stored.connected));
+                    StoreReply::Written(ticket)
+                }
+            };
+            self.core.store_reply(reply);
+        }
+        for reply in waiting {
+            self.core.store_reply(reply);
+        }
+        written
+    }
+}
+
+fn vnode_of(user: &str) -> Vnode {
+    vnodes().vnode(user)
+}
+
+#[test]
+fn what_an_owner_has_is_written_when_its_vnode_goes_while_it_is_claimed_again() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    let epoch = Epoch::new(1);
+    assert_eq!(bench.store(true, &[]), [(epoch, Status::Online, true)]);
+    bench.core.resync();
+    bench.goes();
+    assert_eq!(bench.store(false, &[]), [(epoch, Status::Online, true)]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "all is released");
+}
+
+#[test]
+fn who_came_and_left_while_the_store_was_away_is_written_when_it_is_back() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.core.resync();
+    let session = bench.connect();
+    assert_eq!(bench.store(false, &[]), []);
+    bench.core.closed(session, How::Clean);
+    while bench.core.flush(64) {}
+    assert_eq!(bench.store(false, &[]), []);
+    while let Some(event) = bench.core.next_publication() {
+        bench.core.bus_reply(event.ticket, true);
+    }
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 1, "it is not forgotten");
+    let written = bench.store(true, &[]);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    while let Some(event) = bench.core.next_publication() {
+        bench.core.bus_reply(event.ticket, true);
+    }
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 0);
+}
+
+#[test]
+fn a_user_that_the_store_has_under_another_vnode_is_left_aside() {
+    let mut bench = Bench::new(settings("b", 1), false);
+    let owner = |vnode: Vnode| Some(usize::from(vnode == vnode_of(USER)));
+    let owners: Vec<_> = vnodes().all().map(owner).collect();
+    let next = bench.map.apply(bench.map.nodes().to_vec(), &owners);
+    bench.core.follow(&next, Some(&bench.map), &id("b"), 1);
+    assert_eq!(bench.core.vnodes_owned(), 1);
+    assert_eq!(bench.store(true, &[(USER, online(version(1, 1)))]), []);
+    assert_eq!(bench.core.counters().users, 0);
+}
+
+#[test]
+fn without_a_grace_period_a_new_owner_is_not_waited_for_without_end() {
+    let settings = Settings {
+        grace: 0,
+        ..settings("b", 2)
+    };
+    let mut bench = Bench::new(settings, false);
+    let of_another_core = PeerMessage::Interest(USER.into());
+    bench.core.peer_message(CoreId::new(1), of_another_core);
+    bench.store(true, &[]);
+    bench.core.bus_event(&Event {
+        user: USER.into(),
+        status: Status::Online,
+        text: "".into(),
+        since: 0,
+        last_seen: 0,
+        devices: 1,
+        version: version(1, 5),
+        vnode: vnode_of(USER),
+        epoch: Epoch::new(1),
+        node: "c".into(),
+        cause: Cause::Connect,
+    });
+    let nodes = [node("b", 1), node("d", 1)].to_vec();
+    let next = bench.map.apply(nodes, &[Some(1), Some(1)]);
+    bench.core.follow(&next, Some(&bench.map), &id("b"), 1);
+    let mut reads = 0;
+    for _ in 0..100 {
+        bench.tick(100);
+        if let Some(request) = bench.core.next_store_request() {
+            reads += 1;
+            bench.core.store_reply(request.failed());
+        }
+    }
+    assert!(reads > 0, "the store is asked whether the user is there");
+}
