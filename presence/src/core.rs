@@ -12,9 +12,10 @@ use ring::{Epoch, Vnode};
 
 use crate::{
     Counters, Now, SessionId, Settings, Transmit, WatchRule,
+    behind::Behind,
     fanout::{Fanout, append_frame},
     session::{Session, Sessions},
-    sync::{Behind, StoreRequest},
+    sync::StoreRequest,
     user::{Knowledge, NONE, Users},
     vnodes::{Owner, Vnodes},
     waiting::{MAX_ASKED, Waiting},

@@ -4,11 +4,13 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod behind;
 mod core;
 mod counters;
 mod fanout;
 mod membership;
 mod ownership;
+mod peers;
 mod session;
 mod settings;
 mod state;
@@ -24,9 +26,10 @@ pub use crate::{
     counters::Counters,
     fanout::Transmit,
     membership::{Found, Membership, Renewal, Step},
+    peers::PeerMessage,
     session::SessionId,
     settings::{Now, Settings},
-    sync::{PeerMessage, Publication, StoreReply, StoreRequest, Ticket},
+    sync::{Publication, StoreReply, StoreRequest, Ticket},
     vnodes::Owner,
     waiting::Answer,
 };

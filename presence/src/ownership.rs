@@ -218,6 +218,20 @@ impl Core {
         }
     }
 
+    /// Users that the former owner of their vnode had seen go, and that nobody has seen since.
+    pub(crate) fn publish_the_absent(&mut self) {
+        while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.clock) {
+            self.users[slot].waiters -= 1;
+            if self.vnodes.loaded(self.users[slot].vnode)
+                && self.users[slot].knowledge == Knowledge::Known
+            {
+                self.users[slot].unpublished = true;
+                self.store_mark(slot);
+            }
+            self.release(slot);
+        }
+    }
+
     /// What this core did not get written before it left the vnode that it has again now.
     fn take_unwritten(&mut self, slot: u32) -> Option<Stored> {
         let user = &mut self.users[slot];

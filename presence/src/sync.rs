@@ -1,38 +1,15 @@
-//! What leaves a core for the store, the bus and the node's other cores, pulled by the shell as
-//! these take it, and what comes back. A user waits in each queue at most once and leaves it with
+//! What leaves a core for the store and the bus, pulled by the shell as these take it, and what comes
+//! back. A user waits in each queue at most once and leaves it with
 //! its newest state, so that a slow or absent store costs memory by users and not by time.
 
 use protocol::{Cause, Record, Stored, Version};
-use ring::{CoreId, Epoch, Vnode};
+use ring::{Epoch, Vnode};
 
 use crate::{
-    Core, SessionId,
+    Core,
     user::{Knowledge, Sync},
     vnodes::{Owner, Stage},
 };
-
-/// How long what a watcher knows already is looked for, ms of the core's clock.
-const OVERTAKE_PATIENCE: u64 = 30_000;
-/// Between two times that the store is asked for it.
-const OVERTAKE_EVERY: u64 = 300;
-/// Users for whom that is done at a time, and those of them that one session asks for, so that one
-/// that makes versions up does not keep others from it; watchers of further ones get what there is.
-const MAX_BEHIND: usize = 1_024;
-const MAX_BEHIND_OF_SESSION: usize = 64;
-/// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
-/// newer owner or two. More was made up, or is another cluster's.
-const EPOCHS_AHEAD: u32 = 100;
-
-/// A user of whom a watcher knows something newer than this core.
-#[derive(Debug)]
-pub(crate) struct Behind {
-    user: u32,
-    /// Whose watch it is for; `None`: of another core.
-    session: Option<SessionId>,
-    /// Times of the core's clock, ms.
-    until: u64,
-    ask_at: u64,
-}
 
 /// A user's place in a core, for the time of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -163,21 +140,6 @@ pub struct Publication {
     pub epoch: Epoch,
     /// What made the newest change.
     pub cause: Cause,
-}
-
-/// What the cores of a node tell each other. Between two cores messages keep their order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PeerMessage {
-    /// To the owner: tell me this user's state from now on.
-    Interest(Box<str>),
-    /// To the owner: no more.
-    Uninterest(Box<str>),
-    /// To the owner: a watcher has this version of a former owner, make a newer one.
-    Behind(Box<str>, Version),
-    /// From the owner: the newest state.
-    State(Box<str>, Record),
-    /// The same, and the owner knows that nobody has made what it was told of by `Behind`.
-    Last(Box<str>, Record),
 }
 
 impl Core {
@@ -381,49 +343,7 @@ impl Core {
         }
         self.publish_the_absent();
         self.look_at_suspects();
-        if self.behind.is_empty() {
-            return;
-        }
-        for mut behind in std::mem::take(&mut self.behind) {
-            let slot = behind.user;
-            let known = self.users[slot].behind;
-            let here = matches!(self.owner_of(slot), Owner::Here(_));
-            if here && known != Version::NEVER {
-                self.outdo(slot, known);
-                self.answer_late(slot);
-            }
-            let patient = behind.until > self.clock && !(here && self.is_last(slot));
-            let user = &mut self.users[slot];
-            let waited_for = user.late || user.interest != 0;
-            if patient && waited_for && known > user.record.version {
-                if behind.ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
-                    behind.ask_at = self.clock + OVERTAKE_EVERY;
-                    self.store_mark(slot);
-                }
-                self.behind.push(behind);
-                continue;
-            }
-            user.behind = Version::NEVER;
-            user.waiters -= 1;
-            if !patient {
-                self.answer_late_anyway(slot);
-            }
-            self.release(slot);
-        }
-    }
-
-    /// Users that the former owner of their vnode had seen go, and that nobody has seen since.
-    fn publish_the_absent(&mut self) {
-        while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.clock) {
-            self.users[slot].waiters -= 1;
-            if self.vnodes.loaded(self.users[slot].vnode)
-                && self.users[slot].knowledge == Knowledge::Known
-            {
-                self.users[slot].unpublished = true;
-                self.store_mark(slot);
-            }
-            self.release(slot);
-        }
+        self.look_for_what_watchers_know();
     }
 
     /// The store cannot have the user's newest state now: the bus may have it all the same.
@@ -490,244 +410,6 @@ impl Core {
         }
     }
 
-    pub(crate) fn queue_for(&mut self, slot: u32, core: CoreId) {
-        let bit = 1 << core.get();
-        let user = &mut self.users[slot];
-        if user.queued & bit == 0 {
-            user.queued |= bit;
-            self.peers[usize::from(core.get())].push_back(slot);
-        }
-    }
-
-    /// Nobody here watches the user any more.
-    pub(crate) fn lose_interest(&mut self, slot: u32) {
-        if let Owner::Core(core) = self.owner_of(slot)
-            && self.users[slot].told
-        {
-            self.queue_for(slot, core);
-        }
-    }
-
-    /// Whether something waits for `core`.
-    #[must_use]
-    pub fn has_message_for(&self, core: CoreId) -> bool {
-        !self.peers[usize::from(core.get())].is_empty()
-    }
-
-    /// The next message for another core of this node.
-    pub fn next_message_for(&mut self, core: CoreId) -> Option<PeerMessage> {
-        let bit = 1 << core.get();
-        loop {
-            let slot = self.peers[usize::from(core.get())].pop_front()?;
-            let owner = self.owner_of(slot);
-            let user = &mut self.users[slot];
-            user.queued &= !bit;
-            if user.unsent & bit != 0 {
-                user.unsent &= !bit;
-                let (name, record) = (user.name.clone(), user.record.clone());
-                if user.refuted & bit != 0 {
-                    user.refuted &= !bit;
-                    return Some(PeerMessage::Last(name, record));
-                }
-                return Some(PeerMessage::State(name, record));
-            }
-            let wanted = !user.watchers.is_empty() || user.waiters > 0;
-            let message = match owner {
-                Owner::Core(owner) if owner == core && wanted != user.told => {
-                    user.told = wanted;
-                    let name = user.name.clone();
-                    if wanted {
-                        if user.behind != Version::NEVER && !user.behind_told {
-                            // That is told next.
-                            user.queued |= bit;
-                            self.peers[usize::from(core.get())].push_back(slot);
-                        }
-                        Some(PeerMessage::Interest(name))
-                    } else {
-                        user.knowledge = Knowledge::Nothing;
-                        // The mirror's copy ages from here on.
-                        user.record = Record::default();
-                        user.behind = Version::NEVER;
-                        Some(PeerMessage::Uninterest(name))
-                    }
-                }
-                Owner::Core(owner)
-                    if owner == core && user.behind != Version::NEVER && !user.behind_told =>
-                {
-                    user.behind_told = true;
-                    Some(PeerMessage::Behind(user.name.clone(), user.behind))
-                }
-                Owner::Core(owner) if owner == core && !wanted => {
-                    user.knowledge = Knowledge::Nothing;
-                    None
-                }
-                Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
-            };
-            self.users.doubt(slot);
-            if message.is_some() {
-                return message;
-            }
-        }
-    }
-
-    /// Takes a message of another core of this node.
-    pub fn peer_message(&mut self, from: CoreId, message: PeerMessage) {
-        let bit = 1 << from.get();
-        match message {
-            PeerMessage::Interest(name) => {
-                let slot = self.users.find_or_insert(&name, &self.vnodes);
-                self.users[slot].interest |= bit;
-                match self.users[slot].knowledge {
-                    Knowledge::Known | Knowledge::Provisional => {
-                        self.users[slot].unsent |= bit;
-                        self.queue_for(slot, from);
-                    }
-                    // The answer goes to everyone interested.
-                    Knowledge::Nothing => self.ask_store(slot),
-                    Knowledge::Asked => {}
-                }
-            }
-            PeerMessage::Uninterest(name) => {
-                if let Some(slot) = self.users.find(&name) {
-                    self.users[slot].interest &= !bit;
-                    self.users[slot].unsent &= !bit;
-                    self.users[slot].refuted &= !bit;
-                    self.users.doubt(slot);
-                }
-            }
-            PeerMessage::Behind(name, known) => {
-                if let Some(slot) = self.users.find(&name) {
-                    match self.owner_of(slot) {
-                        Owner::Here(_) => {
-                            let made = self.outdo(slot, known);
-                            if !made && (self.is_last(slot) || !self.may_exist(slot, known)) {
-                                self.refute(slot, from);
-                            }
-                        }
-                        Owner::Core(_) | Owner::Elsewhere => {
-                            let waits = self.overtake(slot, known, None);
-                            if !waits && self.users[slot].record.version < known {
-                                self.refute(slot, from);
-                            }
-                        }
-                    }
-                }
-            }
-            PeerMessage::State(name, record) => self.see_peers(&name, record),
-            PeerMessage::Last(name, record) => {
-                self.see_peers(&name, record);
-                if let Some(slot) = self.users.find(&name)
-                    && self.users[slot].behind_told
-                {
-                    self.stop_looking(slot);
-                }
-            }
-        }
-    }
-
-    fn see_peers(&mut self, name: &str, record: Record) {
-        // What crossed our `Uninterest` is followed by nothing newer.
-        if let Some(slot) = self.users.find(name)
-            && self.users[slot].told
-        {
-            self.see(slot, record, Epoch::default());
-        }
-    }
-
-    /// Whether nobody can have a newer state of the user: there is no other node.
-    fn is_last(&self, slot: u32) -> bool {
-        !self.settings.cluster && self.users[slot].knowledge == Knowledge::Known
-    }
-
-    /// Whether anybody can have made the version, as far as this core has heard.
-    fn may_exist(&self, slot: u32, version: Version) -> bool {
-        let newest = self.vnodes.newest(self.users[slot].vnode).get();
-        newest == 0 || version.epoch().get() <= newest.saturating_add(EPOCHS_AHEAD)
-    }
-
-    /// Another core, which asked for a newer version, is not to wait for more than what there is.
-    fn refute(&mut self, slot: u32, core: CoreId) {
-        let user = &mut self.users[slot];
-        user.refuted |= 1 << core.get();
-        // What is not known yet is sent when it is.
-        if user.knowledge.has_record() {
-            user.unsent |= 1 << core.get();
-            self.queue_for(slot, core);
-        }
-    }
-
-    /// What is known of the user is all there is, whatever its watchers claim.
-    fn stop_looking(&mut self, slot: u32) {
-        let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
-            return;
-        };
-        self.behind.swap_remove(at);
-        let user = &mut self.users[slot];
-        user.behind = Version::NEVER;
-        user.waiters -= 1;
-        self.answer_late_anyway(slot);
-        self.release(slot);
-    }
-
-    /// A watcher has the version `known`, which is newer than what is known here: it saw a change
-    /// that did not get into the store, or not here yet. The owner makes a newer version; others
-    /// wait for it, the home core of another node's vnode asks the store until that has been claimed
-    /// by a newer epoch. `false` when it is made, or nobody can have made it, or too many wait.
-    pub(crate) fn overtake(
-        &mut self,
-        slot: u32,
-        known: Version,
-        session: Option<SessionId>,
-    ) -> bool {
-        if self.users[slot].record.version >= known || self.outdo(slot, known) {
-            return false;
-        }
-        let owner = self.owner_of(slot);
-        if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
-            return false;
-        }
-        let of_session = |behind: &&Behind| session.is_some() && behind.session == session;
-        let many = self.users[slot].behind == Version::NEVER
-            && (self.behind.len() >= MAX_BEHIND
-                || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION);
-        if many || !self.may_exist(slot, known) {
-            self.counters.not_believed += 1;
-            return false;
-        }
-        let user = &mut self.users[slot];
-        if user.behind == Version::NEVER {
-            // Held like a question holds it.
-            user.waiters += 1;
-            self.behind.push(Behind {
-                user: slot,
-                session,
-                until: self.clock + OVERTAKE_PATIENCE,
-                ask_at: self.clock + OVERTAKE_EVERY,
-            });
-        }
-        user.behind = user.behind.max(known);
-        match owner {
-            Owner::Here(_) => {}
-            Owner::Core(core) => {
-                user.behind_told = false;
-                self.queue_for(slot, core);
-            }
-            Owner::Elsewhere => self.store_mark(slot),
-        }
-        true
-    }
-
-    /// The owner makes a version that is newer than `known`, if `known` is one that it or a former
-    /// owner can have made; whether it is newer now.
-    fn outdo(&mut self, slot: u32, known: Version) -> bool {
-        let user = &self.users[slot];
-        let knows = user.knowledge.has_record();
-        if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
-            self.restamp(slot, Cause::Resync);
-        }
-        self.users[slot].record.version >= known
-    }
-
     /// A mirror hears of its user's state: what is not newer than what it knows is dropped.
     /// `claimed`: the epoch that the store had accepted when it read the record; 0 when it is not
     /// the store's.
@@ -762,17 +444,5 @@ impl Core {
             self.tell_watchers(slot);
         }
         self.answer_late(slot);
-    }
-
-    /// Sends the owner's newest state to every core that mirrors the user.
-    pub(crate) fn tell_peers(&mut self, slot: u32) {
-        let interest = self.users[slot].interest;
-        self.users[slot].unsent = interest;
-        let mut left = interest;
-        while left != 0 {
-            let core = CoreId::new(left.trailing_zeros() as u16);
-            left &= left - 1;
-            self.queue_for(slot, core);
-        }
     }
 }

@@ -1,0 +1,147 @@
+//! Users of whom a watcher knows something newer than this core: it saw a change that did not get into
+//! the store, or not here yet. Until the core has caught up the watcher is sent nothing older.
+
+use protocol::{Cause, Version};
+
+use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
+
+/// How long what a watcher knows already is looked for, ms of the core's clock.
+const OVERTAKE_PATIENCE: u64 = 30_000;
+/// Between two times that the store is asked for it.
+const OVERTAKE_EVERY: u64 = 300;
+/// Users for whom that is done at a time, and those of them that one session asks for, so that one
+/// that makes versions up does not keep others from it; watchers of further ones get what there is.
+const MAX_BEHIND: usize = 1_024;
+const MAX_BEHIND_OF_SESSION: usize = 64;
+/// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
+/// newer owner or two. More was made up, or is another cluster's.
+const EPOCHS_AHEAD: u32 = 100;
+
+/// A user of whom a watcher knows something newer than this core.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    user: u32,
+    /// Whose watch it is for; `None`: of another core.
+    session: Option<SessionId>,
+    /// Times of the core's clock, ms.
+    until: u64,
+    ask_at: u64,
+}
+
+impl Core {
+    /// With a tick: whether what is looked for is there by now, or no use to look for any more.
+    pub(crate) fn look_for_what_watchers_know(&mut self) {
+        if self.behind.is_empty() {
+            return;
+        }
+        for mut behind in std::mem::take(&mut self.behind) {
+            let slot = behind.user;
+            let known = self.users[slot].behind;
+            let here = matches!(self.owner_of(slot), Owner::Here(_));
+            if here && known != Version::NEVER {
+                self.outdo(slot, known);
+                self.answer_late(slot);
+            }
+            let patient = behind.until > self.clock && !(here && self.is_last(slot));
+            let user = &mut self.users[slot];
+            let waited_for = user.late || user.interest != 0;
+            if patient && waited_for && known > user.record.version {
+                if behind.ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
+                    behind.ask_at = self.clock + OVERTAKE_EVERY;
+                    self.store_mark(slot);
+                }
+                self.behind.push(behind);
+                continue;
+            }
+            user.behind = Version::NEVER;
+            user.waiters -= 1;
+            if !patient {
+                self.answer_late_anyway(slot);
+            }
+            self.release(slot);
+        }
+    }
+
+    /// What is known of the user is all there is, whatever its watchers claim.
+    pub(crate) fn stop_looking(&mut self, slot: u32) {
+        let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
+            return;
+        };
+        self.behind.swap_remove(at);
+        let user = &mut self.users[slot];
+        user.behind = Version::NEVER;
+        user.waiters -= 1;
+        self.answer_late_anyway(slot);
+        self.release(slot);
+    }
+
+    /// A watcher has the version `known`, which is newer than what is known here: it saw a change
+    /// that did not get into the store, or not here yet. The owner makes a newer version; others
+    /// wait for it, the home core of another node's vnode asks the store until that has been claimed
+    /// by a newer epoch. `false` when it is made, or nobody can have made it, or too many wait.
+    pub(crate) fn overtake(
+        &mut self,
+        slot: u32,
+        known: Version,
+        session: Option<SessionId>,
+    ) -> bool {
+        if self.users[slot].record.version >= known || self.outdo(slot, known) {
+            return false;
+        }
+        let owner = self.owner_of(slot);
+        if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
+            return false;
+        }
+        let of_session = |behind: &&Behind| session.is_some() && behind.session == session;
+        let many = self.users[slot].behind == Version::NEVER
+            && (self.behind.len() >= MAX_BEHIND
+                || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION);
+        if many || !self.may_exist(slot, known) {
+            self.counters.not_believed += 1;
+            return false;
+        }
+        let user = &mut self.users[slot];
+        if user.behind == Version::NEVER {
+            // Held like a question holds it.
+            user.waiters += 1;
+            self.behind.push(Behind {
+                user: slot,
+                session,
+                until: self.clock + OVERTAKE_PATIENCE,
+                ask_at: self.clock + OVERTAKE_EVERY,
+            });
+        }
+        user.behind = user.behind.max(known);
+        match owner {
+            Owner::Here(_) => {}
+            Owner::Core(core) => {
+                user.behind_told = false;
+                self.queue_for(slot, core);
+            }
+            Owner::Elsewhere => self.store_mark(slot),
+        }
+        true
+    }
+
+    /// The owner makes a version that is newer than `known`, if `known` is one that it or a former
+    /// owner can have made; whether it is newer now.
+    pub(crate) fn outdo(&mut self, slot: u32, known: Version) -> bool {
+        let user = &self.users[slot];
+        let knows = user.knowledge.has_record();
+        if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
+            self.restamp(slot, Cause::Resync);
+        }
+        self.users[slot].record.version >= known
+    }
+
+    /// Whether nobody can have a newer state of the user: there is no other node.
+    pub(crate) fn is_last(&self, slot: u32) -> bool {
+        !self.settings.cluster && self.users[slot].knowledge == Knowledge::Known
+    }
+
+    /// Whether anybody can have made the version, as far as this core has heard.
+    pub(crate) fn may_exist(&self, slot: u32, version: Version) -> bool {
+        let newest = self.vnodes.newest(self.users[slot].vnode).get();
+        newest == 0 || version.epoch().get() <= newest.saturating_add(EPOCHS_AHEAD)
+    }
+}

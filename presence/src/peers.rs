@@ -1,0 +1,191 @@
+//! What the cores of a node tell each other of the users that one has at home and others watch. A user
+//! waits for another core at most once, and goes with its newest state.
+
+use protocol::{Record, Version};
+use ring::{CoreId, Epoch};
+
+use crate::{Core, user::Knowledge, vnodes::Owner};
+
+/// What the cores of a node tell each other. Between two cores messages keep their order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeerMessage {
+    /// To the owner: tell me this user's state from now on.
+    Interest(Box<str>),
+    /// To the owner: no more.
+    Uninterest(Box<str>),
+    /// To the owner: a watcher has this version of a former owner, make a newer one.
+    Behind(Box<str>, Version),
+    /// From the owner: the newest state.
+    State(Box<str>, Record),
+    /// The same, and the owner knows that nobody has made what it was told of by `Behind`.
+    Last(Box<str>, Record),
+}
+
+impl Core {
+    pub(crate) fn queue_for(&mut self, slot: u32, core: CoreId) {
+        let bit = 1 << core.get();
+        let user = &mut self.users[slot];
+        if user.queued & bit == 0 {
+            user.queued |= bit;
+            self.peers[usize::from(core.get())].push_back(slot);
+        }
+    }
+
+    /// Nobody here watches the user any more.
+    pub(crate) fn lose_interest(&mut self, slot: u32) {
+        if let Owner::Core(core) = self.owner_of(slot)
+            && self.users[slot].told
+        {
+            self.queue_for(slot, core);
+        }
+    }
+
+    /// Whether something waits for `core`.
+    #[must_use]
+    pub fn has_message_for(&self, core: CoreId) -> bool {
+        !self.peers[usize::from(core.get())].is_empty()
+    }
+
+    /// The next message for another core of this node.
+    pub fn next_message_for(&mut self, core: CoreId) -> Option<PeerMessage> {
+        let bit = 1 << core.get();
+        loop {
+            let slot = self.peers[usize::from(core.get())].pop_front()?;
+            let owner = self.owner_of(slot);
+            let user = &mut self.users[slot];
+            user.queued &= !bit;
+            if user.unsent & bit != 0 {
+                user.unsent &= !bit;
+                let (name, record) = (user.name.clone(), user.record.clone());
+                if user.refuted & bit != 0 {
+                    user.refuted &= !bit;
+                    return Some(PeerMessage::Last(name, record));
+                }
+                return Some(PeerMessage::State(name, record));
+            }
+            let wanted = !user.watchers.is_empty() || user.waiters > 0;
+            let message = match owner {
+                Owner::Core(owner) if owner == core && wanted != user.told => {
+                    user.told = wanted;
+                    let name = user.name.clone();
+                    if wanted {
+                        if user.behind != Version::NEVER && !user.behind_told {
+                            // That is told next.
+                            user.queued |= bit;
+                            self.peers[usize::from(core.get())].push_back(slot);
+                        }
+                        Some(PeerMessage::Interest(name))
+                    } else {
+                        user.knowledge = Knowledge::Nothing;
+                        // The mirror's copy ages from here on.
+                        user.record = Record::default();
+                        user.behind = Version::NEVER;
+                        Some(PeerMessage::Uninterest(name))
+                    }
+                }
+                Owner::Core(owner)
+                    if owner == core && user.behind != Version::NEVER && !user.behind_told =>
+                {
+                    user.behind_told = true;
+                    Some(PeerMessage::Behind(user.name.clone(), user.behind))
+                }
+                Owner::Core(owner) if owner == core && !wanted => {
+                    user.knowledge = Knowledge::Nothing;
+                    None
+                }
+                Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
+            };
+            self.users.doubt(slot);
+            if message.is_some() {
+                return message;
+            }
+        }
+    }
+
+    /// Takes a message of another core of this node.
+    pub fn peer_message(&mut self, from: CoreId, message: PeerMessage) {
+        let bit = 1 << from.get();
+        match message {
+            PeerMessage::Interest(name) => {
+                let slot = self.users.find_or_insert(&name, &self.vnodes);
+                self.users[slot].interest |= bit;
+                match self.users[slot].knowledge {
+                    Knowledge::Known | Knowledge::Provisional => {
+                        self.users[slot].unsent |= bit;
+                        self.queue_for(slot, from);
+                    }
+                    // The answer goes to everyone interested.
+                    Knowledge::Nothing => self.ask_store(slot),
+                    Knowledge::Asked => {}
+                }
+            }
+            PeerMessage::Uninterest(name) => {
+                if let Some(slot) = self.users.find(&name) {
+                    self.users[slot].interest &= !bit;
+                    self.users[slot].unsent &= !bit;
+                    self.users[slot].refuted &= !bit;
+                    self.users.doubt(slot);
+                }
+            }
+            PeerMessage::Behind(name, known) => {
+                if let Some(slot) = self.users.find(&name) {
+                    match self.owner_of(slot) {
+                        Owner::Here(_) => {
+                            let made = self.outdo(slot, known);
+                            if !made && (self.is_last(slot) || !self.may_exist(slot, known)) {
+                                self.refute(slot, from);
+                            }
+                        }
+                        Owner::Core(_) | Owner::Elsewhere => {
+                            let waits = self.overtake(slot, known, None);
+                            if !waits && self.users[slot].record.version < known {
+                                self.refute(slot, from);
+                            }
+                        }
+                    }
+                }
+            }
+            PeerMessage::State(name, record) => self.see_peers(&name, record),
+            PeerMessage::Last(name, record) => {
+                self.see_peers(&name, record);
+                if let Some(slot) = self.users.find(&name)
+                    && self.users[slot].behind_told
+                {
+                    self.stop_looking(slot);
+                }
+            }
+        }
+    }
+
+    fn see_peers(&mut self, name: &str, record: Record) {
+        // What crossed our `Uninterest` is followed by nothing newer.
+        if let Some(slot) = self.users.find(name)
+            && self.users[slot].told
+        {
+            self.see(slot, record, Epoch::default());
+        }
+    }
+
+    /// Another core, which asked for a newer version, is not to wait for more than what there is.
+    fn refute(&mut self, slot: u32, core: CoreId) {
+        let user = &mut self.users[slot];
+        user.refuted |= 1 << core.get();
+        // What is not known yet is sent when it is.
+        if user.knowledge.has_record() {
+            user.unsent |= 1 << core.get();
+            self.queue_for(slot, core);
+        }
+    }
+
+    /// Sends the owner's newest state to every core that mirrors the user.
+    pub(crate) fn tell_peers(&mut self, slot: u32) {
+        let interest = self.users[slot].interest;
+        self.users[slot].unsent = interest;
+        let mut left = interest;
+        while left != 0 {
+            let core = CoreId::new(left.trailing_zeros() as u16);
+            left &= left - 1;
+            self.queue_for(slot, core);
+        }
+    }
+}
