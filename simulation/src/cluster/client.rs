@@ -9,7 +9,7 @@ use ring::{Epoch, Vnode};
 use serde_json::{Value, json};
 
 use super::{
-    plan::{GRACE, HEARTBEAT, TIMEOUT},
+    plan::{GRACE, HEARTBEAT, LATENCY, TIMEOUT},
     process::{FromClient, In},
     truth::Held,
     world::{Event, World},
@@ -206,6 +206,11 @@ impl World {
             let at = self.wire(id, true, delay);
             self.at(at, process, In::Socket(id, input));
         }
+    }
+
+    /// How long a message takes to or from a client.
+    fn latency(&mut self) -> u64 {
+        1 + self.random.below(LATENCY)
     }
 
     pub(crate) fn send_down(&mut self, client: usize, conn: u64, what: ToClient) {

@@ -1,0 +1,517 @@
+//! A simulated edge: real presence cores and membership, and around them what the edge's shell
+//! does. This file owns what a process is and whose turn it is; its parts talk to the store, the bus
+//! and the clients. Its network is the world's.
+
+mod events;
+mod membership;
+mod requests;
+mod sockets;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use presence::{Core, Membership, Now, PeerMessage, SessionId, Settings, StoreReply, Ticket};
+use protocol::Event;
+use ring::{CoreId, Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
+
+pub(crate) use self::sockets::FromClient;
+use self::{events::Sending, membership::Reading, requests::Asked, sockets::Conn};
+use super::{
+    bus::PARTITIONS,
+    client::ToClient,
+    plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
+    redis::Answer,
+    world::World,
+};
+
+/// Requests and events of a core that may be under way.
+const ROOM: usize = 64;
+/// How long failures of the store are held back.
+const FAILED: u64 = 100;
+/// How long a process may take to learn that it was fenced, with answers or events that are lost.
+const FENCE: u64 = 3_000;
+
+/// What a core is told by the node.
+#[derive(Clone)]
+enum News {
+    Follow(Arc<Map>, Option<Arc<Map>>),
+    Resume,
+    Resync,
+    Gap,
+}
+
+/// What comes to a process.
+pub(crate) enum In {
+    Tick(usize),
+    Pump(usize),
+    /// A look at what the membership wants; the one of the timer comes again.
+    Steps(bool),
+    Peer(usize, usize, PeerMessage),
+    Event(usize, Event<'static>),
+    /// To a request of the store; `None` = it did not come in time.
+    Answer(u64, Option<Answer>),
+    /// Failures that were held back.
+    Failed(usize, StoreReply),
+    Hint,
+    Produce(usize),
+    Consume,
+    Report(usize, Ticket, bool),
+    Socket(u64, FromClient),
+}
+
+/// A core and what the shell has of it.
+pub(crate) struct Seat {
+    pub(crate) core: Core,
+    news: VecDeque<News>,
+    pub(crate) followed: Option<Arc<Map>>,
+    told: (MapVersion, usize),
+    told_stall: bool,
+    pump_due: bool,
+    asked: usize,
+    publishing: usize,
+    sessions: BTreeMap<SessionId, u64>,
+    /// The highest epoch by which it knows that it lost a vnode.
+    lost: BTreeMap<Vnode, Epoch>,
+}
+
+pub(crate) struct Process {
+    pub(crate) name: usize,
+    pub(crate) id: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) weight: u32,
+    pub(crate) alive: bool,
+    /// Its host is gone: nobody says that nobody is there.
+    pub(crate) gone_quietly: bool,
+    /// It stands still: what comes waits, by sender.
+    pub(crate) stalled: bool,
+    /// It has just gone on.
+    pub(crate) stood_still: bool,
+    pub(crate) backlog: BTreeMap<u64, VecDeque<In>>,
+    /// It wants to be relieved of its vnodes, and ends then.
+    pub(crate) leaving: bool,
+    mono: u64,
+    pub(crate) wall: i64,
+    pub(crate) seats: Vec<Seat>,
+    member: Membership,
+    pub(crate) conns: BTreeMap<u64, Conn>,
+    pub(crate) redis_cut: bool,
+    pub(crate) kafka_cut: bool,
+    pub(crate) kafka_back: u64,
+    pub(crate) kafka_late: bool,
+    /// Since when it can take no part: see `World::gone`.
+    pub(crate) gone: Option<u64>,
+    /// When it last came back from that.
+    pub(crate) back: u64,
+    /// Of how many losses of the store it can know, and since when.
+    pub(crate) losses: (u64, u64),
+    asked: BTreeMap<u64, Asked>,
+    reading: Option<Reading>,
+    rounds: u64,
+    stalled_flag: bool,
+    read_wanted: bool,
+    highest_met: Epoch,
+    interest: BTreeMap<u64, u32>,
+    out: Vec<VecDeque<Sending>>,
+    positions: Option<Vec<usize>>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        name: usize,
+        boot: u64,
+        cores: usize,
+        weight: u32,
+        count: VnodeCount,
+        mono: u64,
+        now: Now,
+    ) -> Self {
+        let id = NodeId::parse(&format!("n{name}")).expect("a good name");
+        let seat = |n: usize| {
+            let mut core = Core::new(
+                Settings {
+                    node: (*id).into(),
+                    core: CoreId::new(n as u16),
+                    cores: cores as u16,
+                    vnodes: count,
+                    seed: boot,
+                    cluster: true,
+                    grace: GRACE,
+                    clean_close_grace: 0,
+                    heartbeat: HEARTBEAT,
+                    heartbeat_timeout: TIMEOUT,
+                    store_patience: 1_000,
+                    max_devices: 100,
+                    max_watches: 1_000,
+                    outbox: 1 << 20,
+                    message_rate: 1_000,
+                    message_burst: 1_000,
+                },
+                now,
+            );
+            for vnode in count.all() {
+                let home = vnode.index() % cores;
+                if home != n {
+                    core.at_home_on(vnode, CoreId::new(home as u16));
+                }
+            }
+            Seat {
+                core,
+                news: VecDeque::new(),
+                followed: None,
+                told: (MapVersion::default(), 0),
+                told_stall: false,
+                pump_due: false,
+                asked: 0,
+                publishing: 0,
+                sessions: BTreeMap::new(),
+                lost: BTreeMap::new(),
+            }
+        };
+        Self {
+            name,
+            boot,
+            weight,
+            alive: true,
+            gone_quietly: false,
+            stalled: false,
+            stood_still: false,
+            backlog: BTreeMap::new(),
+            leaving: false,
+            mono,
+            wall: 0,
+            seats: (0..cores).map(seat).collect(),
+            id,
+            member: Membership::new(LEASE),
+            conns: BTreeMap::new(),
+            redis_cut: false,
+            kafka_cut: false,
+            kafka_back: 0,
+            kafka_late: false,
+            gone: None,
+            back: 0,
+            losses: (0, 0),
+            asked: BTreeMap::new(),
+            reading: None,
+            rounds: 0,
+            stalled_flag: false,
+            read_wanted: false,
+            highest_met: Epoch::default(),
+            interest: BTreeMap::new(),
+            out: (0..PARTITIONS).map(|_| VecDeque::new()).collect(),
+            positions: None,
+        }
+    }
+
+    /// The map that all cores follow, and how many vnodes are on their way.
+    pub(crate) fn progress(&self) -> (MapVersion, usize) {
+        let followed = |seat: &Seat| {
+            seat.followed
+                .as_ref()
+                .map_or(MapVersion::default(), |m| m.version())
+        };
+        let moving = |seat: &Seat| seat.core.vnodes_loading() + seat.core.vnodes_leaving();
+        (
+            self.seats.iter().map(followed).min().unwrap_or_default(),
+            self.seats.iter().map(moving).sum(),
+        )
+    }
+
+    pub(crate) fn map(&self) -> Option<&Arc<Map>> {
+        self.member.map()
+    }
+
+    /// As the edge does it: a map that waits is replaced by a newer one.
+    fn tell(&mut self, news: &News) {
+        for seat in &mut self.seats {
+            match (seat.news.back_mut(), news) {
+                (Some(News::Follow(map, _)), News::Follow(newer, _)) => *map = Arc::clone(newer),
+                (Some(News::Gap), News::Gap) | (Some(News::Resync), News::Resync) => {}
+                (_, news) => seat.news.push_back(news.clone()),
+            }
+        }
+    }
+
+    /// Who sent it: what one sender sends keeps its order.
+    fn lane(input: &In) -> u64 {
+        match input {
+            In::Tick(core) => *core as u64,
+            In::Pump(core) => 10 + *core as u64,
+            In::Steps(_) => 20,
+            In::Peer(to, from, _) => 30 + 10 * *to as u64 + *from as u64,
+            In::Event(core, _) => 200 + *core as u64,
+            In::Report(..) => 210,
+            In::Hint => 220,
+            In::Produce(n) => 230 + *n as u64,
+            In::Consume => 240,
+            In::Answer(ticket, _) => 1_000_000 + ticket % 1_000,
+            In::Failed(..) => 250,
+            In::Socket(conn, _) => 2_000_000 + conn,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn time_of(&self, pid: usize) -> Now {
+        let process = &self.processes[pid];
+        Now {
+            mono_us: (process.mono + self.now) * 1_000,
+            wall_ms: (self.wall + self.now).saturating_add_signed(process.wall),
+        }
+    }
+
+    fn mono(&self, pid: usize) -> u64 {
+        self.processes[pid].mono + self.now
+    }
+
+    pub(crate) fn home(&self, pid: usize, vnode: Vnode) -> usize {
+        vnode.index() % self.processes[pid].seats.len()
+    }
+
+    /// Something comes to a process.
+    pub(crate) fn process(&mut self, pid: usize, input: In) {
+        let process = &mut self.processes[pid];
+        if !process.alive {
+            return;
+        }
+        if process.stalled {
+            let lane = Process::lane(&input);
+            process.backlog.entry(lane).or_default().push_back(input);
+            return;
+        }
+        match input {
+            In::Tick(n) => {
+                let now = self.time_of(pid);
+                let process = &mut self.processes[pid];
+                let seat = &mut process.seats[n];
+                seat.core.tick(now);
+                if seat.core.is_held() && !seat.told_stall {
+                    seat.told_stall = true;
+                    process.stalled_flag = true;
+                    self.notify(pid);
+                }
+                self.kick(pid, n);
+                let again = 95 + self.random.below(10);
+                self.later(again, pid, In::Tick(n));
+            }
+            In::Pump(n) => {
+                self.processes[pid].seats[n].pump_due = false;
+                self.pump(pid, n);
+            }
+            In::Steps(timer) => {
+                self.steps(pid);
+                if timer {
+                    let again = 30 + self.random.below(20);
+                    self.later(again, pid, In::Steps(true));
+                }
+            }
+            In::Peer(to, from, message) => {
+                self.core(pid, to)
+                    .peer_message(CoreId::new(from as u16), message);
+                self.kick(pid, to);
+            }
+            In::Event(n, event) => {
+                self.hears_of(pid, n, event.vnode, event.epoch);
+                self.core(pid, n).bus_event(&event);
+                self.kick(pid, n);
+            }
+            In::Answer(ticket, answer) => self.answered(pid, ticket, answer),
+            In::Failed(n, reply) => {
+                self.processes[pid].seats[n].asked -= 1;
+                self.core(pid, n).store_reply(reply);
+                self.kick(pid, n);
+            }
+            In::Hint => {
+                self.processes[pid].member.map_changed();
+                self.notify(pid);
+            }
+            In::Produce(partition) => self.produce(pid, partition),
+            In::Consume => self.consume(pid),
+            In::Report(n, ticket, delivered) => {
+                self.processes[pid].seats[n].publishing -= 1;
+                self.core(pid, n).bus_reply(ticket, delivered);
+                self.kick(pid, n);
+            }
+            In::Socket(conn, input) => self.socket(pid, conn, input),
+        }
+    }
+
+    /// The core, at the time of its process.
+    fn core(&mut self, pid: usize, n: usize) -> &mut Core {
+        let now = self.time_of(pid);
+        let core = &mut self.processes[pid].seats[n].core;
+        core.at(now);
+        core
+    }
+
+    fn kick(&mut self, pid: usize, n: usize) {
+        if !std::mem::replace(&mut self.processes[pid].seats[n].pump_due, true) {
+            let delay = self.random.below(3);
+            self.later(delay, pid, In::Pump(n));
+        }
+    }
+
+    fn notify(&mut self, pid: usize) {
+        let delay = self.random.below(3);
+        self.later(delay, pid, In::Steps(false));
+    }
+
+    /// The core is shown that a vnode has a newer epoch than the one it has, if it has one.
+    fn loses(&mut self, pid: usize, n: usize, vnode: Vnode, newest: Epoch) {
+        let lost = self.processes[pid].seats[n].lost.entry(vnode).or_default();
+        *lost = newest.max(*lost);
+    }
+
+    fn hears_of(&mut self, pid: usize, n: usize, vnode: Vnode, epoch: Epoch) {
+        let seat = &self.processes[pid].seats[n];
+        let newest = seat.followed.as_ref().map(|map| map.epoch(vnode));
+        if newest.is_none_or(|newest| epoch > newest) {
+            self.loses(pid, n, vnode, epoch);
+        }
+    }
+
+    /// Moves a core's outputs.
+    fn pump(&mut self, pid: usize, n: usize) {
+        self.take_news(pid, n);
+        let seat = &mut self.processes[pid].seats[n];
+        let changes = seat.core.take_interest();
+        let interest = &mut self.processes[pid].interest;
+        for (user, wanted) in changes {
+            let count = interest.entry(user).or_default();
+            *count = if wanted { *count + 1 } else { *count - 1 };
+            if *count == 0 {
+                interest.remove(&user);
+            }
+        }
+        self.core(pid, n);
+        self.pump_store(pid, n);
+        self.pump_bus(pid, n);
+        self.pump_peers(pid, n);
+        self.pump_sockets(pid, n);
+        let count = self.count();
+        let process = &mut self.processes[pid];
+        let seat = &mut process.seats[n];
+        let mut met = Epoch::default();
+        while let Some((vnode, epoch)) = seat.core.next_fence() {
+            met = met.max(epoch);
+            // What it had not written it need not know, should it get the vnode again.
+            let accepted = &mut self.accepted[vnode.index()];
+            accepted.let_go |= accepted.taken_by == pid;
+            for (n, truth) in self.truths.iter_mut().enumerate() {
+                let user = format!("u{n}");
+                if truth.text_by == pid && count.vnode(&user) == vnode {
+                    let stored = self.store.stored(vnode, &user);
+                    truth.lost |= stored.is_none_or(|stored| *stored.record.text != *truth.text);
+                }
+            }
+            if self.trace {
+                println!(
+                    "{:>8} p{pid} core {n} is fenced: vnode {vnode}, {epoch}",
+                    self.now
+                );
+            }
+        }
+        let followed = seat
+            .followed
+            .as_ref()
+            .map_or(MapVersion::default(), |m| m.version());
+        let moving = seat.core.vnodes_loading() + seat.core.vnodes_leaving();
+        let news = std::mem::replace(&mut seat.told, (followed, moving)) != (followed, moving);
+        if met > process.highest_met || news {
+            process.highest_met = process.highest_met.max(met);
+            self.notify(pid);
+        }
+        self.check_bounds(pid, n);
+    }
+
+    fn take_news(&mut self, pid: usize, n: usize) {
+        let now = self.time_of(pid);
+        let process = &mut self.processes[pid];
+        let seat = &mut process.seats[n];
+        let mut follows = false;
+        for news in std::mem::take(&mut seat.news) {
+            seat.core.at(now);
+            match news {
+                News::Follow(map, before) => {
+                    if self.trace {
+                        println!(
+                            "{:>8} p{pid} core {n} follows map {}",
+                            self.now,
+                            map.version()
+                        );
+                    }
+                    let before = before.as_deref();
+                    seat.core.follow(&map, before, &process.id, process.boot);
+                    seat.followed = Some(map);
+                    follows = true;
+                }
+                News::Resume => {
+                    seat.core.resume();
+                    seat.told_stall = false;
+                }
+                News::Resync => seat.core.resync(),
+                News::Gap => seat.core.bus_gap(),
+            }
+        }
+        if follows {
+            self.check_early(pid);
+        }
+    }
+
+    fn pump_peers(&mut self, pid: usize, n: usize) {
+        for to in (0..self.processes[pid].seats.len()).filter(|to| *to != n) {
+            for _ in 0..32 {
+                let core = &mut self.processes[pid].seats[n].core;
+                let Some(message) = core.next_message_for(CoreId::new(to as u16)) else {
+                    break;
+                };
+                let delay = self.random.below(20);
+                let at = self.in_order(pid, 30 + 10 * to as u64 + n as u64, delay);
+                self.at(at, pid, In::Peer(to, n, message));
+            }
+        }
+    }
+
+    /// Ends a process; `told`: its sockets are closed by the kernel, else its host is gone.
+    pub(crate) fn end_process(&mut self, pid: usize, told: bool, what: &str) {
+        self.note(|| format!("p{pid} {what}"));
+        let process = &mut self.processes[pid];
+        process.alive = false;
+        process.stalled = false;
+        process.backlog.clear();
+        process.asked.clear();
+        process.gone.get_or_insert(self.now);
+        let conns = std::mem::take(&mut process.conns);
+        let mut out = std::mem::take(&mut process.out);
+        let cut = process.kafka_cut || self.bus.away;
+        for (conn, state) in conns {
+            self.loses_process(state.client, conn);
+            if told {
+                self.send_down(state.client, conn, ToClient::End);
+            }
+        }
+        // What was on its way to the brokers may arrive.
+        for (partition, queue) in out.iter_mut().enumerate() {
+            let arrive = self.random.below(queue.len() as u64 + 1) as usize;
+            for sending in queue.drain(..arrive) {
+                if !cut {
+                    self.append(partition, sending.event);
+                }
+            }
+        }
+    }
+
+    /// Whether a process can know by now who has a vnode: what it had under way while it took no
+    /// part has been answered; when it does not reach the store the owner reaches the bus; and where
+    /// something is wrong it has a while to learn that it was fenced.
+    pub(crate) fn knows_the_owner(&self, pid: usize, vnode: Vnode) -> bool {
+        let since = |at: u64| self.now >= at + RESPONSE + 2 * FAILED;
+        let process = &self.processes[pid];
+        let owner = self.processes.get(self.accepted[vnode.index()].by);
+        let tells = owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back));
+        let accepted = &self.accepted[vnode.index()];
+        let learns = accepted.by != pid && self.now < accepted.at + FENCE && self.active > 0;
+        process.gone.is_none() && since(process.back) && (tells || !process.redis_cut) && !learns
+    }
+}
