@@ -4,14 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use presence::How;
-use protocol::{Chosen, CloseCode};
-use ring::{Epoch, Vnode};
 use serde_json::{Value, json};
 
 use super::{
     plan::{GRACE, HEARTBEAT, LATENCY, TIMEOUT},
     process::{FromClient, In},
-    truth::Held,
     world::{Event, World},
 };
 use crate::client::{Frame, View};
@@ -150,7 +147,7 @@ impl World {
         }
     }
 
-    fn who(&self, client: usize) -> String {
+    pub(super) fn who(&self, client: usize) -> String {
         format!("client {client} ({})", self.clients[client].name)
     }
 
@@ -242,60 +239,6 @@ impl World {
         let frames = std::mem::take(&mut self.clients[client].inbox);
         self.read(client, frames);
         self.send_up(client, FromClient::Drained);
-    }
-
-    /// The process of the connection `conn` is no more.
-    pub(crate) fn loses_process(&mut self, client: usize, conn: u64) {
-        if self.clients[client]
-            .line
-            .as_ref()
-            .is_some_and(|line| line.id == conn)
-        {
-            self.truth_is_cut(client);
-        }
-    }
-
-    /// The server has closed the client's session.
-    fn closed(&mut self, client: usize, code: u16) {
-        if code == CloseCode::MOVED.get() {
-            self.truth_is_cut(client);
-        } else {
-            self.truth_leaves(client, true);
-        }
-    }
-
-    fn truth_leaves(&mut self, client: usize, graced: bool) {
-        let now = self.now;
-        let taken = self.taken(client);
-        self.truth_ends(client, now, graced, taken);
-    }
-
-    /// When and by which process the vnode of the client's user was last taken.
-    fn taken(&self, client: usize) -> (u64, usize) {
-        let vnode = self.count().vnode(&self.clients[client].name);
-        let accepted = &self.accepted[vnode.index()];
-        (accepted.at, accepted.by)
-    }
-
-    /// The cluster, not the client, has ended the session.
-    fn truth_is_cut(&mut self, client: usize) {
-        let now = self.now;
-        let taken = self.taken(client);
-        let truth = self.truth_of(client);
-        if let Some(held) = truth.sessions.get(&client).filter(|held| !held.forsaken) {
-            let (at, by) = taken;
-            let cut = if held.process == by { now } else { now.min(at) };
-            truth.cuts.insert(client, cut);
-        }
-        self.truth_ends(client, now, true, taken);
-    }
-
-    fn truth_ends(&mut self, client: usize, now: u64, graced: bool, taken: (u64, usize)) {
-        let user = self.user(&self.clients[client].name);
-        self.pass(user);
-        let processes = &self.processes;
-        let gone = |pid: usize| processes[pid].gone;
-        self.truths[user].leave(client, now, graced, taken, gone);
     }
 
     pub(crate) fn dial_in(&mut self, client: usize, delay: u64) {
@@ -486,20 +429,7 @@ impl World {
         line.welcomed = true;
         let process = line.process;
         let (status, chosen, watched) = (state.status, state.chosen, state.watched.clone());
-        // A session of a process that has lost the vnode already is soon cut off.
-        let vnode = self.count().vnode(&self.clients[client].name);
-        let proper = self.has(process, vnode);
-        let held = Held {
-            process,
-            away: false,
-            forsaken: !proper,
-        };
-        let truth = self.truth_of(client);
-        truth.sessions.insert(client, held);
-        truth.cuts.remove(&client);
-        if proper {
-            truth.unknown = false;
-        } else {
+        if !self.truth_begins(client, process) {
             self.note(|| format!("{} is welcomed without the vnode", self.who(client)));
         }
         // A session that returns in grace starts as the last one was, so it says how it is.
@@ -508,31 +438,6 @@ impl World {
             self.say(client, &json!({ "type": "status", "status": chosen }));
         }
         self.watch_again(client, conn, &watched);
-    }
-
-    /// Whether the process has the vnode now, as far as the store knows.
-    fn has(&self, pid: usize, vnode: Vnode) -> bool {
-        let accepted = &self.accepted[vnode.index()];
-        let let_go = accepted.taken_by == pid && accepted.let_go;
-        accepted.by == pid && !let_go && self.may_have(pid, vnode)
-    }
-
-    /// Whether nobody has taken the vnode from the process, in which its home core follows a map
-    /// that gives it to it.
-    fn may_have(&self, pid: usize, vnode: Vnode) -> bool {
-        let process = &self.processes[pid];
-        let seat = &process.seats[self.home(pid, vnode)];
-        seat.followed.as_ref().is_some_and(|map| {
-            map.owner(vnode).is_some_and(|(node, epoch)| {
-                node.boot == process.boot && epoch >= self.accepted[vnode.index()].highest
-            })
-        })
-    }
-
-    fn epoch_of(&self, pid: usize, vnode: Vnode) -> Epoch {
-        let seat = &self.processes[pid].seats[self.home(pid, vnode)];
-        let followed = seat.followed.as_ref();
-        followed.map_or(Epoch::default(), |map| map.epoch(vnode))
     }
 
     pub(crate) fn watch_again(&mut self, client: usize, conn: u64, watched: &BTreeSet<String>) {
@@ -544,74 +449,6 @@ impl World {
             let users: Vec<String> = watched.iter().cloned().collect();
             self.watch(client, &users);
         }
-    }
-
-    /// A process gets a message of a session: from now on that is how its user is.
-    pub(crate) fn heeds(&mut self, pid: usize, conn: u64, client: usize, text: &str) {
-        let state = &self.processes[pid].conns[&conn];
-        let Some(session) = state.session else {
-            return;
-        };
-        let core = &self.processes[pid].seats[state.core].core;
-        let vnode = self.count().vnode(&self.clients[client].name);
-        let fenced = !self.may_have(pid, vnode);
-        if core.user_of(session).is_none() {
-            return;
-        }
-        let message: Value = serde_json::from_str(text).expect("clients speak well");
-        if message["type"] != "status" {
-            return;
-        }
-        let now = self.now;
-        self.note(|| {
-            format!(
-                "p{pid} hears {text} of {}, fenced: {fenced}",
-                self.who(client)
-            )
-        });
-        if fenced {
-            if message["status"] == "invisible" {
-                // It is what the user wants, even if only the one who lost it hears it.
-                self.truth_of(client).rightly_offline = now;
-            }
-            let there = self.store.epoch(vnode);
-            let accepts = there > Epoch::default() && self.epoch_of(pid, vnode) >= there;
-            if message["status"].is_string() && accepts {
-                // A store that lost the claim takes it all the same.
-                let nobody = (usize::MAX, Chosen::None);
-                self.truth_of(client).early.get_or_insert(nobody);
-            }
-            return;
-        }
-        let has = self.has(pid, vnode);
-        let truth = self.truth_of(client);
-        if let Some(text) = message["text"].as_str() {
-            truth.text = text.to_owned();
-            truth.text_at = now;
-            truth.text_by = pid;
-            truth.text_had = has;
-            truth.lost = false;
-        }
-        let chosen = match message["status"].as_str() {
-            Some("busy") => Chosen::Busy,
-            Some("invisible") => Chosen::Invisible,
-            Some(word) => {
-                if let Some(held) = truth.sessions.get_mut(&client) {
-                    held.away = word == "away";
-                }
-                Chosen::None
-            }
-            None => truth.chosen,
-        };
-        if message["status"].is_string() {
-            truth.chosen = chosen;
-            if !has {
-                truth.early = Some((pid, chosen));
-            } else if truth.early.is_some_and(|(by, _)| by == pid) {
-                truth.early = None;
-            }
-        }
-        self.truth_of(client);
     }
 
     /// A record is shown to a client: versions grow.

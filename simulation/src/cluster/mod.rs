@@ -12,6 +12,7 @@ mod plan;
 mod process;
 mod redis;
 mod truth;
+mod witness;
 mod world;
 
 pub use self::{

@@ -517,7 +517,7 @@ impl World {
     }
 
     /// The truth about a client's user, as of now.
-    pub(crate) fn truth_of(&mut self, client: usize) -> &mut Truth {
+    pub(super) fn truth_of(&mut self, client: usize) -> &mut Truth {
         let user = self.user(&self.clients[client].name);
         self.pass(user);
         &mut self.truths[user]
