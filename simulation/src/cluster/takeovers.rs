@@ -1,0 +1,188 @@
+//! Vnodes change hands in the store: that only one writes a vnode (I1), and what a takeover by force
+//! may lose of what the users had set (I2). It owns who has taken which vnode.
+
+use ring::{Epoch, Vnode};
+
+use super::{checks::TRANSIT, process::Process, redis::Command, world::World};
+
+/// How long a process that has seen that the store is another one may not have acted on it.
+const ACTED: u64 = 500;
+
+impl World {
+    /// I1 and what a takeover by force forgives, when the store is about to do something.
+    pub(crate) fn before_store(&mut self, pid: usize, command: &Command) {
+        match command {
+            Command::Claim { vnode, epoch, over } => {
+                let data = &self.store.data.vnodes[vnode.index()];
+                let current = data.epoch;
+                let released = current.is_some() && data.released == current;
+                let held = current.is_some_and(|current| current < *over) && !released;
+                if current.is_some_and(|current| current >= *epoch) || held {
+                    return;
+                }
+                self.takes(pid, *vnode, *epoch, released);
+            }
+            Command::Write { vnode, epoch, .. } => {
+                let data = &self.store.data.vnodes[vnode.index()];
+                if data.epoch.is_some_and(|current| current > *epoch) {
+                    return;
+                }
+                let accepted = &mut self.accepted[vnode.index()];
+                assert!(
+                    *epoch >= accepted.epoch,
+                    "I1: epoch {epoch} of vnode {vnode} is written after {}",
+                    accepted.epoch
+                );
+                if *epoch > accepted.epoch {
+                    accepted.epoch = *epoch;
+                    if accepted.by != pid {
+                        accepted.at = self.now;
+                    }
+                    accepted.by = pid;
+                    accepted.highest = accepted.highest.max(*epoch);
+                }
+                let by = accepted.by;
+                assert_eq!(
+                    by,
+                    pid,
+                    "I1: {}: vnode {vnode} is written by p{pid} and p{by} under epoch {epoch}",
+                    self.moment()
+                );
+            }
+            Command::Release { vnode, .. } => {
+                let (losses, at) = self.processes[pid].losses;
+                let sound = losses == self.losses && self.now >= at + ACTED;
+                let accepted = &mut self.accepted[vnode.index()];
+                accepted.sound = sound;
+                accepted.let_go |= accepted.taken_by == pid;
+            }
+            Command::Identity if self.processes[pid].losses.0 != self.losses => {
+                self.processes[pid].losses = (self.losses, self.now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A claim is about to be accepted.
+    fn takes(&mut self, pid: usize, vnode: Vnode, epoch: Epoch, released: bool) {
+        let accepted = &mut self.accepted[vnode.index()];
+        let before = accepted.by;
+        let had = accepted.taken_by == pid;
+        accepted.taken_by = pid;
+        accepted.epoch = accepted.epoch.max(epoch);
+        accepted.by = pid;
+        accepted.at = self.now;
+        accepted.highest = accepted.highest.max(epoch);
+        // Until an owner has noticed that the store has lost something it may release what is lost.
+        let let_go = std::mem::take(&mut accepted.let_go);
+        let released = released && accepted.sound;
+        self.note(|| format!("p{pid} takes vnode {vnode} under {epoch}, released: {released}"));
+        // A successor of the same name takes its predecessor for dead.
+        let name = &self.processes[pid].id;
+        let lives =
+            |process: &Process| process.alive && process.gone.is_none() && process.id != *name;
+        let waited_for = self.processes.get(before).is_some_and(lives) && before != pid;
+        assert!(
+            released || !waited_for || !self.calm_for(2 * TRANSIT),
+            "I1: {}: vnode {vnode} is taken from a living owner that has not released it",
+            self.place(pid)
+        );
+        let users = self.users_of(vnode);
+        for index in &users {
+            self.pass(*index);
+        }
+        // What the store does not have yet is lost with its owner.
+        let since = if before == usize::MAX {
+            0
+        } else {
+            self.processes[before].gone.unwrap_or(self.now)
+        };
+        for index in users {
+            let name = format!("u{index}");
+            let sessions = &mut self.truths[index].sessions;
+            let here = sessions.values().any(|held| held.process == pid);
+            for held in sessions.values_mut() {
+                held.forsaken &= held.process != pid;
+            }
+            let truth = &mut self.truths[index];
+            let stored = self.store.stored(vnode, &name).cloned().unwrap_or_default();
+            // What the new owner was told already it goes by; what others were told that never had
+            // the vnode nobody knows.
+            let early = truth.early;
+            if early.is_some_and(|(by, _)| by == pid || by == usize::MAX) {
+                truth.early = None;
+            }
+            let chosen_here = early.filter(|(by, _)| *by == pid);
+            match (chosen_here, early) {
+                (Some((_, chosen)), _) => truth.chosen = chosen,
+                (None, Some(_)) => truth.chosen = stored.chosen,
+                (None, None) => {}
+            }
+            // A claim may arrive when its sender is dead.
+            let lives = self.processes[pid].alive;
+            let text_here = lives && truth.text_by == pid && !truth.text_had;
+            if !text_here && !truth.text_had {
+                truth.text = stored.record.text.clone().into();
+            }
+            truth.text_had = true;
+            if released || (had && !let_go) {
+                continue;
+            }
+            let safe = |at: u64| at.max(self.store_trouble) + 1_000 < since && self.store_works();
+            let truth = &self.truths[index];
+            assert!(
+                stored.record.text[..] == truth.text
+                    || text_here
+                    || !safe(truth.text_at)
+                    || truth.lost,
+                "I2: {}: the text of {name} is lost: {stored:?}, {truth:?}",
+                self.moment()
+            );
+            let truth = &mut self.truths[index];
+            if !text_here {
+                truth.text = stored.record.text.into();
+            }
+            if chosen_here.is_none() {
+                truth.chosen = stored.chosen;
+            }
+            if !stored.connected && !here {
+                truth.unknown = true;
+                truth.cuts.clear();
+                for held in truth.sessions.values_mut() {
+                    held.forsaken = true;
+                }
+            }
+            self.pass(index);
+        }
+    }
+
+    /// A process follows a map: what it was told for a vnode that it has not got after all, it
+    /// forgets.
+    pub(crate) fn check_early(&mut self, pid: usize) {
+        for index in 0..self.truths.len() {
+            let vnode = self.count().vnode(&format!("u{index}"));
+            let process = &self.processes[pid];
+            let given = process.seats[self.home(pid, vnode)].followed.as_ref();
+            let given = given.and_then(|map| map.owner(vnode));
+            if given.is_some_and(|(node, _)| node.boot == process.boot) {
+                continue;
+            }
+            let truth = &mut self.truths[index];
+            if truth.text_by == pid && !truth.text_had {
+                truth.text_by = usize::MAX;
+            }
+            if let Some((by, _)) = &mut truth.early
+                && *by == pid
+            {
+                *by = usize::MAX;
+            }
+        }
+    }
+
+    fn users_of(&self, vnode: Vnode) -> Vec<usize> {
+        let users = 0..self.truths.len();
+        users
+            .filter(|n| self.count().vnode(&format!("u{n}")) == vnode)
+            .collect()
+    }
+}
