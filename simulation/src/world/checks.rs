@@ -1,0 +1,130 @@
+//! The invariants of a run, checked against the truth. Nothing here changes anything.
+
+use protocol::Status;
+
+use super::{GRACE, HEARTBEAT, TIMEOUT, TRANSIT, World, vnodes};
+
+/// Two wheel slots and ticks.
+const TIMERS: u64 = 500;
+
+impl World {
+    /// Nobody is shown offline who was there all the time a change may have been under way.
+    pub(super) fn check_shown(&self, user: &str, status: Status, to: &str) {
+        let truth = &self.truths[user];
+        assert!(
+            status != Status::Offline || truth.rightly_offline + TRANSIT >= self.now,
+            "I3: seed {} step {}: {user} is shown offline to {to} at {}, but {truth:?}",
+            self.plan.seed,
+            self.steps_done,
+            self.now
+        );
+    }
+
+    pub(super) fn check_bounds(&self) {
+        let users = self.plan.users;
+        for core in &self.cores {
+            let counters = core.counters();
+            let most = users + vnodes().get() as u64;
+            assert!(
+                counters.users <= users,
+                "I5: {} of {users} users",
+                counters.users
+            );
+            assert!(
+                counters.store_queue <= most && counters.bus_queue <= users,
+                "I5: queues"
+            );
+            assert!(counters.peer_queue <= users * 3, "I5: queues between cores");
+        }
+        let bound = HEARTBEAT + TIMEOUT + GRACE + TIMERS;
+        for (user, truth) in &self.truths {
+            if let Some((left, _)) = truth.left
+                && truth.sessions.is_empty()
+                && self.now > left + bound
+                && !self.outage
+                && !self.bus.away
+                && let Some(last) = self.bus.last.get(user.as_str())
+            {
+                let shown = last.status;
+                let late = self.now - left;
+                // The bus may be catching up with an outage of its own.
+                assert!(
+                    shown == Status::Offline || self.now < left + bound + TRANSIT,
+                    "I6: seed {}: {user} is {shown} {late} ms after it left",
+                    self.plan.seed
+                );
+            }
+        }
+    }
+
+    /// I2: everyone agrees with the truth.
+    pub(super) fn check_agreement(&self) {
+        let seed = self.plan.seed;
+        for (user, truth) in &self.truths {
+            let (status, devices) = truth.settled();
+            let stored = self
+                .store
+                .users
+                .get(user.as_str())
+                .cloned()
+                .unwrap_or_default();
+            let record = &stored.record;
+            assert_eq!(
+                (
+                    record.status,
+                    record.devices,
+                    &*record.text,
+                    stored.chosen,
+                    stored.connected
+                ),
+                (
+                    status,
+                    devices,
+                    truth.text.as_str(),
+                    truth.chosen,
+                    !truth.sessions.is_empty()
+                ),
+                "I2: seed {seed}: the store of {user}, {truth:?}"
+            );
+            if let Some(last) = self.bus.last.get(user.as_str()) {
+                assert_eq!(
+                    (last.status, last.devices, last.version),
+                    (record.status, record.devices, record.version),
+                    "I2: seed {seed}: the last event of {user}"
+                );
+            }
+            for (n, client) in self.clients.iter().enumerate() {
+                if client.session.is_some() && client.watched.contains(user) {
+                    let view = client.views.get(user).unwrap_or_else(|| {
+                        panic!("I2: seed {seed}: client {n} never heard of {user}")
+                    });
+                    assert_eq!(
+                        (view.status.as_str(), view.devices, view.text.as_str(),),
+                        (status.as_str(), devices.into(), &*record.text),
+                        "I2: seed {seed}: what client {n} sees of {user}"
+                    );
+                    // A version alone is nothing to tell.
+                    assert!(
+                        view.version <= record.version.get(),
+                        "I2: seed {seed}: {view:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_nothing_left(&self) {
+        for core in &self.cores {
+            let counters = core.counters();
+            let left = [
+                counters.sessions,
+                counters.users,
+                counters.watches,
+                counters.store_queue,
+                counters.bus_queue,
+                counters.peer_queue,
+            ];
+            assert_eq!(left, [0; 6], "I5: seed {}: left in memory", self.plan.seed);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What the clients of a run do: they connect, speak, read, stop reading and go. Whatever they do the
+//! truth is told as well.
+
+use std::collections::BTreeMap;
+
+use presence::{Hello, How, WatchRule};
+use protocol::{Chosen, Encoding, Status};
+
+use super::{GRACE, TRANSIT, World, vnodes};
+use crate::client::{Frame, View, frames};
+
+impl World {
+    /// One client does something.
+    pub(super) fn act(&mut self) {
+        let client = self.random.below(self.clients.len() as u64) as usize;
+        if self.clients[client].vanished {
+            return;
+        }
+        if self.clients[client].session.is_none() {
+            self.connect(client);
+            return;
+        }
+        match self.random.below(20) {
+            0..4 => self.watch(client),
+            4 => self.unwatch(client),
+            5..10 => self.set_status(client),
+            10 => self.end(client, How::Clean, "closes"),
+            11..14 => self.end(client, How::Broken, "loses its connection"),
+            14 => {
+                self.note(|| format!("client {client} vanishes"));
+                self.clients[client].vanished = true;
+                let user = self.clients[client].user.clone();
+                let now = self.now;
+                self.truth(&user).leave(client, now, true);
+            }
+            15 => {
+                self.note(|| format!("client {client} stops reading"));
+                self.clients[client].slow = true;
+            }
+            16..19 => {
+                self.clients[client].slow = false;
+                self.read(client);
+            }
+            _ => self.query(client),
+        }
+    }
+
+    fn connect(&mut self, client: usize) {
+        let user = self.clients[client].user.clone();
+        let core = usize::from(vnodes().vnode(&user).get()) % self.cores.len();
+        let hello = Hello {
+            user: &user,
+            encoding: Encoding::Json,
+            expires: 0,
+            rule: WatchRule::Anyone,
+            id: None,
+        };
+        let now = self.time();
+        self.cores[core].at(now);
+        let id = self.cores[core]
+            .connect(&hello)
+            .expect("the owner takes it");
+        self.note(|| format!("client {client} connects as {user}"));
+        let state = &mut self.clients[client];
+        state.session = Some(id);
+        state.core = core;
+        let now = self.now;
+        let truth = self.truth(&user);
+        truth.pass(now, GRACE);
+        truth.sessions.insert(client, false);
+        // A session that returns in grace starts as the last one was, so it says how it is.
+        self.say(client, r#"{"type":"status","status":"online"}"#);
+        let truth = self.truth(&user);
+        truth.chosen = Chosen::None;
+        if self.random.once_in(2) {
+            self.watch(client);
+        }
+    }
+
+    fn say(&mut self, client: usize, text: &str) {
+        let now = self.time();
+        let state = &self.clients[client];
+        let id = state.session.expect("it is connected");
+        let core = &mut self.cores[state.core];
+        core.at(now);
+        core.heard(id);
+        let message = protocol::decode(Encoding::Json, text.as_bytes()).expect("a good message");
+        core.receive(id, message);
+        if self.trace {
+            println!("{:>8} client {client} says {text}", self.now);
+        }
+    }
+
+    fn some_users(&mut self) -> Vec<String> {
+        let count = 1 + self.random.below(5);
+        (0..count)
+            .map(|_| format!("u{}", self.random.below(self.plan.users)))
+            .collect()
+    }
+
+    fn watch(&mut self, client: usize) {
+        let users = self.some_users();
+        let state = &mut self.clients[client];
+        let known: BTreeMap<&String, u64> = users
+            .iter()
+            .filter_map(|user| Some((user, state.views.get(user)?.version)))
+            .collect();
+        let text = serde_json::json!({ "type": "watch", "users": users, "known": known, "id": 1 });
+        state.watched.extend(users.iter().cloned());
+        self.say(client, &text.to_string());
+    }
+
+    fn unwatch(&mut self, client: usize) {
+        let users = self.some_users();
+        for user in &users {
+            self.clients[client].watched.remove(user);
+        }
+        let text = serde_json::json!({ "type": "unwatch", "users": users });
+        self.say(client, &text.to_string());
+    }
+
+    fn query(&mut self, client: usize) {
+        let text = serde_json::json!({ "type": "query", "users": self.some_users(), "id": 2 });
+        self.say(client, &text.to_string());
+    }
+
+    fn set_status(&mut self, client: usize) {
+        let user = self.clients[client].user.clone();
+        let (text, chosen) = match self.random.below(7) {
+            0 => (
+                r#"{"type":"status","status":"busy"}"#.to_owned(),
+                Chosen::Busy,
+            ),
+            1 => (
+                r#"{"type":"status","status":"invisible"}"#.to_owned(),
+                Chosen::Invisible,
+            ),
+            2..4 => {
+                self.truth(&user).sessions.insert(client, true);
+                (
+                    r#"{"type":"status","status":"away"}"#.to_owned(),
+                    Chosen::None,
+                )
+            }
+            4..6 => {
+                self.truth(&user).sessions.insert(client, false);
+                (
+                    r#"{"type":"status","status":"online"}"#.to_owned(),
+                    Chosen::None,
+                )
+            }
+            _ => {
+                let text = format!("t{}", self.random.below(1_000));
+                self.truth(&user).text = text.clone();
+                let chosen = self.truth(&user).chosen;
+                (
+                    serde_json::json!({ "type": "status", "text": text }).to_string(),
+                    chosen,
+                )
+            }
+        };
+        let now = self.now;
+        let truth = self.truth(&user);
+        truth.pass(now, GRACE);
+        truth.chosen = chosen;
+        truth.pass(now, GRACE);
+        self.say(client, &text);
+    }
+
+    /// The client's connection ends from its side.
+    pub(super) fn end(&mut self, client: usize, how: How, what: &str) {
+        let Some(id) = self.clients[client].session.take() else {
+            return;
+        };
+        self.note(|| format!("client {client} {what}"));
+        let now = self.time();
+        let core = &mut self.cores[self.clients[client].core];
+        core.at(now);
+        core.closed(id, how);
+        self.ended(client, how != How::Clean);
+    }
+
+    pub(super) fn ended(&mut self, client: usize, graced: bool) {
+        let state = &mut self.clients[client];
+        state.session = None;
+        state.socket.clear();
+        state.watched.clear();
+        state.blocked = false;
+        state.slow = false;
+        state.vanished = false;
+        let user = state.user.clone();
+        let now = self.now;
+        self.truth(&user).leave(client, now, graced);
+    }
+
+    /// A client that reads takes what its socket has.
+    pub(super) fn read(&mut self, client: usize) {
+        let state = &self.clients[client];
+        if state.slow || state.vanished || state.session.is_none() {
+            return;
+        }
+        self.read_all(client);
+        let now = self.time();
+        let state = &mut self.clients[client];
+        if let Some(id) = state.session
+            && std::mem::take(&mut state.blocked)
+        {
+            state.lags_until = self.now + TRANSIT;
+            self.cores[state.core].at(now);
+            self.cores[state.core].unblocked(id);
+        }
+    }
+
+    pub(super) fn read_all(&mut self, client: usize) {
+        let bytes = std::mem::take(&mut self.clients[client].socket);
+        for frame in frames(&bytes) {
+            match frame {
+                Frame::Ping => {
+                    let state = &self.clients[client];
+                    if let Some(id) = state.session {
+                        self.cores[state.core].heard(id);
+                    }
+                }
+                Frame::Close { .. } => {}
+                Frame::Message(message) => {
+                    if self.trace {
+                        println!("{:>8} client {client} reads {message}", self.now);
+                    }
+                    let kind = message["type"].as_str().unwrap_or_default().to_owned();
+                    assert!(
+                        kind != "error" || self.outage,
+                        "{} gets {message}",
+                        self.at(client)
+                    );
+                    if ["presence", "snapshot"].contains(&kind.as_str()) {
+                        let users = message["users"].as_array().expect("a list");
+                        for record in users {
+                            self.see(client, record, kind == "snapshot");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, client: usize, record: &serde_json::Value, snapshot: bool) {
+        let user = record["user"].as_str().expect("a user").to_owned();
+        let view = View {
+            version: record["version"].as_u64().expect("a version"),
+            status: record["status"].as_str().expect("a status").into(),
+            text: record["text"].as_str().unwrap_or_default().into(),
+            devices: record["devices"].as_u64().expect("devices"),
+        };
+        let at = self.at(client);
+        let status = Status::parse(&view.status).expect("a status");
+        if self.now > self.clients[client].lags_until && !self.clients[client].blocked {
+            self.check_shown(&user, status, &at);
+        }
+        let before = self.clients[client]
+            .views
+            .insert(user.clone(), view.clone());
+        if let Some(before) = before {
+            // A question may cross a change.
+            let again = snapshot && view == before;
+            assert!(
+                view.version > before.version || again,
+                "I4: {at} saw {before:?} and then {view:?} of {user}"
+            );
+        }
+    }
+}
