@@ -217,6 +217,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
         last: Instant::now(),
         wait: Duration::ZERO,
         told_missing: false,
+        more: None,
     };
     let mut next_make = Instant::now();
     loop {
@@ -259,6 +260,22 @@ struct Looking {
     last: Instant,
     wait: Duration,
     told_missing: bool,
+    /// More partitions than are used, and since when they are known.
+    more: Option<(i32, Instant)>,
+}
+
+impl Looking {
+    /// How many partitions to use of `found`, when `used` are: further ones not before all readers,
+    /// which look as often, have seen them.
+    fn usable(&mut self, used: i32, found: i32, interval: Duration) -> i32 {
+        let since = match self.more {
+            Some((count, since)) if count == found => since,
+            _ => Instant::now(),
+        };
+        let waits = 0 < used && used < found && since.elapsed() < interval;
+        self.more = waits.then_some((found, since));
+        if waits { used } else { found }
+    }
 }
 
 impl Shared {
@@ -293,6 +310,8 @@ impl Shared {
                     looking.wait = self.options.metadata_interval;
                     looking.told_missing = false;
                     client::set_connected(&health.notes, &health.connected, true);
+                    let used = health.partitions.load(Relaxed);
+                    let count = looking.usable(used, count, self.options.metadata_interval);
                     if health.partitions.swap(count, Relaxed) != count {
                         let topic = &self.options.topic;
                         let notes = &health.notes;
@@ -427,5 +446,26 @@ impl ClientContext for Callbacks {
             ),
             Err(error) => self.health.notes.error(&format!("statistics: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_partitions_are_used_when_every_reader_has_had_the_time_to_see_them() {
+        let mut looking = Looking {
+            last: Instant::now(),
+            wait: RETRY,
+            told_missing: false,
+            more: None,
+        };
+        let long = Duration::from_secs(3_600);
+        assert_eq!(looking.usable(0, 16, long), 16, "the first ones at once");
+        assert_eq!(looking.usable(16, 24, long), 16);
+        assert_eq!(looking.usable(16, 24, long), 16, "asked again too soon");
+        assert_eq!(looking.usable(16, 24, Duration::ZERO), 24);
+        assert_eq!(looking.usable(24, 8, long), 8, "another topic");
     }
 }

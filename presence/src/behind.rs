@@ -9,8 +9,9 @@ use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
 const OVERTAKE_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
 const OVERTAKE_EVERY: u64 = 300;
-/// Users for whom that is done at a time, and those of them that one session asks for, so that one
-/// that makes versions up does not keep others from it; watchers of further ones get what there is.
+/// Users for whom that is done at a time, and those of them that one session asks for when half of the
+/// places are taken, so that one that makes versions up does not keep others from it; watchers of
+/// further ones get what there is.
 const MAX_BEHIND: usize = 1_024;
 const MAX_BEHIND_OF_SESSION: usize = 64;
 /// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
@@ -93,9 +94,13 @@ impl Core {
             return false;
         }
         let of_session = |behind: &&Behind| session.is_some() && behind.session == session;
-        let many = self.users[slot].behind == Version::NEVER
-            && (self.behind.len() >= MAX_BEHIND
-                || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION);
+        let has_its_share =
+            || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION;
+        let many = match self.behind.len() {
+            _ if self.users[slot].behind != Version::NEVER => false,
+            MAX_BEHIND.. => true,
+            taken => taken >= MAX_BEHIND / 2 && has_its_share(),
+        };
         if many || !self.may_exist(slot, known) {
             self.counters.not_believed += 1;
             return false;

@@ -193,6 +193,11 @@ impl Membership {
         let Some(Found { map, identity }) = found else {
             return steps;
         };
+        // First, so that what is then left is written whole.
+        let before = self.identity.replace(identity);
+        if before.is_some() && before != self.identity {
+            steps.push(Step::Resync);
+        }
         if let Some(map) = map
             && self
                 .map
@@ -203,10 +208,6 @@ impl Membership {
             let map = Arc::new(map);
             let before = self.map.replace(Arc::clone(&map));
             steps.push(Step::Follow { map, before });
-        }
-        let before = self.identity.replace(identity);
-        if before.is_some() && before != self.identity {
-            steps.push(Step::Resync);
         }
         if let Some(hold) = &mut self.held
             && !self.read_again

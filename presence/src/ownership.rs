@@ -106,6 +106,25 @@ impl Core {
                 self.loading += 1;
                 self.load_queue.push_back((vnode, epoch));
             }
+            if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
+                self.write_all_before_release(vnode);
+            }
+        }
+    }
+
+    /// What was written of a departing vnode may be lost again.
+    fn write_all_before_release(&mut self, vnode: Vnode) {
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            if user.knowledge == Knowledge::Known && !user.unsettled {
+                user.unsettled = true;
+                self.vnodes.one_more_unsettled(vnode);
+                self.store_mark(slot);
+            }
+        }
+        if !self.vnodes.is_settled(vnode) {
+            self.release_queue
+                .retain(|(released, _)| *released != vnode);
         }
     }
 
@@ -265,30 +284,18 @@ impl Core {
         let Some(epoch) = self.vnodes.epoch(vnode) else {
             return;
         };
-        let stage = self.vnodes.stage(vnode);
+        // While a vnode is claimed again nothing is written, and no user is marked for it.
+        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
         self.part(vnode, newest, address);
-        let had = self.vnodes.had(vnode);
-        let (epoch, claiming) = match stage {
-            Stage::Claiming {
-                owes: Some(owes), ..
-            } if !had => (owes, true),
-            _ if !had => {
-                // Nothing was taken over: to release it would say that the former owner is done.
-                self.departed(vnode);
-                return;
-            }
-            stage => (epoch, matches!(stage, Stage::Claiming { .. })),
-        };
+        if !self.vnodes.had(vnode) {
+            // Nothing was taken over yet: to release it would say that the former owner is done.
+            self.departed(vnode);
+            return;
+        }
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            if user.unsettled {
-                // It was not loaded anew in between, so this core's is the newest still.
-                user.knowledge = Knowledge::Known;
-            }
             user.unsettled = match user.knowledge {
-                Knowledge::Known if !had => user.unsettled,
-                // While a vnode is claimed again nothing is written, and no user is marked for it.
                 Knowledge::Known => claiming || user.store != Sync::Clean,
                 Knowledge::Provisional => true,
                 Knowledge::Asked => user.held,
@@ -408,6 +415,7 @@ impl Core {
     pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
         if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
             && epoch == of
+            && self.vnodes.is_settled(vnode)
         {
             self.departed(vnode);
         }

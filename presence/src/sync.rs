@@ -156,7 +156,7 @@ impl Core {
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
         while let Some((vnode, epoch)) = self.load_queue.pop_front() {
-            if let Stage::Claiming { over, until, .. } = self.vnodes.stage(vnode)
+            if let Stage::Claiming { over, until } = self.vnodes.stage(vnode)
                 && self.vnodes.epoch(vnode) == Some(epoch)
             {
                 let patient = self.clock < until;
@@ -275,8 +275,12 @@ impl Core {
             StoreReply::WriteFenced(Ticket(slot), newest) => {
                 let vnode = self.users[slot].vnode;
                 self.vnodes.heard_of(vnode, newest);
-                // The newer epoch may be this core's own by now: then it is written again.
-                let lost = self.vnodes.epoch(vnode).is_none_or(|epoch| epoch < newest);
+                // It may be this core's own by now, or older than that: then it is written again.
+                let mine = match self.vnodes.stage(vnode) {
+                    Stage::Leaving { epoch, .. } => Some(epoch),
+                    _ => self.vnodes.epoch(vnode),
+                };
+                let lost = mine.is_none_or(|epoch| epoch < newest);
                 let again = self.users[slot].store.answered(lost);
                 if lost {
                     self.counters.refused_writes += 1;

@@ -21,13 +21,8 @@ pub(crate) enum Stage {
     /// It is not this core's.
     Apart,
     /// The store has not fenced the former owner off yet, nor listed its users; until `until` (core
-    /// clock, ms) one whose epoch is below `over` is waited for. Of what this core did under `owes`
-    /// it may not have written everything, if it had the vnode before.
-    Claiming {
-        over: Epoch,
-        until: u64,
-        owes: Option<Epoch>,
-    },
+    /// clock, ms) one whose epoch is below `over` is waited for.
+    Claiming { over: Epoch, until: u64 },
     /// It is this core's alone, its users are adopted.
     Loaded,
     /// It is another node's, but what this core did under `epoch` is not all written yet.
@@ -117,14 +112,9 @@ impl Vnodes {
     /// The vnode becomes this core's; versions go on after `seq`.
     pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch, until: u64) {
         self.heard_of(vnode, epoch);
-        let owes = match self.stage(vnode) {
-            Stage::Leaving { epoch, .. } => Some(epoch),
-            Stage::Claiming { owes, .. } => owes,
-            Stage::Apart | Stage::Loaded => None,
-        };
         let slot = &mut self.0[vnode.index()];
         slot.owner = Owner::Here(epoch);
-        slot.stage = Stage::Claiming { over, until, owes };
+        slot.stage = Stage::Claiming { over, until };
         slot.seq = seq;
     }
 
@@ -133,7 +123,6 @@ impl Vnodes {
         self.0[vnode.index()].stage = Stage::Claiming {
             over: Epoch::default(),
             until: 0,
-            owes: None,
         };
     }
 
@@ -149,6 +138,18 @@ impl Vnodes {
         slot.owner = Owner::Elsewhere;
         slot.stage = stage;
         slot.had = false;
+    }
+
+    /// One more of a departing vnode's users is to be written.
+    pub(crate) fn one_more_unsettled(&mut self, vnode: Vnode) {
+        if let Stage::Leaving { unsettled, .. } = &mut self.0[vnode.index()].stage {
+            *unsettled += 1;
+        }
+    }
+
+    /// Whether all of a departing vnode's users are written.
+    pub(crate) fn is_settled(&self, vnode: Vnode) -> bool {
+        matches!(self.stage(vnode), Stage::Leaving { unsettled: 0, .. })
     }
 
     /// One more of a departing vnode's users is written; `true` when it was the last.

@@ -1,7 +1,7 @@
 -- Takes a vnode for an epoch, unless a newer one has it or its owner has not let go of it yet.
 -- KEYS: epoch, released. ARGV: the epoch; from which epoch on an owner
 -- that has not let go is not waited for.
--- Returns claimed and 1 when the former owner had let go of it, held and the epoch that has it, or
+-- Returns claimed and 1 when the owner right before it had let go of it, held and the epoch that has it, or
 -- fenced and the newer epoch.
 local wanted = tonumber(ARGV[1])
 local released = false
@@ -23,4 +23,6 @@ if held then
 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2])
-return { 'claimed', released and 1 or 0 }
+-- An owner in between may have served without having taken it.
+local whole = released and tonumber(held) + 1 == wanted
+return { 'claimed', whole and 1 or 0 }

@@ -46,8 +46,17 @@ impl Bench {
 
     /// The vnodes go to node c.
     fn goes(&mut self) {
+        self.follow(Some(1));
+    }
+
+    /// They come from there.
+    fn comes(&mut self) {
+        self.follow(Some(0));
+    }
+
+    fn follow(&mut self, owner: Option<usize>) {
         let nodes = self.map.nodes().to_vec();
-        let next = self.map.apply(nodes, &[Some(1), Some(1)]);
+        let next = self.map.apply(nodes, &[owner, owner]);
         self.core.follow(&next, Some(&self.map), &id("b"), 1);
         self.map = next;
     }
@@ -126,6 +135,46 @@ fn what_an_owner_has_is_written_when_its_vnode_goes_while_it_is_claimed_again() 
     bench.goes();
     assert_eq!(bench.store(false, &[]), [(epoch, Status::Online, true)]);
     assert_eq!(bench.core.vnodes_leaving(), 0, "all is released");
+}
+
+#[test]
+fn a_write_that_is_refused_late_is_made_again_under_the_epoch_that_is_left() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+        panic!("the store is asked");
+    };
+    bench
+        .core
+        .store_reply(StoreReply::Read(ticket, Epoch::new(1), None));
+    // Its answer comes when the vnode has gone, come back, and gone again.
+    let Some(StoreRequest::Write { ticket, .. }) = bench.core.next_store_request() else {
+        panic!("the store is told");
+    };
+    bench.goes();
+    bench.comes();
+    assert_eq!(bench.store(true, &[]), []);
+    bench.goes();
+    assert_eq!(bench.store(true, &[]), []);
+    let refused = StoreReply::WriteFenced(ticket, Epoch::new(2));
+    bench.core.store_reply(refused);
+    let written = bench.store(true, &[]);
+    assert_eq!(written, [(Epoch::new(3), Status::Online, true)]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released");
+}
+
+#[test]
+fn a_store_that_lost_something_is_told_all_of_a_vnode_before_its_release() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    let online = (Epoch::new(1), Status::Online, true);
+    assert_eq!(bench.store(true, &[]), [online]);
+    bench.goes();
+    bench.core.resync();
+    assert_eq!(bench.store(true, &[]), [online]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn what_a_newer_owner_may_have_made_is_looked_for_until_it_is_no_use() {
 
 #[test]
 fn a_client_that_makes_up_versions_keeps_neither_the_store_busy_nor_others_from_it() {
-    const LIMIT: usize = 64;
+    const LIMIT: usize = 512;
     let mut bench = Bench::new();
     let users: Vec<String> = names(1).take(3_000).collect();
     for users in users.chunks(1_000) {

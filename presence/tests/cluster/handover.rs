@@ -1,8 +1,7 @@
 //! Whom a new owner waits for before it takes a vnode.
 
-use crate::support::{id, node, settings, version, vnodes};
-use online_status_presence::{Core, Hello, Now, StoreReply, StoreRequest};
-use protocol::{Encoding, Status, WatchRule};
+use crate::support::{id, node, settings, vnodes};
+use online_status_presence::{Core, Now, StoreRequest};
 use ring::{Epoch, Map};
 
 /// Below which epoch node b waits for an owner of the vnodes that it gets after it has seen `seen`.
@@ -45,67 +44,4 @@ fn an_owner_in_a_map_that_was_not_seen_is_waited_for() {
     let second = first.apply(nodes[1..].to_vec(), &[Some(1), Some(1)]);
     let third = second.apply(nodes[1..].to_vec(), &[Some(0), Some(0)]);
     assert_eq!(waits_below(&first, &third), Epoch::MAX, "c may be alive");
-}
-
-#[test]
-fn what_was_not_written_of_a_vnode_that_came_back_for_a_moment_is_written_after_all() {
-    let nodes = ["b", "c"].map(|name| node(name, 1)).to_vec();
-    let own = id("b");
-    let mut core = Core::new(settings("b", 1), Now::default());
-    let first = Map::empty(vnodes()).apply(nodes.clone(), &[Some(0), Some(0)]);
-    core.follow(&first, None, &own, 1);
-    while let Some(request) = core.next_store_request() {
-        if let StoreRequest::Load { vnode, epoch, .. } = request {
-            core.store_reply(StoreReply::Loaded {
-                vnode,
-                epoch,
-                released: true,
-                users: Vec::new(),
-            });
-        }
-    }
-    core.connect(&Hello {
-        user: "alice",
-        encoding: Encoding::Json,
-        expires: 0,
-        rule: WatchRule::Anyone,
-        id: None,
-    })
-    .expect("its vnode is here");
-    // Nobody knew it.
-    let Some(StoreRequest::Read { ticket, .. }) = core.next_store_request() else {
-        panic!("the store is asked");
-    };
-    core.store_reply(StoreReply::Read(ticket, Epoch::new(1), None));
-    // It goes, comes back, and goes again before it was claimed.
-    let mut map = first;
-    for owner in [1, 0, 1] {
-        let next = map.apply(nodes.clone(), &[Some(owner), Some(owner)]);
-        core.follow(&next, Some(&map), &own, 1);
-        map = next;
-    }
-    let mut written = Vec::new();
-    let mut released = Vec::new();
-    while let Some(request) = core.next_store_request() {
-        match request {
-            StoreRequest::Write {
-                ticket,
-                epoch,
-                stored,
-                ..
-            } => {
-                assert!(stored.connected);
-                written.push((epoch, stored.record.status, stored.record.version));
-                core.store_reply(StoreReply::Written(ticket));
-            }
-            StoreRequest::Release { vnode, epoch } => released.push((vnode, epoch)),
-            other => panic!("{other:?}"),
-        }
-    }
-    let epoch = Epoch::new(1);
-    assert_eq!(written, [(epoch, Status::Online, version(1, 1))]);
-    for vnode in vnodes().all() {
-        assert!(released.iter().any(|(of, _)| *of == vnode));
-    }
-    assert!(released.iter().all(|(_, of)| *of == epoch));
 }

@@ -183,8 +183,8 @@ impl Redis {
                     }
                     _ => {}
                 }
-                let released =
-                    data.epoch.is_some_and(|before| before < epoch) && data.released == data.epoch;
+                let released = data.epoch.is_some_and(|before| before.next() == epoch)
+                    && data.released == data.epoch;
                 data.epoch = Some(epoch);
                 data.released = None;
                 Answer::Claimed(released)
