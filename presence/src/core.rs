@@ -15,7 +15,6 @@ use crate::{
     behind::Behind,
     fanout::{Fanout, append_frame},
     session::{Session, Sessions},
-    sync::StoreRequest,
     user::{Knowledge, NONE, Users},
     vnodes::{Owner, Vnodes},
     waiting::{MAX_ASKED, Waiting},
@@ -84,7 +83,8 @@ pub struct Core {
     pub(crate) load_queue: VecDeque<(Vnode, Epoch)>,
     pub(crate) release_queue: VecDeque<(Vnode, Epoch)>,
     /// Claims and releases that are tried again with the next tick.
-    pub(crate) put_off: Vec<StoreRequest>,
+    pub(crate) held_claims: Vec<(Vnode, Epoch)>,
+    pub(crate) failed_releases: Vec<(Vnode, Epoch)>,
     /// Owned vnodes that are not loaded yet.
     pub(crate) loading: usize,
     /// Left vnodes that are not released yet.
@@ -135,7 +135,8 @@ impl Core {
             store_queue: VecDeque::new(),
             load_queue: VecDeque::new(),
             release_queue: VecDeque::new(),
-            put_off: Vec::new(),
+            held_claims: Vec::new(),
+            failed_releases: Vec::new(),
             loading: 0,
             leaving: 0,
             fences: VecDeque::new(),
@@ -661,7 +662,8 @@ impl Core {
         counters.users = self.users.slots.len() as u64;
         counters.ready = self.fanout.ready() as u64;
         let requests = self.store_queue.len() + self.load_queue.len() + self.release_queue.len();
-        counters.store_queue = (requests + self.put_off.len()) as u64;
+        let put_off = self.held_claims.len() + self.failed_releases.len();
+        counters.store_queue = (requests + put_off) as u64;
         counters.bus_queue = self.bus_queue.len() as u64;
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters

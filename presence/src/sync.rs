@@ -234,14 +234,7 @@ impl Core {
                 self.counters.store_failures += 1;
                 self.load_failed(vnode, epoch);
             }
-            StoreReply::Held(vnode, epoch) => {
-                self.put_off.push(StoreRequest::Load {
-                    vnode,
-                    epoch,
-                    // It is said anew when it is asked again.
-                    over: Epoch::default(),
-                });
-            }
+            StoreReply::Held(vnode, epoch) => self.held_claims.push((vnode, epoch)),
             StoreReply::LoadFenced(vnode, epoch, newest) => {
                 self.vnodes.heard_of(vnode, newest);
                 if self.vnodes.epoch(vnode) == Some(epoch) {
@@ -251,7 +244,7 @@ impl Core {
             StoreReply::Released(vnode, epoch) => self.released(vnode, epoch),
             StoreReply::ReleaseFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
-                self.put_off.push(StoreRequest::Release { vnode, epoch });
+                self.failed_releases.push((vnode, epoch));
             }
             StoreReply::Read(Ticket(slot), claimed, stored) => {
                 self.take_read(slot, claimed, stored);
@@ -276,10 +269,7 @@ impl Core {
                 let vnode = self.users[slot].vnode;
                 self.vnodes.heard_of(vnode, newest);
                 // It may be this core's own by now, or older than that: then it is written again.
-                let mine = match self.vnodes.stage(vnode) {
-                    Stage::Leaving { epoch, .. } => Some(epoch),
-                    _ => self.vnodes.epoch(vnode),
-                };
+                let mine = self.vnodes.making_under(vnode);
                 let lost = mine.is_none_or(|epoch| epoch < newest);
                 let again = self.users[slot].store.answered(lost);
                 if lost {
@@ -334,17 +324,8 @@ impl Core {
 
     /// With a tick: what the store could not do at once, and users of whom a watcher knows more.
     pub(crate) fn try_again(&mut self) {
-        for request in std::mem::take(&mut self.put_off) {
-            match request {
-                StoreRequest::Load { vnode, epoch, .. } => {
-                    self.load_queue.push_back((vnode, epoch));
-                }
-                StoreRequest::Release { vnode, epoch } => {
-                    self.release_queue.push_back((vnode, epoch));
-                }
-                StoreRequest::Read { .. } | StoreRequest::Write { .. } => {}
-            }
-        }
+        self.load_queue.extend(self.held_claims.drain(..));
+        self.release_queue.extend(self.failed_releases.drain(..));
         self.publish_the_absent();
         self.look_at_suspects();
         self.look_for_what_watchers_know();

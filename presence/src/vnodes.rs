@@ -180,18 +180,24 @@ impl Vnodes {
         }
     }
 
+    /// The epoch under which this core makes versions of the vnode, which may be on its way out.
+    pub(crate) fn making_under(&self, vnode: Vnode) -> Option<Epoch> {
+        match self.stage(vnode) {
+            Stage::Leaving { epoch, .. } => Some(epoch),
+            Stage::Apart | Stage::Claiming { .. } | Stage::Loaded => self.epoch(vnode),
+        }
+    }
+
     /// The next version of the vnode, which may be on its way out.
     ///
     /// # Panics
     /// When this core has not the vnode, or made 2^33 versions under one epoch: at a million
     /// changes a second in one vnode that takes two hours, so a node that gets there is broken.
     pub(crate) fn next(&mut self, vnode: Vnode) -> Version {
-        let slot = &mut self.0[vnode.index()];
-        let ((Owner::Here(epoch), _) | (_, Stage::Leaving { epoch, .. })) =
-            (slot.owner, slot.stage)
-        else {
+        let Some(epoch) = self.making_under(vnode) else {
             panic!("only the owner of vnode {vnode} makes its versions");
         };
+        let slot = &mut self.0[vnode.index()];
         slot.seq += 1;
         Version::new(epoch, slot.seq).expect("epochs and sequences stay within their bits")
     }

@@ -2,12 +2,12 @@
 //! store may have of them.
 
 use online_status_presence::{
-    Core, Hello, How, Now, PeerMessage, SessionId, Settings, StoreReply, StoreRequest,
+    Core, How, Now, PeerMessage, SessionId, Settings, StoreReply, StoreRequest,
 };
-use protocol::{Cause, Encoding, Event, Record, Status, Stored, WatchRule};
+use protocol::{Cause, Event, Record, Status, Stored};
 use ring::{CoreId, Epoch, Map, Vnode};
 
-use crate::support::{id, node, settings, version, vnodes};
+use crate::support::{at, hello, id, node, settings, version, vnodes};
 
 const USER: &str = "alice";
 
@@ -62,22 +62,13 @@ impl Bench {
     }
 
     fn connect(&mut self) -> SessionId {
-        let hello = Hello {
-            user: USER,
-            encoding: Encoding::Json,
-            expires: 0,
-            rule: WatchRule::Anyone,
-            id: None,
-        };
+        let hello = hello(USER);
         self.core.connect(&hello).expect("its vnode is here")
     }
 
     fn tick(&mut self, ms: u64) {
         self.now += ms;
-        self.core.tick(Now {
-            mono_us: self.now * 1_000,
-            wall_ms: self.now,
-        });
+        self.core.tick(at(self.now));
     }
 
     /// The store answers everything; claims only when `claims`, with `listed` for each vnode.

@@ -1,9 +1,9 @@
 //! Versions that clients claim to know (`known`), of users on another node. A core looks for what a
 //! newer owner can have made, and must not be kept busy with what was made up.
 
-use crate::support::{id, node, settings, version, vnodes};
-use online_status_presence::{Core, Hello, Now, SessionId, StoreReply, StoreRequest};
-use protocol::{Encoding, Record, Status, Stored, Version, WatchRule};
+use crate::support::{at, hello, id, node, settings, version, vnodes};
+use online_status_presence::{Core, Now, SessionId, StoreReply, StoreRequest};
+use protocol::{Encoding, Record, Status, Stored, Version};
 use ring::{Epoch, Map, MapVersion};
 
 /// The epoch of all vnodes.
@@ -41,13 +41,7 @@ impl Bench {
     /// The session of the nth user.
     fn connect(&mut self, nth: usize) -> SessionId {
         let user = names(0).nth(nth).expect("a user");
-        let hello = Hello {
-            user: &user,
-            encoding: Encoding::Json,
-            expires: 0,
-            rule: WatchRule::Anyone,
-            id: None,
-        };
+        let hello = hello(&user);
         let session = self.core.connect(&hello).expect("its vnode is here");
         self.run(100);
         session
@@ -70,10 +64,7 @@ impl Bench {
         let end = self.now + ms;
         while self.now < end {
             self.now += 100;
-            self.core.tick(Now {
-                mono_us: self.now * 1_000,
-                wall_ms: self.now,
-            });
+            self.core.tick(at(self.now));
             while let Some(request) = self.core.next_store_request() {
                 reads += usize::from(matches!(request, StoreRequest::Read { .. }));
                 self.core.store_reply(answer(&request));

@@ -1,7 +1,7 @@
 //! A node takes the vnode of one that does not reach the store, but the bus and its clients: what
 //! that one told on the bus is newer than what the store has.
 
-use crate::support::{GRACE, id, node, settings, version, vnodes};
+use crate::support::{GRACE, at, id, node, settings, version, vnodes};
 use online_status_presence::{Core, Now, PeerMessage, StoreReply, StoreRequest};
 use protocol::{Cause, Event, Record, Status, Stored, Version};
 use ring::{CoreId, Epoch, Map, MapVersion};
@@ -84,10 +84,7 @@ impl Taker {
         let end = self.now + ms;
         while self.now < end {
             self.now += 100;
-            self.core.tick(Now {
-                mono_us: self.now * 1_000,
-                wall_ms: self.now,
-            });
+            self.core.tick(at(self.now));
             while let Some(request) = self.core.next_store_request() {
                 let reply = match request {
                     StoreRequest::Load { vnode, epoch, .. } => {

@@ -1,7 +1,7 @@
 //! What tests of a cluster's core begin with: two vnodes, and nothing that time ends by itself.
 
-use online_status_presence::Settings;
-use protocol::Version;
+use online_status_presence::{Hello, Now, Settings};
+use protocol::{Encoding, Version, WatchRule};
 use ring::{CoreId, Epoch, Node, NodeId, VnodeCount};
 
 pub(crate) const GRACE: u64 = 15_000;
@@ -25,6 +25,25 @@ pub(crate) fn node(name: &str, boot: u64) -> Node {
         boot,
         address: format!("ws://{name}/socket"),
         weight: 100,
+    }
+}
+
+/// A session of the user as most are.
+pub(crate) fn hello(user: &str) -> Hello<'_> {
+    Hello {
+        user,
+        encoding: Encoding::Json,
+        expires: 0,
+        rule: WatchRule::Anyone,
+        id: None,
+    }
+}
+
+/// When it is `ms` by all clocks.
+pub(crate) fn at(ms: u64) -> Now {
+    Now {
+        mono_us: ms * 1_000,
+        wall_ms: ms,
     }
 }
 
