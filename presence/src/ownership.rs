@@ -122,10 +122,6 @@ impl Core {
                 self.store_mark(slot);
             }
         }
-        if !self.vnodes.is_settled(vnode) {
-            self.release_queue
-                .retain(|(released, _)| *released != vnode);
-        }
     }
 
     /// Whoever has had the vnode under an epoch below `over` is waited for until it has let go of it.
@@ -415,7 +411,7 @@ impl Core {
     pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
         if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
             && epoch == of
-            && self.vnodes.is_settled(vnode)
+            && !self.vnodes.is_unsettled(vnode)
         {
             self.departed(vnode);
         }

@@ -167,8 +167,11 @@ impl Core {
                 });
             }
         }
-        if let Some((vnode, epoch)) = self.release_queue.pop_front() {
-            return Some(StoreRequest::Release { vnode, epoch });
+        while let Some((vnode, epoch)) = self.release_queue.pop_front() {
+            // It is released when what came up meanwhile is written.
+            if !self.vnodes.is_unsettled(vnode) {
+                return Some(StoreRequest::Release { vnode, epoch });
+            }
         }
         loop {
             let slot = self.store_queue.pop_front()?;

@@ -147,9 +147,9 @@ impl Vnodes {
         }
     }
 
-    /// Whether all of a departing vnode's users are written.
-    pub(crate) fn is_settled(&self, vnode: Vnode) -> bool {
-        matches!(self.stage(vnode), Stage::Leaving { unsettled: 0, .. })
+    /// Whether the vnode is on its way out and not all of its users are written.
+    pub(crate) fn is_unsettled(&self, vnode: Vnode) -> bool {
+        matches!(self.stage(vnode), Stage::Leaving { unsettled: 1.., .. })
     }
 
     /// One more of a departing vnode's users is written; `true` when it was the last.

@@ -169,6 +169,42 @@ fn a_store_that_lost_something_is_told_all_of_a_vnode_before_its_release() {
 }
 
 #[test]
+fn a_release_that_failed_is_made_again_after_what_has_to_be_written_again() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    bench.store(true, &[]);
+    bench.goes();
+    while let Some(request) = bench.core.next_store_request() {
+        assert!(
+            matches!(request, StoreRequest::Release { .. }),
+            "{request:?}"
+        );
+        bench.core.store_reply(request.failed());
+    }
+    bench.core.resync();
+    bench.tick(100);
+    let mut asked = Vec::new();
+    while let Some(request) = bench.core.next_store_request() {
+        match request {
+            StoreRequest::Write { ticket, .. } => {
+                asked.push("write");
+                bench.core.store_reply(StoreReply::Written(ticket));
+            }
+            StoreRequest::Release { vnode, epoch } => {
+                if vnode == vnode_of(USER) {
+                    asked.push("release");
+                }
+                bench.core.store_reply(StoreReply::Released(vnode, epoch));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(asked, ["write", "release"]);
+    assert_eq!(bench.core.vnodes_leaving(), 0);
+}
+
+#[test]
 fn who_came_and_left_while_the_store_was_away_is_written_when_it_is_back() {
     let mut bench = Bench::new(settings("b", 1), true);
     bench.store(true, &[]);
