@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use presence::SessionId;
+use presence::{Hello, SessionId, WatchRule};
+use protocol::{Encoding, Record};
 use serde_json::Value;
 
 /// What a watcher last saw of a user.
@@ -12,6 +13,45 @@ pub(crate) struct View {
     pub(crate) status: String,
     pub(crate) text: String,
     pub(crate) devices: u64,
+}
+
+impl View {
+    /// What a record in a message shows, and of whom.
+    pub(crate) fn read(record: &Value) -> (String, Self) {
+        let view = Self {
+            version: record["version"].as_u64().expect("a version"),
+            status: record["status"].as_str().expect("a status").into(),
+            text: record["text"].as_str().unwrap_or_default().into(),
+            devices: record["devices"].as_u64().expect("devices"),
+        };
+        (record["user"].as_str().expect("a user").to_owned(), view)
+    }
+
+    /// What a record would show.
+    pub(crate) fn of(record: &Record) -> Self {
+        Self {
+            version: record.version.get(),
+            status: record.status.to_string(),
+            text: record.text.to_string(),
+            devices: record.devices.into(),
+        }
+    }
+
+    /// Whether both show the same, in whichever version.
+    pub(crate) fn shows(&self, other: &Self) -> bool {
+        (&self.status, &self.text, self.devices) == (&other.status, &other.text, other.devices)
+    }
+}
+
+/// How a client's session begins.
+pub(crate) fn hello(user: &str) -> Hello<'_> {
+    Hello {
+        user,
+        encoding: Encoding::Json,
+        expires: 0,
+        rule: WatchRule::Anyone,
+        id: None,
+    }
 }
 
 #[derive(Debug, Default)]

@@ -12,3 +12,16 @@ mod truth;
 mod world;
 
 pub use world::{Plan, World};
+
+/// What a core has in memory and in its queues: nothing, when all have left.
+fn kept(core: &presence::Core) -> [u64; 6] {
+    let counters = core.counters();
+    [
+        counters.sessions,
+        counters.users,
+        counters.watches,
+        counters.store_queue,
+        counters.bus_queue,
+        counters.peer_queue,
+    ]
+}

@@ -37,6 +37,11 @@ impl SimStore {
         64_usize.saturating_sub(self.waiting[core].len())
     }
 
+    /// What is kept of the user.
+    pub(crate) fn stored(&self, user: &str) -> Stored {
+        self.users.get(user).cloned().unwrap_or_default()
+    }
+
     /// What is answered at `now`. What is in flight takes effect now, or is lost with a crash.
     pub(crate) fn replies(&mut self, core: usize, now: u64) -> Vec<StoreReply> {
         let mut replies = Vec::new();

@@ -8,7 +8,7 @@ use super::{
     plan::{Fault, GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
     world::{Event, World},
 };
-use crate::client::Frame;
+use crate::{client::Frame, kept};
 
 /// How long a client and its server may see the same end or beginning apart.
 const SHORT: u64 = 100;
@@ -307,15 +307,7 @@ impl World {
     pub(crate) fn check_nothing_left(&self) {
         for (pid, process) in self.processes.iter().enumerate().filter(|(_, p)| p.alive) {
             for seat in &process.seats {
-                let counters = seat.core.counters();
-                let left = [
-                    counters.sessions,
-                    counters.users,
-                    counters.watches,
-                    counters.store_queue,
-                    counters.bus_queue,
-                    counters.peer_queue,
-                ];
+                let left = kept(&seat.core);
                 assert_eq!(left, [0; 6], "I5: {}: left in memory", self.place(pid));
             }
             let conns = process.conns.len();

@@ -453,13 +453,7 @@ impl World {
 
     /// A record is shown to a client: versions grow.
     fn see(&mut self, client: usize, record: &Value, snapshot: bool) {
-        let user = record["user"].as_str().expect("a user").to_owned();
-        let view = View {
-            version: record["version"].as_u64().expect("a version"),
-            status: record["status"].as_str().expect("a status").into(),
-            text: record["text"].as_str().unwrap_or_default().into(),
-            devices: record["devices"].as_u64().expect("devices"),
-        };
+        let (user, view) = View::read(record);
         let now = self.now;
         let state = &mut self.clients[client];
         let before = state.views.insert(user.clone(), view.clone());

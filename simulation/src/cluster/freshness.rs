@@ -3,22 +3,16 @@
 
 use std::collections::VecDeque;
 
-use protocol::{Record, Version};
+use protocol::Record;
 
 use super::{plan::Fault, world::World};
+use crate::client::View;
 
 /// How long a change may be under way, ms: its vnode may be claimed meanwhile.
 const FRESH: u64 = 3_000;
 
-/// A state of a user that a core has made.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Change {
-    at: u64,
-    version: Version,
-    status: String,
-    devices: u64,
-    text: String,
-}
+/// When a core made a state of a user, and how it is shown.
+type Change = (u64, View);
 
 /// A user's changes of the last [`FRESH`] and the one before them.
 pub(crate) type Changes = VecDeque<Change>;
@@ -31,18 +25,13 @@ impl World {
     }
 
     pub(crate) fn note_change(&mut self, user: usize, record: &Record) {
-        let changes = &mut self.changes[user];
-        if changes
-            .back()
-            .is_none_or(|last| record.version > last.version)
-        {
-            changes.push_back(Change {
-                at: self.now,
-                version: record.version,
-                status: record.status.to_string(),
-                devices: record.devices.into(),
-                text: record.text.to_string(),
-            });
+        if !self.orderly() {
+            return;
+        }
+        let (now, changes) = (self.now, &mut self.changes[user]);
+        let newest = changes.back().map_or(0, |(_, last)| last.version);
+        if record.version.get() > newest {
+            changes.push_back((now, View::of(record)));
         }
     }
 
@@ -56,10 +45,10 @@ impl World {
         };
         for user in 0..self.changes.len() {
             let changes = &mut self.changes[user];
-            while changes.get(1).is_some_and(|next| next.at <= due) {
+            while changes.get(1).is_some_and(|(at, _)| *at <= due) {
                 changes.pop_front();
             }
-            let Some(oldest) = self.changes[user].front().filter(|change| change.at <= due) else {
+            let Some((at, oldest)) = self.changes[user].front().filter(|(at, _)| *at <= due) else {
                 continue;
             };
             let name = format!("u{user}");
@@ -73,16 +62,13 @@ impl World {
                         self.moment()
                     );
                 };
-                let same = |change: &Change| {
-                    (&change.status, change.devices, &change.text)
-                        == (&view.status, view.devices, &view.text)
-                };
+                let same = |(_, change): &Change| change.shows(view);
                 assert!(
-                    view.version >= oldest.version.get() || self.changes[user].iter().any(same),
+                    view.version >= oldest.version || self.changes[user].iter().any(same),
                     "I2: {}: client {n} ({}) has {view:?} of {name} and lacks {oldest:?} for {} ms",
                     self.moment(),
                     client.name,
-                    self.now - oldest.at
+                    self.now - at
                 );
             }
         }

@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    fn users_of(&self, vnode: Vnode) -> Vec<usize> {
+    pub(super) fn users_of(&self, vnode: Vnode) -> Vec<usize> {
         let users = 0..self.truths.len();
         users
             .filter(|n| self.count().vnode(&format!("u{n}")) == vnode)

@@ -47,6 +47,20 @@ impl World {
         }
     }
 
+    /// A core of the process has lost a vnode: what it had not written it need not know, should it get
+    /// the vnode again.
+    pub(super) fn truth_is_fenced(&mut self, pid: usize, vnode: Vnode) {
+        let accepted = &mut self.accepted[vnode.index()];
+        accepted.let_go |= accepted.taken_by == pid;
+        for index in self.users_of(vnode) {
+            let truth = &mut self.truths[index];
+            if truth.text_by == pid {
+                let stored = self.store.stored(vnode, &format!("u{index}"));
+                truth.lost |= stored.is_none_or(|stored| *stored.record.text != *truth.text);
+            }
+        }
+    }
+
     pub(super) fn truth_leaves(&mut self, client: usize, graced: bool) {
         let taken = self.taken(client);
         self.truth_ends(client, graced, taken);

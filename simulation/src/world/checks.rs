@@ -3,6 +3,7 @@
 use protocol::Status;
 
 use super::{GRACE, HEARTBEAT, TIMEOUT, TRANSIT, World, vnodes};
+use crate::kept;
 
 /// Two wheel slots and ticks.
 const TIMERS: u64 = 500;
@@ -62,12 +63,7 @@ impl World {
         let seed = self.plan.seed;
         for (user, truth) in &self.truths {
             let (status, devices) = truth.settled();
-            let stored = self
-                .store
-                .users
-                .get(user.as_str())
-                .cloned()
-                .unwrap_or_default();
+            let stored = self.store.stored(user);
             let record = &stored.record;
             assert_eq!(
                 (
@@ -115,15 +111,7 @@ impl World {
 
     pub(super) fn check_nothing_left(&self) {
         for core in &self.cores {
-            let counters = core.counters();
-            let left = [
-                counters.sessions,
-                counters.users,
-                counters.watches,
-                counters.store_queue,
-                counters.bus_queue,
-                counters.peer_queue,
-            ];
+            let left = kept(core);
             assert_eq!(left, [0; 6], "I5: seed {}: left in memory", self.plan.seed);
         }
     }

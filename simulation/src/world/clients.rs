@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use presence::{Hello, How, WatchRule};
+use presence::How;
 use protocol::{Chosen, Encoding, Status};
 
 use super::{GRACE, TRANSIT, World, vnodes};
-use crate::client::{Frame, View, frames};
+use crate::client::{Frame, View, frames, hello};
 
 impl World {
     /// One client does something.
@@ -48,17 +48,10 @@ impl World {
     fn connect(&mut self, client: usize) {
         let user = self.clients[client].user.clone();
         let core = usize::from(vnodes().vnode(&user).get()) % self.cores.len();
-        let hello = Hello {
-            user: &user,
-            encoding: Encoding::Json,
-            expires: 0,
-            rule: WatchRule::Anyone,
-            id: None,
-        };
         let now = self.time();
         self.cores[core].at(now);
         let id = self.cores[core]
-            .connect(&hello)
+            .connect(&hello(&user))
             .expect("the owner takes it");
         self.note(|| format!("client {client} connects as {user}"));
         let state = &mut self.clients[client];
@@ -244,13 +237,7 @@ impl World {
     }
 
     fn see(&mut self, client: usize, record: &serde_json::Value, snapshot: bool) {
-        let user = record["user"].as_str().expect("a user").to_owned();
-        let view = View {
-            version: record["version"].as_u64().expect("a version"),
-            status: record["status"].as_str().expect("a status").into(),
-            text: record["text"].as_str().unwrap_or_default().into(),
-            devices: record["devices"].as_u64().expect("devices"),
-        };
+        let (user, view) = View::read(record);
         let at = self.at(client);
         let status = Status::parse(&view.status).expect("a status");
         if self.now > self.clients[client].lags_until && !self.clients[client].blocked {

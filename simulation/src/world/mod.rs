@@ -254,12 +254,7 @@ impl World {
             });
         }
         for (user, truth) in &mut self.truths {
-            let stored = self
-                .store
-                .users
-                .get(user.as_str())
-                .cloned()
-                .unwrap_or_default();
+            let stored = self.store.stored(user);
             truth.chosen = stored.chosen;
             truth.text = stored.record.text.into();
             if !stored.connected {

@@ -389,29 +389,16 @@ impl World {
         self.pump_bus(pid, n);
         self.pump_peers(pid, n);
         self.pump_sockets(pid, n);
-        let count = self.count();
+        let core = &mut self.processes[pid].seats[n].core;
+        let fences: Vec<_> = std::iter::from_fn(|| core.next_fence()).collect();
+        let mut met = Epoch::default();
+        for (vnode, epoch) in fences {
+            met = met.max(epoch);
+            self.truth_is_fenced(pid, vnode);
+            self.note(|| format!("p{pid} core {n} is fenced: vnode {vnode}, {epoch}"));
+        }
         let process = &mut self.processes[pid];
         let seat = &mut process.seats[n];
-        let mut met = Epoch::default();
-        while let Some((vnode, epoch)) = seat.core.next_fence() {
-            met = met.max(epoch);
-            // What it had not written it need not know, should it get the vnode again.
-            let accepted = &mut self.accepted[vnode.index()];
-            accepted.let_go |= accepted.taken_by == pid;
-            for (n, truth) in self.truths.iter_mut().enumerate() {
-                let user = format!("u{n}");
-                if truth.text_by == pid && count.vnode(&user) == vnode {
-                    let stored = self.store.stored(vnode, &user);
-                    truth.lost |= stored.is_none_or(|stored| *stored.record.text != *truth.text);
-                }
-            }
-            if self.trace {
-                println!(
-                    "{:>8} p{pid} core {n} is fenced: vnode {vnode}, {epoch}",
-                    self.now
-                );
-            }
-        }
         let followed = seat
             .followed
             .as_ref()

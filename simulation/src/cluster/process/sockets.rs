@@ -1,12 +1,12 @@
 //! The sockets of a simulated edge: they open sessions, bring what clients say, and take what cores
 //! send. A session's socket fills when its client does not read.
 
-use presence::{Hello, How, SessionId, WatchRule};
+use presence::{How, SessionId};
 use protocol::{CloseCode, Encoding};
 
 use super::In;
 use crate::{
-    client::frames,
+    client::{frames, hello},
     cluster::{client::ToClient, world::World},
 };
 
@@ -153,14 +153,7 @@ impl World {
         if tries > 0 && !self.processes[pid].conns.contains_key(&conn) {
             return;
         }
-        let hello = Hello {
-            user: &user,
-            encoding: Encoding::Json,
-            expires: 0,
-            rule: WatchRule::Anyone,
-            id: None,
-        };
-        let opened = self.core(pid, n).connect(&hello);
+        let opened = self.core(pid, n).connect(&hello(&user));
         let process = &mut self.processes[pid];
         let state = Conn {
             client,
