@@ -8,6 +8,7 @@ mod behind;
 mod core;
 mod counters;
 mod fanout;
+mod lifetime;
 mod membership;
 mod ownership;
 mod peers;
@@ -22,9 +23,10 @@ mod watch;
 mod wheel;
 
 pub use crate::{
-    core::{Core, Hello, How, Refused},
+    core::Core,
     counters::Counters,
     fanout::Transmit,
+    lifetime::{Hello, How, Refused},
     membership::{Found, Membership, Renewal, Step},
     peers::PeerMessage,
     session::SessionId,

@@ -5,7 +5,7 @@ use protocol::{Cause, Chosen, Record, Status, Stored, Version};
 
 use crate::{
     Core,
-    core::How,
+    lifetime::How,
     user::{Knowledge, NONE, User},
     vnodes::Owner,
     wheel::{self, TimerId},

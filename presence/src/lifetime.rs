@@ -1,0 +1,301 @@
+//! A session's life: it is welcomed, pinged, warned of its token's end, and ends. It owns when a
+//! session's timer fires and why one is closed; what that makes of its user is the user's state's.
+
+use protocol::{CloseCode, Encoding, MessageId, ServerMessage, frame};
+
+use crate::{
+    Core, SessionId, WatchRule,
+    fanout::append_frame,
+    session::Session,
+    user::NONE,
+    vnodes::Owner,
+    wheel::{self, TimerId},
+};
+
+/// How long before a token's end its session is told, ms.
+const EXPIRING: u64 = 30_000;
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// With a close frame of code 1000, or `bye`.
+    Clean,
+    /// In any other way.
+    Broken,
+    /// With silence.
+    TimedOut,
+}
+
+/// A client that has shown its token.
+#[derive(Debug, Clone)]
+pub struct Hello<'a> {
+    /// The token's `sub`, checked.
+    pub user: &'a str,
+    /// What the client speaks.
+    pub encoding: Encoding,
+    /// When the token ends, ms since 1970; 0 = never.
+    pub expires: u64,
+    /// Whom the token lets it watch.
+    pub rule: WatchRule,
+    /// Of the `auth` message, when it came in one.
+    pub id: Option<&'a MessageId>,
+}
+
+/// Why a client gets no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The user has as many sessions as one may have: 4409.
+    #[error("the user has too many sessions")]
+    TooManySessions,
+    /// Another core or node owns the user: 4421 when it is a node.
+    #[error("the user belongs elsewhere")]
+    NotOwner,
+}
+
+impl Core {
+    /// Opens a session and welcomes it.
+    pub fn connect(&mut self, hello: &Hello<'_>) -> Result<SessionId, Refused> {
+        let vnode = self.settings.vnodes.vnode(hello.user);
+        if !matches!(self.vnodes.owner(vnode), Owner::Here(_)) {
+            return Err(Refused::NotOwner);
+        }
+        let slot = self.users.find_or_insert(hello.user, &self.vnodes);
+        if self.users[slot].sessions >= self.settings.max_devices {
+            return Err(Refused::TooManySessions);
+        }
+        let burst = self.settings.message_burst.saturating_mul(1_000);
+        let first_ping = 1 + self.random() % self.settings.heartbeat.max(1);
+        let id = self.sessions.insert(Session {
+            generation: 0,
+            user: slot,
+            next: NONE,
+            pieces: NONE,
+            timer: TimerId::NONE,
+            away: false,
+            spoke: false,
+            encoding: hello.encoding,
+            queued: false,
+            blocked: false,
+            warned: false,
+            closing: None,
+            asked: 0,
+            tokens: burst,
+            refilled: self.clock,
+            heard: self.clock,
+            ping_due: self.clock + first_ping,
+            blocked_since: 0,
+            expires: hello.expires,
+            pending_since: 0,
+            watches: Vec::new(),
+            late: Vec::new(),
+            replies: Vec::new(),
+            rule: rule(&hello.rule),
+        });
+        self.counters.sessions += 1;
+        self.counters.connects += 1;
+        self.welcome(id.index, hello.id);
+        self.attach(slot, id.index);
+        self.arm_session(id.index);
+        Ok(id)
+    }
+
+    /// The client showed a new token for the same user, in the message `reply_to`: its session lives
+    /// as long as that.
+    pub fn renewed(
+        &mut self,
+        id: SessionId,
+        expires: u64,
+        new_rule: &WatchRule,
+        reply_to: Option<&MessageId>,
+    ) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        let slot = &mut self.sessions[session];
+        slot.expires = expires;
+        slot.warned = false;
+        slot.rule = rule(new_rule);
+        self.welcome(session, reply_to);
+        self.arm_session(session);
+    }
+
+    /// Whose session it is, until it closes.
+    #[must_use]
+    pub fn user_of(&self, id: SessionId) -> Option<&str> {
+        let session = self.sessions.live(id)?;
+        Some(&self.users[self.sessions[session].user].name)
+    }
+
+    fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
+        let id = self.sessions.id(session);
+        let name = format!(
+            "{}-{:x}-{:x}{:04x}",
+            self.settings.node,
+            self.settings.core.get(),
+            id.index,
+            id.generation & 0xffff
+        );
+        let slot = &mut self.sessions[session];
+        let encoding = slot.encoding;
+        let welcome = ServerMessage::Welcome {
+            id: reply_to,
+            user: &self.users[slot.user].name,
+            session: &name,
+            node: &self.settings.node,
+            heartbeat: (self.settings.heartbeat / 1_000).max(1) as u32,
+            expires: slot.expires,
+        };
+        append_frame(&mut slot.replies, encoding, |out| {
+            welcome.encode(encoding, out);
+        });
+        self.replied(session);
+    }
+
+    /// Bytes came from the client.
+    pub fn heard(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            self.sessions[session].heard = self.clock;
+        }
+    }
+
+    /// The session's socket takes no more bytes: its changes conflate until [`Core::unblocked`].
+    pub fn blocked(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            let slot = &mut self.sessions[session];
+            slot.blocked = true;
+            slot.blocked_since = self.clock;
+            self.counters.blocked += 1;
+        }
+    }
+
+    /// The session's socket takes bytes again.
+    pub fn unblocked(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            self.sessions[session].blocked = false;
+            self.fanout.relist(&mut self.sessions, session);
+            if !self.sessions[session].replies.is_empty() {
+                self.fanout.queue(&mut self.sessions, session);
+            }
+        }
+    }
+
+    pub(crate) fn check_session(&mut self, session: u32) {
+        self.sessions[session].timer = TimerId::NONE;
+        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let slot = &mut self.sessions[session];
+        let silent = self.clock - slot.heard >= silence;
+        let deaf = slot.blocked && (silent || self.clock - slot.blocked_since >= silence);
+        if silent || deaf {
+            let how = if silent { How::TimedOut } else { How::Broken };
+            // A blocked session is not read from: what it does not do is to read.
+            let (code, reason) = match deaf {
+                true => (CloseCode::OVERLOADED, "nothing was read"),
+                false => (CloseCode::TIMEOUT, "nothing was heard"),
+            };
+            self.close_session(session, how, code, reason);
+            return;
+        }
+        if slot.expires != 0 {
+            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            if left == 0 {
+                let reason = "the token expired";
+                self.close_session(session, How::Broken, CloseCode::BAD_TOKEN, reason);
+                return;
+            }
+            if left <= EXPIRING && !slot.warned {
+                slot.warned = true;
+                self.reply(
+                    session,
+                    &ServerMessage::Expiring {
+                        seconds: left.div_ceil(1_000),
+                    },
+                );
+            }
+        }
+        let slot = &mut self.sessions[session];
+        if slot.closing.is_some() {
+            return;
+        }
+        if self.clock >= slot.ping_due {
+            slot.ping_due = self.clock + self.settings.heartbeat;
+            if !slot.blocked {
+                frame::control(&mut slot.replies, frame::Opcode::Ping, &[]);
+                self.fanout.queue(&mut self.sessions, session);
+            }
+        }
+        self.arm_session(session);
+    }
+
+    fn arm_session(&mut self, session: u32) {
+        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let slot = &mut self.sessions[session];
+        let mut next = slot.ping_due.min(slot.heard + silence);
+        if slot.expires != 0 {
+            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            let warn = if slot.warned {
+                left
+            } else {
+                left.saturating_sub(EXPIRING)
+            };
+            // The wall clock may step, so a far end is looked at again with the next ping.
+            next = next.min(self.clock + warn);
+        }
+        self.wheel.cancel(&mut slot.timer);
+        slot.timer = self.wheel.arm(next, wheel::Owner::Session(session));
+    }
+
+    /// Ends a session: the user's state moves on at once, the close frame goes out with the next
+    /// flush. Ignored when it is ending already.
+    pub fn close(&mut self, id: SessionId, how: How, code: CloseCode, reason: &str) {
+        if let Some(session) = self.sessions.live(id) {
+            self.close_session(session, how, code, reason);
+        }
+    }
+
+    pub(crate) fn close_session(&mut self, session: u32, how: How, code: CloseCode, reason: &str) {
+        self.silence(session);
+        self.detach(session, how);
+        self.say_goodbye(session, code, reason);
+    }
+
+    /// The close frame goes out with the next flush, and is the last that does.
+    pub(crate) fn say_goodbye(&mut self, session: u32, code: CloseCode, reason: &str) {
+        let slot = &mut self.sessions[session];
+        if code == CloseCode::OVERLOADED {
+            slot.replies = Vec::new();
+        }
+        frame::close(&mut slot.replies, code, reason);
+        slot.closing = Some(code);
+        self.counters.closes += 1;
+        self.fanout.queue(&mut self.sessions, session);
+    }
+
+    /// The connection is gone and its index free: the last call for this session. `how` matters
+    /// only when the session had not ended before.
+    pub fn closed(&mut self, id: SessionId, how: How) {
+        let Some(session) = self.sessions.open(id) else {
+            return;
+        };
+        if self.sessions.live(id).is_some() {
+            self.silence(session);
+            self.detach(session, how);
+        }
+        self.sessions.slots.remove(session as usize);
+        self.counters.sessions -= 1;
+    }
+
+    /// The session hears of nothing any more.
+    pub(crate) fn silence(&mut self, session: u32) {
+        let mut timer = std::mem::replace(&mut self.sessions[session].timer, TimerId::NONE);
+        self.wheel.cancel(&mut timer);
+        self.fanout.drop_pieces(&mut self.sessions, session);
+        self.unwatch_all(session);
+    }
+}
+
+fn rule(rule: &WatchRule) -> Option<Box<WatchRule>> {
+    match rule {
+        WatchRule::Anyone => None,
+        WatchRule::Only(_) => Some(Box::new(rule.clone())),
+    }
+}
