@@ -84,7 +84,7 @@ pub enum StoreReply {
         vnode: Vnode,
         /// The core's epoch.
         epoch: Epoch,
-        /// The former owner had let go of it, so that the store has all that it did.
+        /// The owner right before had let go of it, so that the store has all that it did.
         released: bool,
         /// Who is to be adopted.
         users: Vec<(Box<str>, Stored)>,
