@@ -183,6 +183,16 @@ impl Edge {
         }
     }
 
+    /// A line of the process's memory as the kernel counts it, in bytes (proc_pid_smaps(5)).
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let rollup = std::fs::read_to_string(path).expect("the edge runs");
+        let value = rollup.lines().find_map(|text| text.strip_prefix(line));
+        let kib = value.and_then(|value| value.trim_matches([':', ' ', 'k', 'B']).parse().ok());
+        kib.map(|kib: u64| kib << 10)
+            .expect("a line of smaps_rollup")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it runs");

@@ -7,6 +7,7 @@ mod http;
 mod keys;
 mod lifecycle;
 mod limits;
+mod memory;
 mod presence;
 mod slow;
 mod tls;
