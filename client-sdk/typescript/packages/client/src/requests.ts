@@ -1,0 +1,169 @@
+// What waits to be sent and what waits for its answer: the own state, queries, watches. It keeps the
+// server's limits: messages are split by them, and paced.
+import { Message, PresenceError, UserPresence } from './types.js';
+import type { Watches } from './watches.js';
+
+/** Changes of the own state. */
+export interface Wish {
+  status?: string;
+  mode?: string;
+  text?: string;
+}
+
+/** Told how a call of the application ended. */
+export type Done = (error?: PresenceError, users?: readonly UserPresence[]) => void;
+
+/** What becomes of the server's answer; an error that is none means that the connection is gone. */
+interface Asked {
+  ok: (users: UserPresence[]) => void;
+  no: (error?: PresenceError, now?: number) => void;
+}
+
+/** Queries that may wait for a connection. */
+const MOST_QUERIES = 1000;
+const NEVER = Infinity;
+
+export function createRequests(watches: Watches, size: (message: Message) => number, random: () => number, complain: (error: PresenceError) => void) {
+  const asked = new Map<unknown, Asked>();
+  let wish: Wish | undefined;
+  let wishers: Done[] = [];
+  let queries: { users: readonly string[]; done: Done }[] = [];
+  let lastId = 0;
+  /** When something was asked for that waits to be sent. */
+  let askedAt = NEVER;
+  /** Until when watches wait that the server could not answer, and how often in a row it could not. */
+  let heldUntil = 0;
+  let holds = 0;
+  /** The second that messages are counted in, and how many it has. */
+  let second = 0;
+  let sentIn = 0;
+  /** What is taken for granted of a server that names no limits. */
+  const limits: Record<string, number> = { message: 16_384, users: 1_000, watches: NEVER, messages: 100 };
+
+  const fits = (message: Message): boolean => size({ ...message, id: Number.MAX_SAFE_INTEGER }) <= limits.message!;
+  const pending = (): unknown => wish ?? queries[0];
+  const set = (members: Wish, ...done: Done[]): void => {
+    wish = { ...wish, ...members };
+    wishers.push(...done);
+  };
+
+  const refusedWatch = (users: string[], error?: PresenceError, now = 0): void => {
+    if (!error) return;
+    const { code } = error;
+    askedAt = now;
+    if (code === 'unavailable') heldUntil = now + Math.min(20_000, 1000 * 2 ** holds++) * (0.5 + random() / 2);
+    const later = code === 'unavailable' || code === 'watch_limit';
+    watches.undone(users, later);
+    if (code === 'watch_limit') limits.watches = Math.min(limits.watches! - 1, watches.count() + (users.length >> 1));
+    if (code === 'too_many_users') limits.users = Math.max(1, users.length >> 1);
+    if (!later && users.length < 2) complain(new PresenceError(code, `${JSON.stringify(users[0])} is not watched: ${error.message}`, users));
+  };
+
+  const tooMany = (): void => {
+    if (watches.count() < limits.watches!) return;
+    const users = watches.beyond();
+    if (!users.length) return;
+    complain(new PresenceError('watch_limit', `${users.length} users are not watched: a session may watch ${limits.watches}. Watch those on the screen, or raise presence.max_watches of the server`, users));
+  };
+
+  const lost = (): void => {
+    const all = [...asked.values()];
+    asked.clear();
+    for (const { no } of all) no();
+    heldUntil = 0;
+  };
+
+  return {
+    set,
+    lost,
+    id: (): number => ++lastId,
+
+    /** The application did something in this turn. */
+    poke(now: number): void {
+      askedAt = Math.min(askedAt, now);
+    },
+
+    /** When there is something to send. */
+    due: (): number => (pending() ? askedAt : watches.waits() ? Math.max(askedAt, heldUntil) : NEVER),
+
+    limit(told: Record<string, unknown> = {}): void {
+      for (const name in limits) if ((told[name] as number) > 0) limits[name] = told[name] as number;
+    },
+
+    query(users: readonly string[], done: Done): void {
+      if (queries.length < MOST_QUERIES) queries.push({ users, done });
+      else done(new PresenceError('too_many_waiting', `${MOST_QUERIES} queries wait already`));
+    },
+
+    /** Sends what waits, as far as the server's rate allows; whether that was something. */
+    flush(send: (message: Message) => void, now: number): boolean {
+      if (now - second >= 1000 || now < second) {
+        second = now;
+        sentIn = 0;
+      }
+      let sent = false;
+      const ask = (message: Message, ok: Asked['ok'], no: Asked['no']): void => {
+        const id = ++lastId;
+        asked.set(id, { ok, no });
+        send({ ...message, id });
+        sent = true;
+        sentIn++;
+      };
+      const free = (): boolean => sentIn < limits.messages! / 2;
+      while (free() && pending()) {
+        if (wish) {
+          const [members, done] = [wish, wishers];
+          wish = undefined;
+          wishers = [];
+          ask({ type: 'status', ...members }, () => done.forEach((call) => call()), (error) => {
+            if (error) return done.length ? done.forEach((call) => call(error)) : complain(error);
+            // What the session does is said when it begins; what was said since is newer.
+            const { status, ...rest } = members;
+            if (Object.keys(rest).length) {
+              wish = { ...rest, ...wish };
+              wishers = done.concat(wishers);
+            }
+          });
+        } else {
+          const query = queries.shift()!;
+          const { users, done } = query;
+          ask({ type: 'query', users }, (records) => done(undefined, records), (error) => (error ? done(error) : queries.unshift(query)));
+        }
+      }
+      while (free() && heldUntil <= now && watches.waits(limits.watches!)) {
+        const message = watches.next(limits.users!, limits.watches!, fits);
+        if (!message) continue;
+        const users = message.users as string[];
+        if (message.type === 'unwatch') ask(message, () => {}, () => {});
+        else {
+          ask(message, (records) => {
+            holds = 0;
+            watches.learn(records, users);
+          }, (error, now) => refusedWatch(users, error, now));
+        }
+      }
+      tooMany();
+      askedAt = !free() ? second + 1000 : heldUntil > now ? heldUntil : NEVER;
+      return sent;
+    },
+
+    /** An answer; `error` when it is one. */
+    answered(message: Message, now: number, error?: PresenceError): void {
+      const request = asked.get(message.id);
+      asked.delete(message.id);
+      if (error && !request) complain(error);
+      else if (error) request!.no(error, now);
+      else request?.ok((message.users ?? []) as UserPresence[]);
+    },
+
+    /** There will be no connection: whoever waits is told. */
+    fail(error: PresenceError): void {
+      lost();
+      const all = [...wishers, ...queries.map(({ done }) => done)];
+      wish = undefined;
+      wishers = [];
+      queries = [];
+      for (const done of all) done(error);
+    },
+  };
+}
