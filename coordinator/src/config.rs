@@ -16,7 +16,7 @@ settings::sections! {
         listen: SocketAddr = "127.0.0.1:8090",
         /// The name of this coordinator among the others, 1 to 64 of `A-Z a-z 0-9 . _ -`; empty = made from the host's name and the process.
         id: String = "",
-        /// Origins whose pages may ask `/route`, like `https://example.com`; `*` = all, empty = none.
+        /// Origins whose pages may ask `/route`, like `https://example.com` or `https://*.example.com`; `*` = all, empty = none.
         allowed_origins: List = "*",
         /// Between two looks at the store; a fifth of it while a map is new, and a new map is announced.
         poll: Duration = "500ms",

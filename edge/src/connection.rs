@@ -1,5 +1,5 @@
-//! A connection's way from accept to its session: TLS, HTTP, the upgrade, the token, then once to
-//! the core that owns the user. One task serves a connection on each core that it is on.
+//! A connection's way from accept to its session: a proxy's header, TLS, HTTP, the upgrade, the token,
+//! then once to the core that owns the user. One task serves a connection on each core that it is on.
 
 use std::{io, net::SocketAddr, rc::Rc};
 
@@ -10,11 +10,13 @@ use token::Claims;
 use crate::{
     admission::{Admission, Refused},
     clock,
+    forwarded::{Client, Peer},
     http::{self, BadRequest, Response},
     link::Link,
-    pages,
+    pages, proxy_protocol,
     session::Handoff,
-    socket, tls,
+    shared::Hint,
+    socket,
     upgrade::{self, Upgrade},
     websocket::{Inbound, OTHER_KIND, Reader},
     worker::Worker,
@@ -50,16 +52,14 @@ async fn greet(
     peer: SocketAddr,
     accepted: u64,
 ) -> io::Result<Option<Handoff>> {
-    socket::prepare(&stream, worker.shared.config.server.tcp_user_timeout)?;
-    let tls = worker
-        .shared
-        .tls
-        .as_ref()
-        .map(tls::Acceptor::accept)
-        .transpose();
-    let tls = tls.map_err(io::Error::other)?;
-    let mut link = Link::new(Rc::clone(worker), Rc::new(stream), tls);
-    let admission = worker.shared.gate.admit(peer.ip());
+    let shared = &worker.shared;
+    socket::prepare(&stream, shared.config.server.tcp_user_timeout)?;
+    let trusted = &shared.config.server.trusted_proxies;
+    let mut peer = Peer::new(peer.ip(), trusted);
+    // A proxy tells later whose the connection is.
+    let address = (!peer.is_proxy).then_some(peer.address);
+    let mut admission = shared.gate.admit(address);
+    let mut link = Link::new(Rc::clone(worker), Rc::new(stream));
     if let Err(refused) = &admission {
         worker.count_refusal(refused.full.label());
         if refused.at_once {
@@ -67,8 +67,24 @@ async fn greet(
             return Ok(None);
         }
     }
+    if peer.is_proxy && shared.config.server.proxy_protocol {
+        if !read_proxy_header(&mut link, &mut peer).await? {
+            return Ok(None);
+        }
+        if peer.is_relayed
+            && let Ok(admitted) = &mut admission
+            && let Err(refused) = admitted.count(peer.address)
+        {
+            worker.count_refusal(refused.full.label());
+            admission = Err(refused);
+        }
+    }
+    if let Some(tls) = &shared.tls {
+        link.start_tls(tls.accept().map_err(io::Error::other)?)
+            .await?;
+    }
     loop {
-        let (request, body) = match read_request(&mut link, admission.as_ref().err()).await? {
+        let (request, body) = match read_request(&mut link, &peer, &mut admission).await? {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(None),
             Err(Refusal {
@@ -97,7 +113,12 @@ async fn greet(
                 }
             }
         }
-        let response = pages::answer(worker, &request, body.as_deref()).await;
+        let client = Client::of(
+            &request,
+            &peer,
+            &worker.shared.config.server.trusted_proxies,
+        );
+        let response = pages::answer(worker, &request, &client, body.as_deref()).await;
         // A body that was not read would be taken for the next request.
         let all_read = body.is_some() || request.body_length == 0;
         let may_stay = admission.is_ok() && !worker.shared.is_draining();
@@ -106,6 +127,51 @@ async fn greet(
             return Ok(None);
         }
         link.respond(&response, true, head_only).await?;
+        if peer.is_proxy
+            && let Ok(admission) = &mut admission
+        {
+            // Its next request may be anyone's.
+            admission.count_for_nobody();
+        }
+    }
+}
+
+/// Reads the header that a proxy's connection begins with, and what it says of the peer; `false`
+/// when there is none, and the connection is over.
+async fn read_proxy_header(link: &mut Link, peer: &mut Peer) -> io::Result<bool> {
+    let worker = Rc::clone(&link.worker);
+    let server = &worker.shared.config.server;
+    let _deadline = worker.deadline(&link.stream, server.upgrade_timeout);
+    loop {
+        match proxy_protocol::parse(&link.inbox) {
+            Ok(None) => {}
+            Ok(Some((told, length))) => {
+                link.inbox.drain(..length);
+                *peer = peer.relaying(told, &server.trusted_proxies);
+                return Ok(true);
+            }
+            Err(proxy_protocol::NoHeader) => {
+                worker.count_refusal("proxy_header");
+                worker.shared.say_once(
+                    Hint::NoProxyHeader,
+                    &format!(
+                        "server.proxy_protocol = true: the proxy at {} does not begin its \
+                         connections with a PROXY protocol header, and is answered 400",
+                        peer.address
+                    ),
+                );
+                if worker.shared.tls.is_none() {
+                    let what = "server.proxy_protocol is on: a trusted proxy's connection begins \
+                                with a PROXY protocol header";
+                    link.respond_last(&Response::problem(400, what), false)
+                        .await?;
+                }
+                return Ok(false);
+            }
+        }
+        if !link.fill(CAUTIOUS_READ).await? {
+            return Ok(false);
+        }
     }
 }
 
@@ -118,11 +184,12 @@ struct Refusal {
 /// The next request, with its body where that is wanted; `None` when the client is gone.
 async fn read_request(
     link: &mut Link,
-    refused: Option<&Refused>,
+    peer: &Peer,
+    admission: &mut Result<Admission, Refused>,
 ) -> io::Result<Result<Option<(http::Request, Option<Vec<u8>>)>, Refusal>> {
     let worker = Rc::clone(&link.worker);
-    let timeout = worker.shared.config.server.upgrade_timeout;
-    let deadline = worker.deadline(&link.stream, timeout);
+    let server = &worker.shared.config.server;
+    let deadline = worker.deadline(&link.stream, server.upgrade_timeout);
     let refuse = |response, head_only| {
         Ok(Err(Refusal {
             response,
@@ -137,17 +204,26 @@ async fn read_request(
         // One that asked for nothing (more) is owed nothing.
         false => Ok(Ok(None)),
     };
-    let request = match read_head(link).await? {
+    let request = match read_head(link, peer).await? {
         Ok(Some(request)) => request,
         Ok(None) => return late(!link.inbox.is_empty()),
         Err(BadRequest(status, what)) => return refuse(Response::problem(status, what), false),
     };
     let head_only = request.method == "HEAD";
     // A probe is not told that the edge is full: that is no reason to start it anew.
-    if let Some(refused) = refused
-        && !pages::is_health(&request.path)
-    {
-        return refuse(refused.full.response(), head_only);
+    if !pages::is_probe(&request) {
+        if peer.is_proxy
+            && let Ok(admitted) = admission
+        {
+            let client = Client::of(&request, peer, &server.trusted_proxies);
+            if let Err(refused) = admitted.count(client.address) {
+                worker.count_refusal(refused.full.label());
+                *admission = Err(refused);
+            }
+        }
+        if let Err(refused) = admission {
+            return refuse(refused.full.response(), head_only);
+        }
     }
     match pages::takes_body(&worker, &request) {
         Ok(false) => Ok(Ok(Some((request, None)))),
@@ -160,10 +236,24 @@ async fn read_request(
 }
 
 /// The next request's head; `None` when the client is gone.
-async fn read_head(link: &mut Link) -> io::Result<Result<Option<http::Request>, BadRequest>> {
-    let max_head = link.worker.shared.config.server.max_header.0;
+async fn read_head(
+    link: &mut Link,
+    peer: &Peer,
+) -> io::Result<Result<Option<http::Request>, BadRequest>> {
+    let worker = Rc::clone(&link.worker);
+    let max_head = worker.shared.config.server.max_header.0;
     loop {
         match http::parse(&link.inbox, max_head) {
+            Err(_) if proxy_protocol::is_header(&link.inbox) => {
+                let what = "a PROXY protocol header comes from an address that it is not taken \
+                            from: see server.proxy_protocol and server.trusted_proxies";
+                worker.count_refusal("proxy_header");
+                worker.shared.say_once(
+                    Hint::ProxyHeader,
+                    &format!("{}: {what}; it is answered 400", peer.address),
+                );
+                return Ok(Err(BadRequest(400, what)));
+            }
             Err(bad) => return Ok(Err(bad)),
             Ok(Some((request, head))) => {
                 link.inbox.drain(..head);

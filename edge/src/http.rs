@@ -15,6 +15,8 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     headers: Vec<(String, String)>,
+    /// Of a target in absolute form.
+    authority: Option<String>,
     /// HTTP/1.1, not 1.0.
     pub(crate) is_current: bool,
     pub(crate) keep_alive: bool,
@@ -48,7 +50,7 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
         }
         Err(_) => return Err(BadRequest(400, "not an HTTP/1.1 request")),
     };
-    let target = origin_form(parsed.path.unwrap_or_default());
+    let (authority, target) = absolute_form(parsed.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let is_current = parsed.version == Some(1);
     // What is not UTF-8 (RFC 9110 §5.5 has it opaque) stands in no header that is looked at.
@@ -61,6 +63,7 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
         path: path.to_owned(),
         query: query.to_owned(),
         headers: parsed.headers.iter().map(header).collect(),
+        authority: authority.map(str::to_owned),
         is_current,
         keep_alive: is_current,
         body_length: 0,
@@ -88,18 +91,24 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
     Ok(Some((request, head)))
 }
 
-/// The target without scheme and authority, which proxies send (RFC 9112 §3.2.2).
-fn origin_form(target: &str) -> &str {
+/// Authority and rest of a target, which proxies may send with both (RFC 9112 §3.2.2).
+fn absolute_form(target: &str) -> (Option<&str>, &str) {
     let Some((scheme, rest)) = target.split_once("://") else {
-        return target;
+        return (None, target);
     };
-    if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
-        return target;
+    let scheme = scheme.to_ascii_lowercase();
+    if !["http", "https", "ws", "wss"].contains(&scheme.as_str()) {
+        return (None, target);
     }
-    match rest.find(['/', '?']) {
-        Some(path) if rest[path..].starts_with('/') => &rest[path..],
-        _ => "/",
-    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path = if path.starts_with('/') { path } else { "/" };
+    (Some(authority), path)
+}
+
+/// Whether a text is a host, with a port or without.
+pub(crate) fn is_authority(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 /// A part of a query, decoded (WHATWG URL §5.1); `None` when it is not UTF-8.
@@ -138,11 +147,11 @@ impl Request {
         }
     }
 
-    /// The host and port that the client asked for, when they are of that form.
+    /// The host and port that the client asked for, when they are of that form: those of the
+    /// target, or else of the header (RFC 9112 §3.2.2).
     pub(crate) fn host(&self) -> Option<&str> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-        self.only("host")
-            .filter(|host| !host.is_empty() && host.bytes().all(allowed))
+        let host = self.authority.as_deref().or_else(|| self.only("host"));
+        host.filter(|host| is_authority(host))
     }
 
     /// The header's value; of several, the first.
@@ -371,16 +380,28 @@ mod tests {
 
     #[test]
     fn targets_may_have_an_authority() {
-        for (target, path, query) in [
-            ("/a?b=c", "/a", "b=c"),
-            ("http://x/a?b=c", "/a", "b=c"),
-            ("HTTPS://x:1/a", "/a", ""),
-            ("http://x", "/", ""),
-            ("*", "*", ""),
+        for (target, path, query, host) in [
+            ("/a?b=c", "/a", "b=c", Some("h")),
+            ("http://x/a?b=c", "/a", "b=c", Some("x")),
+            ("HTTPS://x:1/a", "/a", "", Some("x:1")),
+            ("ws://x/socket", "/socket", "", Some("x")),
+            (
+                "wss://[::1]:8443/socket?a",
+                "/socket",
+                "a",
+                Some("[::1]:8443"),
+            ),
+            ("http://x", "/", "", Some("x")),
+            ("http://x?a=b", "/", "", Some("x")),
+            ("http://me@x/a", "/a", "", None),
+            ("ftp://x/a", "ftp://x/a", "", Some("h")),
+            ("/a?b=http://x/y", "/a", "b=http://x/y", Some("h")),
+            ("*", "*", "", Some("h")),
         ] {
             let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
             let (request, _) = parse(text.as_bytes(), 800).expect("good").expect("whole");
             assert_eq!((&*request.path, &*request.query), (path, query), "{target}");
+            assert_eq!(request.host(), host, "{target}");
         }
     }
 

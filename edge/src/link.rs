@@ -29,13 +29,25 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(worker: Rc<Worker>, stream: Rc<TcpStream>, tls: Option<TlsSession>) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>, stream: Rc<TcpStream>) -> Self {
         Self {
             worker,
             stream,
-            tls,
+            tls: None,
             inbox: Vec::new(),
         }
+    }
+
+    /// Goes on by TLS, whose first bytes may be in the inbox already.
+    pub(crate) async fn start_tls(&mut self, mut tls: TlsSession) -> io::Result<()> {
+        let ciphertext = std::mem::take(&mut self.inbox);
+        let mut answers = Vec::new();
+        let received = tls.receive(&ciphertext, &mut self.inbox);
+        tls.pending(&mut answers);
+        self.tls = Some(tls);
+        write_raw(&self.stream, &answers).await?;
+        // An end that came already comes once more with the next read.
+        received.map(drop).map_err(io::Error::other)
     }
 
     /// Waits for more bytes and appends about `most` of them to the inbox; `false` at the end.
@@ -120,7 +132,7 @@ impl Link {
     /// Says without waiting for anything why the connection ends, where that can be said.
     pub(crate) fn respond_blindly(&mut self, response: &Response) {
         self.worker.count_response(response.status);
-        if self.tls.is_some() {
+        if self.worker.shared.tls.is_some() {
             return;
         }
         // With what has come unread, the socket would be reset and the answer lost.

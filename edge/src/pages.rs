@@ -9,6 +9,7 @@ use token::Claims;
 
 use crate::{
     clock,
+    forwarded::Client,
     http::{NoBearer, Request, Response},
     shared::Shared,
     upgrade::NO_KEYS,
@@ -20,6 +21,11 @@ const LIVE_PAGE: &str = include_str!("../assets/live.html");
 const MAX_BULK: usize = 1_000;
 /// How long a token of the live page is good, ms.
 const DEMO_TTL: u64 = 86_400_000;
+
+/// What [`health`] serves.
+const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/version", "/metrics"];
+/// Of its paths, and of the live page.
+const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Nobody frames the live page, or has its forms sent elsewhere.
 const LIVE_POLICY: &str = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
@@ -51,10 +57,12 @@ pub(crate) fn takes_body(worker: &Worker, request: &Request) -> Result<bool, Box
 pub(crate) async fn answer(
     worker: &Rc<Worker>,
     request: &Request,
+    client: &Client<'_>,
     body: Option<&[u8]>,
 ) -> Response {
     let shared = &worker.shared;
-    if let Some(response) = health(shared, request) {
+    let is_hidden = request.path == "/metrics" && !shared.config.server.public_metrics;
+    if let Some(response) = health(shared, request).filter(|_| !is_hidden) {
         return response;
     }
     match (request.path.as_str(), request.method.as_str()) {
@@ -63,9 +71,9 @@ pub(crate) async fn answer(
             .with("referrer-policy", "no-referrer"),
         ("/demo/token", "GET") if shared.development => demo_token(shared, request),
         ("/demo/token", _) if shared.development => wrong_method("GET"),
-        ("/", _) => wrong_method("GET, HEAD"),
+        ("/", _) => wrong_method(METHODS),
         ("/route" | "/status", _) => {
-            let response = presence(worker, request, body).await;
+            let response = presence(worker, request, client, body).await;
             for_browsers(shared, request, response)
         }
         _ => Response::problem(404, "there is nothing at this path"),
@@ -73,9 +81,14 @@ pub(crate) async fn answer(
 }
 
 /// What clients ask, wherever the page comes from that they run in.
-async fn presence(worker: &Rc<Worker>, request: &Request, body: Option<&[u8]>) -> Response {
+async fn presence(
+    worker: &Rc<Worker>,
+    request: &Request,
+    client: &Client<'_>,
+    body: Option<&[u8]>,
+) -> Response {
     match (request.path.as_str(), request.method.as_str(), body) {
-        ("/route", "GET" | "HEAD", _) => route(&worker.shared, request),
+        ("/route", "GET" | "HEAD", _) => route(&worker.shared, request, client),
         ("/status", "GET" | "HEAD", _) => one_status(worker, request).await,
         ("/status", "POST", Some(body)) => bulk_status(worker, body).await,
         ("/route", "OPTIONS", _) => preflight("GET, HEAD, OPTIONS"),
@@ -87,14 +100,18 @@ async fn presence(worker: &Rc<Worker>, request: &Request, body: Option<&[u8]>) -
 
 /// The answer to a browser that asks before it asks (Fetch, CORS-preflight).
 fn preflight(methods: &'static str) -> Response {
-    Response::new(204, "", "")
-        .with("allow", methods)
+    options(methods)
         .with("access-control-allow-methods", methods)
         .with(
             "access-control-allow-headers",
             "authorization, content-type",
         )
         .with("access-control-max-age", "7200")
+}
+
+/// What may be asked at a path (RFC 9110 §9.3.7); load balancers take it for a sign of life.
+fn options(methods: &'static str) -> Response {
+    Response::new(204, "", "").with("allow", methods)
 }
 
 /// Lets the pages of the allowed origins read an answer.
@@ -113,14 +130,18 @@ fn for_browsers(shared: &Shared, request: &Request, response: Response) -> Respo
     }
 }
 
-/// Whether [`health`] serves that path.
-pub(crate) fn is_health(path: &str) -> bool {
-    ["/healthz", "/readyz", "/version", "/metrics"].contains(&path)
+/// Whether a load balancer or an operator wants to know how the edge is.
+pub(crate) fn is_probe(request: &Request) -> bool {
+    match request.path.as_str() {
+        "/" | "*" => request.method == "OPTIONS",
+        path => HEALTH.contains(&path),
+    }
 }
 
 /// What is served on the clients' and on the admin address.
 pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     let response = match request.path.as_str() {
+        "/" | "*" if request.method == "OPTIONS" => return Some(options(METHODS)),
         "/healthz" => Response::text(200, "ok"),
         "/readyz" if shared.is_ready() => Response::text(200, "ready"),
         "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
@@ -140,7 +161,8 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     };
     match request.method.as_str() {
         "GET" | "HEAD" => Some(response),
-        _ => Some(wrong_method("GET, HEAD")),
+        "OPTIONS" => Some(options(METHODS)),
+        _ => Some(wrong_method(METHODS)),
     }
 }
 
@@ -162,7 +184,7 @@ fn user_of(request: &Request) -> Result<String, Response> {
     }
 }
 
-fn route(shared: &Shared, request: &Request) -> Response {
+fn route(shared: &Shared, request: &Request, client: &Client<'_>) -> Response {
     let user = match user_of(request) {
         Ok(user) => user,
         Err(response) => return response,
@@ -170,12 +192,7 @@ fn route(shared: &Shared, request: &Request) -> Response {
     let Some(route) = shared.route(&user) else {
         return Response::problem(503, "no node owns the user's vnode").with("retry-after", "1");
     };
-    // An edge that listens on every address is where it was asked.
-    let asked_at = request.host().filter(|_| shared.is_anywhere());
-    let address = match asked_at {
-        Some(host) => format!("{}://{host}/socket", shared.scheme()),
-        None => route.address,
-    };
+    let address = shared.address_for(client).unwrap_or(route.address);
     Response::json(&json!({
         "userId": user,
         "vnode": shared.vnodes.vnode(&user).get(),

@@ -72,7 +72,8 @@ impl Handoff {
                     Refused::TooManySessions => (CloseCode::TOO_MANY_SESSIONS, refused.to_string()),
                     Refused::NotOwner => elsewhere(&worker, &claims.user),
                 };
-                let mut link = Link::new(worker, stream, tls);
+                let mut link = Link::new(worker, stream);
+                link.tls = tls;
                 // The client may be gone already.
                 let _ = link.farewell(code, &reason).await;
                 return;

@@ -13,6 +13,7 @@ use crate::{
     admission::{Gate, Limits},
     cluster::Place,
     config::Config,
+    forwarded::Client,
     metrics::Metrics,
     tls,
 };
@@ -37,6 +38,17 @@ pub(crate) struct Shared {
     /// What clients are told to connect to.
     pub(crate) public_url: String,
     pub(crate) gate: Arc<Gate>,
+    /// What the log was told already, by [`Hint`].
+    hinted: [AtomicBool; 2],
+}
+
+/// What an operator is told once, for all that it happens with every connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hint {
+    /// A trusted proxy sends no PROXY protocol header, and is to.
+    NoProxyHeader,
+    /// Somebody sends one, and is not to.
+    ProxyHeader,
 }
 
 /// Where a user's clients connect.
@@ -78,6 +90,14 @@ impl Shared {
             place: parts.place,
             public_url: parts.public_url,
             gate: Gate::new(parts.limits),
+            hinted: Default::default(),
+        }
+    }
+
+    /// Writes to the log, the first time.
+    pub(crate) fn say_once(&self, hint: Hint, what: &str) {
+        if !self.hinted[hint as usize].swap(true, Ordering::Relaxed) {
+            eprintln!("{what}");
         }
     }
 
@@ -94,19 +114,20 @@ impl Shared {
     /// Whether pages of that origin may connect; all may when none is listed.
     pub(crate) fn allows_origin(&self, origin: &str) -> bool {
         let allowed = &self.config.server.origins.0;
-        let same = |allowed: &String| allowed.eq_ignore_ascii_case(origin);
-        allowed.is_empty() || allowed.iter().any(same)
+        allowed.is_empty() || settings::is_origin_of(origin, allowed)
     }
 
-    /// Whether it is the only edge, listens on every address and was not told its own.
-    pub(crate) fn is_anywhere(&self) -> bool {
+    /// Where the client that asks this connects, when the edge is wherever it is asked: the only
+    /// one, not told its own address, and listening on every address or asked through a proxy.
+    pub(crate) fn address_for(&self, client: &Client<'_>) -> Option<String> {
         let server = &self.config.server;
-        self.place.is_none() && server.public_url.is_empty() && server.listen.ip().is_unspecified()
-    }
-
-    /// Of the addresses of WebSockets.
-    pub(crate) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "wss" } else { "ws" }
+        let is_anywhere = self.place.is_none()
+            && server.public_url.is_empty()
+            && (server.listen.ip().is_unspecified() || client.is_proxied);
+        let is_secure = client.is_secure.unwrap_or(self.tls.is_some());
+        let scheme = if is_secure { "wss" } else { "ws" };
+        let host = client.host.filter(|_| is_anywhere)?;
+        Some(format!("{scheme}://{host}/socket"))
     }
 
     pub(crate) fn is_draining(&self) -> bool {

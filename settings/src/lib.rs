@@ -17,7 +17,7 @@ pub use crate::{
     command_line::ConfigAction,
     kinds::{Bytes, Kind, List, Secret},
     read::{SettingsError, Sources},
-    rules::Rules,
+    rules::{Rules, is_origin_of},
     table::{Section, Setting, Table},
 };
 

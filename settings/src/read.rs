@@ -304,12 +304,12 @@ mod tests {
                 "node.most = 11: allowed are 1 to 10",
                 "node.wait = 90000ms: allowed are 100ms to 60000ms",
                 "auth.rule = \"closed\": allowed are open and claim",
-                "node.from has \"https://a.example/\": it is no origin like https://example.com or \
-                 http://localhost:3000, nor null",
-                "node.from has \"https://ä.example\": it is no origin like https://example.com or \
-                 http://localhost:3000, nor null",
-                "node.from has \"a.example\": it is no origin like https://example.com or \
-                 http://localhost:3000, nor null",
+                "node.from has \"https://a.example/\": it is no origin like https://example.com, \
+                 https://*.example.com or http://localhost:3000, nor null",
+                "node.from has \"https://ä.example\": it is no origin like https://example.com, \
+                 https://*.example.com or http://localhost:3000, nor null",
+                "node.from has \"a.example\": it is no origin like https://example.com, \
+                 https://*.example.com or http://localhost:3000, nor null",
                 "node.file: it is not there",
             ]
         );

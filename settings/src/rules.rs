@@ -57,14 +57,14 @@ impl Rules {
     }
 
     /// Origins as browsers send them (RFC 6454 §6.1): a scheme and a host, and a port that is not
-    /// the scheme's. Any other would never match.
+    /// the scheme's. Any other would never match. The first label of a host may be `*`.
     pub fn origins<'a>(&mut self, name: &str, values: impl IntoIterator<Item = &'a String>) {
         for origin in values {
             self.rule(
                 is_origin(origin),
                 format!(
-                    "{name} has {origin:?}: it is no origin like https://example.com or \
-                     http://localhost:3000, nor null"
+                    "{name} has {origin:?}: it is no origin like https://example.com, \
+                     https://*.example.com or http://localhost:3000, nor null"
                 ),
             );
         }
@@ -90,9 +90,115 @@ impl Rules {
 }
 
 fn is_origin(text: &str) -> bool {
-    let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/?#*".contains(&byte);
+    let is_good = |byte: u8| byte.is_ascii_graphic() && !b"/?#@*\\,".contains(&byte);
     text == "null"
         || text.split_once("://").is_some_and(|(scheme, host)| {
-            !scheme.is_empty() && !host.is_empty() && host.bytes().all(is_good)
+            let host = match host.strip_prefix("*.") {
+                // Not a whole top-level domain, nor an address.
+                Some(domain) if !domain.trim_end_matches('.').contains('.') => "",
+                Some(domain) => domain,
+                None => host,
+            };
+            let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+            !scheme.is_empty()
+                && scheme.bytes().all(is_word)
+                && !host.is_empty()
+                && host.bytes().all(is_good)
         })
+}
+
+/// Whether `origin` is one of those `allowed`: the same text, but for upper and lower case, or,
+/// where an allowed host begins with `*.`, one below that host at any depth. The host itself is not
+/// below it.
+#[must_use]
+pub fn is_origin_of(origin: &str, allowed: &[String]) -> bool {
+    allowed
+        .iter()
+        .any(|allowed| match allowed.split_once("://*.") {
+            None => allowed.eq_ignore_ascii_case(origin),
+            Some((scheme, domain)) => origin.split_once("://").is_some_and(|(have, host)| {
+                let below = host.len().checked_sub(domain.len() + 1);
+                let below = below.and_then(|at| host.split_at_checked(at));
+                have.eq_ignore_ascii_case(scheme)
+                    && below.is_some_and(|(labels, end)| {
+                        let is_label = |label: &str| {
+                            let is_good =
+                                |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+                            !label.is_empty() && label.bytes().all(is_good)
+                        };
+                        labels.split('.').all(is_label)
+                            && end
+                                .strip_prefix('.')
+                                .is_some_and(|end| end.eq_ignore_ascii_case(domain))
+                    })
+            }),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_labels_and_for_nothing_else() {
+        let allowed = [
+            "https://*.example.com".to_owned(),
+            "http://*.test.example:3000".to_owned(),
+            "https://exact.example".to_owned(),
+        ];
+        for good in [
+            "https://a.example.com",
+            "https://a.b.example.com",
+            "HTTPS://A.Example.COM",
+            "http://x.test.example:3000",
+            "https://exact.example",
+        ] {
+            assert!(is_origin_of(good, &allowed), "{good}");
+        }
+        for bad in [
+            "https://example.com",
+            "https://.example.com",
+            "https://aexample.com",
+            "https://a.example.com.evil.example",
+            "https://evil.example/.example.com",
+            "https://evil.example?.example.com",
+            "https://evil.example#.example.com",
+            "https://evil.example:443.example.com",
+            "https://evil@a.example.com",
+            "https://*.example.com",
+            "https://a..example.com",
+            "https://ä.example.com",
+            "http://a.example.com",
+            "https://a.example.com:8443",
+            "https://a.example.com.",
+            "http://x.test.example",
+            "https://b.exact.example",
+            "null",
+            "",
+        ] {
+            assert!(!is_origin_of(bad, &allowed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_star_is_one_whole_leading_label_above_a_domain() {
+        for good in ["https://*.example.com", "http://*.a.example:3000"] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "https://*",
+            "https://*.com",
+            "https://*.com.",
+            "https://*.",
+            "https://a*.example.com",
+            "https://*a.example.com",
+            "https://a.*.example.com",
+            "https://*.*.example.com",
+            "https://example.com:*",
+            "*://example.com",
+            "*.example.com",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 }

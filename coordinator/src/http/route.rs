@@ -69,8 +69,8 @@ impl App {
         let headers = response.headers_mut();
         let origin = request.get(header::ORIGIN);
         let listed = |origin: &&HeaderValue| {
-            let same = |good: &String| origin.as_bytes().eq_ignore_ascii_case(good.as_bytes());
-            allowed.iter().any(same)
+            let origin = origin.to_str();
+            origin.is_ok_and(|origin| settings::is_origin_of(origin, allowed))
         };
         if everyone {
             let any = HeaderValue::from_static("*");

@@ -78,6 +78,11 @@ impl Config {
         let user_timeout = server.tcp_user_timeout;
         rules.duration("server.tcp_user_timeout", user_timeout, 1_000..=3_600_000);
         rules.origins("server.origins", &server.origins.0);
+        rules.rule(
+            !server.proxy_protocol || !server.trusted_proxies.is_empty(),
+            "server.proxy_protocol = true: server.trusted_proxies is empty, so no proxy's header \
+             would be read; name the proxies there",
+        );
         rules.bytes("server.max_header", server.max_header.0, 512..=1 << 20);
         rules.bytes(
             "server.max_message",

@@ -8,6 +8,8 @@ use keys::AuthSettings;
 use redis_store::{ClusterSettings, RedisSettings};
 use settings::{Bytes, List, Secret};
 
+use crate::forwarded::TrustedProxies;
+
 settings::sections! {
     pub(crate) struct Server in server {
         /// Where clients connect.
@@ -25,8 +27,16 @@ settings::sections! {
         /// Connections without a session at a time, those that wait for their token and plain HTTP
         /// alike; 0 = half of all. More are answered 503.
         max_unauthenticated: u64 = "0",
-        /// Connections of one address; 0 = no limit. More are answered 429.
+        /// Connections of one client, which is an IPv4 address or a /64 of IPv6; 0 = no limit. More are
+        /// answered 429.
         max_per_address: u64 = "0",
+        /// Proxies whose word is taken for the client's address, scheme and host: theirs in
+        /// `X-Forwarded-For`, `-Proto` and `-Host`, or in a PROXY protocol header. Addresses and
+        /// prefixes like `10.0.0.0/8,2001:db8::/32`; empty = nobody's.
+        trusted_proxies: TrustedProxies = "",
+        /// Connections of `trusted_proxies` begin with a PROXY protocol header, version 1 or 2. One
+        /// that does not is answered 400; others' connections have none.
+        proxy_protocol: bool = "false",
         /// Time for the upgrade request, TLS included; later, the connection is closed.
         upgrade_timeout: Duration = "5s",
         /// Time for the token after the upgrade; later, 4408.
@@ -35,8 +45,11 @@ settings::sections! {
         max_header: Bytes = "8KiB",
         /// Bytes of a WebSocket message; more end the session with 1009.
         max_message: Bytes = "16KiB",
-        /// Origins that browsers may connect from, like `https://example.com`; empty = all.
+        /// Origins that browsers may connect from, like `https://example.com`, or with all below it
+        /// `https://*.example.com`; empty = all.
         origins: List = "",
+        /// Serves `/metrics` to clients too, not on `admin_listen` alone.
+        public_metrics: bool = "false",
         /// Sessions closed a second at shutdown.
         drain_rate: u64 = "5000",
         /// Time for a shutdown; what is left then is closed at once.

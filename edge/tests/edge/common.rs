@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -97,24 +97,34 @@ impl Edge {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let secret = ["--auth-secret", SECRET];
         let flags = [&secret[..], flags].concat();
-        let mut edge = Self::start_on(Ipv4Addr::LOCALHOST, command, &flags);
+        let mut edge = Self::start_on(Ipv4Addr::LOCALHOST.into(), command, &flags);
         drop((edge.child.stdout.take(), edge.child.stderr.take()));
         edge
     }
 
-    /// Starts one that listens on every address.
-    pub(crate) fn start_everywhere() -> Self {
+    /// Starts one that says what it has to say to a file.
+    pub(crate) fn start_logged(log: &std::path::Path, flags: &[&str]) -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        let file = std::fs::File::create(log).expect("a writable folder");
+        let command = command.stdout(Stdio::null()).stderr(file);
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), command, flags)
+    }
+
+    /// Starts one that listens on every address, those of IPv6 too.
+    pub(crate) fn start_everywhere(flags: &[&str]) -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
         let command = command.stdout(Stdio::null());
-        Self::start_on(Ipv4Addr::UNSPECIFIED, command, &["--auth-secret", SECRET])
+        let secret = ["--auth-secret", SECRET];
+        let flags = [&secret[..], flags].concat();
+        Self::start_on(Ipv6Addr::UNSPECIFIED.into(), command, &flags)
     }
 
     fn start_as(command: &mut Command, flags: &[&str]) -> Self {
         let command = command.stdout(Stdio::null());
-        Self::start_on(Ipv4Addr::LOCALHOST, command, flags)
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), command, flags)
     }
 
-    fn start_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
+    fn start_on(listen: IpAddr, command: &mut Command, flags: &[&str]) -> Self {
         let mut edge = Self::launch_on(listen, command, flags);
         edge.until_ready();
         edge
@@ -123,7 +133,11 @@ impl Edge {
     /// Starts one that may have to wait until it is ready.
     pub(crate) fn launch(flags: &[&str]) -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
-        Self::launch_on(Ipv4Addr::LOCALHOST, command.stdout(Stdio::null()), flags)
+        Self::launch_on(
+            Ipv4Addr::LOCALHOST.into(),
+            command.stdout(Stdio::null()),
+            flags,
+        )
     }
 
     /// Starts a node of a cluster, which says what it has to say to `log`, or to nobody.
@@ -140,16 +154,16 @@ impl Edge {
         }
         let node = ["--auth-secret", SECRET, "--node-id", "n1"];
         let flags = [&node[..], flags].concat();
-        let mut edge = Self::launch_as("run", Ipv4Addr::LOCALHOST, command, &flags);
+        let mut edge = Self::launch_as("run", Ipv4Addr::LOCALHOST.into(), command, &flags);
         drop((edge.child.stdout.take(), edge.child.stderr.take()));
         edge
     }
 
-    fn launch_on(listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
+    fn launch_on(listen: IpAddr, command: &mut Command, flags: &[&str]) -> Self {
         Self::launch_as("standalone", listen, command, flags)
     }
 
-    fn launch_as(mode: &str, listen: Ipv4Addr, command: &mut Command, flags: &[&str]) -> Self {
+    fn launch_as(mode: &str, listen: IpAddr, command: &mut Command, flags: &[&str]) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let listen = SocketAddr::from((listen, address.port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));

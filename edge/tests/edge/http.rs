@@ -93,6 +93,80 @@ fn a_body_is_read_of_those_who_may_and_with_its_length() {
 }
 
 #[test]
+fn health_checks_of_load_balancers_are_answered_in_their_own_forms() {
+    let edge = Edge::start(&[]);
+    let own_host = format!("host: {}", edge.address);
+    for address in [edge.address, edge.admin] {
+        for target in [
+            "/",
+            "*",
+            "/healthz",
+            "/readyz",
+            "/version",
+            "http://x",
+            "http://x/",
+        ] {
+            for rest in ["HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nhost: x\r\n\r\n"] {
+                let (head, body) = response(address, &format!("OPTIONS {target} {rest}"));
+                assert!(head.starts_with("http/1.1 204 "), "{target} {rest}: {head}");
+                assert!(head.contains("\r\nallow: get, head, options\r\n"), "{head}");
+                assert!(
+                    !head.contains("content-length") && body.is_empty(),
+                    "{head}"
+                );
+            }
+        }
+        for host in [
+            "host: ",
+            "host: 10.0.0.1:1",
+            "host: [::1]",
+            "host: a_b.c",
+            &own_host,
+        ] {
+            for method in ["GET", "HEAD"] {
+                let text =
+                    format!("{method} /readyz HTTP/1.1\r\n{host}\r\nconnection: close\r\n\r\n");
+                let head = first_line(address, &text);
+                assert!(head.starts_with("HTTP/1.1 200 "), "{text}: {head}");
+            }
+        }
+        for text in [
+            "GET /readyz HTTP/1.0\r\n\r\n",
+            "HEAD /healthz HTTP/1.0\r\n\r\n",
+        ] {
+            let head = first_line(address, text);
+            assert!(head.starts_with("HTTP/1.1 200 "), "{text}: {head}");
+        }
+        assert_eq!(request(address, "OPTIONS /nothing HTTP/1.0\r\n\r\n").0, 404);
+    }
+}
+
+/// The first line of an answer that may have a length and no body.
+fn first_line(address: std::net::SocketAddr, text: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    stream.write_all(text.as_bytes()).expect("it is read");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an end");
+    answer.lines().next().expect("an answer").to_owned()
+}
+
+#[test]
+fn a_socket_may_be_asked_for_by_its_whole_url() {
+    let edge = Edge::start(&[]);
+    for scheme in ["ws", "wss", "http", "https", "WSS"] {
+        let text = crate::common::upgrade(&bearer(&token("alice")));
+        let text = text.replace(
+            "GET /socket",
+            &format!("GET {scheme}://chat.example:1/socket"),
+        );
+        assert_eq!(request(edge.address, &text).0, 101, "{text}");
+    }
+    let other = crate::common::upgrade("").replace("GET /socket", "GET ftp://x/socket");
+    assert_eq!(request(edge.address, &other).0, 404);
+}
+
+#[test]
 fn a_client_that_waits_for_100_gets_it() {
     use std::io::{Read, Write};
     let edge = Edge::start_with(&[]);
@@ -140,6 +214,20 @@ fn pages_of_allowed_origins_may_read_answers() {
         head.contains("access-control-allow-origin: https://b.example\r\n"),
         "{head}"
     );
+    let below = Edge::start(&["--server-origins", "https://*.example.com"]);
+    let head = ask(&below, "GET", "https://a.example.com");
+    assert!(
+        head.contains("access-control-allow-origin: https://a.example.com\r\n"),
+        "{head}"
+    );
+    for evil in [
+        "https://example.com.evil.example",
+        "https://aexample.com",
+        "null",
+    ] {
+        let head = ask(&below, "GET", evil);
+        assert!(!head.contains("access-control-allow-origin"), "{head}");
+    }
     let head = ask(&listed, "GET", "https://evil.example");
     assert!(!head.contains("access-control-allow-origin"), "{head}");
     // Not even a refusal is kept from the page.
@@ -179,7 +267,7 @@ fn heads_and_other_methods_are_answered_as_http_has_it() {
             let text = format!("{method} /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
             let (head, _) = response(address, &text);
             assert!(head.starts_with("http/1.1 405 "), "{head}");
-            assert!(head.contains("allow: get, head\r\n"), "{head}");
+            assert!(head.contains("allow: get, head, options\r\n"), "{head}");
         }
     }
     let cases = [
@@ -248,7 +336,7 @@ fn a_route_is_an_address_that_works() {
 
 #[test]
 fn an_edge_on_every_address_is_where_it_was_asked() {
-    let edge = Edge::start_everywhere();
+    let edge = Edge::start_everywhere(&[]);
     let route = |host: &str| {
         let text = format!("GET /route?userId=a HTTP/1.1\r\nhost: {host}\r\n\r\n");
         let (_, body) = request(edge.address, &text);
@@ -258,13 +346,20 @@ fn an_edge_on_every_address_is_where_it_was_asked() {
     assert_eq!(route("chat.example:8080"), "ws://chat.example:8080/socket");
     let port = edge.address.port();
     for bad in ["a/b", "a@b", "a b", "\"a"] {
-        assert_eq!(route(bad), format!("ws://0.0.0.0:{port}/socket"), "{bad}");
+        assert_eq!(route(bad), format!("ws://[::]:{port}/socket"), "{bad}");
     }
 }
 
 #[test]
-fn health_and_metrics_are_on_both_addresses() {
-    let edge = Edge::start(&[]);
+fn health_is_on_both_addresses_and_metrics_are_for_clients_only_where_that_is_wanted() {
+    let closed = Edge::start(&[]);
+    assert_eq!(closed.get_admin("/metrics").0, 200);
+    for method in ["GET", "OPTIONS", "POST"] {
+        let text = format!("{method} /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+        let (head, _) = response(closed.address, &text);
+        assert!(head.starts_with("http/1.1 404 "), "{head}");
+    }
+    let edge = Edge::start(&["--server-public-metrics", "true"]);
     let _alice = edge.user("alice");
     for get in [Edge::get, Edge::get_admin] {
         assert_eq!(get(&edge, "/healthz").0, 200);

@@ -9,6 +9,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod presence;
+mod proxies;
 mod slow;
 mod tls;
 mod tokens;
