@@ -120,3 +120,21 @@ test('a page comes back when its edge does', async () => {
   await open('?user=dave', []);
   await page.waitForFunction(() => document.querySelector('[data-testid=card-dave]')?.className === 'online');
 });
+
+test('a page that is put off asks where its user is now', async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  const asked = [];
+  page.on('request', (request) => request.url().includes('/route') && asked.push(new URL(request.url()).search));
+  let put = 0;
+  await page.routeWebSocket(/socket$/, (socket) => {
+    put += 1;
+    if (put === 1) return socket.close({ code: 1013, reason: 'no node owns the user at the moment' });
+    return socket.connectToServer();
+  });
+  await page.goto(url + '?user=erin');
+  await page.getByText('connected as erin').waitFor();
+  assert.equal(put, 2);
+  assert.deepEqual(asked, ['?userId=erin']);
+  await context.close();
+});

@@ -115,6 +115,8 @@ impl Engine {
         }
         let user = self.user(number);
         if user.hops > MAX_HOPS {
+            // Servers that send it round and round do not know where it belongs.
+            self.forget_place(number);
             return self.retry(number);
         }
         if user.wanted {

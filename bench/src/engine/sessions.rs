@@ -45,7 +45,7 @@ pub(super) enum End<'a> {
     Moved(Option<Place>),
     /// The user belongs to another server.
     WrongNode(Option<Place>),
-    /// Later (1013).
+    /// Later (1013), maybe because the user is another server's that this one does not know.
     PutOff,
 }
 
@@ -276,7 +276,10 @@ impl Engine {
                 counts.wrong_node += 1;
                 return self.go_elsewhere(number, place, now);
             }
-            End::PutOff => counts.put_off += 1,
+            End::PutOff => {
+                counts.put_off += 1;
+                self.forget_place(number);
+            }
             End::NotUpgraded(answer) if answer.contains(" 503") => {
                 counts.put_off += 1;
                 self.forget_place(number);
