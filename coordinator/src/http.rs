@@ -16,7 +16,7 @@ use std::{
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -131,9 +131,15 @@ async fn common(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
     } else {
         Duration::ZERO
     };
-    let answered = timeout(app.request_timeout + waits, next.run(request)).await;
-    let mut response = answered
-        .unwrap_or_else(|_| Refusal::unavailable("the request took too long", 1).into_response());
+    let mut response = if is_probe(&request) {
+        let allowed = [(header::ALLOW, "GET,HEAD,OPTIONS")];
+        (StatusCode::NO_CONTENT, allowed).into_response()
+    } else {
+        let answered = timeout(app.request_timeout + waits, next.run(request)).await;
+        answered.unwrap_or_else(|_| {
+            Refusal::unavailable("the request took too long", 1).into_response()
+        })
+    };
     let headers = response.headers_mut();
     let fixed = [
         (header::CACHE_CONTROL, "no-store"),
@@ -145,4 +151,10 @@ async fn common(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
     app.metrics
         .answered(path, response.status().as_u16(), started.elapsed());
     response
+}
+
+/// Whether a load balancer asks for a sign of life by asking what it may ask (RFC 9110 §9.3.7).
+fn is_probe(request: &Request) -> bool {
+    let probed = ["/", "*", "/healthz", "/readyz", "/metrics", "/version"];
+    request.method() == Method::OPTIONS && probed.contains(&request.uri().path())
 }

@@ -71,7 +71,9 @@ async fn greet(
         if !read_proxy_header(&mut link, &mut peer).await? {
             return Ok(None);
         }
+        // That of a second proxy is its clients', as their requests say.
         if peer.is_relayed
+            && !peer.is_proxy
             && let Ok(admitted) = &mut admission
             && let Err(refused) = admitted.count(peer.address)
         {

@@ -352,6 +352,29 @@ fn heads_connections_and_waiters_have_limits() {
 }
 
 #[test]
+fn health_checks_of_load_balancers_are_answered_in_their_own_forms() {
+    let redis = RedisServer::start();
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
+    for target in ["/", "*", "/healthz", "/readyz", "/version"] {
+        for rest in [
+            "HTTP/1.0\r\n\r\n",
+            "HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        ] {
+            let mut stream = TcpStream::connect(coordinator.address).expect("a connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let request = format!("OPTIONS {target} {rest}");
+            stream.write_all(request.as_bytes()).expect("it is read");
+            let mut answer = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut answer).expect("an end");
+            assert!(answer.starts_with("HTTP/1."), "{request}: {answer}");
+            assert!(answer[8..].starts_with(" 204 "), "{request}: {answer}");
+            assert!(answer.contains("allow: GET,HEAD,OPTIONS\r\n"), "{answer}");
+        }
+    }
+    assert_eq!(coordinator.ask("OPTIONS", "/nodes", &[], b"").status, 405);
+}
+
+#[test]
 fn metrics_have_one_prefix_a_type_and_no_user() {
     let redis = RedisServer::start();
     let coordinator = Coordinator::start(&redis, "c1", &[]);

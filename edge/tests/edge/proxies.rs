@@ -332,6 +332,31 @@ fn a_proxys_own_connections_are_served_and_nobodys_word_is_taken_there() {
 }
 
 #[test]
+fn behind_two_proxies_limits_are_of_the_clients_of_the_first() {
+    let edge = Edge::start(&[&PROXY[..], &["--server-max-per-address", "1"]].concat());
+    let ask = |address: &str| {
+        let headers = format!("{}X-Forwarded-For: {address}\r\n", bearer(&token("alice")));
+        [
+            &v2_from([127, 0, 0, 1], &[])[..],
+            upgrade(&headers).as_bytes(),
+        ]
+        .concat()
+    };
+    let open = |address: &str| {
+        let mut stream = connection(&edge, &ask(address));
+        let (head, _) = crate::common::read_response(&mut stream);
+        (stream, head)
+    };
+    let first = open("192.0.2.1");
+    let second = open("192.0.2.2");
+    for (_, head) in [&first, &second] {
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+    }
+    let (_, head) = open("192.0.2.1");
+    assert!(head.starts_with("http/1.1 429 "), "{head}");
+}
+
+#[test]
 fn what_is_no_proxy_header_ends_the_connection_and_nothing_waits_for_ever() {
     let timeout = ["--server-upgrade-timeout", "400ms"];
     let edge = Edge::start(&[&PROXY[..], &timeout].concat());
