@@ -13,7 +13,7 @@ const require = createRequire(import.meta.url);
 const INTERNAL = `
 wantedBy shown asked renew forget waits beyond undone learn hasNews takeNews count
 withToken upgraded welcomedAt told sentAt heardAt pingId pongBy excused
-askToken askRoute hangUp emit requests deadline doubt choose touched putAside back gotToken gotRoute diagnosed
+askToken askRoute hangUp emit requests deadline doubt choose overTold diagnose touched putAside back gotToken gotRoute diagnosed
 opened heard tick lost due limit flush answered fail poke done no
 `.trim().split(/\s+/);
 

@@ -42,9 +42,14 @@ interface Link {
   excused: boolean;
 }
 
-/** Back-off: random times the least of the cap and the base doubled with each failure. */
+/**
+ * Back-off: random times the base doubled with each failure, up to a cap that is low for the first attempts: they
+ * are over before a user's time of grace is (15 s by default), and a node that crashed is replaced in that time.
+ */
 const BASE = 500;
-const CAP = 20_000;
+const CAP = 5_000;
+const SOON = 10;
+const LATER_CAP = 20_000;
 /** How long a token function may take; and a route look-up, a connection up to its `welcome`, a pong. */
 const TOKEN_WAIT = 30_000;
 const WAIT = 10_000;
@@ -151,7 +156,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   };
 
   /** Full jitter: those who lost a node do not come back in one moment. */
-  const delay = (attempt: number): number => random() * Math.min(CAP, BASE * 2 ** attempt);
+  const delay = (attempt: number): number => random() * Math.min(attempt < SOON ? CAP : LATER_CAP, BASE * 2 ** attempt);
 
   const later = (error: PresenceError, now: number, least = 0): void => {
     if (!link) become('connecting', error);
@@ -193,11 +198,11 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   const tokenRefused = (error: PresenceError, refresh: boolean, now: number): void => {
     badToken = token;
     if (++badTokens < 2) return noToken(error, refresh, now);
-    fail(new PresenceError(error.code, `${error.message}. Two tokens were refused: check their secret, algorithm, issuer, audience, and the clocks`));
+    fail(new PresenceError(error.code, `${error.message}, twice: check secret, algorithm, issuer and audience of the tokens`));
   };
 
   const welcomed = (from: Link, message: Message, now: number): void => {
-    const { user, session, node, mode = 'auto', text = '', expires = NEVER, limits } = message as Message & Self & { expires?: number; limits?: {} };
+    const { user, session, node, mode, text, expires = NEVER, limits } = message as Message & Self & { expires?: number; limits?: {} };
     proven = true;
     badToken = '';
     badTokens = refusals = refreshes = 0;
@@ -223,7 +228,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   // -- and lost -------------------------------------------------------------------------------------
 
   const gone = (code: number, words: string, welcomed: boolean, now: number): void => {
-    const error = new PresenceError(code, words || MEANING[code] || 'the connection was lost');
+    const error = new PresenceError(code, words || MEANING[code] || `closed with ${code}`);
     if (FINAL.includes(code)) return fail(error);
     // While a move is under way its connection is what counts.
     if (welcomed && (jobIs || retryAt < NEVER)) return become('connecting', error);
@@ -316,8 +321,8 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     }
     const was = jobIs;
     idle();
-    if (was === 'route') gotNoRoute(new PresenceError('route', 'the route look-up was not answered in time'), now);
-    else noToken(new PresenceError('token', `the token function gave nothing within ${TOKEN_WAIT / 1000} s`), was === 'refresh', now);
+    if (was === 'route') gotNoRoute(new PresenceError('route', 'the route look-up did not answer in time'), now);
+    else noToken(new PresenceError('token', `the token function did not answer in time`), was === 'refresh', now);
   };
 
   /** The nodes serve on when no coordinator answers. */
@@ -373,7 +378,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       if (!wanted || aside) return;
       end(ASIDE);
       wanted = aside = true;
-      become('connecting', new PresenceError('aside', 'the browser keeps the page aside'));
+      become('connecting', new PresenceError('aside', 'the page is kept aside'));
     },
 
     back(now: number): void {
@@ -392,11 +397,11 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       if (final) return fail(new PresenceError('not_allowed', `the token function says: ${error}`));
       if (error) return failed(`failed: ${error}`);
       const claimed = claims(given);
-      if (!claimed) return failed('has to give a JWT with a "sub", as a string');
-      if (given === badToken) return tokenRefused(new PresenceError(4401, 'the token function gave the refused token again'), refresh, now);
+      if (!claimed) return failed('gave no JWT with a "sub"');
+      if (given === badToken) return tokenRefused(new PresenceError(4401, 'the token function gave the refused token'), refresh, now);
       if (refresh && given === token) return failed('gave the token that is about to end');
       if (user && claimed.sub !== user) {
-        return fail(new PresenceError('wrong_user', `the token is of ${claimed.sub}, this client is of ${user}: disconnect() comes before another user`));
+        return fail(new PresenceError('wrong_user', `the token is of ${claimed.sub}, not ${user}: disconnect() first`));
       }
       user = claimed.sub;
       token = given as string;
@@ -419,7 +424,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     /** Why connections are refused. */
     diagnosed(words: string): void {
       if (link || !wanted) return;
-      const error = new PresenceError('refused', `${REFUSALS} WebSockets in a row were refused: ${words}`);
+      const error = new PresenceError('refused', `${REFUSALS} WebSockets were refused: ${words}`);
       become('connecting', error);
       complain(error);
     },
@@ -429,7 +434,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       // Firefox opens a connection whose server named no subprotocol.
       if (!protocol) {
         shell.hangUp(n, ASIDE);
-        return loseNext(now, 1006, `${address} names no subprotocol: is it one of online-status?`);
+        return loseNext(now, 1006, `${address} names no subprotocol: is it online-status?`);
       }
       next.upgraded = true;
       next.told = activity(now);
@@ -500,10 +505,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
 
 const MEANING: Record<number, string> = {
   1009: 'a message was too long for the server',
-  1012: 'the user moved to another node',
-  1013: 'the server is overloaded',
   4401: 'the token is bad or has ended',
   4403: 'the server does not allow this',
   4409: 'the user has too many sessions',
-  4429: 'too many messages a second',
 };

@@ -76,7 +76,7 @@ const QUERY = 50;
 export function createPresence(options: Options): Presence {
   const { heartbeat = 60, codec = json, clock = WALL, random = Math.random, page = browserPage(), autoAway = page ? 300 : 0 } = options;
   if (!options.route || typeof options.token !== 'function') throw new TypeError('connect() needs { route: "https://…", token: async () => … }');
-  if (!(heartbeat >= 5 && heartbeat <= 3600 && autoAway >= 0)) throw new RangeError('heartbeat is 5 to 3600 seconds, autoAway is seconds or 0');
+  if (!(heartbeat >= 5 && heartbeat <= 3600 && autoAway >= 0)) throw new RangeError('heartbeat: 5 to 3600 seconds; autoAway: seconds, or 0');
 
   const sockets = new Map<number, Socket>();
   const listeners: Partial<Record<string, Set<(value: any) => void>>> = {};
@@ -170,7 +170,7 @@ export function createPresence(options: Options): Presence {
             message = codec.decode(data);
           } catch {
             socket.close();
-            return closed(1006, 'the server sent what is no message');
+            return closed(1006, 'not a message of the protocol');
           }
           core.heard(n, message, clock.now());
           run();
@@ -197,10 +197,10 @@ export function createPresence(options: Options): Presence {
     all.add(listener);
     return () => void all.delete(listener);
   };
-  const ended = (): PresenceError => core.state().reason ?? new PresenceError('closed', 'the client is disconnected: call connect()');
+  const ended = (): PresenceError => core.state().reason ?? new PresenceError('closed', 'disconnected: call connect()');
   const ask = <T>(begin: (done: Done) => void): Promise<T> =>
     new Promise((resolve, reject) => {
-      if (/d$/.test(core.state().state) && core.state().state !== 'connected') return reject(ended());
+      if (!/^conn/.test(core.state().state)) return reject(ended());
       begin((error, users) => (error ? reject(error) : resolve(users as T)));
       poke();
     });
@@ -290,7 +290,7 @@ function names(users: Iterable<string>): string[] {
   const list = [...new Set(typeof users === 'string' ? [users] : users)];
   for (const user of list) {
     if (typeof user === 'string' && user && !/\p{Cc}|\p{Cs}/u.test(user) && bytes(user) <= 256) continue;
-    throw new PresenceError('bad_user', `${JSON.stringify(user)} is no user: give 1 to 256 bytes of UTF-8 without control characters`, [user]);
+    throw new PresenceError('bad_user', `${JSON.stringify(user)} is no user: those are 1 to 256 bytes of UTF-8 without control characters`, [user]);
   }
   return list;
 }

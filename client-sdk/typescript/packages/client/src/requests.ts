@@ -19,15 +19,19 @@ interface Asked {
   no: (error?: PresenceError, now?: number) => void;
 }
 
-/** Queries that may wait for a connection. */
-const MOST_QUERIES = 1000;
+/** A message that the application asked for, and who waits for its answer. */
+interface Wanted {
+  message: Message;
+  done: Done[];
+}
+
+/** Questions that may wait for a connection. */
+const MOST_WAITING = 1000;
 const NEVER = Infinity;
 
 export function createRequests(watches: Watches, size: (message: Message) => number, random: () => number, complain: (error: PresenceError) => void) {
   const asked = new Map<unknown, Asked>();
-  let wish: Wish | undefined;
-  let wishers: Done[] = [];
-  let queries: { users: readonly string[]; done: Done }[] = [];
+  let waiting: Wanted[] = [];
   let lastId = 0;
   /** When something was asked for that waits to be sent. */
   let askedAt = NEVER;
@@ -41,10 +45,13 @@ export function createRequests(watches: Watches, size: (message: Message) => num
   const limits: Record<string, number> = { message: 16_384, users: 1_000, watches: NEVER, messages: 100 };
 
   const fits = (message: Message): boolean => size({ ...message, id: Number.MAX_SAFE_INTEGER }) <= limits.message!;
-  const pending = (): unknown => wish ?? queries[0];
-  const set = (members: Wish, ...done: Done[]): void => {
-    wish = { ...wish, ...members };
-    wishers.push(...done);
+
+  /** Changes of the own state become one message, in which the newer ones count. */
+  const want = (message: Message, done: Done[], older = false): void => {
+    const same = message.type === 'status' && waiting.find((one) => one.message.type === 'status');
+    if (!same) return void waiting[older ? 'unshift' : 'push']({ message, done });
+    same.message = older ? { ...message, ...same.message } : { ...same.message, ...message };
+    same.done[older ? 'unshift' : 'push'](...done);
   };
 
   const refusedWatch = (users: string[], error?: PresenceError, now = 0): void => {
@@ -63,19 +70,20 @@ export function createRequests(watches: Watches, size: (message: Message) => num
     if (watches.count() < limits.watches!) return;
     const users = watches.beyond();
     if (!users.length) return;
-    complain(new PresenceError('watch_limit', `${users.length} users are not watched: a session may watch ${limits.watches}. Watch those on the screen, or raise presence.max_watches of the server`, users));
+    complain(new PresenceError('watch_limit', `${users.length} users are not watched: at most ${limits.watches} are. Watch fewer, or raise presence.max_watches`, users));
   };
 
   const lost = (): void => {
-    const all = [...asked.values()];
+    // The newest first: what is older goes before it, and gives way to it.
+    const all = [...asked.values()].reverse();
     asked.clear();
     for (const { no } of all) no();
     heldUntil = 0;
   };
 
   return {
-    set,
     lost,
+    set: (members: Wish, ...done: Done[]): void => want({ type: 'status', ...members }, done),
     id: (): number => ++lastId,
 
     /** The application did something in this turn. */
@@ -84,15 +92,15 @@ export function createRequests(watches: Watches, size: (message: Message) => num
     },
 
     /** When there is something to send. */
-    due: (): number => (pending() ? askedAt : watches.waits() ? Math.max(askedAt, heldUntil) : NEVER),
+    due: (): number => (waiting.length ? askedAt : watches.waits() ? Math.max(askedAt, heldUntil) : NEVER),
 
     limit(told: Record<string, unknown> = {}): void {
       for (const name in limits) if ((told[name] as number) > 0) limits[name] = told[name] as number;
     },
 
     query(users: readonly string[], done: Done): void {
-      if (queries.length < MOST_QUERIES) queries.push({ users, done });
-      else done(new PresenceError('too_many_waiting', `${MOST_QUERIES} queries wait already`));
+      if (waiting.length < MOST_WAITING) want({ type: 'query', users }, [done]);
+      else done(new PresenceError('too_many_waiting', 'too many queries wait'));
     },
 
     /** Sends what waits, as far as the server's rate allows; whether that was something. */
@@ -110,25 +118,13 @@ export function createRequests(watches: Watches, size: (message: Message) => num
         sentIn++;
       };
       const free = (): boolean => sentIn < limits.messages! / 2;
-      while (free() && pending()) {
-        if (wish) {
-          const [members, done] = [wish, wishers];
-          wish = undefined;
-          wishers = [];
-          ask({ type: 'status', ...members }, () => done.forEach((call) => call()), (error) => {
-            if (error) return done.length ? done.forEach((call) => call(error)) : complain(error);
-            // What the session does is said when it begins; what was said since is newer.
-            const { status, ...rest } = members;
-            if (Object.keys(rest).length) {
-              wish = { ...rest, ...wish };
-              wishers = done.concat(wishers);
-            }
-          });
-        } else {
-          const query = queries.shift()!;
-          const { users, done } = query;
-          ask({ type: 'query', users }, (records) => done(undefined, records), (error) => (error ? done(error) : queries.unshift(query)));
-        }
+      while (free() && waiting.length) {
+        const { message, done } = waiting.shift()!;
+        ask(message, (users) => done.forEach((call) => call(undefined, users)), (error) => {
+          if (error) return done.length ? done.forEach((call) => call(error)) : complain(error);
+          // What the session does is said when it begins.
+          if (done.length) want({ ...message, status: undefined }, done, true);
+        });
       }
       while (free() && heldUntil <= now && watches.waits(limits.watches!)) {
         const message = watches.next(limits.users!, limits.watches!, fits);
@@ -159,10 +155,8 @@ export function createRequests(watches: Watches, size: (message: Message) => num
     /** There will be no connection: whoever waits is told. */
     fail(error: PresenceError): void {
       lost();
-      const all = [...wishers, ...queries.map(({ done }) => done)];
-      wish = undefined;
-      wishers = [];
-      queries = [];
+      const all = waiting.flatMap(({ done }) => done);
+      waiting = [];
       for (const done of all) done(error);
     },
   };

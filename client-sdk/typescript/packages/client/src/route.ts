@@ -28,5 +28,5 @@ export async function diagnose(options: Options, user: string, address: string):
     get(options, address.replace(/^ws(.*\/).*/, 'http$1healthz')),
   ]);
   if (!found) return error;
-  return dead || `${address} is up: see its server.origins and limits, and whether a proxy lets WebSockets through`;
+  return dead || `${address} is up: check server.origins, its limits, and proxies in between`;
 }

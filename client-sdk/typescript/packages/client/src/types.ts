@@ -36,8 +36,10 @@ export interface Self {
   readonly user: string;
   readonly session: string;
   readonly node: string;
-  readonly mode: Mode;
-  readonly text: string;
+  /** What the person chose; absent while the server does not know. */
+  readonly mode?: Mode;
+  /** The person's own words; absent when there are none, or the server does not know. */
+  readonly text?: string;
 }
 
 /**
@@ -68,7 +70,7 @@ export interface Events {
   state: ConnectionState;
   /** Something did not work and needs a developer; without a listener it goes to `console.error`. */
   error: PresenceError;
-  /** Mode or text of the client's own user, told at each connection. */
+  /** The client's own user, told at each connection, and again when the server knows more. */
   self: Self;
 }
 
