@@ -47,7 +47,7 @@ pub(crate) enum ClusterError {
     PublicUrl(std::net::SocketAddr),
     #[error(transparent)]
     Redis(#[from] redis_store::OptionsError),
-    #[error("kafka: {0}")]
+    #[error(transparent)]
     Kafka(#[from] kafka_bus::OpenError),
     #[error(transparent)]
     Settings(#[from] settings::SettingsError),

@@ -10,12 +10,35 @@ use crate::health::Notes;
 
 /// A line of librdkafka's log. Left out are hints about properties, since one set of `extra`
 /// serves both clients and each has properties that the other does not use, and lines about
-/// failed connections, which come as errors, too.
+/// failed connections, which come as errors, too; but that brokers hang up on who speaks another
+/// protocol is no error to librdkafka.
 pub(crate) fn on_log(notes: &Notes, level: RDKafkaLogLevel, facility: &str, line: &str) {
-    let told = ["CONFWARN", "FAIL"].contains(&facility);
-    if !told && (level as i32) <= RDKafkaLogLevel::Warning as i32 {
+    if facility == "FAIL" {
+        if hung_up_at_once(line) {
+            let why = "do the brokers speak another security.protocol?";
+            notes.error(&format!("{line}: {why}"));
+        }
+    } else if !["CONFWARN", "FATAL"].contains(&facility)
+        && (level as i32) <= RDKafkaLogLevel::Warning as i32
+    {
         notes.error(&format!("{facility}: {line}"));
     }
+}
+
+/// Whether a broker ended a connection that had hardly begun: one with TLS does when it is spoken to
+/// without, one that wants a login when it is asked something else.
+fn hung_up_at_once(line: &str) -> bool {
+    let Some((_, time_and_state)) = line.rsplit_once("(after ") else {
+        return false;
+    };
+    let Some((ms, state)) = time_and_state.split_once("ms in state ") else {
+        return false;
+    };
+    let young = ms.parse().is_ok_and(|ms: u32| ms < 2_000);
+    let early = ["APIVERSION_QUERY", "UP"]
+        .iter()
+        .any(|name| state.starts_with(name));
+    line.contains("Disconnected") && young && early
 }
 
 /// An error that is no message's and no partition's.
@@ -87,6 +110,22 @@ impl Statistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_that_hangs_up_at_once_is_told_from_one_that_ends() {
+        let line = |why: &str, state: &str| format!("b: {why} (after 5ms in state {state})");
+        let hung_up = "Disconnected: connection closed by peer: receive 0 after POLLIN";
+        assert!(hung_up_at_once(&line(hung_up, "APIVERSION_QUERY")));
+        assert!(hung_up_at_once(&line(
+            hung_up,
+            "UP, 3 identical error(s) suppressed"
+        )));
+        assert!(!hung_up_at_once(&line("Connect failed", "CONNECT")));
+        assert!(!hung_up_at_once(
+            &line(hung_up, "UP").replace("5ms", "86400000ms")
+        ));
+        assert!(!hung_up_at_once("Disconnected"));
+    }
 
     #[test]
     fn statistics_tell_connections_and_the_ends_of_known_partitions() {

@@ -23,11 +23,13 @@ use rdkafka::{
 use ring::{Vnode, VnodeCount};
 
 use crate::{
+    admin::{self, Question, TopicId},
     client::{self, Statistics},
     error::{OpenError, open_error},
     health::{ConsumerHealth, Running, now_ms},
     options::Options,
-    topic::{self, Found, Range},
+    rights::Right,
+    topic::{self, Found, Missing, Range},
 };
 
 /// Takes what the consumer reads; called on the consumer's thread, which it must not block for
@@ -109,7 +111,8 @@ impl Consumer {
             options,
             health: Arc::clone(&health),
             sink,
-            client,
+            client: Arc::new(client),
+            identity: Identity::unknown(),
             positions: Vec::new(),
             looking: Looking::first(),
         };
@@ -174,7 +177,8 @@ struct Reader {
     options: Options,
     health: Arc<ConsumerHealth>,
     sink: Box<dyn Sink>,
-    client: Client,
+    client: Arc<Client>,
+    identity: Identity,
     /// The offset to read next, of each partition; empty = none is assigned.
     positions: Vec<i64>,
     looking: Looking,
@@ -184,18 +188,42 @@ struct Reader {
 struct Looking {
     last: Instant,
     wait: Duration,
-    told_missing: bool,
+    missing: Missing,
     /// librdkafka gave a position up: all are compared with the topic and assigned again.
     reset: bool,
+    /// It is another topic of the same name: all of it is read.
+    another: bool,
 }
+
+/// Which topic of the name is read. Its positions would mean something else in one that was made
+/// anew, and librdkafka goes on with them all the same.
+struct Identity {
+    id: Option<TopicId>,
+    asked: Instant,
+    question: Option<Question<Arc<Client>>>,
+}
+
+impl Identity {
+    fn unknown() -> Self {
+        Self {
+            id: None,
+            asked: Instant::now(),
+            question: None,
+        }
+    }
+}
+
+/// Between two questions whether it is still the same topic.
+const IDENTITY: Duration = Duration::from_secs(2);
 
 impl Looking {
     fn first() -> Self {
         Self {
             last: Instant::now(),
             wait: Duration::ZERO,
-            told_missing: false,
+            missing: Missing::new(),
             reset: false,
+            another: false,
         }
     }
 }
@@ -216,6 +244,7 @@ impl Reader {
         }
         self.read_batch();
         self.measure_lag();
+        self.compare_identity();
     }
 
     fn look_soon(&mut self) {
@@ -224,26 +253,38 @@ impl Reader {
 
     /// Compares what is assigned with the topic. An error is a reason to look again soon.
     fn look(&mut self) -> Result<(), Option<String>> {
-        let count = match topic::look_up(self.client.client(), &self.options.topic) {
+        let count = match topic::look_up(
+            self.client.client(),
+            &self.options.topic,
+            &self.health.notes,
+        ) {
             Found::Partitions(count) => count,
             Found::Missing => {
                 self.forget()?;
-                let (notes, told) = (&self.health.notes, &mut self.looking.told_missing);
-                topic::missing(&self.options, notes, told);
+                self.looking.missing.wait(&self.options, &self.health.notes);
                 return Err(None);
             }
             Found::Unknown(why) => return Err(why),
         };
-        self.looking.told_missing = false;
+        self.looking.missing.over();
         client::set_connected(&self.health.notes, &self.health.connected, true);
         if (count as usize) < self.positions.len() {
-            // Another topic of the same name.
-            self.forget()?;
+            self.looking.another = true;
+        }
+        if self.positions.is_empty() {
+            // Before its positions: those are this one's, or a later one's.
+            self.identity = Identity::unknown();
+            let question = admin::ask_topic_id(&self.client, &self.options.topic, topic::PATIENCE);
+            let id = question.ok().and_then(|q| q.topic_id(topic::PATIENCE));
+            self.identity.id = id.and_then(Result::ok);
         }
         let ranges = topic::ranges(&self.client, &self.options.topic, count)
             .map_err(|error| Some(format!("the ends of the partitions: {error}")))?;
-        let next = next_positions(&self.positions, &ranges);
-        if next != self.positions || self.looking.reset {
+        let next = match self.looking.another {
+            true => ranges.iter().map(|range| range.begin).collect(),
+            false => next_positions(&self.positions, &ranges),
+        };
+        if self.looking.another || next != self.positions || self.looking.reset {
             self.assign(next)?;
         }
         Ok(())
@@ -285,10 +326,43 @@ impl Reader {
         health.partitions.store(now as i32, Relaxed);
         health.gaps.fetch_add(1, Relaxed);
         self.positions = positions;
-        self.looking.reset = false;
+        (self.looking.reset, self.looking.another) = (false, false);
         self.sink.gap();
         self.sink.idle();
         Ok(())
+    }
+
+    /// Notices when the topic was deleted and made again.
+    fn compare_identity(&mut self) {
+        let identity = &mut self.identity;
+        let Some(question) = &identity.question else {
+            if !self.positions.is_empty() && identity.asked.elapsed() >= IDENTITY {
+                identity.asked = Instant::now();
+                let topic = &self.options.topic;
+                identity.question = admin::ask_topic_id(&self.client, topic, topic::PATIENCE).ok();
+            }
+            return;
+        };
+        let Some(answer) = question.topic_id(Duration::ZERO) else {
+            return;
+        };
+        identity.question = None;
+        match (answer, identity.id) {
+            (Ok(id), Some(known)) if id != known => {
+                let topic = &self.options.topic;
+                let text = format!("the topic {topic} was deleted and made again");
+                self.health.notes.change(&text);
+                identity.id = Some(id);
+                self.looking.another = true;
+                self.looking.wait = Duration::ZERO;
+            }
+            (Ok(id), None) => identity.id = Some(id),
+            (Err(refusal), _) if refusal.code == RDKafkaErrorCode::UnknownTopicOrPartition => {
+                self.look_soon();
+            }
+            // It is asked again.
+            _ => {}
+        }
     }
 
     /// Reads what is there, at most a batch; waits a turn for the first message.
@@ -333,12 +407,17 @@ impl Reader {
             ) => self.look_soon(),
             KafkaError::MessageConsumptionFatal(_) => match make(&self.options, &self.health) {
                 Ok(client) => {
-                    self.client = client;
+                    self.client = Arc::new(client);
+                    self.identity.question = None;
                     self.looking.reset = true;
                     self.look_soon();
                 }
                 Err(error) => self.health.notes.error(&error.to_string()),
             },
+            KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                let notes = &self.health.notes;
+                notes.error(&format!("{code}: {}", notes.rights.missing(Right::Read)));
+            }
             // Said by the client's own error callback; librdkafka goes on trying.
             _ => {}
         }

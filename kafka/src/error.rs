@@ -2,19 +2,19 @@
 
 use rdkafka::error::KafkaError;
 
-use crate::health::Notes;
+use crate::{health::Notes, options::RESERVED};
 
 /// Why a producer or consumer cannot be opened. None of these goes away by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No broker to begin with.
-    #[error("no Kafka broker is set: host:port, separated by commas")]
+    #[error("kafka.brokers (KAFKA_BROKERS) is not set: host:port, separated by commas")]
     NoBrokers,
     /// A name that no topic can have.
-    #[error("{0:?} is not a topic's name: 1 to 249 of A-Z a-z 0-9 . _ - are allowed")]
+    #[error("kafka.topic = {0:?}: allowed are 1 to 249 of A-Z a-z 0-9 . _ -")]
     Topic(String),
     /// A number outside its range.
-    #[error("the Kafka setting {name} must be {rule}, not {value}")]
+    #[error("kafka.{name} = {value}: allowed is {rule}")]
     Range {
         /// Which setting.
         name: &'static str,
@@ -23,43 +23,66 @@ pub enum OpenError {
         /// What it was.
         value: String,
     },
-    /// This binary was built without something.
-    #[error("the Kafka setting {setting} needs a build with the feature `{feature}`")]
+    /// What this build of librdkafka cannot do.
+    #[error(
+        "kafka.{setting} = {value}: this build has no TLS for Kafka; build with the feature \
+         kafka-tls, which is on unless it is turned off"
+    )]
     NotBuilt {
         /// Which setting.
         setting: &'static str,
-        /// The feature of this crate.
-        feature: &'static str,
+        /// Its value.
+        value: String,
     },
     /// A setting that another one needs.
-    #[error("the Kafka setting {0} is missing: {1}")]
-    Missing(&'static str, &'static str),
+    #[error("kafka.{name} is not set: {needed_by} needs it")]
+    Missing {
+        /// Which setting.
+        name: &'static str,
+        /// What is set.
+        needed_by: &'static str,
+    },
+    /// Settings that nothing would come of, so that another one was forgotten.
+    #[error("{settings} are used with {needed} only")]
+    Unused {
+        /// Those that are set.
+        settings: &'static str,
+        /// The one to set.
+        needed: &'static str,
+    },
     /// A property that the guarantees rest on.
-    #[error("the Kafka property {0} is not free to choose: the bus depends on it")]
-    Reserved(String),
+    #[error("kafka.properties has {0}, which is not free to choose: {1}")]
+    Reserved(&'static str, &'static str),
     /// A property that librdkafka does not take.
-    #[error("the Kafka property {name}: {reason}")]
+    #[error("kafka.properties: {name}: {reason}")]
     Property {
         /// Which property.
         name: String,
         /// What librdkafka says about it.
         reason: String,
     },
-    /// The client could not be made.
-    #[error("the Kafka client could not be made: {0}")]
+    /// The client could not be made; what librdkafka says, and the setting if it is about one.
+    #[error("{0}")]
     Client(String),
     /// The thread could not be started.
     #[error("the Kafka client's thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// What librdkafka says, without secrets.
+/// What librdkafka says, without secrets, and with the setting that it is about.
 pub(crate) fn open_error(error: &KafkaError, notes: &Notes) -> OpenError {
     match error {
         KafkaError::ClientConfig(_, reason, name, _) => OpenError::Property {
             name: name.clone(),
             reason: notes.without_secrets(reason),
         },
-        error => OpenError::Client(notes.without_secrets(&error.to_string())),
+        error => {
+            let text = error.to_string();
+            let named = RESERVED
+                .iter()
+                .find(|(name, why)| why.starts_with("kafka.") && text.contains(name));
+            let setting = named.map_or(String::new(), |(_, setting)| format!("{setting}: "));
+            OpenError::Client(setting + &notes.without_secrets(&text))
+        }
     }
 }

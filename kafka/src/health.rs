@@ -2,6 +2,7 @@
 //! and a bounded number of lines for people. Reading it never waits for a broker.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -9,7 +10,11 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::options::Options;
+use crate::{
+    hints::{login, with_setting},
+    options::Options,
+    rights::Rights,
+};
 
 /// The last thing that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +212,9 @@ impl Drop for Running<'_> {
 pub(crate) struct Notes {
     print: fn(&str),
     secrets: Vec<String>,
+    /// The settings that a login is made of.
+    login: &'static str,
+    pub(crate) rights: Rights,
     start: Instant,
     last: Mutex<Last>,
     left: AtomicI64,
@@ -217,18 +225,22 @@ pub(crate) struct Notes {
 #[derive(Debug, Default)]
 struct Last {
     error: Option<LastError>,
-    /// What was printed last.
-    line: String,
+    /// What was printed last, the newest at the end.
+    lines: VecDeque<String>,
 }
 
 const BURST: i64 = 10;
+/// Lines that are not said again until something changes.
+const REMEMBERED: usize = 4;
 const REFILL_MS: u64 = 10_000;
 
 impl Notes {
-    fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         Self {
             print: options.log,
             secrets: options.secrets(),
+            login: login(options),
+            rights: Rights::new(options),
             start: Instant::now(),
             last: Mutex::default(),
             left: AtomicI64::new(BURST),
@@ -239,7 +251,10 @@ impl Notes {
 
     /// Something went wrong.
     pub(crate) fn error(&self, text: &str) {
-        let text = self.without_secrets(text);
+        let mut text = with_setting(&self.without_secrets(text), self.login);
+        if let Some(missing) = self.rights.in_words(&text) {
+            text = format!("{text}: {missing}");
+        }
         let mut last = self.last();
         self.print(&mut last, &text);
         last.error = Some(LastError { text, at: now_ms() });
@@ -247,7 +262,9 @@ impl Notes {
 
     /// Something changed.
     pub(crate) fn change(&self, text: &str) {
-        self.print(&mut self.last(), &self.without_secrets(text));
+        let mut last = self.last();
+        last.lines.clear();
+        self.print(&mut last, &self.without_secrets(text));
     }
 
     pub(crate) fn without_secrets(&self, text: &str) -> String {
@@ -265,15 +282,18 @@ impl Notes {
     }
 
     fn print(&self, last: &mut Last, text: &str) {
-        // Some errors reach a client twice, and most come again and again.
-        if last.line == text {
+        // Some errors reach a client twice, and most come again and again, by turns.
+        if last.lines.iter().any(|line| line == text) {
             return;
         }
         if !self.take(self.start.elapsed().as_millis() as u64) {
             self.unsaid.fetch_add(1, Relaxed);
             return;
         }
-        text.clone_into(&mut last.line);
+        last.lines.push_back(text.to_owned());
+        if last.lines.len() > REMEMBERED {
+            last.lines.pop_front();
+        }
         match self.unsaid.swap(0, Relaxed) {
             0 => (self.print)(text),
             unsaid => (self.print)(&format!("{text} ({unsaid} lines before it were left out)")),
@@ -347,11 +367,12 @@ mod tests {
         });
         for _ in 0..5 {
             notes.error("refused");
+            notes.error("made again");
         }
-        assert_eq!(LINES.load(Relaxed), 1);
+        assert_eq!(LINES.load(Relaxed), 2);
         notes.change("connected");
         notes.error("refused");
-        assert_eq!(LINES.load(Relaxed), 3);
+        assert_eq!(LINES.load(Relaxed), 4);
         assert_eq!(notes.last_error().expect("one").text, "refused");
     }
 }

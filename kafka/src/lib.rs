@@ -8,14 +8,18 @@
 //! librdkafka's threads inherit the CPU affinity of the thread that starts a client: start both
 //! from a thread that is not pinned.
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod admin;
+mod built;
 mod client;
 mod consumer;
 mod error;
 mod health;
+mod hints;
 mod options;
 mod producer;
+mod rights;
 mod security;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -25,7 +29,7 @@ pub use crate::{
     consumer::{BadMessage, Consumer, Sink},
     error::OpenError,
     health::{ConsumerHealth, ConsumerStats, LastError, ProducerHealth, ProducerStats},
-    options::{Compression, Options},
+    options::{Compression, Options, is_secret},
     producer::{Full, Producer, Report, Reports},
-    security::{Mechanism, Security, SecurityProtocol},
+    security::{Mechanism, Oidc, Security, SecurityProtocol},
 };

@@ -3,10 +3,19 @@
 
 use std::{fmt, time::Duration};
 
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use rdkafka::{
+    ClientConfig,
+    config::RDKafkaLogLevel,
+    producer::{BaseProducer, DefaultProducerContext},
+};
 use ring::VnodeCount;
 
-use crate::{Security, error::OpenError};
+use crate::{
+    Security,
+    built::Built,
+    error::{OpenError, open_error},
+    health::Notes,
+};
 
 /// The settings of a producer or consumer. `kafka/README.md` gives the reason of each default.
 #[derive(Clone)]
@@ -63,7 +72,7 @@ pub enum Compression {
     Snappy,
     /// Fast.
     Lz4,
-    /// Small; needs this crate's feature `zstd`.
+    /// Small.
     Zstd,
 }
 
@@ -109,36 +118,58 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Properties that order, delivery reports, gaps and the reading without a group rest on, and
-/// those that have a setting of their own.
-const RESERVED: [&str; 27] = [
-    "acks",
-    "allow.auto.create.topics",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "delivery.report.only.error",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.gapless.guarantee",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "max.in.flight",
-    "max.in.flight.requests.per.connection",
-    "message.send.max.retries",
-    "metadata.broker.list",
-    "queuing.strategy",
-    "request.required.acks",
-    "retries",
-    "sasl.mechanism",
-    "sasl.mechanisms",
-    "sasl.password",
-    "sasl.username",
-    "security.protocol",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "statistics.interval.ms",
-    "transactional.id",
+/// Why a property is not free to choose: order, delivery reports, gaps and the reading without a
+/// group rest on it. Others are refused since a setting stands for them.
+const BUS: &str = "the bus depends on it";
+pub(crate) const RESERVED: [(&str, &str); 36] = [
+    ("acks", BUS),
+    ("allow.auto.create.topics", BUS),
+    ("auto.offset.reset", BUS),
+    ("bootstrap.servers", "kafka.brokers"),
+    ("delivery.report.only.error", BUS),
+    ("enable.auto.commit", BUS),
+    ("enable.auto.offset.store", BUS),
+    ("enable.gapless.guarantee", BUS),
+    ("enable.idempotence", BUS),
+    ("enable.partition.eof", BUS),
+    ("https.ca.location", "kafka.oidc_ca_file"),
+    ("max.in.flight", BUS),
+    ("max.in.flight.requests.per.connection", BUS),
+    ("message.send.max.retries", BUS),
+    ("metadata.broker.list", "kafka.brokers"),
+    ("queuing.strategy", BUS),
+    ("request.required.acks", BUS),
+    ("retries", BUS),
+    ("sasl.mechanism", "kafka.sasl_mechanism"),
+    ("sasl.mechanisms", "kafka.sasl_mechanism"),
+    (
+        "sasl.oauthbearer.client.credentials.client.id",
+        "kafka.oidc_client_id",
+    ),
+    (
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "kafka.oidc_client_secret",
+    ),
+    ("sasl.oauthbearer.client.id", "kafka.oidc_client_id"),
+    ("sasl.oauthbearer.client.secret", "kafka.oidc_client_secret"),
+    ("sasl.oauthbearer.extensions", "kafka.oidc_extensions"),
+    (
+        "sasl.oauthbearer.method",
+        "kafka.sasl_mechanism = OAUTHBEARER",
+    ),
+    ("sasl.oauthbearer.scope", "kafka.oidc_scope"),
+    (
+        "sasl.oauthbearer.token.endpoint.url",
+        "kafka.oidc_token_url",
+    ),
+    ("sasl.password", "kafka.password"),
+    ("sasl.username", "kafka.username"),
+    ("security.protocol", "kafka.security_protocol"),
+    ("ssl.ca.location", "kafka.ca_file"),
+    ("ssl.certificate.location", "kafka.certificate"),
+    ("ssl.key.location", "kafka.key"),
+    ("statistics.interval.ms", BUS),
+    ("transactional.id", BUS),
 ];
 
 /// How often librdkafka reports on itself: connections and high watermarks come from it.
@@ -162,21 +193,26 @@ impl Options {
             return Err(OpenError::Topic(self.topic.chars().take(260).collect()));
         }
         self.check_ranges()?;
-        self.security.check()?;
-        if self.compression == Compression::Zstd && !cfg!(feature = "zstd") {
-            return Err(OpenError::NotBuilt {
-                setting: "compression = zstd",
-                feature: "zstd",
-            });
-        }
-        match self
-            .extra
-            .iter()
-            .find(|(name, _)| RESERVED.contains(&name.as_str()))
-        {
-            Some((name, _)) => Err(OpenError::Reserved(name.clone())),
+        self.security.check(Built::this(), &self.extra)?;
+        let reserved = |name: &str| RESERVED.iter().find(|(reserved, _)| *reserved == name);
+        match self.extra.iter().find_map(|(name, _)| reserved(name)) {
+            Some((name, why)) => Err(OpenError::Reserved(name, why)),
             None => Ok(()),
         }
+    }
+
+    /// Checks the rest of what can be checked without a broker: the properties, and the files that
+    /// they name.
+    pub fn check_client(&self) -> Result<(), OpenError> {
+        self.check()?;
+        let notes = Notes::new(self);
+        let wrong = |error| open_error(&error, &notes);
+        self.consumer().create_native_config().map_err(wrong)?;
+        let mut config = self.producer();
+        // Without a broker there is nothing to connect to.
+        config.remove("bootstrap.servers");
+        let made = config.create::<BaseProducer<DefaultProducerContext>>();
+        made.map(drop).map_err(wrong)
     }
 
     fn check_ranges(&self) -> Result<(), OpenError> {
@@ -245,16 +281,11 @@ impl Options {
 
     /// What must not appear in any line for people.
     pub(crate) fn secrets(&self) -> Vec<String> {
-        let secret = |name: &str| {
-            ["password", "secret", ".pem", "sasl.oauthbearer.config"]
-                .iter()
-                .any(|part| name.contains(part))
-        };
         self.extra
             .iter()
-            .filter(|(name, _)| secret(name))
+            .filter(|(name, _)| is_secret(name))
             .map(|(_, value)| value)
-            .chain([&self.security.password])
+            .chain(self.security.secrets())
             .filter(|value| !value.is_empty())
             .cloned()
             .collect()
@@ -264,7 +295,8 @@ impl Options {
     fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set_log_level(RDKafkaLogLevel::Warning)
+            // What is shown of it is decided line by line.
+            .set_log_level(RDKafkaLogLevel::Info)
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", &self.client_id)
             .set("client.software.name", "online-status")
@@ -276,7 +308,6 @@ impl Options {
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000")
-            .set("log.connection.close", "false")
             .set("statistics.interval.ms", ms(STATISTICS_INTERVAL))
             .set(
                 "topic.metadata.refresh.interval.ms",
@@ -324,17 +355,26 @@ impl Options {
         self.with_extra(config)
     }
 
-    /// The properties of the client that creates the topic.
-    pub(crate) fn admin(&self) -> ClientConfig {
-        self.with_extra(self.common())
-    }
-
     fn with_extra(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.extra {
             config.set(name, value);
         }
         config
     }
+}
+
+/// Whether the value of this librdkafka property must not be shown.
+#[must_use]
+pub fn is_secret(property: &str) -> bool {
+    [
+        "password",
+        "passphrase",
+        "secret",
+        ".pem",
+        "sasl.oauthbearer.config",
+    ]
+    .iter()
+    .any(|part| property.contains(part))
 }
 
 fn ms(duration: Duration) -> String {
@@ -401,7 +441,6 @@ mod tests {
             .consumer()
             .create_native_config()
             .expect("they exist");
-        good().admin().create_native_config().expect("they exist");
     }
 
     #[test]
@@ -409,7 +448,7 @@ mod tests {
         assert!(said(|o| o.topic = "a b".into()).contains("\"a b\""));
         assert!(said(|o| o.topic = "x".repeat(250)).contains("1 to 249"));
         let late = said(|o| o.linger = Duration::from_secs(2));
-        assert!(late.contains("linger must be at most 1 s, not 2s"));
+        assert!(late.contains("kafka.linger = 2s: allowed is at most 1 s"));
         assert!(said(|o| o.message_timeout = Duration::ZERO).contains("message_timeout"));
         assert!(said(|o| o.queue_messages = 0).contains("queue_messages"));
         assert!(said(|o| o.queue_kbytes = u32::MAX).contains("queue_kbytes"));
@@ -428,20 +467,15 @@ mod tests {
         assert_eq!(Compression::parse("LZ4"), None);
     }
 
-    #[cfg(not(feature = "zstd"))]
-    #[test]
-    fn zstd_names_the_feature_it_needs() {
-        assert!(said(|o| o.compression = Compression::Zstd).contains("`zstd`"));
-    }
-
     #[test]
     fn extra_properties_win_except_for_those_the_guarantees_rest_on() {
         let mut options = good();
         options.extra = vec![("linger.ms".into(), "77".into())];
         options.check().expect("allowed");
         assert_eq!(options.producer().get("linger.ms"), Some("77"));
-        for name in RESERVED {
-            assert!(said(|o| o.extra.push((name.into(), "1".into()))).contains(name));
+        for (name, why) in RESERVED {
+            let said = said(|o| o.extra.push((name.into(), "1".into())));
+            assert!(said.contains(name) && said.ends_with(why), "{said}");
         }
     }
 

@@ -30,7 +30,8 @@ use crate::{
     error::{OpenError, open_error},
     health::{ProducerHealth, Running},
     options::Options,
-    topic::{self, Found},
+    rights::Right,
+    topic::{self, Found, Missing},
 };
 
 /// What became of an accepted event.
@@ -216,7 +217,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
     let mut looking = Looking {
         last: Instant::now(),
         wait: Duration::ZERO,
-        told_missing: false,
+        missing: Missing::new(),
         more: None,
     };
     let mut next_make = Instant::now();
@@ -259,7 +260,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
 struct Looking {
     last: Instant,
     wait: Duration,
-    told_missing: bool,
+    missing: Missing,
     /// More partitions than are used, and since when they are known.
     more: Option<(i32, Instant)>,
 }
@@ -305,10 +306,10 @@ impl Shared {
         looking.wait = RETRY;
         // Waiting for a broker that is away would hold reports back.
         if health.partitions.load(Relaxed) == 0 || health.connected.load(Relaxed) {
-            match topic::look_up(client.client(), &self.options.topic) {
+            match topic::look_up(client.client(), &self.options.topic, &health.notes) {
                 Found::Partitions(count) => {
                     looking.wait = self.options.metadata_interval;
-                    looking.told_missing = false;
+                    looking.missing.over();
                     client::set_connected(&health.notes, &health.connected, true);
                     let used = health.partitions.load(Relaxed);
                     let count = looking.usable(used, count, self.options.metadata_interval);
@@ -320,7 +321,8 @@ impl Shared {
                 }
                 Found::Missing => {
                     health.partitions.store(0, Relaxed);
-                    topic::missing(&self.options, &health.notes, &mut looking.told_missing);
+                    let missing = &mut looking.missing;
+                    missing.create(client.client(), &self.options, &health.notes);
                 }
                 // Events for the partitions that were known wait in the queue.
                 Found::Unknown(Some(why)) => health.notes.error(&why),
@@ -389,7 +391,13 @@ impl Callbacks {
         }
         if let Some((error, count)) = batch.failures.take() {
             let notes = &self.health.notes;
-            notes.error(&format!("{count} events are not delivered: {error}"));
+            let why = match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    format!(": {}", notes.rights.missing(Right::Write))
+                }
+                _ => String::new(),
+            };
+            notes.error(&format!("{count} events are not delivered: {error}{why}"));
         }
     }
 }
@@ -458,7 +466,7 @@ mod tests {
         let mut looking = Looking {
             last: Instant::now(),
             wait: RETRY,
-            told_missing: false,
+            missing: Missing::new(),
             more: None,
         };
         let long = Duration::from_secs(3_600);

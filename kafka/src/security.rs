@@ -1,11 +1,11 @@
-//! How brokers are reached and a process proves who it is. It owns which of that this build can
-//! do; what it cannot do is a named error, never a silent fallback.
+//! How brokers are reached and a process proves who it is. It owns which settings belong together
+//! and which of them a build can do: what it cannot do is a named error, never a silent fallback.
 
 use std::{fmt, path::PathBuf};
 
 use rdkafka::ClientConfig;
 
-use crate::error::OpenError;
+use crate::{built::Built, error::OpenError};
 
 /// How brokers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum SecurityProtocol {
     SaslSsl,
 }
 
-/// How a name and password are proved with SASL.
+/// How this process proves who it is with SASL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
     /// The password itself is sent.
@@ -29,6 +29,8 @@ pub enum Mechanism {
     ScramSha256,
     /// RFC 7677 with SHA-512; needs this crate's feature `tls`.
     ScramSha512,
+    /// RFC 7628, with tokens of [`Oidc`]; needs this crate's feature `tls`.
+    OauthBearer,
 }
 
 /// How brokers are reached and this process proves who it is.
@@ -38,28 +40,52 @@ pub struct Security {
     pub protocol: SecurityProtocol,
     /// For the SASL protocols.
     pub mechanism: Mechanism,
-    /// For the SASL protocols.
+    /// For PLAIN and SCRAM.
     pub username: String,
-    /// For the SASL protocols. Never shown.
+    /// For PLAIN and SCRAM. Never shown.
     pub password: String,
-    /// Whom to trust (PEM); `None` = the system's certificates.
+    /// For OAUTHBEARER.
+    pub oidc: Oidc,
+    /// Certificate authorities to trust, PEM; `None` = the system's.
     pub ca_file: Option<PathBuf>,
-    /// This process's certificate (PEM), where brokers ask for one; together with `key_file`.
+    /// This process's certificate chain, PEM, where brokers ask for one; together with `key_file`.
     pub cert_file: Option<PathBuf>,
-    /// Its private key (PEM).
+    /// The certificate's private key, PEM.
     pub key_file: Option<PathBuf>,
+    /// Opens an encrypted `key_file`. Never shown.
+    pub key_password: String,
+}
+
+/// Where the tokens of OAUTHBEARER come from: the client-credentials grant of an identity provider
+/// (RFC 6749 §4.4). librdkafka fetches them and fetches new ones in time.
+#[derive(Clone, Default)]
+pub struct Oidc {
+    /// `https://` or `http://`.
+    pub token_url: String,
+    /// This process's name at the identity provider.
+    pub client_id: String,
+    /// Never shown.
+    pub client_secret: String,
+    /// Asked for in the token; empty = what the provider gives by itself.
+    pub scope: String,
+    /// `name=value` pairs for the broker, separated by commas (RFC 7628 §3.1).
+    pub extensions: String,
+    /// Certificate authorities of the identity provider, PEM; `None` = the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for Security {
     fn default() -> Self {
         Self {
             protocol: SecurityProtocol::Plaintext,
-            mechanism: Mechanism::ScramSha512,
+            mechanism: Mechanism::Plain,
             username: String::new(),
             password: String::new(),
+            oidc: Oidc::default(),
             ca_file: None,
             cert_file: None,
             key_file: None,
+            key_password: String::new(),
         }
     }
 }
@@ -69,7 +95,7 @@ impl fmt::Debug for Security {
         f.debug_struct("Security")
             .field("protocol", &self.protocol)
             .field("mechanism", &self.mechanism)
-            .field("username", &self.username)
+            .field("user", &self.user())
             .finish_non_exhaustive()
     }
 }
@@ -111,7 +137,12 @@ impl SecurityProtocol {
 
 impl Mechanism {
     /// Every value.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::ScramSha256, Self::ScramSha512];
+    pub const ALL: [Self; 4] = [
+        Self::Plain,
+        Self::ScramSha256,
+        Self::ScramSha512,
+        Self::OauthBearer,
+    ];
 
     /// The value that settings call so.
     #[must_use]
@@ -126,37 +157,55 @@ impl Mechanism {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
         }
     }
 }
 
 impl Security {
-    pub(crate) fn check(&self) -> Result<(), OpenError> {
-        let no_tls = !cfg!(feature = "tls");
-        let tls = |setting| OpenError::NotBuilt {
-            setting,
-            feature: "tls",
+    /// `extra`: properties that the operator gave, which may stand for what has no setting.
+    pub(crate) fn check(&self, built: Built, extra: &[(String, String)]) -> Result<(), OpenError> {
+        let needs = |is_built: bool, setting, value: &str| match is_built {
+            true => Ok(()),
+            false => Err(OpenError::NotBuilt {
+                setting,
+                value: value.into(),
+            }),
         };
-        if self.protocol.has_tls() && no_tls {
-            return Err(tls("security_protocol = ssl or sasl_ssl"));
+        if self.protocol.has_tls() {
+            needs(built.tls, "security_protocol", self.protocol.name())?;
+        } else if self.ca_file.is_some() || self.cert_file.is_some() {
+            return Err(OpenError::Unused {
+                settings: "kafka.ca_file, kafka.certificate and kafka.key",
+                needed: "kafka.security_protocol = ssl or sasl_ssl",
+            });
         }
         if self.protocol.has_sasl() {
-            if self.mechanism != Mechanism::Plain && no_tls {
-                return Err(tls("sasl_mechanism = SCRAM-SHA-256 or SCRAM-SHA-512"));
+            match self.mechanism {
+                Mechanism::Plain => {}
+                Mechanism::ScramSha256 | Mechanism::ScramSha512 => {
+                    needs(built.tls, "sasl_mechanism", self.mechanism.name())?;
+                }
+                Mechanism::OauthBearer => {
+                    needs(built.oidc, "sasl_mechanism", self.mechanism.name())?;
+                }
             }
-            if self.username.is_empty() {
-                return Err(OpenError::Missing("username", "SASL needs it"));
+            match self.mechanism {
+                Mechanism::OauthBearer => self.oidc.check(extra)?,
+                mechanism => {
+                    given(&self.username, "username", mechanism.name())?;
+                    given(&self.password, "password", mechanism.name())?;
+                }
             }
-            if self.password.is_empty() {
-                return Err(OpenError::Missing("password", "SASL needs it"));
-            }
+        } else if !self.username.is_empty() || !self.oidc.token_url.is_empty() {
+            return Err(OpenError::Unused {
+                settings: "kafka.username, kafka.password and those of kafka.oidc_…",
+                needed: "kafka.security_protocol = sasl_ssl or sasl_plaintext",
+            });
         }
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => Err(OpenError::Missing("key", "a certificate needs its key")),
-            (None, Some(_)) => Err(OpenError::Missing(
-                "certificate",
-                "a key needs its certificate",
-            )),
+            (Some(_), None) => Err(missing("key", "kafka.certificate")),
+            (None, Some(_)) => Err(missing("certificate", "kafka.key")),
             _ => Ok(()),
         }
     }
@@ -164,10 +213,15 @@ impl Security {
     pub(crate) fn apply(&self, config: &mut ClientConfig) {
         config.set("security.protocol", self.protocol.name());
         if self.protocol.has_sasl() {
-            config
-                .set("sasl.mechanism", self.mechanism.name())
-                .set("sasl.username", &self.username)
-                .set("sasl.password", &self.password);
+            config.set("sasl.mechanism", self.mechanism.name());
+            match self.mechanism {
+                Mechanism::OauthBearer => self.oidc.apply(config),
+                _ => {
+                    config
+                        .set("sasl.username", &self.username)
+                        .set("sasl.password", &self.password);
+                }
+            }
         }
         if self.protocol.has_tls() {
             for (name, file) in [
@@ -179,7 +233,78 @@ impl Security {
                     config.set(name, file.to_string_lossy());
                 }
             }
+            if !self.key_password.is_empty() {
+                config.set("ssl.key.password", &self.key_password);
+            }
         }
+    }
+
+    /// Who this process says it is; empty = the brokers decide by its certificate, or not at all.
+    pub(crate) fn user(&self) -> &str {
+        match (self.protocol.has_sasl(), self.mechanism) {
+            (false, _) => "",
+            (true, Mechanism::OauthBearer) => &self.oidc.client_id,
+            (true, _) => &self.username,
+        }
+    }
+
+    /// What must not appear in any line for people.
+    pub(crate) fn secrets(&self) -> [&String; 3] {
+        [&self.password, &self.key_password, &self.oidc.client_secret]
+    }
+}
+
+fn given(value: &str, setting: &'static str, needed_by: &'static str) -> Result<(), OpenError> {
+    match value.is_empty() {
+        true => Err(missing(setting, needed_by)),
+        false => Ok(()),
+    }
+}
+
+fn missing(name: &'static str, needed_by: &'static str) -> OpenError {
+    OpenError::Missing { name, needed_by }
+}
+
+impl Oidc {
+    fn check(&self, extra: &[(String, String)]) -> Result<(), OpenError> {
+        let has = |part| extra.iter().any(|(name, _)| name.contains(part));
+        // librdkafka then knows the address by itself.
+        if has("oauthbearer.metadata.authentication.type") {
+            return Ok(());
+        }
+        given(&self.token_url, "oidc_token_url", "OAUTHBEARER")?;
+        let url = &self.token_url;
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return Err(OpenError::Range {
+                name: "oidc_token_url",
+                rule: "a URL that begins with https:// or http://",
+                value: format!("{url:?}"),
+            });
+        }
+        // A signed assertion stands for the two (RFC 7523).
+        if has("oauthbearer.assertion.") {
+            return Ok(());
+        }
+        given(&self.client_id, "oidc_client_id", "OAUTHBEARER")?;
+        given(&self.client_secret, "oidc_client_secret", "OAUTHBEARER")
+    }
+
+    fn apply(&self, config: &mut ClientConfig) {
+        config.set("sasl.oauthbearer.method", "oidc");
+        for (name, value) in [
+            ("token.endpoint.url", &self.token_url),
+            ("client.id", &self.client_id),
+            ("client.secret", &self.client_secret),
+            ("scope", &self.scope),
+            ("extensions", &self.extensions),
+        ] {
+            if !value.is_empty() {
+                config.set(format!("sasl.oauthbearer.{name}"), value);
+            }
+        }
+        let ca = self.ca_file.as_deref().map(|file| file.to_string_lossy());
+        // A libcurl that is built along knows no place where systems keep certificates.
+        config.set("https.ca.location", ca.as_deref().unwrap_or("probe"));
     }
 }
 
@@ -189,35 +314,66 @@ mod tests {
     use crate::Options;
     use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 
-    fn options(security: Security) -> Options {
-        Options {
-            brokers: "127.0.0.1:9092".into(),
-            security,
-            ..Options::default()
-        }
+    const ALL: Built = Built {
+        tls: true,
+        oidc: true,
+    };
+
+    fn said_by(built: Built, change: impl FnOnce(&mut Security)) -> String {
+        let mut security = Security::default();
+        change(&mut security);
+        let error = security.check(built, &[]).expect_err("not allowed");
+        error.to_string()
     }
 
     fn said(change: impl FnOnce(&mut Security)) -> String {
-        let mut security = Security::default();
-        change(&mut security);
-        let options = options(security);
-        options.check().expect_err("not allowed").to_string()
+        said_by(ALL, change)
     }
 
     #[test]
-    fn sasl_needs_a_name_and_a_password_and_a_certificate_its_key() {
-        let plain = |s: &mut Security| {
-            s.protocol = SecurityProtocol::SaslPlaintext;
-            s.mechanism = Mechanism::Plain;
-        };
-        assert!(said(plain).contains("username"));
+    fn each_mechanism_names_what_it_lacks() {
+        let plain = |s: &mut Security| s.protocol = SecurityProtocol::SaslPlaintext;
+        assert_eq!(said(plain), "kafka.username is not set: PLAIN needs it");
         let no_password = said(|s| {
             plain(s);
             s.username = "edge".into();
         });
-        assert!(no_password.contains("password"));
-        let no_key = said(|s| s.cert_file = Some("c.pem".into()));
-        assert!(no_key.contains("setting key is missing"));
+        assert_eq!(no_password, "kafka.password is not set: PLAIN needs it");
+        let oauth = |s: &mut Security| {
+            s.protocol = SecurityProtocol::SaslSsl;
+            s.mechanism = Mechanism::OauthBearer;
+        };
+        assert!(said(oauth).starts_with("kafka.oidc_token_url is not set"));
+        let no_id = |s: &mut Security| {
+            oauth(s);
+            s.oidc.token_url = "https://id.example/token".into();
+        };
+        assert!(said(no_id).starts_with("kafka.oidc_client_id is not set"));
+        let no_scheme = said(|s| {
+            oauth(s);
+            s.oidc.token_url = "id.example/token".into();
+        });
+        assert!(no_scheme.contains("\"id.example/token\""), "{no_scheme}");
+        let mut security = Security::default();
+        no_id(&mut security);
+        let assertion = [("sasl.oauthbearer.assertion.file".into(), "a.jwt".into())];
+        security.check(ALL, &assertion).expect("it needs no secret");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_what_would_not_be_used_is_refused() {
+        let no_key = said(|s| {
+            s.protocol = SecurityProtocol::Ssl;
+            s.cert_file = Some("c.pem".into());
+        });
+        assert_eq!(no_key, "kafka.key is not set: kafka.certificate needs it");
+        let no_tls = said(|s| s.ca_file = Some("ca.pem".into()));
+        assert!(no_tls.contains("kafka.security_protocol = ssl"), "{no_tls}");
+        let no_sasl = said(|s| {
+            s.protocol = SecurityProtocol::Ssl;
+            s.username = "edge".into();
+        });
+        assert!(no_sasl.contains("kafka.security_protocol = sasl_ssl"));
     }
 
     #[test]
@@ -233,27 +389,55 @@ mod tests {
     }
 
     #[test]
-    fn sasl_plain_works_in_every_build() {
-        let options = options(Security {
-            protocol: SecurityProtocol::SaslPlaintext,
-            mechanism: Mechanism::Plain,
-            username: "edge".into(),
-            password: "secret".into(),
-            ..Security::default()
-        });
-        options.check().expect("allowed");
-        options
-            .producer()
-            .create::<BaseProducer<DefaultProducerContext>>()
-            .expect("librdkafka has it built in");
+    fn librdkafka_takes_every_mechanism_of_this_build() {
+        for mechanism in Mechanism::ALL {
+            let mut options = Options {
+                brokers: "127.0.0.1:9".into(),
+                ..Options::default()
+            };
+            options.security = Security {
+                protocol: SecurityProtocol::SaslPlaintext,
+                mechanism,
+                username: "edge".into(),
+                password: "secret".into(),
+                oidc: Oidc {
+                    token_url: "http://127.0.0.1:9/token".into(),
+                    client_id: "edge".into(),
+                    client_secret: "secret".into(),
+                    extensions: "logicalCluster=lkc-1".into(),
+                    ..Oidc::default()
+                },
+                ..Security::default()
+            };
+            if options.check().is_ok() {
+                options
+                    .producer()
+                    .create::<BaseProducer<DefaultProducerContext>>()
+                    .unwrap_or_else(|error| panic!("{mechanism:?}: {error}"));
+            } else {
+                assert!(mechanism != Mechanism::Plain && !cfg!(feature = "tls"));
+            }
+        }
     }
 
-    #[cfg(not(feature = "tls"))]
     #[test]
-    fn tls_and_scram_name_the_feature_they_need() {
-        for protocol in [SecurityProtocol::Ssl, SecurityProtocol::SaslSsl] {
-            assert!(said(|s| s.protocol = protocol).contains("`tls`"));
+    fn what_a_build_lacks_is_named_with_the_feature_that_has_it() {
+        let none = Built {
+            tls: false,
+            oidc: false,
+        };
+        let protocol = said_by(none, |s| s.protocol = SecurityProtocol::SaslSsl);
+        assert_eq!(
+            protocol,
+            "kafka.security_protocol = sasl_ssl: this build has no TLS for Kafka; \
+             build with the feature kafka-tls, which is on unless it is turned off"
+        );
+        for mechanism in [Mechanism::ScramSha512, Mechanism::OauthBearer] {
+            let said = said_by(none, |s| {
+                s.protocol = SecurityProtocol::SaslPlaintext;
+                s.mechanism = mechanism;
+            });
+            assert!(said.contains(mechanism.name()), "{said}");
         }
-        assert!(said(|s| s.protocol = SecurityProtocol::SaslPlaintext).contains("SCRAM"));
     }
 }

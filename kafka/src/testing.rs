@@ -51,6 +51,8 @@ pub struct Ports {
     pub controller: u16,
     /// Free for a listener that a test adds.
     pub other: u16,
+    /// The same.
+    pub third: u16,
 }
 
 /// A broker.
@@ -58,6 +60,7 @@ pub struct Ports {
 pub struct KafkaServer {
     folder: PathBuf,
     ports: Ports,
+    java: Vec<String>,
     /// `None` while it does not run.
     running: Option<Running>,
 }
@@ -76,18 +79,23 @@ impl KafkaServer {
     /// When the libraries or Java are missing or the broker does not start; its log is in the
     /// text.
     pub fn start() -> io::Result<Self> {
-        Self::start_with(|_| String::new())
+        Self::start_with(&[], |_| String::new())
     }
 
-    /// The same with further lines of `server.properties`, which win over the usual ones.
+    /// The same with further arguments of Java, and further lines of `server.properties`, which win
+    /// over the usual ones.
     ///
     /// # Errors
     /// As [`KafkaServer::start`].
-    pub fn start_with(properties: impl FnOnce(&Ports) -> String) -> io::Result<Self> {
+    pub fn start_with(
+        java: &[&str],
+        properties: impl FnOnce(&Ports) -> String,
+    ) -> io::Result<Self> {
         let ports = Ports {
             client: free_port()?,
             controller: free_port()?,
             other: free_port()?,
+            third: free_port()?,
         };
         static FOLDERS: AtomicU32 = AtomicU32::new(0);
         let folder = std::env::temp_dir().join(format!(
@@ -104,6 +112,7 @@ impl KafkaServer {
         let mut server = Self {
             folder,
             ports,
+            java: java.iter().map(|&argument| argument.into()).collect(),
             running: None,
         };
         server.format()?;
@@ -138,6 +147,7 @@ impl KafkaServer {
             .arg("java")
             .args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
+            .args(&self.java)
             .args(class_path()?)
             .args(["kafka.Kafka", "server.properties"])
             .stdin(Stdio::piped())

@@ -11,14 +11,18 @@ use std::{
 
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::{Client, DefaultClientContext},
+    client::Client,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
 
-use crate::{health::Notes, options::Options};
+use crate::{
+    admin::{self, NewTopic, Refusal},
+    health::Notes,
+    options::Options,
+    rights::Right,
+};
 
 /// How long one question waits for a broker.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,7 +38,7 @@ pub(crate) enum Found {
 }
 
 /// Asks how many partitions the topic has.
-pub(crate) fn look_up<C: ClientContext>(client: &Client<C>, topic: &str) -> Found {
+pub(crate) fn look_up<C: ClientContext>(client: &Client<C>, topic: &str, notes: &Notes) -> Found {
     let metadata = match client.fetch_metadata(Some(topic), PATIENCE) {
         Ok(metadata) => metadata,
         Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure)) => {
@@ -54,6 +58,10 @@ pub(crate) fn look_up<C: ClientContext>(client: &Client<C>, topic: &str) -> Foun
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             Found::Missing
         }
+        Some(error @ RDKafkaErrorCode::TopicAuthorizationFailed) => unknown(&format!(
+            "{error}: {}",
+            notes.rights.missing(Right::Describe)
+        )),
         Some(error) => unknown(&error.to_string()),
     }
 }
@@ -103,51 +111,238 @@ fn offsets<C: ConsumerContext>(
         .collect()
 }
 
-/// The topic does not exist: creates it when that is allowed. `told` remembers that it was said.
-pub(crate) fn missing(options: &Options, notes: &Notes, told: &mut bool) {
-    let topic = &options.topic;
-    if !options.create_topic {
-        if !std::mem::replace(told, true) {
-            notes.error(&format!(
-                "the topic {topic} does not exist and is not to be created; waiting for it"
-            ));
+/// What is done about a topic that does not exist.
+pub(crate) struct Missing {
+    /// What was said of it last.
+    told: Option<String>,
+    next_try: Instant,
+    wait: Duration,
+}
+
+/// Between two attempts to create a topic, which a broker refuses; doubled each time up to this.
+const MOST_PATIENT: Duration = Duration::from_secs(60);
+
+impl Missing {
+    pub(crate) fn new() -> Self {
+        Self {
+            told: None,
+            next_try: Instant::now(),
+            wait: Duration::from_secs(1),
         }
-        return;
     }
-    match create(options) {
-        Ok(()) => notes.change(&format!("the topic {topic} did not exist and is created")),
-        Err(error) => notes.error(&format!("the topic {topic} cannot be created: {error}")),
+
+    /// It is there.
+    pub(crate) fn over(&mut self) {
+        *self = Self::new();
+    }
+
+    /// It is waited for: the producer creates it, or somebody else.
+    pub(crate) fn wait(&mut self, options: &Options, notes: &Notes) {
+        let Options { topic, .. } = options;
+        self.tell(
+            notes,
+            format!("the topic {topic} does not exist; waiting for it"),
+        );
+    }
+
+    /// Creates it when that is allowed.
+    pub(crate) fn create<C: ClientContext>(
+        &mut self,
+        client: &Client<C>,
+        options: &Options,
+        notes: &Notes,
+    ) {
+        let Options { topic, .. } = options;
+        if !options.create_topic {
+            let line = kafka_topics(options);
+            self.tell(
+                notes,
+                format!(
+                    "the topic {topic} does not exist, and kafka.create_topic is false; waiting for \
+                     it: {line}"
+                ),
+            );
+            return;
+        }
+        if Instant::now() < self.next_try {
+            return;
+        }
+        match create(client, options) {
+            Created::AsWished => {
+                notes.change(&format!("the topic {topic} did not exist and is created"));
+            }
+            Created::WithLess { with, refused } => {
+                let (wished, change) = (kafka_topics(options), kafka_configs(options));
+                self.tell(
+                    notes,
+                    format!(
+                        "the topic {topic} is created {with}, since the brokers refuse what was \
+                         wished ({refused}). An administrator makes it so by {wished}, or changes the \
+                         one that is there by {change}"
+                    ),
+                );
+            }
+            Created::Not(refused) => {
+                self.next_try = Instant::now() + self.wait;
+                self.wait = (2 * self.wait).min(MOST_PATIENT);
+                let why = match refused.code {
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                        notes.rights.missing(Right::Create)
+                    }
+                    _ => format!("an administrator creates it by {}", kafka_topics(options)),
+                };
+                let refused = refused.told();
+                self.tell(
+                    notes,
+                    format!("the topic {topic} cannot be created: {refused}: {why}"),
+                );
+            }
+        }
+    }
+
+    fn tell(&mut self, notes: &Notes, text: String) {
+        if self.told.as_ref() != Some(&text) {
+            notes.error(&text);
+            self.told = Some(text);
+        }
     }
 }
 
-/// Creates the topic; one that exists by now is as good.
-fn create(options: &Options) -> Result<(), String> {
-    let replication = options.replication.map_or(-1, i32::from);
-    let retention = options.retention.as_millis().to_string();
-    let topic = NewTopic::new(
-        &options.topic,
-        options.partitions,
-        TopicReplication::Fixed(replication),
-    )
-    .set("cleanup.policy", "delete")
-    .set("retention.ms", &retention)
-    // Only whole segments are deleted.
-    .set("segment.ms", &retention);
-    let admin: AdminClient<DefaultClientContext> = options
-        .admin()
-        .create()
-        .map_err(|error| error.to_string())?;
-    let limits = AdminOptions::new()
-        .request_timeout(Some(PATIENCE))
-        .operation_timeout(Some(PATIENCE));
-    let results = wait(admin.create_topics([&topic], &limits), 3 * PATIENCE)
-        .ok_or("no answer")?
-        .map_err(|error| error.to_string())?;
-    match results.first() {
-        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-        Some(Err((_, error))) => Err(error.to_string()),
-        None => Err("an empty answer".into()),
+enum Created {
+    AsWished,
+    /// What it has, and what the brokers said about the wishes.
+    WithLess {
+        with: &'static str,
+        refused: String,
+    },
+    Not(Refusal),
+}
+
+/// Creates the topic, with less when the brokers refuse a wish; one that exists by now is as good.
+fn create<C: ClientContext>(client: &Client<C>, options: &Options) -> Created {
+    let least = NewTopic {
+        name: &options.topic,
+        partitions: options.partitions,
+        replication: -1,
+        config: Vec::new(),
+    };
+    let wished = NewTopic {
+        replication: options.replication.map_or(-1, i32::from),
+        config: wished_config(options),
+        ..least.clone()
+    };
+    let without_config = NewTopic {
+        config: Vec::new(),
+        ..wished.clone()
+    };
+    let brokers_own = NewTopic {
+        partitions: -1,
+        ..least.clone()
+    };
+    let mut first = None;
+    let mut tried = Vec::new();
+    for (topic, with) in [
+        (wished, "as wished"),
+        (without_config, "with the brokers' clean-up and retention"),
+        (
+            least,
+            "with the brokers' replication, clean-up and retention",
+        ),
+        (
+            brokers_own,
+            "with the brokers' partitions, replication, clean-up and retention",
+        ),
+    ] {
+        if tried.contains(&topic) {
+            continue;
+        }
+        let result = admin::create_topic(client, &topic, PATIENCE);
+        tried.push(topic);
+        match (result, first.take()) {
+            (Ok(()), None) => return Created::AsWished,
+            (Ok(()), Some(refused)) => {
+                let refused = Refusal::told(&refused);
+                return Created::WithLess { with, refused };
+            }
+            (Err(refused), before) => {
+                if refused.code == RDKafkaErrorCode::TopicAlreadyExists {
+                    return Created::AsWished;
+                }
+                let is_policy = refused.is_about_the_wishes();
+                // What was said of the wishes tells most.
+                first = before.or(Some(refused));
+                if !is_policy {
+                    break;
+                }
+            }
+        }
     }
+    Created::Not(first.expect("there was an attempt"))
+}
+
+impl Refusal {
+    /// Whether another topic of that name may be taken.
+    fn is_about_the_wishes(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::PolicyViolation
+                | RDKafkaErrorCode::InvalidConfig
+                | RDKafkaErrorCode::InvalidPartitions
+                | RDKafkaErrorCode::InvalidReplicationFactor
+                | RDKafkaErrorCode::InvalidReplicaAssignment
+                | RDKafkaErrorCode::InvalidRequest
+        )
+    }
+
+    fn told(&self) -> String {
+        format!("{}: {:?}", self.code, self.words)
+    }
+}
+
+fn wished_config(options: &Options) -> Vec<(&'static str, String)> {
+    let retention = options.retention.as_millis().to_string();
+    vec![
+        ("cleanup.policy", "delete".into()),
+        ("retention.ms", retention.clone()),
+        // Only whole segments are deleted.
+        ("segment.ms", retention),
+    ]
+}
+
+/// The line by which an administrator makes the topic as it is wished for.
+fn kafka_topics(options: &Options) -> String {
+    let Options {
+        brokers,
+        topic,
+        partitions,
+        ..
+    } = options;
+    let replication = options.replication;
+    let replication = replication.map_or(String::new(), |n| format!(" --replication-factor {n}"));
+    let mut line = format!(
+        "`kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions \
+         {partitions}{replication}"
+    );
+    for (name, value) in wished_config(options) {
+        line += &format!(" --config {name}={value}");
+    }
+    line + "`"
+}
+
+/// The same for a topic that exists.
+fn kafka_configs(options: &Options) -> String {
+    let Options { brokers, topic, .. } = options;
+    let config = wished_config(options);
+    let config: Vec<_> = config
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let config = config.join(",");
+    format!(
+        "`kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name \
+         {topic} --add-config {config}`"
+    )
 }
 
 /// Wakes the thread that waits.

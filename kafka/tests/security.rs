@@ -1,72 +1,148 @@
-//! Logins against a real Apache Kafka that lets nobody do what it was not given the right to.
-//! With the feature `tls`, TLS and SCRAM, too.
+//! Logins against a real Apache Kafka, over TLS and by every mechanism; what is wrong names the
+//! setting to change.
+#![cfg(feature = "tls")]
 
 mod support;
 
 use std::{
-    sync::{Arc, OnceLock},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use kafka_bus::{
-    Consumer, Mechanism, Options, Producer, Security, SecurityProtocol,
+    Consumer, Mechanism, Oidc, Options, Producer, Security, SecurityProtocol,
     testing::{KafkaServer, Ports},
 };
-use support::{Ledger, Log, LogSink, options, send, wait_for};
+use support::{
+    Ledger, Log, LogSink,
+    identity::{Authority, Provider, TOKEN_LIFE},
+    options, send, wait_for,
+};
 
-/// A broker with a listener for logins; those who come without one may do everything.
-fn server(protocol: &str, lines: &str) -> KafkaServer {
-    let properties = |ports: &Ports| {
-        let Ports {
-            client,
-            controller,
-            other,
-        } = ports;
-        format!(
-            "listeners=PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller},OTHER://127.0.0.1:{other}
-advertised.listeners=PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller},OTHER://127.0.0.1:{other}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,OTHER:{protocol}
-authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+/// A broker with two listeners over TLS: `other` wants a login, `third` a certificate. Those who
+/// come to its first one may do everything.
+struct Site {
+    broker: KafkaServer,
+    folder: PathBuf,
+    authority: Authority,
+    provider: Provider,
+}
+
+const LOGINS: &str = "org.apache.kafka.common.security";
+
+fn site() -> &'static Site {
+    static SITE: OnceLock<Site> = OnceLock::new();
+    SITE.get_or_init(|| {
+        let name = format!("online-status-logins-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let authority = Authority::new(&folder);
+        authority.issue("broker");
+        authority.issue("edge");
+        let keys = folder.join("keys.json");
+        let provider = Provider::start(&keys);
+        let keys = format!("file:{}", keys.display());
+        let at = folder.display();
+        let lines = format!(
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
-{lines}
+ssl.keystore.type=PEM
+ssl.keystore.location={at}/broker.both
+ssl.truststore.type=PEM
+ssl.truststore.location={at}/ca.pem
+listener.name.third.ssl.client.auth=required
+ssl.principal.mapping.rules=RULE:^CN=([a-z]+)$/$1/
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+listener.name.other.connections.max.reauth.ms=4000
+listener.name.other.plain.sasl.jaas.config={LOGINS}.plain.PlainLoginModule required user_edge=\"right-secret\";
+listener.name.other.scram-sha-256.sasl.jaas.config={LOGINS}.scram.ScramLoginModule required;
+listener.name.other.scram-sha-512.sasl.jaas.config={LOGINS}.scram.ScramLoginModule required;
+listener.name.other.oauthbearer.sasl.jaas.config={LOGINS}.oauthbearer.OAuthBearerLoginModule required;
+listener.name.other.oauthbearer.sasl.server.callback.handler.class={LOGINS}.oauthbearer.OAuthBearerValidatorCallbackHandler
+listener.name.other.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={keys}
 "
-        )
-    };
-    KafkaServer::start_with(properties).expect("a broker")
+        );
+        let allowed = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}");
+        let properties = |ports: &Ports| support::listeners(ports, "SASL_SSL", "SSL") + &lines;
+        let broker = KafkaServer::start_with(&[&allowed], properties).expect("a broker");
+        let brokers = broker.brokers();
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let secret = format!("{mechanism}=[password=right-secret]");
+            let user = ["--entity-type", "users", "--entity-name", "edge"];
+            let change = ["--bootstrap-server", &brokers, "--alter"];
+            let add = ["--add-config", &secret];
+            let arguments = [&change[..], &user, &add].concat();
+            let tool = "kafka.admin.ConfigCommand";
+            broker.tool(tool, &arguments).expect("a user");
+        }
+        let needed = ["Read", "Write", "Describe"];
+        support::give_rights(&broker, "edge", "*", &needed);
+        Site {
+            broker,
+            folder,
+            authority,
+            provider,
+        }
+    })
 }
 
-/// Gives `edge` the rights that the README asks for.
-fn give_rights(server: &KafkaServer, topic: &str, operations: &[&str]) {
-    let brokers = server.brokers();
-    let base = [
-        "--bootstrap-server",
-        &brokers,
-        "--add",
-        "--allow-principal",
-        "User:edge",
-    ];
-    let on_topic = ["--topic", topic];
-    let operations = operations.iter().flat_map(|name| ["--operation", name]);
-    let arguments: Vec<&str> = base.into_iter().chain(on_topic).chain(operations).collect();
-    let acls = "org.apache.kafka.tools.AclCommand";
-    server.tool(acls, &arguments).expect("rights on the topic");
-    let on_group = [
-        "--group",
-        "online-status",
-        "--resource-pattern-type",
-        "prefixed",
-        "--operation",
-        "Describe",
-    ];
-    let arguments: Vec<&str> = base.into_iter().chain(on_group).collect();
-    server.tool(acls, &arguments).expect("rights on the group");
-}
+impl Site {
+    /// A way in that is right in everything: a login, or a certificate with `None`.
+    fn security(&self, mechanism: Option<Mechanism>) -> Security {
+        let (cert, key) = (self.folder.join("edge.pem"), self.folder.join("edge.key"));
+        Security {
+            protocol: match mechanism {
+                Some(_) => SecurityProtocol::SaslSsl,
+                None => SecurityProtocol::Ssl,
+            },
+            mechanism: mechanism.unwrap_or(Mechanism::Plain),
+            username: mechanism.map_or(String::new(), |_| "edge".into()),
+            password: mechanism.map_or(String::new(), |_| "right-secret".into()),
+            ca_file: Some(self.authority.file()),
+            cert_file: mechanism.is_none().then_some(cert),
+            key_file: mechanism.is_none().then_some(key),
+            ..Security::default()
+        }
+    }
 
-fn options_for(server: &KafkaServer, topic: &str, security: Security) -> Options {
-    let mut options = options(&format!("127.0.0.1:{}", server.ports().other), topic);
-    options.client_id = "online-status-n1".into();
-    options.security = security;
-    options
+    fn oidc(&self, secret: &str) -> Security {
+        let mut security = self.security(Some(Mechanism::OauthBearer));
+        security.username.clear();
+        security.password.clear();
+        security.oidc = Oidc {
+            token_url: self.provider.token_url.clone(),
+            client_id: "edge".into(),
+            client_secret: secret.into(),
+            scope: "kafka".into(),
+            ..Oidc::default()
+        };
+        security
+    }
+
+    /// Options for a topic of its own.
+    fn options(&self, security: Security) -> Options {
+        static TOPICS: AtomicU16 = AtomicU16::new(0);
+        let topic = format!("topic{}", TOPICS.fetch_add(1, Relaxed));
+        self.broker.create_topic(&topic, 2).expect("a topic");
+        let ports = self.broker.ports();
+        let port = match security.protocol {
+            SecurityProtocol::Ssl => ports.third,
+            _ => ports.other,
+        };
+        let mut options = options(&format!("127.0.0.1:{port}"), &topic);
+        options.client_id = "online-status-n1".into();
+        options.security = security;
+        options.log = |line| {
+            println!("kafka: {line}");
+            assert!(!line.contains("-secret"), "{line}");
+        };
+        options
+    }
 }
 
 fn start(options: &Options) -> (Producer, Arc<Ledger>, Consumer, Arc<Log>) {
@@ -77,153 +153,135 @@ fn start(options: &Options) -> (Producer, Arc<Ledger>, Consumer, Arc<Log>) {
     (producer, ledger, consumer, log)
 }
 
-fn assert_events_pass(options: &Options) {
+/// Events pass for so long.
+fn assert_events_pass(options: &Options, time: Duration) {
+    options.check_client().expect("good options");
     let (producer, ledger, consumer, log) = start(options);
     wait_for("the first assignment", || log.gaps() == 1);
-    send(&producer, 0, "alice", 7);
-    wait_for("the report", || ledger.delivered() == 1);
-    wait_for("the event", || log.of("alice") == [7]);
+    let begun = std::time::Instant::now();
+    let mut sent = 0;
+    while sent == 0 || begun.elapsed() < time {
+        send(&producer, sent, "alice", u64::from(sent));
+        sent += 1;
+        wait_for("the report", || ledger.reported() == sent as usize);
+        wait_for("the event", || log.of("alice").len() >= sent as usize);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ledger.delivered(), sent as usize);
     for error in [
         producer.health().last_error(),
         consumer.health().last_error(),
     ] {
-        let text = error.map_or(String::new(), |error| error.text.to_lowercase());
+        let text = error.map_or(String::new(), |error| error.text);
         assert!(
-            !text.contains("authoriz") && !text.contains("denied"),
+            !text.contains("uth") && !text.contains("see kafka."),
             "{text}"
         );
     }
 }
 
-fn plain_server() -> &'static KafkaServer {
-    static SERVER: OnceLock<KafkaServer> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        server(
-            "SASL_PLAINTEXT",
-            "sasl.enabled.mechanisms=PLAIN
-listener.name.other.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_edge=\"right-secret\";",
-        )
-    })
+/// What both say when they get nowhere has each of the parts.
+fn assert_said(options: &Options, parts: &[&str]) {
+    let (producer, _ledger, consumer, _log) = start(options);
+    for health in [
+        &(|| producer.health().last_error()) as &dyn Fn() -> Option<kafka_bus::LastError>,
+        &|| consumer.health().last_error(),
+    ] {
+        wait_for(parts[0], || {
+            health().is_some_and(|error| parts.iter().all(|part| error.text.contains(part)))
+        });
+    }
+    assert!(!producer.health().stats().connected);
 }
 
-fn plain(password: &str) -> Security {
-    Security {
-        protocol: SecurityProtocol::SaslPlaintext,
-        mechanism: Mechanism::Plain,
-        username: "edge".into(),
-        password: password.into(),
-        ..Security::default()
+#[test]
+fn every_mechanism_of_a_name_and_a_password_works_over_tls() {
+    for mechanism in [
+        Mechanism::Plain,
+        Mechanism::ScramSha256,
+        Mechanism::ScramSha512,
+    ] {
+        let site = site();
+        let options = site.options(site.security(Some(mechanism)));
+        assert_events_pass(&options, Duration::ZERO);
     }
 }
 
 #[test]
-fn a_login_with_the_documented_rights_is_enough() {
-    let server = plain_server();
-    server.create_topic("shared", 2).expect("a topic");
-    give_rights(server, "shared", &["Read", "Write", "Describe"]);
-    assert_events_pass(&options_for(server, "shared", plain("right-secret")));
+fn a_client_certificate_is_a_login_and_its_key_may_be_encrypted() {
+    let site = site();
+    let mut security = site.security(None);
+    let key = security.key_file.clone().expect("it has one");
+    assert_events_pass(&site.options(security.clone()), Duration::ZERO);
+
+    let encrypted = site.folder.join("encrypted.key");
+    let made = Command::new("openssl")
+        .args([
+            "pkcs8",
+            "-topk8",
+            "-v2",
+            "aes-256-cbc",
+            "-passout",
+            "pass:right-secret",
+        ])
+        .arg("-in")
+        .arg(key)
+        .arg("-out")
+        .arg(&encrypted)
+        .status();
+    assert!(made.expect("OpenSSL is there").success());
+    security.key_file = Some(encrypted);
+    security.key_password = "right-secret".into();
+    assert_events_pass(&site.options(security.clone()), Duration::ZERO);
+
+    security.key_password = "wrong-secret".into();
+    let error = site.options(security).check_client().expect_err("refused");
+    assert!(error.to_string().starts_with("kafka.key: "), "{error}");
 }
 
 #[test]
-fn with_the_right_to_create_it_a_login_may_create_the_topic() {
-    let server = plain_server();
-    give_rights(server, "created", &["Read", "Write", "Describe", "Create"]);
-    let mut options = options_for(server, "created", plain("right-secret"));
-    options.create_topic = true;
-    assert_events_pass(&options);
+fn tokens_of_an_identity_provider_are_fetched_again_before_they_end() {
+    let site = site();
+    let options = site.options(site.oidc("right-secret"));
+    assert_events_pass(&options, Duration::from_secs(TOKEN_LIFE * 2));
+    // One of the check, two of each client.
+    let asked = site.provider.asked.load(Relaxed);
+    assert!(asked >= 5, "asked for a token {asked} times");
 }
 
 #[test]
-fn a_wrong_password_is_told_and_never_shown() {
-    let server = plain_server();
-    let mut options = options_for(server, "shared", plain("wrong-secret"));
-    options.log = |line| assert!(!line.contains("wrong-secret"), "{line}");
-    let (producer, _ledger, consumer, _log) = start(&options);
-    let told = |error: Option<kafka_bus::LastError>| {
-        error.is_some_and(|error| error.text.to_lowercase().contains("authentication"))
-    };
-    wait_for("the producer to say so", || {
-        told(producer.health().last_error())
-    });
-    wait_for("the consumer to say so", || {
-        told(consumer.health().last_error())
-    });
-    assert!(!producer.health().stats().connected);
-    let begun = std::time::Instant::now();
-    producer.stop(Duration::ZERO);
-    consumer.stop();
-    assert!(begun.elapsed() < Duration::from_secs(20));
+fn a_login_that_is_refused_names_the_settings_and_shows_no_secret() {
+    let site = site();
+    for mechanism in [Mechanism::Plain, Mechanism::ScramSha512] {
+        let mut security = site.security(Some(mechanism));
+        security.password = "wrong-secret".into();
+        let parts = ["uthentication", "kafka.username and kafka.password"];
+        assert_said(&site.options(security), &parts);
+    }
+    let parts = ["invalid_client", "kafka.oidc_"];
+    assert_said(&site.options(site.oidc("wrong-secret")), &parts);
 }
 
-#[cfg(feature = "tls")]
 #[test]
-fn scram_over_tls_works_with_the_brokers_certificate_and_not_without() {
-    let folder = std::env::temp_dir().join(format!("online-status-tls-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let (store, certificate) = (folder.join("broker.p12"), folder.join("broker.pem"));
-    let keytool = |arguments: &[&str]| {
-        let status = std::process::Command::new("keytool")
-            .args(arguments)
-            .arg("-keystore")
-            .arg(&store)
-            .args(["-storepass", "changeit", "-alias", "broker"])
-            .status();
-        assert!(status.expect("Java has it").success());
-    };
-    keytool(&[
-        "-genkeypair",
-        "-keyalg",
-        "RSA",
-        "-dname",
-        "CN=broker",
-        "-ext",
-        "san=ip:127.0.0.1",
-    ]);
-    let file = certificate.to_str().expect("UTF-8");
-    keytool(&["-exportcert", "-rfc", "-file", file]);
-    let lines = format!(
-        "sasl.enabled.mechanisms=SCRAM-SHA-512
-listener.name.other.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
-ssl.keystore.location={}
-ssl.keystore.password=changeit
-ssl.keystore.type=PKCS12",
-        store.display()
-    );
-    let server = server("SASL_SSL", &lines);
-    let brokers = server.brokers();
-    server
-        .tool(
-            "kafka.admin.ConfigCommand",
-            &[
-                "--bootstrap-server",
-                &brokers,
-                "--alter",
-                "--entity-type",
-                "users",
-                "--entity-name",
-                "edge",
-                "--add-config",
-                "SCRAM-SHA-512=[password=right-secret]",
-            ],
-        )
-        .expect("a user");
-    server.create_topic("secret", 2).expect("a topic");
-    give_rights(&server, "secret", &["Read", "Write", "Describe"]);
-    let mut security = Security {
-        protocol: SecurityProtocol::SaslSsl,
-        mechanism: Mechanism::ScramSha512,
-        username: "edge".into(),
-        password: "right-secret".into(),
-        ca_file: Some(certificate),
-        ..Security::default()
-    };
-    assert_events_pass(&options_for(&server, "secret", security.clone()));
+fn tls_that_does_not_fit_names_the_setting() {
+    let site = site();
+    let good = site.security(Some(Mechanism::Plain));
+    let mut plaintext = good.clone();
+    plaintext.protocol = SecurityProtocol::SaslPlaintext;
+    plaintext.ca_file = None;
+    assert_said(&site.options(plaintext), &["kafka.security_protocol"]);
 
-    security.ca_file = None;
-    let (producer, _ledger, _consumer, _log) = start(&options_for(&server, "secret", security));
-    wait_for("the certificate to be refused", || {
-        let error = producer.health().last_error();
-        error.is_some_and(|error| error.text.contains("certificate verify failed"))
-    });
-    std::fs::remove_dir_all(&folder).expect("the folder goes");
+    let mut unknown = good.clone();
+    unknown.ca_file = None;
+    let parts = ["certificate verify failed", "kafka.ca_file"];
+    assert_said(&site.options(unknown), &parts);
+
+    let mut nobody = site.security(None);
+    (nobody.cert_file, nobody.key_file) = (None, None);
+    assert_said(&site.options(nobody), &["kafka.certificate and kafka.key"]);
+
+    let mut missing = good;
+    missing.ca_file = Some("/nothing/there.pem".into());
+    let error = site.options(missing).check_client().expect_err("no file");
+    assert!(error.to_string().starts_with("kafka.ca_file: "), "{error}");
 }

@@ -2,9 +2,9 @@
 //! (a flag wins over the environment, that over the file, that over the default) and checked as a
 //! whole. It owns precedence and the rules between settings; all errors are shown at once.
 
+mod kafka;
 mod table;
 
-use kafka_bus::{Compression, Mechanism, SecurityProtocol};
 use ring::VnodeSet;
 use settings::{Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
@@ -51,7 +51,10 @@ impl Config {
         if self.redis.url.is_set() {
             self.redis.check_files(&mut rules);
         }
-        rules.good(self.kafka_options());
+        match self.kafka_options() {
+            Ok(options) if !options.brokers.is_empty() => rules.good(options.check_client()),
+            options => rules.good(options),
+        }
         rules.finish()
     }
 
@@ -143,76 +146,6 @@ impl Config {
         );
         self.auth.check(&mut rules);
         rules.finish()
-    }
-
-    /// How the bus of the cluster is reached; the error names the setting.
-    pub(crate) fn kafka_options(&self) -> Result<kafka_bus::Options, SettingsError> {
-        let kafka = &self.kafka;
-        let wrong = |name: &str, value: &str, allowed: &str| {
-            SettingsError(vec![format!(
-                "kafka.{name} = {value:?}: allowed are {allowed}"
-            )])
-        };
-        let vnodes = self.cluster.count().expect("checked with the rest");
-        let mut options = kafka_bus::Options {
-            brokers: kafka.brokers.clone(),
-            topic: kafka.topic.clone(),
-            vnodes,
-            client_id: format!("online-status-{}", self.node.id),
-            create_topic: kafka.create_topic,
-            partitions: kafka.partitions as i32,
-            replication: (kafka.replication > 0).then_some(kafka.replication as u16),
-            retention: kafka.retention,
-            linger: kafka.linger,
-            message_timeout: kafka.message_timeout,
-            ..kafka_bus::Options::default()
-        };
-        options.compression = match kafka.compression.as_str() {
-            "none" => Compression::None,
-            "gzip" => Compression::Gzip,
-            "snappy" => Compression::Snappy,
-            "lz4" => Compression::Lz4,
-            "zstd" => Compression::Zstd,
-            other => {
-                return Err(wrong(
-                    "compression",
-                    other,
-                    "none, gzip, snappy, lz4 and zstd",
-                ));
-            }
-        };
-        let security = &mut options.security;
-        security.protocol = match kafka.security_protocol.as_str() {
-            "plaintext" => SecurityProtocol::Plaintext,
-            "ssl" => SecurityProtocol::Ssl,
-            "sasl_plaintext" => SecurityProtocol::SaslPlaintext,
-            "sasl_ssl" => SecurityProtocol::SaslSsl,
-            other => {
-                let allowed = "plaintext, ssl, sasl_plaintext and sasl_ssl";
-                return Err(wrong("security_protocol", other, allowed));
-            }
-        };
-        security.mechanism = match kafka.sasl_mechanism.as_str() {
-            "PLAIN" => Mechanism::Plain,
-            "SCRAM-SHA-256" => Mechanism::ScramSha256,
-            "SCRAM-SHA-512" => Mechanism::ScramSha512,
-            other => {
-                let allowed = "PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512";
-                return Err(wrong("sasl_mechanism", other, allowed));
-            }
-        };
-        security.username.clone_from(&kafka.username);
-        security.password = kafka.password.expose().to_owned();
-        security.ca_file.clone_from(&kafka.ca_file);
-        security.cert_file.clone_from(&kafka.certificate);
-        security.key_file.clone_from(&kafka.key);
-        for property in &kafka.properties.0 {
-            let (key, value) = property
-                .split_once('=')
-                .ok_or_else(|| wrong("properties", property, "key=value, separated by commas"))?;
-            options.extra.push((key.trim().into(), value.trim().into()));
-        }
-        Ok(options)
     }
 
     /// The bound within which a vanished client is offline for its watchers, ms (invariant I6).

@@ -8,6 +8,7 @@ use keys::AuthSettings;
 use redis_store::{ClusterSettings, RedisSettings};
 use settings::{Bytes, List, Secret};
 
+use super::kafka::Properties;
 use crate::forwarded::TrustedProxies;
 
 settings::sections! {
@@ -133,20 +134,35 @@ settings::sections! {
         message_timeout: Duration = "10s",
         /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
         security_protocol: String = "plaintext",
-        /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.
         sasl_mechanism: String = "PLAIN",
-        /// The user of SASL.
+        /// The user of PLAIN and SCRAM.
         username: String = "",
-        /// The password of SASL.
+        /// The password of PLAIN and SCRAM.
         password: Secret = "",
+        /// Where OAUTHBEARER gets its tokens: the token endpoint of an identity provider, asked with
+        /// the client-credentials grant.
+        oidc_token_url: String = "",
+        /// The client's name at the identity provider.
+        oidc_client_id: String = "",
+        /// The client's secret at the identity provider.
+        oidc_client_secret: Secret = "",
+        /// The scope to ask for; empty = what the provider gives by itself.
+        oidc_scope: String = "",
+        /// What the brokers want to know besides the token, `name=value` separated by commas.
+        oidc_extensions: String = "",
+        /// The certificate authorities of the identity provider, in PEM; empty = the system's.
+        oidc_ca_file: Option<PathBuf> = "",
         /// The certificate authorities to trust, in PEM; empty = the system's.
         ca_file: Option<PathBuf> = "",
-        /// This client's certificate, in PEM.
+        /// This client's certificate chain, in PEM.
         certificate: Option<PathBuf> = "",
         /// Its private key, in PEM.
         key: Option<PathBuf> = "",
-        /// More settings of librdkafka, like `socket.keepalive.enable=true`.
-        properties: List = "",
+        /// The password of an encrypted private key.
+        key_password: Secret = "",
+        /// More settings of librdkafka, like `socket.keepalive.enable=true`, separated by commas.
+        properties: Properties = "",
     }
 }
 

@@ -8,7 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafka_bus::{BadMessage, Options, Producer, Report, Reports, Sink};
+#[cfg(feature = "tls")]
+pub(crate) mod identity;
+
+use kafka_bus::{
+    BadMessage, Options, Producer, Report, Reports, Sink,
+    testing::{KafkaServer, Ports},
+};
 use protocol::{Cause, Event, Status, Version};
 use ring::{Epoch, VnodeCount};
 
@@ -23,13 +29,74 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// What all clients of these tests have said.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The lines that have all these parts.
+pub(crate) fn told(parts: &[&str]) -> Vec<String> {
+    let lines = lock(&LINES);
+    let fits = |line: &&String| parts.iter().all(|part| line.contains(part));
+    lines.iter().filter(fits).cloned().collect()
+}
+
 pub(crate) fn options(brokers: &str, topic: &str) -> Options {
     Options {
         brokers: brokers.into(),
         topic: topic.into(),
         metadata_interval: Duration::from_millis(500),
-        log: |line| println!("kafka: {line}"),
+        log: |line| {
+            println!("kafka: {line}");
+            lock(&LINES).push(line.into());
+        },
         ..Options::default()
+    }
+}
+
+/// Lines for two more listeners of a broker, by these protocols. Its first one is without TLS and
+/// login; who comes there is ANONYMOUS.
+pub(crate) fn listeners(ports: &Ports, other: &str, third: &str) -> String {
+    let at = |name: &str, port: u16| format!("{name}://127.0.0.1:{port}");
+    let all = [
+        at("PLAINTEXT", ports.client),
+        at("CONTROLLER", ports.controller),
+        at("OTHER", ports.other),
+        at("THIRD", ports.third),
+    ]
+    .join(",");
+    format!(
+        "listeners={all}
+advertised.listeners={all}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,OTHER:{other},THIRD:{third}
+"
+    )
+}
+
+/// Gives `user` rights on a topic, and on the group that is never joined.
+pub(crate) fn give_rights(server: &KafkaServer, user: &str, topic: &str, operations: &[&str]) {
+    let (brokers, user) = (server.brokers(), format!("User:{user}"));
+    let base = [
+        "--bootstrap-server",
+        &brokers,
+        "--add",
+        "--allow-principal",
+        &user,
+    ];
+    let on_topic: Vec<&str> = ["--topic", topic]
+        .into_iter()
+        .chain(operations.iter().flat_map(|name| ["--operation", name]))
+        .collect();
+    let on_group = [
+        "--group",
+        "online-status",
+        "--resource-pattern-type",
+        "prefixed",
+    ];
+    let on_group = [&on_group[..], &["--operation", "Describe"]].concat();
+    for on in [on_topic, on_group] {
+        let acls = "org.apache.kafka.tools.AclCommand";
+        server
+            .tool(acls, &[&base[..], &on].concat())
+            .expect("rights");
     }
 }
 
