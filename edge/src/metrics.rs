@@ -245,7 +245,7 @@ const BY_LABEL: &[ByLabel] = &[
     ),
     (
         "refused_connections_total",
-        "Connections not admitted, by the limit that was reached.",
+        "Connections not admitted, by the limit that was reached, or for their proxy's header.",
         "limit",
         |c| labelled(&c.refused),
     ),
