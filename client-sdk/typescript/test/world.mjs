@@ -29,6 +29,9 @@ class Target {
 
 export class World {
   now = START;
+  /** How far the clock was set, and the raster that timers fire in, ms. */
+  set = 0;
+  throttle = 1;
   timers = [];
   /** What the client did and nobody expected yet, by kind. */
   did = { token: [], route: [], health: [], dial: [], error: [], done: [] };
@@ -85,9 +88,9 @@ export class World {
       random: () => script.random ?? 0.5,
       page: script.needs?.includes('page') ? this.page : null,
       clock: {
-        now: () => this.now,
+        now: () => this.now + this.set,
         setTimeout: (call, ms) => {
-          const timer = { at: this.now + ms, call };
+          const timer = { at: Math.ceil((this.now + ms) / this.throttle) * this.throttle, call };
           this.timers.push(timer);
           return timer;
         },
@@ -155,6 +158,12 @@ export class World {
       case 'sleep':
         this.nothing();
         this.now += step.sleep;
+        return;
+      case 'set':
+        this.set += step.set;
+        return;
+      case 'throttle':
+        this.throttle = step.throttle;
         return;
       case 'expect': return this.expect(step);
       default: assert.fail(`no step: ${JSON.stringify(step)}`);

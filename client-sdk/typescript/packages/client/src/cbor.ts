@@ -1,7 +1,7 @@
 /**
  * The CBOR form of the protocol: `connect({ codec: cbor, … })`.
  *
- * @packageDocumentation
+ * @module @online-status/client/cbor
  */
 // As much of CBOR (RFC 8949) as the protocol has: maps with the small keys of its members, arrays, texts,
 // booleans, null and numbers that JavaScript has exactly.

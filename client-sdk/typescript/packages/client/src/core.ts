@@ -131,8 +131,8 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   };
 
   /** Gives up what is in the making. */
-  const abandon = (): void => {
-    if (next) shell.hangUp(next.n, ASIDE);
+  const abandon = (code = ASIDE): void => {
+    if (next) shell.hangUp(next.n, code);
     next = undefined;
     retryAt = NEVER;
     idle();
@@ -140,7 +140,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
 
   /** No connection, and none in the making. */
   const end = (code: number): void => {
-    abandon();
+    abandon(code);
     if (link) shell.hangUp(link.n, code);
     link = undefined;
     requests.lost();
@@ -228,7 +228,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   // -- and lost -------------------------------------------------------------------------------------
 
   const gone = (code: number, words: string, welcomed: boolean, now: number): void => {
-    const error = new PresenceError(code, words || MEANING[code] || `closed with ${code}`);
+    const error = new PresenceError(code, words || `closed with ${code}`);
     if (FINAL.includes(code)) return fail(error);
     // While a move is under way its connection is what counts.
     if (welcomed && (jobIs || retryAt < NEVER)) return become('connecting', error);
@@ -502,10 +502,3 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     },
   };
 }
-
-const MEANING: Record<number, string> = {
-  1009: 'a message was too long for the server',
-  4401: 'the token is bad or has ended',
-  4403: 'the server does not allow this',
-  4409: 'the user has too many sessions',
-};

@@ -1,7 +1,7 @@
 /**
  * Who is online: the client of online-status.
  *
- * @packageDocumentation
+ * @module @online-status/client
  */
 // The shell: WebSockets, fetch, timers and the page's events around the core, which decides.
 import { type Core, createCore } from './core.js';
@@ -69,8 +69,8 @@ const WALL: Clock = {
   clearTimeout: (timer) => clearTimeout(timer as number),
 };
 
-/** Users of one query message: as many of the longest names as a message has room for. */
-const QUERY = 50;
+/** Bytes of a user's own words (protocol). */
+const MOST_TEXT = 128;
 
 /** A client that opens nothing until its `connect()` is called. */
 export function createPresence(options: Options): Presence {
@@ -85,17 +85,26 @@ export function createPresence(options: Options): Presence {
   let timerAt = Infinity;
   let unlisten: (() => void) | undefined;
 
+  // A clock that is set back stands still instead.
+  let latest = 0;
+  let ahead = 0;
+  const now = (): number => {
+    const told = clock.now() + ahead;
+    if (told < latest) ahead += latest - told;
+    return (latest = Math.max(told, latest));
+  };
+
   const arm = (): void => {
     const at = core.watches.hasNews() ? 0 : core.deadline();
     if (at === timerAt) return;
     clock.clearTimeout(timer);
     timerAt = at;
-    if (at < Infinity) timer = clock.setTimeout(tick, Math.max(0, at - clock.now()));
+    if (at < Infinity) timer = clock.setTimeout(tick, Math.max(0, at - now()));
   };
   const tick = (): void => {
     clock.clearTimeout(timer);
     timerAt = Infinity;
-    core.tick(clock.now());
+    core.tick(now());
     run();
   };
   /** Tells the application what is new, and sets the timer. */
@@ -113,7 +122,7 @@ export function createPresence(options: Options): Presence {
   };
   /** What the application does in one turn goes out in the next. */
   const poke = (): void => {
-    core.requests.poke(clock.now());
+    core.requests.poke(now());
     arm();
   };
 
@@ -131,12 +140,12 @@ export function createPresence(options: Options): Presence {
           error = String(thrown);
           final = /^(\w*: )?not.?allowed/i.test(error);
         }
-        core.gotToken(job, token, error, final, clock.now());
+        core.gotToken(job, token, error, final, now());
         run();
       },
       async askRoute(job, user) {
         const [address, error, final] = await look(options, user);
-        core.gotRoute(job, address, error, final, clock.now());
+        core.gotRoute(job, address, error, final, now());
         run();
       },
       async diagnose(user, address) {
@@ -146,7 +155,7 @@ export function createPresence(options: Options): Presence {
       dial(n, address) {
         const closed = (code: number, reason: string): void => {
           if (!sockets.delete(n)) return;
-          core.closed(n, code, reason, clock.now());
+          core.closed(n, code, reason, now());
           run();
         };
         let socket: Socket;
@@ -161,7 +170,7 @@ export function createPresence(options: Options): Presence {
         sockets.set(n, socket);
         socket.binaryType = 'arraybuffer';
         socket.onopen = () => {
-          core.opened(n, socket.protocol === codec.protocol, clock.now());
+          core.opened(n, socket.protocol === codec.protocol, now());
           run();
         };
         socket.onmessage = ({ data }) => {
@@ -172,7 +181,7 @@ export function createPresence(options: Options): Presence {
             socket.close();
             return closed(1006, 'not a message of the protocol');
           }
-          core.heard(n, message, clock.now());
+          core.heard(n, message, now());
           run();
         };
         // A close event follows and says more.
@@ -215,8 +224,8 @@ export function createPresence(options: Options): Presence {
     on,
     get: core.watches.get,
     connect() {
-      unlisten ??= page ? listen(page, core, clock.now, tick) : undefined;
-      core.connect(clock.now());
+      unlisten ??= page ? listen(page, core, now, tick) : undefined;
+      core.connect(now());
       run();
     },
     disconnect() {
@@ -249,17 +258,21 @@ export function createPresence(options: Options): Presence {
     async query(users) {
       const list = names(users);
       const parts: Promise<UserPresence[]>[] = [];
-      for (let at = 0; at < list.length; at += QUERY) parts.push(ask((done) => core.requests.query(list.slice(at, at + QUERY), done)));
+      for (let at = 0; at < list.length; ) parts.push(ask((done) => (at += core.requests.query(list.slice(at), done))));
       return (await Promise.all(parts)).flat();
     },
     setMode: (mode) => ask((done) => core.requests.set({ mode }, done)),
-    setText: (text) => ask((done) => core.requests.set({ text }, done)),
+    setText: (text) =>
+      ask((done) => {
+        if (bytes(text) > MOST_TEXT) done(new PresenceError('text_too_long', `a text has at most ${MOST_TEXT} bytes`));
+        else core.requests.set({ text }, done);
+      }),
     setActivity(activity) {
-      core.choose(activity, clock.now());
+      core.choose(activity, now());
       tick();
     },
     active() {
-      core.touched(clock.now());
+      core.touched(now());
       tick();
     },
   };

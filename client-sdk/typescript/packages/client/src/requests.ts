@@ -1,7 +1,7 @@
 // What waits to be sent and what waits for its answer: the own state, queries, watches. It keeps the
 // server's limits: messages are split by them, and paced.
 import { Message, PresenceError, UserPresence } from './types.js';
-import type { Watches } from './watches.js';
+import { shrunk, type Watches } from './watches.js';
 
 /** Changes of the own state. */
 export interface Wish {
@@ -98,9 +98,12 @@ export function createRequests(watches: Watches, size: (message: Message) => num
       for (const name in limits) if ((told[name] as number) > 0) limits[name] = told[name] as number;
     },
 
-    query(users: readonly string[], done: Done): void {
-      if (waiting.length < MOST_WAITING) want({ type: 'query', users }, [done]);
+    /** Asks for as many of the users as a message has room for: how many that are. */
+    query(users: string[], done: Done): number {
+      const message = shrunk(users.slice(0, limits.users), (users) => ({ type: 'query', users }), fits);
+      if (waiting.length < MOST_WAITING) want(message, [done]);
       else done(new PresenceError('too_many_waiting', 'too many queries wait'));
+      return (message.users as string[]).length;
     },
 
     /** Sends what waits, as far as the server's rate allows; whether that was something. */

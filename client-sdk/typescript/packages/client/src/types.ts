@@ -43,13 +43,16 @@ export interface Self {
 }
 
 /**
- * Something that did not work, in words for a developer. `code` is an error code or the number of a close code
- * of the protocol, or one of the client's own: `token`, `not_allowed`, `route`, `refused`, `unreachable`,
- * `silent`, `closed`, `wrong_user`, `subprotocol`, `too_many_waiting`.
+ * Something that did not work, in words for a developer. `code` is the number of a close code or an error code of
+ * the protocol, or one of the client's own: `token` (the token function failed), `not_allowed` (it says that there
+ * is no use in asking again), `wrong_user`, `route` (the look-up failed), `refused` (WebSockets are, in a row),
+ * `silent` (no answer to a ping), `aside` (the page is in the back-forward cache or frozen), `bad_user`,
+ * `watch_limit`, `too_many_waiting`, `closed` (by `disconnect()`).
  */
 export class PresenceError extends Error {
   override readonly name = 'PresenceError';
   constructor(
+    /** What kind of thing. */
     readonly code: string | number,
     message: string,
     /** The users concerned. */

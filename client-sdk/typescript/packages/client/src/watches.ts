@@ -198,7 +198,7 @@ export function createWatches() {
 }
 
 /** The message of as many of the users as fit, found by halving; one always counts as fitting. */
-function shrunk(users: string[], make: (users: string[]) => Message, fits: (message: Message) => boolean): Message {
+export function shrunk(users: string[], make: (users: string[]) => Message, fits: (message: Message) => boolean): Message {
   for (;;) {
     const message = make(users);
     if (users.length < 2 || fits(message)) return message;

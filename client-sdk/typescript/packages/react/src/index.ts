@@ -1,7 +1,7 @@
 /**
  * React hooks of online-status: who is online, in a component.
  *
- * @packageDocumentation
+ * @module @online-status/react
  */
 import { createPresence, type ConnectionState, type Options, type Presence, PresenceError, type UserPresence } from '@online-status/client';
 import { createContext, createElement, type ReactNode, useContext, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
@@ -18,7 +18,8 @@ const DISCONNECTED: ConnectionState = { state: 'disconnected' };
  * when it goes; give it the user as `key`, so that another user gets another client. Of later options only the
  * token function counts. Nothing is connected on a server.
  */
-export function PresenceProvider({ options, client, children }: ProviderProps): ReactNode {
+export function PresenceProvider(props: ProviderProps): ReactNode {
+  const { options, client, children } = props;
   const newest = useRef(options);
   useEffect(() => {
     newest.current = options;
