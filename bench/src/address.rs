@@ -17,7 +17,7 @@ const MAX_PLACES: usize = 4_096;
 pub(crate) enum AddressError {
     #[error("{url:?}: expected {scheme}host:port/path")]
     Url { url: String, scheme: &'static str },
-    #[error("{0} has no address: {1}")]
+    #[error("{0:?} has no address: {1}")]
     Unresolved(String, io::Error),
     #[error("more than {MAX_PLACES} servers")]
     TooMany,

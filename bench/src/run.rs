@@ -30,14 +30,14 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 /// Why there are no results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    #[error(transparent)]
-    Address(#[from] AddressError),
+    #[error("--{0}: {1}")]
+    Address(&'static str, AddressError),
     #[error("--sessions {0} need {1} workers with this machine's limit of {2} open files each")]
     Files(u32, u64, u64),
-    #[error("--{0} must be more than 0")]
-    Zero(&'static str),
-    #[error("--{0} must be 0 to {MAX_SPAN} seconds")]
-    Span(&'static str),
+    #[error("--{0} {1}: it must be a number above 0")]
+    Zero(&'static str, f64),
+    #[error("--{0} {1}: it must be 0 to {MAX_SPAN} seconds")]
+    Span(&'static str, f64),
 }
 
 /// Runs a scenario and prints its report; whether all checks passed.
@@ -89,12 +89,15 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
 }
 
 /// Where sessions are opened, by the options.
-fn entrance(options: &Options) -> Result<Entrance, AddressError> {
+fn entrance(options: &Options) -> Result<Entrance, RunError> {
+    let parse = |option, url: &str, scheme| {
+        Address::parse(url, scheme).map_err(|error| RunError::Address(option, error))
+    };
     if options.coordinator.is_empty() {
-        return Ok(Entrance::Server(Address::parse(&options.url, "ws://")?));
+        return Ok(Entrance::Server(parse("url", &options.url, "ws://")?));
     }
     let all = options.coordinator.iter();
-    let all = all.map(|url| Address::parse(url, "http://"));
+    let all = all.map(|url| parse("coordinator", url, "http://"));
     Ok(Entrance::Coordinators(all.collect::<Result<_, _>>()?))
 }
 
@@ -111,8 +114,9 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         ("connect-rate", options.connect_rate),
         ("workers", f64::from(options.workers.unwrap_or(1))),
     ];
-    if let Some((name, _)) = positive.iter().find(|(_, value)| *value <= 0.0) {
-        return Err(RunError::Zero(name));
+    let is_good = |value: f64| value > 0.0 && value.is_finite();
+    if let Some((name, value)) = positive.into_iter().find(|(_, value)| !is_good(*value)) {
+        return Err(RunError::Zero(name, value));
     }
     let spans = [
         ("duration", options.duration),
@@ -126,8 +130,8 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
     let outages = options.outages.iter();
     let outages =
         outages.flat_map(|outage| [outage.start, outage.length].map(|s| ("outage-at", s)));
-    if let Some((name, _)) = spans.into_iter().chain(outages).find(|(_, s)| !sane(*s)) {
-        return Err(RunError::Span(name));
+    if let Some((name, span)) = spans.into_iter().chain(outages).find(|(_, s)| !sane(*s)) {
+        return Err(RunError::Span(name, span));
     }
     let changing = matches!(scenario, Scenario::Presence | Scenario::Fanout);
     let (move_every, movers) = match scenario {

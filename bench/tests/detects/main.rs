@@ -292,31 +292,52 @@ fn every_scenario_works_through_a_coordinator_that_is_not_the_first() {
 }
 
 #[test]
-fn no_server_and_wrong_usage_are_told_apart() {
-    let run = |arguments: &[&str]| {
+fn wrong_usage_ends_with_2_and_the_option_its_value_and_what_is_allowed() {
+    let both = "--url=ws://127.0.0.1:9/ --coordinator=http://127.0.0.1:9";
+    for (arguments, parts) in [
+        (
+            "--url https://x/",
+            &["--url: \"https://x/\"", "ws://host:port/path"][..],
+        ),
+        ("--url ws://127.0.0.1:x/", &["--url: ", "127.0.0.1:x"]),
+        (
+            "--coordinator ws://127.0.0.1",
+            &["--coordinator: \"ws://127.0.0.1\"", "http://host:port/path"],
+        ),
+        (
+            "--sessions 0",
+            &["--sessions 0: it must be a number above 0"],
+        ),
+        ("--rate nan", &["--rate NaN: it must be a number above 0"]),
+        (
+            "--grace=-1",
+            &["--grace -1: it must be 0 to 604800 seconds"],
+        ),
+        ("--assert p99", &["\"p99\" is not like p99<50ms"]),
+        ("--outage-at 3", &["\"3\" is not like 3:20"]),
+        (
+            "--outage-at 3:-1",
+            &["--outage-at -1: it must be 0 to 604800 seconds"],
+        ),
+        ("--moves 60", &["--moves", "60", "0..=50"]),
+        ("--sesions 5", &["--sesions", "--sessions"]),
+        (both, &["--url", "--coordinator", "cannot be used"]),
+        // No mistake, and nobody there.
+        ("--coordinator http://127.0.0.1:9", &["127.0.0.1:9"]),
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_online-status-bench"));
-        command
-            .args(arguments)
-            .output()
-            .expect("the bench runs")
-            .status
-            .code()
-    };
-    assert_eq!(run(&["presence", "--url", "https://x/"]), Some(2));
-    assert_eq!(run(&["presence", "--sessions", "0"]), Some(2));
-    assert_eq!(run(&["presence", "--assert", "p99"]), Some(2));
-    assert_eq!(run(&["presence", "--grace", "-1"]), Some(2));
-    assert_eq!(run(&["presence", "--outage-at", "3"]), Some(2));
-    assert_eq!(run(&["presence", "--outage-at", "3:-1"]), Some(2));
-    let both = [
-        "--url",
-        "ws://127.0.0.1:9/",
-        "--coordinator",
-        "http://127.0.0.1:9",
-    ];
-    assert_eq!(run(&[&["presence"], &both[..]].concat()), Some(2));
-    assert_eq!(
-        run(&["presence", "--coordinator", "http://127.0.0.1:9"]),
-        Some(2)
-    );
+        command.arg("presence").args(arguments.split(' '));
+        let output = command.output().expect("the bench runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {said}");
+        let missing = parts.iter().find(|part| !said.contains(**part));
+        assert!(
+            missing.is_none(),
+            "{arguments}: without {missing:?}: {said}"
+        );
+        assert!(
+            said.contains("online-status-bench") || said.contains("--help"),
+            "{said}"
+        );
+    }
 }
