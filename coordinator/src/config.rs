@@ -89,7 +89,7 @@ pub(crate) const TABLE: Table = Table {
 
 impl Config {
     /// Reads and checks everything.
-    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, SettingsError> {
+    pub(crate) fn load(sources: &Sources) -> Result<Self, SettingsError> {
         let config = Self::from_checked(&TABLE.read(sources)?);
         config.check()?;
         Ok(config)

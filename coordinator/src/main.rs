@@ -21,44 +21,54 @@ use std::process::ExitCode;
 use settings::{ConfigAction, SettingsError, Sources};
 
 use crate::{
-    cli::{Action, Invocation},
+    cli::Action,
     config::{Config, TABLE},
+    run::RunError,
 };
 
 fn main() -> ExitCode {
     let invocation = cli::parse();
-    let done = match invocation.action {
-        Action::Config(ConfigAction::Default) => {
-            print!("{}", TABLE.default_file());
-            Ok(())
-        }
-        Action::Config(ConfigAction::Doc) => {
-            print!("{}", TABLE.reference());
-            Ok(())
-        }
-        Action::Config(ConfigAction::Check) => load(&invocation).map(|config| {
-            print!("{}", TABLE.in_effect(&config.show()));
-        }),
-        Action::Run => load(&invocation).map(|config| match run::run(config) {
-            Ok(()) => {}
-            Err(error) => {
-                eprintln!("error: {error}");
-                std::process::exit(1);
-            }
-        }),
-    };
-    match done {
+    let file = invocation.file.as_deref();
+    let sources = Sources::of_process(file, invocation.flags);
+    match act(invocation.action, &sources) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: the configuration is wrong\n{error}");
-            ExitCode::from(2)
+        Err(failure) => {
+            eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
+            match failure {
+                Failure::Settings(_) => ExitCode::from(2),
+                Failure::Run(_) => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn load(invocation: &Invocation) -> Result<Config, SettingsError> {
-    let file = invocation.file.as_deref();
-    let config = Config::load(&Sources::of_process(file, invocation.flags.clone()))?;
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration is wrong\n{0}")]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
+    match action {
+        Action::Config(ConfigAction::Default) => print!("{}", TABLE.default_file()),
+        Action::Config(ConfigAction::Doc) => print!("{}", TABLE.reference()),
+        Action::Config(ConfigAction::Check) => {
+            let config = load(sources)?;
+            print!("{}", TABLE.in_effect(&config.show()));
+        }
+        Action::Run => run::run(load(sources)?)?,
+    }
+    Ok(())
+}
+
+fn load(sources: &Sources) -> Result<Config, SettingsError> {
+    if let Some(line) = TABLE.service_links(sources) {
+        eprintln!("{line}");
+    }
+    let config = Config::load(sources)?;
     config.check_files()?;
     Ok(config)
 }

@@ -6,9 +6,10 @@ use coordinator::control::Control;
 use keys::{Keys, KeysError};
 use redis_store::{Link, OptionsError};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use settings::ListenError;
 use token::DEVELOPMENT_SECRET;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     task::JoinHandle,
@@ -34,16 +35,17 @@ const RESIGNING: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error(
-        "no JWT_SECRET is set, so no token is needed, and coordinator.listen = {0} is not a \
-         loopback address; set JWT_SECRET (at least 32 bytes)"
+        "auth.secret (JWT_SECRET) is not set, so no token is needed, and coordinator.listen = {0} is \
+         not a loopback address; set JWT_SECRET (at least 32 bytes, as `openssl rand -base64 32` makes \
+         them), or listen on 127.0.0.1"
     )]
     Development(SocketAddr),
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
     Store(#[from] OptionsError),
-    #[error("coordinator.listen = {0}: cannot listen there: {1}")]
-    Listen(SocketAddr, std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("the process cannot be set up: {0}")]
     System(#[from] std::io::Error),
     #[error("a part of the coordinator has failed: {0}")]
@@ -77,8 +79,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         "" => default_id(),
         id => id.to_owned(),
     };
-    let wrong_listen = |error| RunError::Listen(own.listen, error);
-    let listener = TcpListener::bind(own.listen).await.map_err(wrong_listen)?;
+    let listener = settings::listen("coordinator.listen", own.listen, bind)?;
     let address = listener.local_addr()?;
     let signals = Signals::new()?;
 
@@ -153,6 +154,16 @@ async fn serve(config: Config) -> Result<(), RunError> {
         () = again.told_to_stop() => eprintln!("told twice to stop: ending now"),
     }
     result
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1_024)
 }
 
 /// What runs beside each other.

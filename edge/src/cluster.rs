@@ -36,15 +36,8 @@ const FLUSH: u64 = 5_000;
 /// Why an edge cannot be part of a cluster.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
-    #[error("kafka.brokers (KAFKA_BROKERS) is not set: a cluster's events travel on Kafka")]
-    NoKafka,
-    #[error("node.id (NODE_ID) = {0:?}: {1}")]
-    Node(String, ring::NodeIdError),
-    #[error(
-        "server.public_url is not set, and server.listen = {0} is no address that clients could \
-         be sent to"
-    )]
-    PublicUrl(std::net::SocketAddr),
+    #[error("node.id (NODE_ID), by default the host's name: {0}")]
+    Node(#[from] ring::NodeIdError),
     #[error(transparent)]
     Redis(#[from] redis_store::OptionsError),
     #[error(transparent)]
@@ -93,7 +86,7 @@ pub(crate) fn node_id(config: &Config) -> Result<NodeId, ClusterError> {
             .into_owned(),
         name => name.to_owned(),
     };
-    NodeId::parse(&name).map_err(|error| ClusterError::Node(name, error))
+    Ok(NodeId::parse(&name)?)
 }
 
 /// Starts what talks to Redis and Kafka. `homes`: the core of each vnode on this node.
@@ -107,9 +100,6 @@ pub(crate) fn start(
     keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
     let link = redis_store::Link::open(config.redis.options())?;
-    if config.kafka.brokers.is_empty() {
-        return Err(ClusterError::NoKafka);
-    }
     let vnodes = VnodeCount::new(homes.len()).expect("one home a vnode");
     let kafka = config.kafka_options()?;
     let place = Arc::new(Place::new(

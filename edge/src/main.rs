@@ -37,6 +37,7 @@ use settings::ConfigAction;
 use crate::{
     cli::{Action, Invocation},
     config::{Config, DEVELOPMENT_SECRET, SettingsError, Sources, TABLE},
+    start::StartError,
 };
 
 #[global_allocator]
@@ -52,41 +53,15 @@ fn main() -> ExitCode {
     }));
     keep_pages_small();
     let invocation = cli::parse();
-    let done = match invocation.action {
-        Action::Config(ConfigAction::Default) => {
-            print!("{}", TABLE.default_file());
-            Ok(())
+    let file = invocation.file.as_deref();
+    let sources = Sources::of_process(file, invocation.flags.clone());
+    act(&invocation, &sources).unwrap_or_else(|failure| {
+        eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
+        match failure {
+            Failure::Settings(_) => ExitCode::from(2),
+            Failure::Start(_) => ExitCode::FAILURE,
         }
-        Action::Config(ConfigAction::Doc) => {
-            print!("{}", TABLE.reference());
-            Ok(())
-        }
-        Action::Config(ConfigAction::Check) => {
-            load_with_files(&invocation).map(|config| check(&config))
-        }
-        Action::CheckToken => match load_with_files(&invocation) {
-            Err(error) => Err(error),
-            Ok(config) => return check_token(&config, &invocation),
-        },
-        Action::Token => load(&invocation).map(|config| test_token(&config, &invocation)),
-        Action::Run(mode) => match load_with_files(&invocation) {
-            Err(error) => Err(error),
-            Ok(config) => match start::run(config, mode) {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    eprintln!("error: {error}");
-                    return ExitCode::FAILURE;
-                }
-            },
-        },
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: the configuration is wrong\n{error}");
-            ExitCode::from(2)
-        }
-    }
+    })
 }
 
 /// Keeps transparent huge pages from this process, also on hosts that give them unasked: an idle
@@ -98,15 +73,42 @@ fn keep_pages_small() {
     }
 }
 
-fn load(invocation: &Invocation) -> Result<Config, SettingsError> {
-    let file = invocation.file.as_deref();
-    Config::load(&Sources::of_process(file, invocation.flags.clone()))
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration is wrong\n{0}")]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
-fn load_with_files(invocation: &Invocation) -> Result<Config, SettingsError> {
-    let config = load(invocation)?;
+fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> {
+    if let Action::Config(ConfigAction::Default) = invocation.action {
+        print!("{}", TABLE.default_file());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Action::Config(ConfigAction::Doc) = invocation.action {
+        print!("{}", TABLE.reference());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(line) = TABLE.service_links(sources) {
+        eprintln!("{line}");
+    }
+    let config = Config::load(sources)?;
+    if invocation.action == Action::Token {
+        test_token(&config, invocation);
+        return Ok(ExitCode::SUCCESS);
+    }
     config.check_files()?;
-    Ok(config)
+    match invocation.action {
+        Action::CheckToken => return Ok(check_token(&config, invocation)),
+        Action::Run(mode) => {
+            config.check_mode(mode)?;
+            start::run(config, mode)?;
+        }
+        Action::Config(_) | Action::Token => check(&config),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(config: &Config) {

@@ -15,6 +15,7 @@ use keys::{Keys, KeysError};
 use presence::{Core, Settings};
 use ring::{CoreId, Epoch, Member};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use settings::ListenError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
@@ -41,8 +42,9 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(
-        "no JWT_SECRET is set, so tokens of the public development secret are accepted, and \
-         server.listen = {0} is not a loopback address; set JWT_SECRET (at least 32 bytes)"
+        "auth.secret (JWT_SECRET) is not set, so tokens of the public development secret are \
+         accepted, and server.listen = {0} is not a loopback address; set JWT_SECRET (at least 32 \
+         bytes, as `openssl rand -base64 32` makes them), or listen on 127.0.0.1"
     )]
     DevelopmentSecret(SocketAddr),
     #[error(transparent)]
@@ -53,9 +55,12 @@ pub(crate) enum StartError {
     Store(#[from] store::OpenError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    #[error("{0} = {1}: cannot listen there: {2}")]
-    Listen(&'static str, SocketAddr, std::io::Error),
-    #[error("server.cores = {0}: more than the {1} CPUs that this process may use")]
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(
+        "server.cores = {0}: more than the {1} CPUs that this process may use; set at most so many, \
+         0 for all of them, or server.pin = false"
+    )]
     Cores(usize, usize),
     #[error(
         "the kernel does not give an io_uring to this process: {0}. Linux 6.1 or newer is needed; \
@@ -114,24 +119,19 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     let tls = (!tls_paths.0.as_os_str().is_empty())
         .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
         .transpose()?;
-    let wrong_listen = |name, address| move |error| StartError::Listen(name, address, error);
     // Without a shared port first: another process there would silently take its half.
-    let probe = TcpListener::bind(listen).map_err(wrong_listen("server.listen", listen))?;
+    let alone = |address| TcpListener::bind(address);
+    let probe = settings::listen("server.listen", listen, alone)?;
     let listen = probe.local_addr()?;
     drop(probe);
     let listeners: Vec<TcpListener> = (0..cores)
-        .map(|_| socket::listen(listen).map_err(wrong_listen("server.listen", listen)))
+        .map(|_| settings::listen("server.listen", listen, socket::listen))
         .collect::<Result<_, _>>()?;
-    let admin_listen = config.server.admin_listen;
-    let admin = TcpListener::bind(admin_listen)
-        .map_err(wrong_listen("server.admin_listen", admin_listen))?;
+    let admin = settings::listen("server.admin_listen", config.server.admin_listen, alone)?;
     let admin_address = admin.local_addr()?;
 
     let scheme = if tls.is_some() { "wss" } else { "ws" };
     let public_url = match config.server.public_url.as_str() {
-        "" if mode == Mode::Cluster && listen.ip().is_unspecified() => {
-            return Err(ClusterError::PublicUrl(listen).into());
-        }
         "" => format!("{scheme}://{listen}/socket"),
         url => url.to_owned(),
     };

@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig, ServerConnection,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
 };
 
 /// Bytes that rustls may hold for a connection at a time.
@@ -22,7 +25,10 @@ const BUFFER_LIMIT: usize = 16 << 10;
 pub(crate) enum TlsError {
     #[error("{0} = {1:?}: {2}")]
     File(&'static str, String, String),
-    #[error("tls.certificate = {0:?} and tls.key = {1:?} do not fit together: {2}")]
+    #[error(
+        "tls.certificate = {0:?} and tls.key = {1:?} do not fit together: {2}; give the key that the \
+         first certificate of the file was made for"
+    )]
     Pair(String, String, rustls::Error),
     #[error("TLS cannot be set up: {0}")]
     Library(rustls::Error),
@@ -57,11 +63,17 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
     let chain = chain.map_err(|error| wrong("tls.certificate", certificate, error.to_string()))?;
     if chain.is_empty() {
-        let what = "there is no certificate in it".to_owned();
+        let what =
+            "there is no certificate in it; it must be PEM, the server's own first".to_owned();
         return Err(wrong("tls.certificate", certificate, what));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| wrong("tls.key", key, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+        let what = match error {
+            pem::Error::NoItemsFound => "there is no private key in it; it must be PEM".to_owned(),
+            error => error.to_string(),
+        };
+        wrong("tls.key", key, what)
+    })?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

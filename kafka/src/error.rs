@@ -8,7 +8,11 @@ use crate::{health::Notes, options::RESERVED};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No broker to begin with.
-    #[error("kafka.brokers (KAFKA_BROKERS) is not set: host:port, separated by commas")]
+    #[error(
+        "kafka.brokers (KAFKA_BROKERS) is not set: a cluster's events travel on Kafka; set host:port, \
+         several separated by commas. A standalone edge needs none: it is started by \
+         `online-status-edge standalone`"
+    )]
     NoBrokers,
     /// A name that no topic can have.
     #[error("kafka.topic = {0:?}: allowed are 1 to 249 of A-Z a-z 0-9 . _ -")]

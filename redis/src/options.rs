@@ -60,7 +60,9 @@ impl fmt::Debug for Options {
 pub enum OptionsError {
     /// There is no URL.
     #[error(
-        "redis.url (REDIS_URL) is not set: a cluster meets in Redis; a standalone edge needs none"
+        "redis.url (REDIS_URL) is not set: a cluster meets in Redis; set it, like \
+         REDIS_URL=redis://127.0.0.1:6379. A standalone edge needs none: it is started by \
+         `online-status-edge standalone`"
     )]
     NoUrl,
     /// The URL, or one of several.

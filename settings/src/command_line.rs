@@ -1,13 +1,10 @@
 //! Every setting as a flag, where the file is given, and the command that explains them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::{Setting, Sources, Table};
+use crate::{Setting, Table};
 
 /// What the command `config` is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,21 +100,5 @@ impl Table {
     pub fn given_file(arguments: &ArgMatches) -> Option<PathBuf> {
         let file = arguments.try_get_one::<PathBuf>("config").ok().flatten();
         file.cloned()
-    }
-}
-
-impl<'a> Sources<'a> {
-    /// The process's environment, and what the command line gave. Variables that are not UTF-8
-    /// are nobody's setting.
-    #[must_use]
-    pub fn of_process(file: Option<&'a Path>, flags: BTreeMap<String, String>) -> Self {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Self {
-            file,
-            environment,
-            flags,
-        }
     }
 }

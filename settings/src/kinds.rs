@@ -1,12 +1,19 @@
 //! The kinds of values a setting can have: how each is read from text, shown, and described.
 //! It owns syntax only; what a setting means stands in the table.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// A kind of value. Every value is given as text, in the file, the environment and flags alike.
 pub trait Kind: Sized {
     /// What is allowed, for errors and the reference.
     const ALLOWED: &'static str;
+
+    /// Whether no error may show it.
+    const IS_SECRET: bool = false;
 
     /// `Err` says what is wrong.
     fn parse(text: &str) -> Result<Self, String>;
@@ -86,6 +93,7 @@ impl std::fmt::Debug for Secret {
 
 impl Kind for Secret {
     const ALLOWED: &'static str = "a text, never shown";
+    const IS_SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         Ok(Self(text.to_owned()))
@@ -129,12 +137,43 @@ impl Kind for SocketAddr {
     const ALLOWED: &'static str = "an address and port like 127.0.0.1:8080 or [::]:8080";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|_| "it is not an address with a port".into())
+        text.parse().map_err(|_| why_no_address(text))
     }
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+/// What to change in a text that is no address with a port.
+fn why_no_address(text: &str) -> String {
+    if text.parse::<Ipv4Addr>().is_ok() {
+        return format!("it has no port, as {text}:8080 has");
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    // The last group of an address may be meant as a port, and mostly is.
+    if host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok() {
+        return format!("an IPv6 address stands in brackets, as [{host}]:{port}");
+    }
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+        return format!("an IPv6 address stands in brackets and has a port, as [{address}]:8080");
+    }
+    if host == text {
+        return "it is not an address with a port".into();
+    }
+    if port.parse::<u16>().is_err() {
+        return format!("its port {port:?} is none: allowed are 0 to 65535");
+    }
+    if host.is_empty() || host == "*" {
+        return format!("it has no address; all of this host are 0.0.0.0:{port}, or [::]:{port}");
+    }
+    format!("{host:?} is no IP address, and names are not looked up")
+}
+
+fn no_unit(unit: &str, of: &str) -> String {
+    match unit {
+        "" => format!("it has no unit of {of}"),
+        unit => format!("{unit:?} is no unit of {of}"),
     }
 }
 
@@ -153,7 +192,7 @@ impl Kind for Duration {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = &text[digits.len()..];
         let Some((_, ms)) = DURATIONS.iter().find(|(name, _)| *name == unit) else {
-            return Err("it has no unit of time".into());
+            return Err(no_unit(unit, "time"));
         };
         let number: u64 = digits
             .trim()
@@ -175,7 +214,7 @@ impl Kind for Duration {
 }
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub usize);
 
 const SIZES: [(&str, usize); 4] = [
@@ -192,7 +231,7 @@ impl Kind for Bytes {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = &text[digits.len()..];
         let Some((_, factor)) = SIZES.iter().find(|(name, _)| *name == unit) else {
-            return Err("it has no unit of size".into());
+            return Err(no_unit(unit, "size"));
         };
         let number: usize = digits
             .trim()
@@ -259,6 +298,26 @@ mod tests {
         }
         for text in ["64", "KiB", "64kb"] {
             assert!(Bytes::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_told_what_it_lacks() {
+        for (text, what) in [
+            ("127.0.0.1", "it has no port, as 127.0.0.1:8080 has"),
+            (":8080", "0.0.0.0:8080"),
+            ("*:8080", "0.0.0.0:8080"),
+            ("::1:8080", "as [::1]:8080"),
+            (":::8080", "as [::]:8080"),
+            ("::1", "as [::1]:8080"),
+            ("[::1]", "as [::1]:8080"),
+            ("localhost:8080", "\"localhost\" is no IP address"),
+            ("127.0.0.1:80800", "its port \"80800\" is none"),
+            ("8080", "it is not an address with a port"),
+            ("", "it is not an address with a port"),
+        ] {
+            let error = SocketAddr::parse(text).expect_err(text);
+            assert!(error.contains(what), "{text}: {error}");
         }
     }
 }

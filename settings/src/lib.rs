@@ -1,23 +1,31 @@
 //! Settings of a program: one table of them, read from a TOML file, the environment and flags (a
 //! flag wins over the environment, that over the file, that over the default). It owns precedence,
 //! syntax and the pages made from the table; what a setting means stands in the program's table. It
-//! also has the macros by which a program says things that nobody may be there to hear.
+//! also has what programs do alike at their start: taking an address that a setting names, and the
+//! macros by which they say things that nobody may be there to hear.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod environment;
+mod file;
 mod kinds;
+mod listen;
+mod near;
 mod output;
 mod pages;
 mod read;
 mod rules;
+mod sources;
 mod table;
 
 pub use crate::{
     command_line::ConfigAction,
     kinds::{Bytes, Kind, List, Secret},
-    read::{SettingsError, Sources},
+    listen::{LISTEN_PATIENCE, ListenError, listen},
+    read::SettingsError,
     rules::{Rules, is_origin_of},
+    sources::{File, Sources},
     table::{Section, Setting, Table},
 };
 

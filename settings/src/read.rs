@@ -1,57 +1,30 @@
-//! Reading: the text of each setting from where it is given, and every mistake by its name.
+//! Reading: the text of each setting from where it is given, and every mistake by its name and place.
 
-use std::{collections::BTreeMap, path::Path};
-
-use crate::{Setting, Table};
-
-/// Where settings come from.
-#[derive(Debug, Default)]
-pub struct Sources<'a> {
-    /// A TOML file.
-    pub file: Option<&'a Path>,
-    /// The process's environment.
-    pub environment: BTreeMap<String, String>,
-    /// Flags that were given, by [`Setting::flag`].
-    pub flags: BTreeMap<String, String>,
-}
+use crate::{
+    Setting, Table,
+    sources::{Place, Sources},
+};
 
 /// All that is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SettingsError(pub Vec<String>);
 
-struct Given {
-    text: String,
-    source: String,
+/// A setting's text, and where it stands.
+pub(crate) struct Given {
+    pub(crate) text: String,
+    pub(crate) place: Place,
 }
 
 impl Table {
     /// The text of each setting in the table's order, each good for its kind.
-    pub fn read(&self, sources: &Sources<'_>) -> Result<Vec<String>, SettingsError> {
-        let mut errors = Vec::new();
-        let defaults = self.settings().map(|setting| Given {
-            text: setting.default.to_owned(),
-            source: "default".into(),
-        });
-        let mut given: Vec<Given> = defaults.collect();
-        if let Some(path) = sources.file {
-            self.read_file(path, &mut given, &mut errors);
-        }
-        self.read_environment(&sources.environment, &mut given, &mut errors);
-        for (setting, given) in self.settings().zip(&mut given) {
-            if let Some(text) = sources.flags.get(&setting.flag()) {
-                *given = Given {
-                    text: text.clone(),
-                    source: format!("--{}", setting.flag()),
-                };
-            }
-        }
-        for (setting, Given { text, source }) in self.settings().zip(&given) {
+    pub fn read(&self, sources: &Sources) -> Result<Vec<String>, SettingsError> {
+        let (given, mut errors) = self.given(sources);
+        for (setting, Given { text, place }) in self.settings().zip(&given) {
             if let Err(what) = (setting.check)(text) {
-                let name = setting.name();
-                let allowed = setting.allowed;
+                let (name, text, allowed) = (setting.name(), setting.shown(text), setting.allowed);
                 errors.push(format!(
-                    "{name} = {text:?} ({source}): {what}; allowed is {allowed}"
+                    "{name} = {text} ({place}): {what}; allowed is {allowed}"
                 ));
             }
         }
@@ -62,116 +35,89 @@ impl Table {
         }
     }
 
-    fn find(&self, name: &str) -> Option<usize> {
-        self.settings().position(|setting| setting.name() == name)
-    }
-
-    /// Whether the variable `name` is another program's.
-    fn is_foreign(&self, name: &str) -> bool {
-        let in_section = |setting: &Setting| {
-            let rest = name.strip_prefix("ONLINE_STATUS_").unwrap_or_default();
-            rest.strip_prefix(&setting.section.to_uppercase())
-                .is_some_and(|rest| rest.starts_with('_'))
-        };
-        self.others.iter().any(|other| name.starts_with(other))
-            || (self.foreign_sections && !self.settings().any(in_section))
-    }
-
-    fn read_file(&self, path: &Path, given: &mut [Given], errors: &mut Vec<String>) {
-        let shown = path.display();
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return errors.push(format!("{shown}: {error}")),
-        };
-        let table: toml::Table = match text.parse() {
-            Ok(table) => table,
-            Err(error) => return errors.push(format!("{shown}: {error}")),
-        };
-        for (section, value) in table {
-            let toml::Value::Table(keys) = value else {
-                let line = format!("{shown}: {section} must be a section like [{section}]");
-                errors.push(line);
-                continue;
-            };
-            for (key, value) in keys {
-                let name = format!("{section}.{key}");
-                let Some(at) = self.find(&name) else {
-                    let hint = did_you_mean(&name, self.settings().map(Setting::name));
-                    errors.push(format!("{shown}: there is no setting {name}{hint}"));
-                    continue;
-                };
-                let text = match value {
-                    toml::Value::String(text) => text,
-                    toml::Value::Array(items) => {
-                        let texts = items.iter().map(|item| item.as_str().unwrap_or_default());
-                        texts.collect::<Vec<_>>().join(",")
-                    }
-                    other => other.to_string(),
-                };
-                given[at] = Given {
-                    text,
-                    source: shown.to_string(),
-                };
+    /// What is given for each setting in the table's order, and what is wrong with how it is given.
+    fn given(&self, sources: &Sources) -> (Vec<Given>, Vec<String>) {
+        let mut errors = Vec::new();
+        let defaults = self.settings().map(|setting| Given {
+            text: setting.default.to_owned(),
+            place: Place::Default,
+        });
+        let mut given: Vec<Given> = defaults.collect();
+        if let Some(file) = &sources.file {
+            self.read_file(file, &mut given, &mut errors);
+        }
+        self.read_environment(sources, &mut given, &mut errors);
+        for (setting, given) in self.settings().zip(&mut given) {
+            let flag = setting.flag();
+            if let Some(text) = sources.flags.get(&flag) {
+                let text = text.clone();
+                let place = Place::Flag(flag);
+                *given = Given { text, place };
             }
         }
+        (given, errors)
     }
 
-    fn read_environment(
-        &self,
-        environment: &BTreeMap<String, String>,
-        given: &mut [Given],
-        errors: &mut Vec<String>,
-    ) {
-        for (setting, given) in self.settings().zip(given) {
-            let long = setting.env();
-            let names = setting.short_env.into_iter().chain([long.as_str()]);
-            for name in names {
-                if let Some(text) = environment.get(name) {
-                    *given = Given {
-                        text: text.clone(),
-                        source: name.to_owned(),
-                    };
+    /// The program and `error`, and below each of its lines, for the settings that this names, where
+    /// their values come from or how to give one. No secret is shown.
+    #[must_use]
+    pub fn explain(&self, sources: &Sources, error: &str) -> String {
+        let (given, _) = self.given(sources);
+        let mut lines = Vec::new();
+        for line in error.lines() {
+            lines.push(line.to_owned());
+            for (setting, given) in self.settings().zip(&given) {
+                let name = setting.name();
+                let is_said = match &given.place {
+                    // Its place, or its variable, stands there already.
+                    Place::Default => line.contains(&format!("{name} (")),
+                    place => line.contains(&place.to_string()),
+                };
+                if !is_said && names(line, &name) {
+                    lines.push(format!("  {}", setting.origin(given)));
                 }
             }
         }
-        for name in environment
-            .keys()
-            .filter(|name| name.starts_with("ONLINE_STATUS_"))
-        {
-            let known = |setting: &Setting| {
-                setting.env() == *name || setting.short_env == Some(name.as_str())
-            };
-            if !self.is_foreign(name) && !self.settings().any(known) {
-                let hint = did_you_mean(name, self.settings().map(Setting::env));
-                errors.push(format!("there is no setting for the variable {name}{hint}"));
-            }
+        format!("{}: {}", self.program, lines.join("\n"))
+    }
+}
+
+impl Setting {
+    fn origin(&self, Given { text, place }: &Given) -> String {
+        let (name, section, key) = (self.name(), self.section, self.key);
+        if *place != Place::Default {
+            let text = self.shown(text);
+            return format!("{name} = {text} comes from {place}");
+        }
+        let is = match self.default {
+            "" => "is not set".to_owned(),
+            default => format!("= {default:?} is the default"),
+        };
+        let (flag, variables) = (self.flag(), self.variables().collect::<Vec<_>>());
+        let variable = variables.first().map_or("", |name| name);
+        format!(
+            "{name} {is}: --{flag} VALUE, {variable}=VALUE, or {key} = \"VALUE\" below [{section}] in the file"
+        )
+    }
+
+    fn shown(&self, text: &str) -> String {
+        if self.is_secret {
+            "(hidden)".to_owned()
+        } else {
+            format!("{text:?}")
         }
     }
 }
 
-/// " (did you mean …?)" for the nearest of `names`, if any is near.
-fn did_you_mean(wrong: &str, names: impl Iterator<Item = String>) -> String {
-    let near = names.map(|name| (distance(wrong, &name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + wrong.len() / 4 => {
-            format!(" (did you mean {name}?)")
-        }
-        _ => String::new(),
-    }
-}
-
-/// The edit distance (Levenshtein, 1965).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let cost = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// Whether a line has the name as a word of its own.
+fn names(line: &str, name: &str) -> bool {
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    line.match_indices(name).any(|(at, _)| {
+        let (before, behind) = (&line[..at], &line[at + name.len()..]);
+        // A point behind it may end a sentence.
+        !before.ends_with(|c: char| goes_on(c) || c == '.' || c == '-' || c == '/')
+            && !behind.starts_with(goes_on)
+    })
 }
 
 #[cfg(test)]
@@ -265,10 +211,7 @@ mod tests {
         );
         let shown = config.expect("good").show();
         std::fs::write(&file, table.in_effect(&shown)).expect("a writable temp dir");
-        let sources = Sources {
-            file: Some(&file),
-            ..Sources::default()
-        };
+        let sources = Sources::default().with_file(Some(&file));
         let again = Config::from_checked(&table.read(&sources).expect("good"));
         std::fs::remove_file(&file).expect("it was written");
         assert_eq!((again.node.most, again.show()), (7, shown));
@@ -302,7 +245,7 @@ mod tests {
             lines,
             [
                 "node.most = 11: allowed are 1 to 10",
-                "node.wait = 90000ms: allowed are 100ms to 60000ms",
+                "node.wait = 90s: allowed are 100ms to 1m",
                 "auth.rule = \"closed\": allowed are open and claim",
                 "node.from has \"https://a.example/\": it is no origin like https://example.com, \
                  https://*.example.com or http://localhost:3000, nor null",

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use crate::SettingsError;
+use crate::{Bytes, Kind, SettingsError};
 
 /// Collects the rules that are broken, so that all are shown at once.
 #[derive(Debug, Default)]
@@ -23,28 +23,37 @@ impl Rules {
         }
     }
 
-    fn range(&mut self, name: &str, value: u64, allowed: &RangeInclusive<u64>, unit: &str) {
-        let (least, most) = (allowed.start(), allowed.end());
+    fn range<T: Kind + PartialOrd>(&mut self, name: &str, value: &T, least: &T, most: &T) {
+        let (shown, least_shown, most_shown) = (value.show(), least.show(), most.show());
         self.rule(
-            allowed.contains(&value),
-            format!("{name} = {value}{unit}: allowed are {least}{unit} to {most}{unit}"),
+            (least..=most).contains(&value),
+            format!("{name} = {shown}: allowed are {least_shown} to {most_shown}"),
         );
     }
 
     /// A number's range.
     pub fn number(&mut self, name: &str, value: u64, allowed: RangeInclusive<u64>) {
-        self.range(name, value, &allowed, "");
+        self.range(name, &value, allowed.start(), allowed.end());
     }
 
     /// A duration's range, in ms.
     pub fn duration(&mut self, name: &str, value: Duration, allowed: RangeInclusive<u64>) {
-        let ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-        self.range(name, ms, &allowed, "ms");
+        let (least, most) = (
+            Duration::from_millis(*allowed.start()),
+            Duration::from_millis(*allowed.end()),
+        );
+        self.range(name, &value, &least, &most);
     }
 
     /// A range of bytes.
     pub fn bytes(&mut self, name: &str, value: usize, allowed: RangeInclusive<u64>) {
-        self.range(name, value as u64, &allowed, "B");
+        let bytes = |count: u64| Bytes(usize::try_from(count).unwrap_or(usize::MAX));
+        self.range(
+            name,
+            &Bytes(value),
+            &bytes(*allowed.start()),
+            &bytes(*allowed.end()),
+        );
     }
 
     /// One of a few words.

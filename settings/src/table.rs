@@ -18,6 +18,8 @@ pub struct Setting {
     pub check: fn(&str) -> Result<(), String>,
     /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`.
     pub short_env: Option<&'static str>,
+    /// Whether its value is never shown.
+    pub is_secret: bool,
 }
 
 impl Setting {
@@ -37,6 +39,12 @@ impl Setting {
     #[must_use]
     pub fn env(&self) -> String {
         format!("ONLINE_STATUS_{}_{}", self.section, self.key).to_uppercase()
+    }
+
+    /// Its names in the environment; the last that is given wins.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = String> {
+        let short = self.short_env.map(str::to_owned);
+        short.into_iter().chain([self.env()])
     }
 }
 
@@ -101,6 +109,7 @@ macro_rules! sections {
                 default: $default,
                 doc: concat!($($doc),+),
                 allowed: <$kind as $crate::Kind>::ALLOWED,
+                is_secret: <$kind as $crate::Kind>::IS_SECRET,
                 check: |text| <$kind as $crate::Kind>::parse(text).map(drop),
                 short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
             },)+];

@@ -193,6 +193,154 @@ fn without_the_keys_that_it_is_to_fetch_it_is_not_ready_and_asks_again() {
 }
 
 #[test]
+fn every_mistake_names_the_program_its_place_its_value_and_what_to_do() {
+    let folder = std::env::temp_dir().join(format!("coordinator-mistakes-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(
+        folder.join("c.toml"),
+        "[coordinator]\npoll = \"1ms\"\nlisten = \"::1:8090\"\npol = \"1s\"\n[auth]\nsecret = \"hunter2\"\n",
+    )
+    .expect("a file");
+    let redis = ["--redis-url", "redis://h"];
+    for (code, flags, parts) in [
+        (
+            2,
+            &[][..],
+            &[
+                "redis.url (REDIS_URL) is not set",
+                "REDIS_URL=redis://127.0.0.1:6379",
+            ][..],
+        ),
+        (
+            2,
+            &["--config", "none.toml"],
+            &["--config none.toml: No such file", "config default"],
+        ),
+        (
+            2,
+            &["--config", "c.toml"],
+            &[
+                "c.toml, line 4: there is no setting coordinator.pol (did you mean coordinator.poll?)",
+                "coordinator.listen = \"::1:8090\" (c.toml, line 3)",
+                "as [::1]:8090",
+            ],
+        ),
+        (
+            2,
+            &["--coordinator-poll", "1ms"],
+            &[
+                "coordinator.poll = 1ms: allowed are 50ms to 10s",
+                "comes from --coordinator-poll",
+            ],
+        ),
+        (
+            2,
+            &["--cluster-lease-ttl", "1s", "--coordinator-poll", "1s"],
+            &[
+                "coordinator.poll must be at most a third of cluster.lease_ttl",
+                "cluster.lease_ttl = \"1s\" comes from --cluster-lease-ttl",
+            ],
+        ),
+        (
+            2,
+            &["--auth-jwks-file", "none"],
+            &["auth.jwks_file = \"none\": No such file"],
+        ),
+        (
+            1,
+            &["--listen", "192.0.2.1:8090", redis[0], redis[1]],
+            &[
+                "coordinator.listen = 192.0.2.1:8090: cannot listen there",
+                "`ip address`",
+            ],
+        ),
+        (
+            1,
+            &["--listen", "0.0.0.0:0", redis[0], redis[1]],
+            &[
+                "coordinator.listen = 0.0.0.0:0 is not a loopback address",
+                "set JWT_SECRET",
+            ],
+        ),
+    ] {
+        let mut command = command();
+        if code == 1 && flags[1].starts_with("192") {
+            command.env("JWT_SECRET", SECRET);
+        }
+        let output = command
+            .current_dir(&folder)
+            .arg("run")
+            .args(flags)
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(
+            error.starts_with("error: online-status-coordinator: "),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "a secret: {error}");
+        for part in parts {
+            assert!(error.contains(part), "without {part:?}: {error}");
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("it was made");
+}
+
+#[test]
+fn an_address_that_another_process_has_is_waited_for_and_then_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let started = Instant::now();
+    let output = command()
+        .args([
+            "run",
+            "--redis-url",
+            "redis://127.0.0.1:1",
+            "--listen",
+            &address,
+        ])
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let name = format!("coordinator.listen = {address}");
+    assert_eq!(
+        error
+            .matches(&format!("{name} is in use, waiting up to 5 s for it"))
+            .count(),
+        1,
+        "{error}"
+    );
+    assert!(
+        error.contains(&format!(
+            "error: online-status-coordinator: {name}: cannot listen there"
+        )),
+        "{error}"
+    );
+    assert!(started.elapsed() >= std::time::Duration::from_secs(5));
+}
+
+#[test]
+fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
+    let output = command()
+        .args(["config", "check", "--redis-url", "redis://h"])
+        .env("ONLINE_STATUS_COORDINATOR_PORT", "tcp://10.96.0.7:8090")
+        .env("ONLINE_STATUS_REDIS_SERVICE_HOST", "10.96.0.8")
+        .env("ONLINE_STATUS_PORT_8080_TCP_ADDR", "10.96.0.9")
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(
+        error.starts_with("online-status-coordinator: 3 variables")
+            && error.contains("enableServiceLinks: false"),
+        "{error}"
+    );
+}
+
+#[test]
 fn mistakes_in_the_configuration_are_named_and_end_it_with_2() {
     let output = command()
         .args(["config", "check", "--cluster-vnodes", "100"])

@@ -12,6 +12,7 @@ pub(crate) struct Properties(Vec<(String, String)>);
 
 impl Kind for Properties {
     const ALLOWED: &'static str = "name=value, separated by commas";
+    const IS_SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim);

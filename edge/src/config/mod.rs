@@ -11,6 +11,7 @@ pub(crate) use settings::{Secret, SettingsError, Sources};
 pub(crate) use token::DEVELOPMENT_SECRET;
 
 pub(crate) use self::table::Config;
+use crate::start::Mode;
 
 /// The settings, and whose they are.
 pub(crate) const TABLE: Table = Table {
@@ -29,7 +30,7 @@ pub(crate) const TABLE: Table = Table {
 
 impl Config {
     /// Reads and checks everything.
-    pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, SettingsError> {
+    pub(crate) fn load(sources: &Sources) -> Result<Self, SettingsError> {
         let config = Self::from_checked(&TABLE.read(sources)?);
         config.check()?;
         Ok(config)
@@ -54,6 +55,30 @@ impl Config {
         match self.kafka_options() {
             Ok(options) if !options.brokers.is_empty() => rules.good(options.check_client()),
             options => rules.good(options),
+        }
+        rules.finish()
+    }
+
+    /// What is wrong for an edge of this kind, though not for the other.
+    pub(crate) fn check_mode(&self, mode: Mode) -> Result<(), SettingsError> {
+        let mut rules = Rules::default();
+        if mode == Mode::Cluster {
+            self.redis.check_files(&mut rules);
+            match self.kafka_options() {
+                Ok(options) => rules.good(options.check()),
+                Err(error) => rules.good(Err::<(), _>(error)),
+            }
+            rules.good(crate::cluster::node_id(self));
+            let listen = self.server.listen;
+            rules.rule(
+                !(self.server.public_url.is_empty() && listen.ip().is_unspecified()),
+                format!(
+                    "server.public_url is not set, and server.listen = {listen} is no address that \
+                     clients could be sent to; set the one under which they reach this edge, like \
+                     ws://edge-1.example:{}/socket",
+                    listen.port()
+                ),
+            );
         }
         rules.finish()
     }
@@ -183,9 +208,9 @@ mod tests {
                 .collect()
         };
         Config::load(&Sources {
-            file: None,
             environment: owned(environment),
             flags: owned(flags),
+            ..Sources::default()
         })
     }
 
@@ -199,8 +224,7 @@ mod tests {
             "[presence]\ngrace = \"3s\"\nheartbeat = \"3s\"\nmax_watches = 3\n",
         )
         .expect("a writable temp dir");
-        let config = Config::load(&Sources {
-            file: Some(&file),
+        let sources = Sources {
             environment: [
                 ("ONLINE_STATUS_PRESENCE_GRACE".to_owned(), "2s".to_owned()),
                 (
@@ -210,16 +234,14 @@ mod tests {
             ]
             .into(),
             flags: [("presence-grace".to_owned(), "1s".to_owned())].into(),
-        })
-        .expect("all good");
+            ..Sources::default()
+        };
+        let config = Config::load(&sources.with_file(Some(&file))).expect("all good");
         assert_eq!(config.presence.grace.as_secs(), 1);
         assert_eq!(config.presence.heartbeat.as_secs(), 2);
         assert_eq!(config.presence.max_watches, 3);
         std::fs::write(&file, "[presence]\ngrase = \"3s\"\n").expect("a writable temp dir");
-        let sources = Sources {
-            file: Some(&file),
-            ..Sources::default()
-        };
+        let sources = Sources::default().with_file(Some(&file));
         let error = Config::load(&sources).expect_err("unknown").to_string();
         assert!(error.ends_with("no setting presence.grase (did you mean presence.grace?)"));
     }

@@ -23,9 +23,11 @@ const DAY: u64 = 86_400_000;
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    #[error("store.data = {0}: {1}")]
+    #[error("store.data = {0}: {1}; it must be a directory that this process may write to")]
     Directory(String, std::io::Error),
-    #[error("store.data = {0}: another process has its database open")]
+    #[error(
+        "store.data = {0}: another process has its database open; end that, or give another directory"
+    )]
     Taken(String),
     #[error(
         "store.data = {0}: its file presence.redb cannot be used, without it all begins anew: {1}"

@@ -167,8 +167,29 @@ impl Edge {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let listen = SocketAddr::from((listen, address.port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        command.args([mode, "--listen", &listen.to_string()]);
+        Self::launch_at(address, admin, command, flags)
+    }
+
+    /// Kills it and starts another one at its addresses at once.
+    pub(crate) fn kill_and_start(mut self, flags: &[&str]) -> Self {
+        let (address, admin) = (self.address, self.admin);
+        self.signal(Signal::KILL);
+        assert_eq!(self.wait(), None);
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        command.args(["standalone", "--listen", &address.to_string()]);
+        let secret = ["--auth-secret", SECRET];
+        let flags = [&secret[..], flags].concat();
+        Self::launch_at(address, admin, command.stdout(Stdio::null()), &flags)
+    }
+
+    fn launch_at(
+        address: SocketAddr,
+        admin: SocketAddr,
+        command: &mut Command,
+        flags: &[&str],
+    ) -> Self {
         let child = command
-            .args([mode, "--listen", &listen.to_string()])
             .args(["--server-admin-listen", &admin.to_string()])
             .args(flags)
             .env_remove("JWT_SECRET")

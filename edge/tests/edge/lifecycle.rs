@@ -253,24 +253,6 @@ fn a_database_that_is_broken_or_in_use_is_said_so() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_so() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = taken.local_addr().expect("an address").to_string();
-    let output = edge(&[
-        "standalone",
-        "--listen",
-        &address,
-        "--server-admin-listen",
-        "127.0.0.1:0",
-    ]);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        !output.status.success() && text.contains(&address),
-        "{text}"
-    );
-}
-
-#[test]
 fn the_token_command_makes_tokens_that_are_accepted() {
     let edge_ = Edge::start(&[]);
     let output = edge(&[

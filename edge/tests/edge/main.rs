@@ -3,6 +3,7 @@
 mod cluster;
 mod common;
 mod conformance;
+mod first_error;
 mod http;
 mod keys;
 mod lifecycle;
@@ -10,6 +11,7 @@ mod limits;
 mod memory;
 mod presence;
 mod proxies;
+mod restarts;
 mod slow;
 mod tls;
 mod tokens;

@@ -1,0 +1,590 @@
+//! Every mistake in a configuration, as its user meets it: what is said has the program's name, the file
+//! and line, variable or flag, the value, and what to do; and never a secret.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    process::{Command, Output},
+};
+
+use crate::common::{Folder, SECRET};
+
+/// In every place that takes a secret; nothing that is said may have it.
+const HIDDEN: &str = "hunter2";
+
+fn edge(folder: &Folder, arguments: &[&str], variables: &[(&str, OsString)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+    for name in ["JWT_SECRET", "REDIS_URL", "KAFKA_BROKERS", "NODE_ID"] {
+        command.env_remove(name);
+    }
+    command
+        .args(arguments)
+        .current_dir(&folder.0)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .expect("it runs")
+}
+
+/// What is said about it; `code` is what the process ends with.
+#[track_caller]
+fn said(code: i32, output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(!text.contains(HIDDEN), "a secret: {text}");
+    text
+}
+
+#[track_caller]
+fn assert_said(text: &str, parts: &[&str]) {
+    assert!(
+        text.contains("error: online-status-edge: "),
+        "no name: {text}"
+    );
+    for part in parts {
+        assert!(text.contains(part), "without {part:?}: {text}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_is_named_with_its_line() {
+    let folder = Folder::new();
+    let example = "`online-status-edge config default` prints one with all settings";
+    for (content, parts) in [
+        (
+            "[server",
+            &["edge.toml, line 1: it is no TOML", example][..],
+        ),
+        (
+            "\n[auth]\nsecret = \"hunter2\n",
+            &["edge.toml, line 3: it is no TOML", example],
+        ),
+        (
+            "[auth]\nsecret = \"hunter2\"\nsecret = \"hunter2\"\n",
+            &["edge.toml, line 3: it is no TOML: duplicate key"],
+        ),
+        (
+            "[presence]\ngrase = \"1s\"\n",
+            &[
+                "edge.toml, line 2: there is no setting presence.grase (did you mean presence.grace?)",
+            ],
+        ),
+        (
+            "[auth]\nsecert = \"hunter2\"\n",
+            &["edge.toml, line 2: there is no setting auth.secert (did you mean auth.secret?)"],
+        ),
+        (
+            "\n\n[zoo]\nlion = 1\n",
+            &["edge.toml, line 4: there is no setting zoo.lion", example],
+        ),
+        (
+            "listen = \"127.0.0.1:8080\"\n",
+            &["edge.toml, line 1: listen is in no section; it stands below [server]"],
+        ),
+        (
+            "server = 5\n",
+            &[
+                "edge.toml, line 1: server is in no section",
+                "the line [server]",
+            ],
+        ),
+        (
+            "[[server]]\npin = true\n",
+            &["line 1: server is in no section", "the line [server]"],
+        ),
+        (
+            "[node.id]\nx = 1\n",
+            &["node.id (edge.toml, line 1): it is one value, and no section; allowed is a text"],
+        ),
+        (
+            "[auth]\naudience = [[\"a\"]]\n",
+            &["auth.audience (edge.toml, line 2): it is a list with more than texts"],
+        ),
+        (
+            "[server]\ncores = \"two\"\n",
+            &["server.cores = \"two\" (edge.toml, line 2): it is not a whole number"],
+        ),
+        (
+            "[server]\ncores = 2.5\n",
+            &["server.cores = \"2.5\" (edge.toml, line 2): it is not a whole number"],
+        ),
+        (
+            "[server]\ncores = -1\n",
+            &["server.cores = \"-1\" (edge.toml, line 2)"],
+        ),
+        (
+            "[server]\npin = \"yes\"\n",
+            &[
+                "server.pin = \"yes\" (edge.toml, line 2)",
+                "allowed is true or false",
+            ],
+        ),
+        (
+            "[presence]\ngrace = 15\n",
+            &[
+                "presence.grace = \"15\" (edge.toml, line 2): it has no unit of time",
+                "like 25s",
+            ],
+        ),
+        (
+            "[presence]\ngrace = \"2weeks\"\n",
+            &["presence.grace = \"2weeks\" (edge.toml, line 2): \"weeks\" is no unit of time"],
+        ),
+        (
+            "[server]\nmax_header = \"8kb\"\n",
+            &["server.max_header = \"8kb\" (edge.toml, line 2): \"kb\" is no unit of size"],
+        ),
+        (
+            "[auth]\n# How much.\nleeway = \"1h\"\n",
+            &[
+                "auth.leeway = 1h: allowed are 0s to 10m",
+                "auth.leeway = \"1h\" comes from edge.toml, line 3",
+            ],
+        ),
+        (
+            "[auth]\nsecret = \"hunter2\"\n",
+            &[
+                "at least 32 are needed",
+                "auth.secret = (hidden) comes from edge.toml, line 2",
+            ],
+        ),
+        (
+            "[kafka]\nproperties = \"a=1,hunter2\"\n",
+            &["kafka.properties = (hidden) (edge.toml, line 2): a part of it has no equals sign"],
+        ),
+    ] {
+        folder.file("edge.toml", content);
+        let output = edge(&folder, &["config", "check", "-c", "edge.toml"], &[]);
+        assert_said(&said(2, &output), parts);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    let folder = Folder::new();
+    std::fs::write(folder.0.join("latin.toml"), b"[node]\nid = \"\xe4\"\n").expect("a file");
+    for (name, what) in [
+        ("none.toml", "No such file or directory"),
+        (".", "it is a directory"),
+        ("latin.toml", "it is no UTF-8 text"),
+    ] {
+        let output = edge(&folder, &["standalone", "--config", name], &[]);
+        let parts = [
+            &format!("--config {name}: {what}"),
+            "`online-status-edge config default`",
+        ];
+        assert_said(&said(2, &output), &parts);
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_named_with_its_variable() {
+    let folder = Folder::new();
+    let text = |text: &str| OsString::from(text);
+    for (name, value, parts) in [
+        (
+            "ONLINE_STATUS_PRESENCE_GRASE",
+            text("1s"),
+            &[
+                "the variable ONLINE_STATUS_PRESENCE_GRASE (did you mean ONLINE_STATUS_PRESENCE_GRACE?)",
+            ][..],
+        ),
+        (
+            "ONLINE_STATUS_AUTH_SECERT",
+            text(HIDDEN),
+            &["(did you mean ONLINE_STATUS_AUTH_SECRET?)"],
+        ),
+        (
+            "ONLINE_STATUS_ZOO",
+            text("1"),
+            &["`online-status-edge config doc` lists all"],
+        ),
+        (
+            "ONLINE_STATUS_PORT",
+            text("8080"),
+            &["the variable ONLINE_STATUS_PORT"],
+        ),
+        (
+            "NODE_ID",
+            OsString::from_vec(vec![0xff]),
+            &["NODE_ID: its value is no UTF-8 text"],
+        ),
+        (
+            "NODE_ID",
+            text("a b"),
+            &[
+                "node.id = \"a b\"",
+                "comes from NODE_ID",
+                "allowed are 1 to 64",
+            ],
+        ),
+        (
+            "JWT_SECRET",
+            text(HIDDEN),
+            &["auth.secret (JWT_SECRET) has 7 bytes: at least 32 are needed"],
+        ),
+        (
+            "ONLINE_STATUS_SERVER_LISTEN",
+            text("localhost:8080"),
+            &[
+                "server.listen = \"localhost:8080\" (ONLINE_STATUS_SERVER_LISTEN): \"localhost\" is no IP address",
+            ],
+        ),
+        (
+            "ASSIGNED_VNODES",
+            text("9-3"),
+            &[
+                "cluster.assigned_vnodes (ASSIGNED_VNODES)",
+                "the range \"9-3\" ends before it starts",
+            ],
+        ),
+        (
+            "REDIS_URL",
+            text("http://:hunter2@h"),
+            &["redis.url (REDIS_URL)", "redis:// or rediss://"],
+        ),
+    ] {
+        let output = edge(&folder, &["config", "check"], &[(name, value)]);
+        assert_said(&said(2, &output), parts);
+    }
+}
+
+#[test]
+fn a_mistake_in_flags_or_between_settings_is_named_with_each_of_them() {
+    let folder = Folder::new();
+    let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let other =
+        rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    folder.file("cert.pem", pair.cert.pem());
+    folder.file("other.key", other.signing_key.serialize_pem());
+    folder.file("empty", "");
+    for (flags, parts) in [
+        (
+            &["--server-listen", "::1:8080"][..],
+            &[
+                "server.listen = \"::1:8080\" (--server-listen)",
+                "as [::1]:8080",
+            ][..],
+        ),
+        (
+            &["--server-listen", ":8080"],
+            &["0.0.0.0:8080, or [::]:8080"],
+        ),
+        (
+            &["--server-cores", "65"],
+            &[
+                "server.cores = 65: allowed are 0 to 64",
+                "comes from --server-cores",
+            ],
+        ),
+        (
+            &["--presence-heartbeat", "10ms"],
+            &["presence.heartbeat = 10ms: allowed are 1s to 1h"],
+        ),
+        (
+            &["--server-max-header", "1B"],
+            &["server.max_header = 1B: allowed are 512B to 1MiB"],
+        ),
+        (
+            &["--cluster-vnodes", "100"],
+            &[
+                "cluster.vnodes: 100 is not a count of vnodes",
+                "a power of two",
+            ],
+        ),
+        (
+            &["--cluster-lease-ttl", "2m"],
+            &["cluster.lease_ttl = 2m: allowed are 1s to 1m"],
+        ),
+        (
+            &["--server-public-url", "https://a.example"],
+            &[
+                "server.public_url = \"https://a.example\"",
+                "ws:// or wss://",
+            ],
+        ),
+        (
+            &["--server-origins", "a.example"],
+            &["server.origins has \"a.example\"", "https://example.com"],
+        ),
+        (
+            &["--auth-watch-policy", "all"],
+            &["auth.watch_policy = \"all\": allowed are open and claim"],
+        ),
+        (
+            &["--auth-algorithms", "none"],
+            &["auth.algorithms", "\"none\"", "HS256"],
+        ),
+        (
+            &["--auth-algorithms", "RS256"],
+            &["auth.algorithms", "auth.public_key is not set"],
+        ),
+        (
+            &["--auth-public-key", "no.pem"],
+            &["auth.public_key = \"no.pem\": No such file"],
+        ),
+        (
+            &["--auth-jwks-file", "empty"],
+            &["auth.jwks_file = \"empty\": it is no JSON Web Key Set"],
+        ),
+        (
+            &[
+                "--auth-jwks-file",
+                "empty",
+                "--auth-jwks-url",
+                "https://a.example/",
+            ],
+            &[
+                "only one may be given",
+                "comes from --auth-jwks-file",
+                "comes from --auth-jwks-url",
+            ],
+        ),
+        (
+            &["--tls-key", "other.key"],
+            &[
+                "both or none must be given",
+                "tls.key = \"other.key\" comes from --tls-key",
+                "tls.certificate is not set: --tls-certificate VALUE",
+            ],
+        ),
+        (
+            &["--tls-certificate", "no.pem", "--tls-key", "other.key"],
+            &["tls.certificate = \"no.pem\"", "No such file"],
+        ),
+        (
+            &["--tls-certificate", "empty", "--tls-key", "other.key"],
+            &["tls.certificate = \"empty\": there is no certificate in it"],
+        ),
+        (
+            &["--tls-certificate", "cert.pem", "--tls-key", "empty"],
+            &["tls.key = \"empty\": there is no private key in it"],
+        ),
+        (
+            &["--tls-certificate", "cert.pem", "--tls-key", "other.key"],
+            &["tls.certificate = \"cert.pem\" and tls.key = \"other.key\" do not fit together"],
+        ),
+        (
+            &["--redis-url", "redis://h", "--redis-ca-file", "cert.pem"],
+            &["redis.ca_file", "rediss://", "comes from --redis-ca-file"],
+        ),
+        (
+            &["--kafka-compression", "zip"],
+            &["kafka.compression = \"zip\"", "lz4"],
+        ),
+        (
+            &["--kafka-security-protocol", "tls"],
+            &["kafka.security_protocol = \"tls\"", "sasl_ssl"],
+        ),
+    ] {
+        let output = edge(&folder, &[&["config", "check"], flags].concat(), &[]);
+        assert_said(&said(2, &output), parts);
+    }
+}
+
+#[test]
+fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_nothing() {
+    let folder = Folder::new();
+    let output = edge(&folder, &["run", "--listen", "0.0.0.0:8080"], &[]);
+    let parts = [
+        "redis.url (REDIS_URL) is not set",
+        "REDIS_URL=redis://127.0.0.1:6379",
+        "kafka.brokers (KAFKA_BROKERS) is not set",
+        "A standalone edge needs none: it is started by `online-status-edge standalone`",
+        "server.public_url is not set, and server.listen = 0.0.0.0:8080",
+        "ws://edge-1.example:8080/socket",
+    ];
+    assert_said(&said(2, &output), &parts);
+    let cluster = [
+        "run",
+        "--redis-url",
+        "redis://h",
+        "--kafka-brokers",
+        "h:9092",
+    ];
+    for (flags, parts) in [
+        (&["--node-id", "a b"][..], &["node.id = \"a b\""][..]),
+        (
+            &["--kafka-topic", "a b"],
+            &["kafka.topic = \"a b\": allowed are 1 to 249"],
+        ),
+        (
+            &["--kafka-linger", "2s"],
+            &[
+                "kafka.linger = 2s: allowed is at most 1 s",
+                "comes from --kafka-linger",
+            ],
+        ),
+        (
+            &["--kafka-properties", "acks=0"],
+            &["kafka.properties has acks, which is not free to choose"],
+        ),
+        (
+            &[
+                "--kafka-security-protocol",
+                "ssl",
+                "--kafka-certificate",
+                "a.pem",
+            ],
+            &["kafka.key is not set: kafka.certificate needs it"],
+        ),
+        (
+            &["--kafka-security-protocol", "sasl_plaintext"],
+            &["kafka.username is not set: PLAIN needs it"],
+        ),
+    ] {
+        let output = edge(&folder, &[&cluster[..], flags].concat(), &[]);
+        assert_said(&said(2, &output), parts);
+    }
+}
+
+#[test]
+fn what_this_host_does_not_allow_is_said_with_what_to_do() {
+    let folder = Folder::new();
+    folder.file("file", "");
+    let with = [
+        "standalone",
+        "--server-admin-listen",
+        "127.0.0.1:0",
+        "--auth-secret",
+        SECRET,
+    ];
+    for (flags, parts) in [
+        (
+            &["--listen", "192.0.2.1:8080"][..],
+            &[
+                "server.listen = 192.0.2.1:8080: cannot listen there",
+                "has no address 192.0.2.1",
+                "`ip address`",
+            ][..],
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--data", "file"],
+            &[
+                "store.data = file",
+                "a directory that this process may write to",
+            ],
+        ),
+    ] {
+        let output = edge(&folder, &[&with[..], flags].concat(), &[]);
+        assert_said(&said(1, &output), parts);
+    }
+    // The most that may be set are 64.
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < 64) {
+        let output = edge(
+            &folder,
+            &[&with[..], &["--server-cores", "64"]].concat(),
+            &[],
+        );
+        let parts = [
+            "server.cores = 64: more than the",
+            "server.pin = false",
+            "comes from --server-cores",
+        ];
+        assert_said(&said(1, &output), &parts);
+    }
+    let output = edge(&folder, &["standalone", "--listen", "0.0.0.0:0"], &[]);
+    let parts = [
+        "server.listen = 0.0.0.0:0 is not a loopback address",
+        "set JWT_SECRET",
+        "openssl rand -base64 32",
+    ];
+    assert_said(&said(1, &output), &parts);
+}
+
+#[test]
+fn mistakes_of_usage_name_the_program_and_what_was_meant() {
+    let folder = Folder::new();
+    for (arguments, parts) in [
+        (
+            &["standalone", "--presence-grase", "1s"][..],
+            &["--presence-grase", "--presence-grace"][..],
+        ),
+        (&["standalon"], &["standalon", "standalone"]),
+        (
+            &["standalone", "--listen"],
+            &["a value is required", "--listen"],
+        ),
+        (&["token", "--user", ""], &["--user \"\""]),
+        (
+            &["token", "--user", "a", "--ttl", "1y"],
+            &["--ttl \"1y\"", "allowed are 1s to 3650d"],
+        ),
+        (
+            &["standalone", "--auth-secert", "hunter2"],
+            &["--auth-secret"],
+        ),
+        (&["standalone", "--auth-secert=hunter2"], &["--auth-secret"]),
+    ] {
+        let text = said(2, &edge(&folder, arguments, &[]));
+        assert!(
+            text.starts_with("error: ")
+                && (text.contains("online-status-edge") || text.contains("--help")),
+            "{text}"
+        );
+        for part in parts {
+            assert!(text.contains(part), "without {part:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
+    let folder = Folder::new();
+    let mut links = vec![
+        ("REDIS_PORT".to_owned(), "tcp://10.96.0.9:6379".to_owned()),
+        ("KAFKA_PORT".to_owned(), "tcp://10.96.0.9:9092".to_owned()),
+    ];
+    for service in [
+        "",
+        "_EDGE",
+        "_REDIS",
+        "_COORDINATOR",
+        "_SERVER",
+        "_ANYTHING",
+    ] {
+        let name = format!("ONLINE_STATUS{service}");
+        links.extend([
+            (format!("{name}_SERVICE_HOST"), "10.96.0.7".to_owned()),
+            (format!("{name}_SERVICE_PORT"), "8080".to_owned()),
+            (format!("{name}_SERVICE_PORT_HTTP"), "8080".to_owned()),
+            (format!("{name}_PORT"), "tcp://10.96.0.7:8080".to_owned()),
+            (
+                format!("{name}_PORT_8080_TCP"),
+                "tcp://10.96.0.7:8080".to_owned(),
+            ),
+            (format!("{name}_PORT_8080_TCP_PROTO"), "tcp".to_owned()),
+            (format!("{name}_PORT_8080_TCP_PORT"), "8080".to_owned()),
+            (format!("{name}_PORT_8080_TCP_ADDR"), "10.96.0.7".to_owned()),
+        ]);
+    }
+    let mut variables: Vec<(&str, OsString)> = links
+        .iter()
+        .map(|(name, value)| (name.as_str(), OsString::from(value)))
+        .collect();
+    let output = edge(&folder, &["config", "check"], &variables);
+    let text = said(0, &output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for part in [
+        "online-status-edge: 48 variables",
+        "ONLINE_STATUS_REDIS_…",
+        "enableServiceLinks: false",
+    ] {
+        assert!(text.contains(part), "without {part:?}: {text}");
+    }
+    // What is no link is a mistake as before, and a setting among them counts.
+    variables.push(("ONLINE_STATUS_SERVER_PROT", "8080".into()));
+    variables.push(("ONLINE_STATUS_SERVER_CORES", "many".into()));
+    let text = said(2, &edge(&folder, &["config", "check"], &variables));
+    assert_said(
+        &text,
+        &["ONLINE_STATUS_SERVER_PROT", "(ONLINE_STATUS_SERVER_CORES)"],
+    );
+    let page = edge(&folder, &["config", "doc"], &[]).stdout;
+    let page = String::from_utf8(page).expect("UTF-8");
+    for ending in ["_PORT`", "_SERVICE_HOST`"] {
+        assert!(
+            !page.contains(ending),
+            "a setting has the name of a link: {ending}"
+        );
+    }
+}
