@@ -107,6 +107,15 @@ impl Metrics {
         *self.0[core].lock().expect("nobody panics with this lock") = stats.clone();
     }
 
+    /// How long the oldest change of any core has waited for the bus to confirm it, ms.
+    pub(crate) fn oldest_unreported(&self) -> u64 {
+        let waits = |core: &Mutex<CoreStats>| {
+            let stats = core.lock().expect("nobody panics with this lock");
+            stats.presence.oldest_unreported
+        };
+        self.0.iter().map(waits).max().unwrap_or(0)
+    }
+
     /// All, in Prometheus' text format 0.0.4.
     pub(crate) fn render(
         &self,
@@ -160,7 +169,8 @@ impl Metrics {
         );
         page.keys(fetches);
         if let Some(place) = place {
-            page.cluster(place);
+            let oldest = cores.iter().map(|core| core.presence.oldest_unreported);
+            page.cluster(place, oldest.max().unwrap_or(0));
         }
         page.0
     }
@@ -299,7 +309,7 @@ impl Page {
         self.value("jwks_keys", "", fetches.keys as u64);
     }
 
-    fn cluster(&mut self, place: &Place) {
+    fn cluster(&mut self, place: &Place, oldest_unreported: u64) {
         let map = place.map.load();
         let version = map.as_ref().map_or(0, |map| map.version().get());
         let (followed, moving) = place.progress();
@@ -349,6 +359,9 @@ impl Page {
         let bus: &[OfNode] = numbers! {
             "kafka_producer_connected" gauge "Whether the producer has a broker."
                 => out.connected.into();
+            "kafka_unreachable" gauge
+                "Whether a broker that is needed cannot be reached where the others say it is."
+                => (out.unreachable || taken.unreachable).into();
             "kafka_partitions" gauge "Partitions of the topic." => out.partitions as u64;
             "kafka_waiting" gauge "Events without a report." => out.waiting();
             "kafka_delivered_total" counter "Events confirmed." => out.delivered;
@@ -364,13 +377,16 @@ impl Page {
             "kafka_lag_records" gauge "Messages not read yet." => taken.lag;
         };
         self.of_node(bus);
-        self.head(
-            "kafka_age_seconds",
-            "gauge",
-            "Age of the last message read.",
-        );
-        let age = taken.age_ms as f64 / 1e3;
-        writeln!(self.0, "online_status_kafka_age_seconds {age}").expect("a String takes all text");
+        let age = "Age of the last message read.";
+        self.seconds("kafka_age_seconds", age, taken.age_ms);
+        let oldest = "How long the oldest change has waited to be confirmed.";
+        self.seconds("kafka_oldest_unreported_seconds", oldest, oldest_unreported);
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, ms: u64) {
+        self.head(name, "gauge", help);
+        let seconds = ms as f64 / 1e3;
+        writeln!(self.0, "online_status_{name} {seconds}").expect("a String takes all text");
     }
 
     fn of_node(&mut self, numbers: &[OfNode]) {

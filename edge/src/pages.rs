@@ -143,7 +143,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     let response = match request.path.as_str() {
         "/" | "*" if request.method == "OPTIONS" => return Some(options(METHODS)),
         "/healthz" => Response::text(200, "ok"),
-        "/readyz" if shared.is_ready() => Response::text(200, "ready"),
+        "/readyz" if shared.is_ready() => Response::text(200, &ready(shared)),
         "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
         "/readyz" if !shared.keys.are_ready() => Response::text(503, NO_KEYS),
         "/readyz" => Response::text(503, "starting"),
@@ -163,6 +163,14 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
         "GET" | "HEAD" => Some(response),
         "OPTIONS" => Some(options(METHODS)),
         _ => Some(wrong_method(METHODS)),
+    }
+}
+
+/// An edge that cannot publish goes on serving its own watchers, so that it stays ready; it says so.
+fn ready(shared: &Shared) -> String {
+    match shared.place.as_ref().and_then(|place| place.bus_trouble()) {
+        Some(trouble) => format!("ready; {trouble}"),
+        None => "ready".into(),
     }
 }
 

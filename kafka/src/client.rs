@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rdkafka::{config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaErrorCode};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::health::Notes;
 
@@ -45,20 +45,9 @@ fn hung_up_at_once(line: &str) -> bool {
 pub(crate) fn on_error(notes: &Notes, connected: &AtomicBool, error: &KafkaError, reason: &str) {
     match error.rdkafka_error_code() {
         // The errors before it say why.
-        Some(RDKafkaErrorCode::AllBrokersDown) => set_connected(notes, connected, false),
+        Some(RDKafkaErrorCode::AllBrokersDown) => connected.store(false, Relaxed),
         _ if reason.is_empty() => notes.error(&error.to_string()),
         _ => notes.error(reason),
-    }
-}
-
-/// Tells when the connection to the brokers comes or goes.
-pub(crate) fn set_connected(notes: &Notes, connected: &AtomicBool, now: bool) {
-    if connected.swap(now, Relaxed) != now {
-        notes.change(if now {
-            "connected to the brokers"
-        } else {
-            "no broker can be reached"
-        });
     }
 }
 
@@ -72,6 +61,10 @@ pub(crate) struct Statistics {
 #[derive(Debug, Deserialize)]
 struct Broker {
     state: String,
+    nodeid: i32,
+    nodename: String,
+    /// The partitions that it leads, of those that the client uses.
+    toppars: std::collections::HashMap<String, IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +77,12 @@ struct Partition {
     hi_offset: i64,
 }
 
+impl Broker {
+    fn is_up(&self) -> bool {
+        ["UP", "UPDATE"].contains(&self.state.as_str())
+    }
+}
+
 impl Statistics {
     pub(crate) fn decode(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
@@ -91,9 +90,27 @@ impl Statistics {
 
     /// Whether there is a connection to any broker.
     pub(crate) fn connected(&self) -> bool {
+        self.brokers.values().any(Broker::is_up)
+    }
+
+    /// Whether there is a connection to a broker at the address that the brokers tell.
+    pub(crate) fn has_met(&self) -> bool {
         self.brokers
             .values()
-            .any(|broker| ["UP", "UPDATE"].contains(&broker.state.as_str()))
+            .any(|broker| broker.nodeid >= 0 && broker.is_up())
+    }
+
+    /// The address of a broker that is needed and not reached: it leads partitions, or there is no
+    /// other; or the client `seeks` any, and has tried this one.
+    pub(crate) fn away(&self, seeks: bool) -> Option<String> {
+        let alone = !self.connected();
+        let is_away = |broker: &&Broker| {
+            let tried = seeks && broker.state != "INIT";
+            let needed = alone || tried || !broker.toppars.is_empty();
+            needed && broker.nodeid >= 0 && !broker.is_up()
+        };
+        let away = self.brokers.values().filter(is_away);
+        away.map(|broker| broker.nodename.clone()).min()
     }
 
     /// The topic's partitions and the offsets after their last messages.
@@ -131,13 +148,17 @@ mod tests {
     fn statistics_tell_connections_and_the_ends_of_known_partitions() {
         let read = |state: &str| {
             let json = format!(
-                r#"{{"name":"x","brokers":{{"b":{{"state":"{state}","rtt":{{}}}}}},"topics":{{"t":
+                r#"{{"name":"x","brokers":{{"b":{{"state":"{state}","nodeid":-1,"nodename":"lb:9092",
+                "rtt":{{}},"toppars":{{}}}},"b/1":{{"state":"DOWN","nodeid":1,"nodename":"b:9092",
+                "toppars":{{"t-0":{{"topic":"t","partition":0}}}}}}}},"topics":{{"t":
                 {{"partitions":{{"0":{{"hi_offset":7}},"1":{{"hi_offset":-1001}},"-1":{{"hi_offset":3}}}}}}}}}}"#
             );
             Statistics::decode(json.as_bytes()).expect("good JSON")
         };
         assert!(read("UP").connected());
         assert!(!read("TRY_CONNECT").connected());
+        assert_eq!(read("UP").away(false), Some("b:9092".into()));
+        assert!(!read("UP").has_met());
         assert_eq!(read("UP").ends("t").collect::<Vec<_>>(), [(0, 7)]);
         assert_eq!(read("UP").ends("other").count(), 0);
     }

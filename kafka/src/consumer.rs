@@ -267,7 +267,7 @@ impl Reader {
             Found::Unknown(why) => return Err(why),
         };
         self.looking.missing.over();
-        client::set_connected(&self.health.notes, &self.health.connected, true);
+        self.health.connected.store(true, Relaxed);
         if (count as usize) < self.positions.len() {
             self.looking.another = true;
         }
@@ -520,7 +520,11 @@ impl ClientContext for Callbacks {
         match Statistics::decode(json) {
             Ok(statistics) => {
                 let health = &*self.health;
-                client::set_connected(&health.notes, &health.connected, statistics.connected());
+                health.connected.store(statistics.connected(), Relaxed);
+                let seeks = health.partitions.load(Relaxed) == 0;
+                let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
+                reach.see(&statistics, seeks, &health.notes);
+                drop(reach);
                 let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
                 ends.clear();
                 ends.extend(statistics.ends(&self.topic));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    client::Statistics,
     hints::{login, with_setting},
     options::Options,
     rights::Rights,
@@ -32,6 +33,8 @@ pub struct ProducerStats {
     pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
+    /// Whether a broker that leads partitions cannot be reached at its advertised address.
+    pub unreachable: bool,
     /// The topic's partitions; 0 = not known yet, so that nothing is accepted.
     pub partitions: i32,
     /// Events that were accepted.
@@ -65,6 +68,8 @@ pub struct ConsumerStats {
     pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
+    /// Whether a broker that leads partitions cannot be reached at its advertised address.
+    pub unreachable: bool,
     /// The partitions that are read; 0 = none yet.
     pub partitions: i32,
     /// Messages that were read.
@@ -94,6 +99,7 @@ pub struct ProducerHealth {
     pub(crate) failed: AtomicU64,
     pub(crate) full: AtomicU64,
     pub(crate) unready: AtomicU64,
+    pub(crate) reach: Mutex<Reach>,
     pub(crate) rebuilt: AtomicU64,
 }
 
@@ -108,11 +114,110 @@ pub struct ConsumerHealth {
     pub(crate) wanted: AtomicU64,
     pub(crate) bad: AtomicU64,
     pub(crate) gaps: AtomicU64,
+    pub(crate) reach: Mutex<Reach>,
     pub(crate) lag: AtomicU64,
     pub(crate) age_ms: AtomicU64,
 }
 
+/// Which brokers are reached, as of the last statistics.
+#[derive(Debug, Default)]
+pub(crate) struct Reach {
+    /// Not reached in the last statistics: one that is just connected to is none.
+    suspect: Option<String>,
+    /// A broker was reached at the address that the brokers tell: what is away now has gone away.
+    met: bool,
+    told: Option<Reached>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Reached {
+    Yes,
+    Nobody,
+    /// The brokers tell this address, `host:port`, and it leads nowhere.
+    NotAt(String),
+}
+
+impl Reach {
+    /// `seeks`: the client has no partitions yet.
+    pub(crate) fn see(&mut self, statistics: &Statistics, seeks: bool, notes: &Notes) {
+        let connected = statistics.connected();
+        self.met |= statistics.has_met();
+        // librdkafka lets the first connection go when it knows the brokers' own addresses.
+        let away = match connected || !self.met {
+            true => statistics.away(seeks),
+            false => None,
+        };
+        let settled = self.suspect == away;
+        self.suspect.clone_from(&away);
+        let now = match away {
+            Some(_) if !settled => return,
+            Some(address) => Reached::NotAt(address),
+            None if connected => Reached::Yes,
+            None => Reached::Nobody,
+        };
+        if self.told.as_ref() == Some(&now) {
+            return;
+        }
+        match &now {
+            Reached::Yes => notes.change("connected to the brokers"),
+            Reached::Nobody => notes.change("no broker can be reached"),
+            Reached::NotAt(address) => notes.error(&unreachable(address)),
+        }
+        self.told = Some(now);
+    }
+
+    fn not_at(&self) -> Option<&str> {
+        match &self.told {
+            Some(Reached::NotAt(address)) => Some(address),
+            _ => None,
+        }
+    }
+}
+
+fn unreachable(address: &str) -> String {
+    format!(
+        "a broker cannot be reached at the address that the brokers tell, {address}, though those of \
+         kafka.brokers answer: see the brokers' advertised.listeners, and the network to there"
+    )
+}
+
+fn is_unreachable(reach: &Mutex<Reach>) -> bool {
+    let reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
+    reach.not_at().is_some()
+}
+
+/// Why events do not pass, as far as a client knows by itself; stays the same while nothing changes.
+fn trouble(
+    running: bool,
+    connected: bool,
+    partitions: i32,
+    reach: &Mutex<Reach>,
+    notes: &Notes,
+) -> Option<String> {
+    if !running {
+        return Some("its thread has ended".into());
+    }
+    let reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(address) = reach.not_at() {
+        return Some(unreachable(address));
+    }
+    if !connected {
+        return Some("no broker of kafka.brokers can be reached".into());
+    }
+    let topic = &notes.topic;
+    (partitions == 0).then(|| format!("the partitions of the topic {topic} are not known"))
+}
+
 impl ProducerHealth {
+    /// Why no event can be published, as far as it is known without one that waits.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let load = |flag: &AtomicBool| flag.load(Relaxed);
+        let partitions = self.partitions.load(Relaxed);
+        let (running, connected) = (load(&self.running), load(&self.connected));
+        trouble(running, connected, partitions, &self.reach, &self.notes)
+    }
+
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             notes: Notes::new(options),
@@ -124,6 +229,7 @@ impl ProducerHealth {
             failed: AtomicU64::new(0),
             full: AtomicU64::new(0),
             unready: AtomicU64::new(0),
+            reach: Mutex::default(),
             rebuilt: AtomicU64::new(0),
         }
     }
@@ -134,6 +240,7 @@ impl ProducerHealth {
         ProducerStats {
             running: self.running.load(Relaxed),
             connected: self.connected.load(Relaxed),
+            unreachable: is_unreachable(&self.reach),
             partitions: self.partitions.load(Relaxed),
             // In this order, so that no more seem to be reported than accepted.
             delivered: self.delivered.load(Relaxed),
@@ -153,6 +260,15 @@ impl ProducerHealth {
 }
 
 impl ConsumerHealth {
+    /// Why no event can be read.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let load = |flag: &AtomicBool| flag.load(Relaxed);
+        let partitions = self.partitions.load(Relaxed);
+        let (running, connected) = (load(&self.running), load(&self.connected));
+        trouble(running, connected, partitions, &self.reach, &self.notes)
+    }
+
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             notes: Notes::new(options),
@@ -163,6 +279,7 @@ impl ConsumerHealth {
             wanted: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
+            reach: Mutex::default(),
             lag: AtomicU64::new(0),
             age_ms: AtomicU64::new(0),
         }
@@ -174,6 +291,7 @@ impl ConsumerHealth {
         ConsumerStats {
             running: self.running.load(Relaxed),
             connected: self.connected.load(Relaxed),
+            unreachable: is_unreachable(&self.reach),
             partitions: self.partitions.load(Relaxed),
             consumed: self.consumed.load(Relaxed),
             wanted: self.wanted.load(Relaxed),
@@ -215,6 +333,7 @@ pub(crate) struct Notes {
     /// The settings that a login is made of.
     login: &'static str,
     pub(crate) rights: Rights,
+    topic: String,
     start: Instant,
     last: Mutex<Last>,
     left: AtomicI64,
@@ -241,6 +360,7 @@ impl Notes {
             secrets: options.secrets(),
             login: login(options),
             rights: Rights::new(options),
+            topic: options.topic.clone(),
             start: Instant::now(),
             last: Mutex::default(),
             left: AtomicI64::new(BURST),

@@ -310,7 +310,7 @@ impl Shared {
                 Found::Partitions(count) => {
                     looking.wait = self.options.metadata_interval;
                     looking.missing.over();
-                    client::set_connected(&health.notes, &health.connected, true);
+                    health.connected.store(true, Relaxed);
                     let used = health.partitions.load(Relaxed);
                     let count = looking.usable(used, count, self.options.metadata_interval);
                     if health.partitions.swap(count, Relaxed) != count {
@@ -447,11 +447,13 @@ impl ClientContext for Callbacks {
 
     fn stats_raw(&self, json: &[u8]) {
         match Statistics::decode(json) {
-            Ok(statistics) => client::set_connected(
-                &self.health.notes,
-                &self.health.connected,
-                statistics.connected(),
-            ),
+            Ok(statistics) => {
+                let health = &*self.health;
+                health.connected.store(statistics.connected(), Relaxed);
+                let seeks = health.partitions.load(Relaxed) == 0;
+                let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
+                reach.see(&statistics, seeks, &health.notes);
+            }
             Err(error) => self.health.notes.error(&format!("statistics: {error}")),
         }
     }

@@ -343,3 +343,18 @@ fn a_sink_that_panics_is_told_by_health() {
     assert_eq!(error.text, "a panic ended the thread");
     consumer.stop();
 }
+
+#[test]
+fn a_compression_that_the_brokers_do_not_take_names_the_setting() {
+    let (mock, options) = mock(1);
+    let (producer, ledger) = producer(&options);
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE;
+    mock.request_errors(RDKafkaApiKey::Produce, &[refused; 3]);
+    send(&producer, 0, "alice", 0);
+    wait_for("the report", || ledger.reported() == 1);
+    assert_eq!(ledger.delivered(), 0);
+    wait_for("the setting", || {
+        let error = producer.health().last_error();
+        error.is_some_and(|error| error.text.ends_with("(see kafka.compression)"))
+    });
+}

@@ -5,8 +5,11 @@ mod support;
 
 use std::sync::Arc;
 
-use kafka_bus::{Producer, testing::KafkaServer};
-use support::{Ledger, options, send, told, wait_for};
+use kafka_bus::{
+    Consumer, Producer,
+    testing::{KafkaServer, Ports},
+};
+use support::{Ledger, Log, LogSink, options, send, told, wait_for};
 
 #[test]
 fn a_wish_that_the_brokers_refuse_is_left_out_and_told_once() {
@@ -36,4 +39,42 @@ fn a_wish_that_the_brokers_refuse_is_left_out_and_told_once() {
     ] {
         assert!(lines[0].contains(part), "{} has {part}", lines[0]);
     }
+}
+
+#[test]
+fn an_advertised_address_that_leads_nowhere_is_told_from_no_broker() {
+    // Who comes to this listener is sent to where nothing listens.
+    let properties = |ports: &Ports| {
+        let right = format!("OTHER://127.0.0.1:{}", ports.other);
+        let nowhere = format!("OTHER://127.0.0.1:{}", ports.third);
+        let both = support::listeners(ports, "PLAINTEXT", "PLAINTEXT");
+        let third = format!(",THIRD://127.0.0.1:{}", ports.third);
+        let mut lines = both.replace(&third, "");
+        let at = lines.find("advertised.listeners").expect("it is set");
+        let advertised = lines.split_off(at).replace(&right, &nowhere);
+        lines + &advertised
+    };
+    let broker = KafkaServer::start_with(&[], properties).expect("a broker");
+    broker.create_topic("nowhere", 2).expect("a topic");
+    let ports = broker.ports();
+    let options = options(&format!("127.0.0.1:{}", ports.other), "nowhere");
+    let ledger = Arc::<Ledger>::default();
+    let producer = Producer::start(options.clone(), ledger.clone()).expect("good options");
+    let sink = Box::new(LogSink(Arc::<Log>::default()));
+    let consumer = Consumer::start(options, sink).expect("good options");
+    let address = format!("127.0.0.1:{}", ports.third);
+    wait_for("both to say so", || {
+        let troubles = [producer.health().trouble(), consumer.health().trouble()];
+        troubles
+            .iter()
+            .flatten()
+            .filter(|text| text.contains(&address) && text.contains("advertised.listeners"))
+            .count()
+            == 2
+    });
+    let (out, taken) = (producer.health().stats(), consumer.health().stats());
+    assert!(out.unreachable && taken.unreachable, "{out:?} {taken:?}");
+    assert_eq!(ledger.delivered(), 0);
+    assert!(!told(&["advertised.listeners", &address]).is_empty());
+    assert_eq!(told(&["no broker"]), [""; 0], "another thing");
 }

@@ -15,6 +15,7 @@ use crate::{
     behind::Behind,
     fanout::{Fanout, append_frame},
     session::Sessions,
+    unreported::Unreported,
     user::{Knowledge, Users},
     vnodes::Vnodes,
     waiting::{MAX_ASKED, Waiting},
@@ -61,6 +62,7 @@ pub struct Core {
     /// spoken of.
     pub(crate) suspects: VecDeque<(Vnode, u64)>,
     pub(crate) bus_queue: VecDeque<u32>,
+    pub(crate) unreported: Unreported,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
     pub(crate) mark: u32,
@@ -105,6 +107,7 @@ impl Core {
             absent: VecDeque::new(),
             suspects: VecDeque::new(),
             bus_queue: VecDeque::new(),
+            unreported: Unreported::default(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,
             jitter: settings.seed | 1,
@@ -387,6 +390,7 @@ impl Core {
         let put_off = self.held_claims.len() + self.failed_releases.len();
         counters.store_queue = (requests + put_off) as u64;
         counters.bus_queue = self.bus_queue.len() as u64;
+        counters.oldest_unreported = self.unreported.oldest(self.clock);
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters
     }

@@ -15,6 +15,8 @@ pub struct Counters {
     pub store_queue: u64,
     /// Changes that wait for the bus, now.
     pub bus_queue: u64,
+    /// How long the oldest change has waited for the bus to confirm it, ms, now.
+    pub oldest_unreported: u64,
     /// Messages that wait for other cores, now.
     pub peer_queue: u64,
     /// Sessions opened.

@@ -16,6 +16,7 @@ mod session;
 mod settings;
 mod state;
 mod sync;
+mod unreported;
 mod user;
 mod vnodes;
 mod waiting;

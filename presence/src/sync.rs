@@ -345,6 +345,7 @@ impl Core {
         let user = &mut self.users[slot];
         user.overtaken = false;
         if std::mem::take(&mut user.unpublished) && user.bus.mark() {
+            user.bus_since = self.unreported.begin(self.clock);
             self.bus_queue.push_back(slot);
         }
     }
@@ -365,6 +366,7 @@ impl Core {
             if self.vnodes.stage(user.vnode) == Stage::Apart || !user.knowledge.has_record() {
                 // The successor has said anew what was true; this core may be the next one.
                 user.bus = Sync::Clean;
+                self.unreported.end(user.bus_since);
                 self.users.doubt(slot);
                 continue;
             }
@@ -385,7 +387,15 @@ impl Core {
     /// Takes the delivery report: whether the bus has the event for good.
     pub fn bus_reply(&mut self, ticket: Ticket, delivered: bool) {
         let Ticket(slot) = ticket;
-        let again = self.users[slot].bus.answered(delivered);
+        let user = &mut self.users[slot];
+        let again = user.bus.answered(delivered);
+        if delivered || !again {
+            self.unreported.end(user.bus_since);
+        }
+        if delivered && again {
+            // Another change waits, since some time within that of the one before.
+            user.bus_since = self.unreported.begin(self.clock);
+        }
         if delivered {
             self.counters.published += 1;
         } else {

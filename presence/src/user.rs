@@ -115,6 +115,8 @@ pub(crate) struct User {
     pub(crate) text_set: bool,
     pub(crate) store: Sync,
     pub(crate) bus: Sync,
+    /// Since which second its change waits for the bus to confirm it; see `unreported.rs`.
+    pub(crate) bus_since: u32,
     /// A change waits for the store before it goes to the bus: a successor finds in the store
     /// whatever anybody may have heard.
     pub(crate) unpublished: bool,
@@ -238,6 +240,7 @@ impl Users {
             text_set: false,
             store: Sync::Clean,
             bus: Sync::Clean,
+            bus_since: 0,
             unpublished: false,
             ahead: false,
             overtaken: false,

@@ -48,6 +48,9 @@ pub struct Lease {
     /// Vnodes on their way: owned and not loaded yet, or not let go of yet.
     #[serde(default)]
     pub moving: u32,
+    /// Why its changes do not reach other nodes; empty = they do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trouble: String,
     /// How busy it is.
     #[serde(default)]
     pub load: Load,
@@ -105,6 +108,7 @@ mod tests {
             map_version: 7,
             highest_epoch: 3,
             moving: 1,
+            trouble: "no broker".into(),
             load: Load {
                 sessions: 5,
                 ..Load::default()

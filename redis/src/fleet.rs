@@ -223,6 +223,7 @@ mod tests {
             map_version: 0,
             highest_epoch: 0,
             moving: 0,
+            trouble: String::new(),
             load: protocol::Load::default(),
         };
         let json = lease.encode();

@@ -24,6 +24,7 @@ fn lease(node: &str, boot: u64) -> Lease {
         map_version: 0,
         highest_epoch: 0,
         moving: 0,
+        trouble: String::new(),
         load: Load::default(),
     }
 }

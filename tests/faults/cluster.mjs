@@ -1,8 +1,8 @@
 // A development cluster that faults happen to: its processes by name, its coordinators' answers, its
 // load. It owns the way to them; which fault happens, and what is right, is others'.
-import { execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -133,6 +133,24 @@ export class Cluster {
     const page = await (await fetch(`${this.env[`EDGE_${edge}_ADMIN`]}/metrics`)).text();
     return page.split('\n').filter((line) => line.match(`^online_status_${name}[ {]`))
       .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
+  }
+
+  /** One of Kafka's own tools, by its class. */
+  async kafka(tool, ...options) {
+    const libraries = execFileSync(path.join(root, 'scripts/fetch-kafka'), { encoding: 'utf8' }).trim();
+    const command = ['-Xmx256m', '-cp', `${libraries}/*`, `org.apache.kafka.tools.${tool}`,
+      '--bootstrap-server', this.env.KAFKA_BROKERS, ...options];
+    return (await promisify(execFile)('java', command)).stdout;
+  }
+
+  /** Deletes all events that are on the topic, as the end of their retention does. */
+  async deleteRecords(topic) {
+    const told = await this.kafka('TopicCommand', '--describe', '--topic', topic);
+    const partitions = [...told.matchAll(/Partition: (\d+)/g)].map(([, number]) => Number(number));
+    const file = path.join(this.folder, 'delete.json');
+    const all = partitions.map((partition) => ({ topic, partition, offset: -1 }));
+    writeFileSync(file, JSON.stringify({ version: 1, partitions: all }));
+    await this.kafka('DeleteRecordsCommand', '--offset-json-file', file);
   }
 
   /** Until Redis answers a ping; the time. */

@@ -8,6 +8,7 @@ import { BEFORE, Cluster, Proxy, edgeProgram, now, resident, sleep } from './clu
 import { Ghosts, bounds } from './ghosts.mjs';
 import { Spoken } from './spoken.mjs';
 
+const TOPIC = 'user_status_events';
 const EDGES = ['edge-1', 'edge-2', 'edge-3'];
 /** What an edge may grow by in 15 s without Redis, MiB: the allocator's and librdkafka's ups and downs. */
 const GROWTH = 8;
@@ -160,6 +161,48 @@ export const faults = {
     },
     after(cluster, found, own, { outage }) {
       if (outage) found.wrong('sessions were lost');
+    },
+  },
+  'remake-topic': {
+    what: 'the topic deleted under the edges, which make it again',
+    seconds: 45, tolerance: 10, outage: 15,
+    async run(cluster) {
+      await cluster.kafka('TopicCommand', '--delete', '--topic', TOPIC);
+    },
+    async after(cluster, found) {
+      const gaps = await Promise.all([1, 2, 3].map((edge) => cluster.metric(edge, 'bus_gaps_total')));
+      found.fact(`${gaps.join(' / ')} gaps told to the edges since their start`);
+    },
+  },
+  'add-partitions': {
+    what: 'partitions added to the topic, 16 become 24, and seen by every edge',
+    seconds: 140, tolerance: 10,
+    async run(cluster, { found }) {
+      await cluster.kafka('TopicCommand', '--alter', '--topic', TOPIC, '--partitions', '24');
+      await cluster.until('every edge publishes to 24', async () => {
+        const counts = [1, 2, 3].map((edge) => cluster.metric(edge, 'kafka_partitions'));
+        return (await Promise.all(counts)).every((count) => count === 24);
+      }, 130);
+      found.fact('every edge published to 24 within the load');
+    },
+  },
+  'retention-passes': {
+    what: 'SIGSTOP of an edge for 8 s, in which the brokers delete all that it has not read',
+    seconds: 40, tolerance: 20,
+    async prepare(cluster) {
+      return { before: await cluster.metric(3, 'bus_gaps_total') };
+    },
+    async run(cluster) {
+      await cluster.run('pause', 'edge-3');
+      await sleep(6);
+      await cluster.deleteRecords(TOPIC);
+      await sleep(2);
+      await cluster.run('resume', 'edge-3');
+    },
+    async after(cluster, found, { before }) {
+      const gaps = await cluster.metric(3, 'bus_gaps_total') - before;
+      found.fact(`${gaps} gaps told to the edge that stood still`);
+      if (gaps === 0) found.wrong('the edge did not notice that events were deleted');
     },
   },
   'roll-edges': {

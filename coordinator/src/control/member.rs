@@ -64,6 +64,7 @@ impl Member {
             map_version: 0,
             highest_epoch: 0,
             moving: 0,
+            trouble: String::new(),
             load: Load::default(),
         };
         Self {

@@ -54,6 +54,12 @@ impl Control {
         let mut too_many = 0;
         for lease in leases {
             let id = lease.id();
+            if !lease.trouble.is_empty() {
+                self.problems.push(Problem::NotPublishing {
+                    node: id.clone(),
+                    why: lease.trouble.chars().take(300).collect(),
+                });
+            }
             if let Some(member) = self.members.get_mut(&id) {
                 if !member.present || member.lease.boot != lease.boot {
                     self.changed = mono;

@@ -96,6 +96,13 @@ pub enum Problem {
         /// Why.
         what: String,
     },
+    /// A node whose changes do not reach the others.
+    NotPublishing {
+        /// Which.
+        node: NodeId,
+        /// What it says.
+        why: String,
+    },
     /// So many nodes beyond [`super::MAX_MEMBERS`], which are ignored.
     TooMany(usize),
     /// The map in the store has another number of vnodes; nothing is decided.
@@ -111,13 +118,14 @@ pub enum Problem {
 
 impl Problem {
     /// The kinds, for a metric's label.
-    pub const KINDS: [&str; 6] = [
+    pub const KINDS: [&str; 7] = [
         "pinned_twice",
         "pin",
         "lease",
         "too_many",
         "vnodes",
         "corrupt",
+        "not_publishing",
     ];
 
     /// A lease that is ignored; its name may be anything.
@@ -139,6 +147,7 @@ impl Problem {
             Self::TooMany(_) => 3,
             Self::Vnodes { .. } => 4,
             Self::Corrupt(_) => 5,
+            Self::NotPublishing { .. } => 6,
         };
         Self::KINDS[at]
     }
@@ -158,6 +167,10 @@ impl fmt::Display for Problem {
             Self::Pin { node, error } => {
                 write!(f, "a pin of {node} (ASSIGNED_VNODES) is ignored: {error}")
             }
+            Self::NotPublishing { node, why } => write!(
+                f,
+                "{node} is not publishing: {why}; watchers on other nodes do not see its users change"
+            ),
             Self::Lease { node, what } => write!(f, "the lease of {node:?} is ignored: {what}"),
             Self::TooMany(count) => write!(
                 f,

@@ -366,6 +366,7 @@ impl Edge {
             map_version: 0,
             highest_epoch: 0,
             moving: 0,
+            trouble: String::new(),
             load: Load::default(),
         };
         change(&mut lease);

@@ -103,6 +103,7 @@ impl Fleet {
             map_version: 0,
             highest_epoch: 0,
             moving: 0,
+            trouble: String::new(),
             load: Load::default(),
         };
         let process = Process {

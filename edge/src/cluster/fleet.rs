@@ -81,6 +81,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         map_version: followed.get(),
                         highest_epoch: membership.highest_epoch().get(),
                         moving: moving as u32,
+                        trouble: place.not_publishing().unwrap_or_default(),
                         load: busyness.look(place, described.cores),
                     };
                     let renewing = renew(link.clone(), lease, described.ttl, newcomer);

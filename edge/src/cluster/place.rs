@@ -59,6 +59,10 @@ pub(crate) struct StoreStats {
     pub(crate) trimmed: AtomicU64,
 }
 
+/// A change that waits so long for the brokers, ms, is late: they confirm within some tens of ms, and
+/// within a few seconds when a leader changes.
+const OVERDUE: u64 = 5_000;
+
 pub(crate) struct Place {
     pub(crate) node: NodeId,
     pub(crate) boot: u64,
@@ -144,6 +148,34 @@ impl Place {
 
     pub(crate) fn bus_health(&self) -> Option<&(Arc<ProducerHealth>, Arc<ConsumerHealth>)> {
         self.bus_health.get()
+    }
+
+    /// Why this node's changes do not reach the others; the same text while nothing changes.
+    pub(crate) fn not_publishing(&self) -> Option<String> {
+        let (producer, _) = self.bus_health()?;
+        producer.trouble().or_else(|| {
+            let overdue = self.metrics.oldest_unreported() >= OVERDUE;
+            let text = format!(
+                "the brokers have not confirmed changes for {} s",
+                OVERDUE / 1_000
+            );
+            overdue.then_some(text)
+        })
+    }
+
+    /// What is wrong with the bus, while its node serves its own watchers all the same.
+    pub(crate) fn bus_trouble(&self) -> Option<String> {
+        let (producer, consumer) = self.bus_health()?;
+        let with_error = |why: String, error: Option<kafka_bus::LastError>| match error {
+            Some(error) => format!("{why}; the last error was: {}", error.text),
+            None => why,
+        };
+        if let Some(why) = self.not_publishing() {
+            let why = with_error(why, producer.last_error());
+            return Some(format!("not publishing: {why}"));
+        }
+        let why = with_error(consumer.trouble()?, consumer.last_error());
+        Some(format!("not hearing of other nodes' users: {why}"))
     }
 
     /// Tells every core. A map that waits is replaced by a newer one, so that few things wait for a

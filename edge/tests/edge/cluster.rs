@@ -301,3 +301,35 @@ fn brokers_that_cannot_be_reached_and_outputs_that_nobody_reads_end_no_node() {
     edge.signal(Signal::TERM);
     assert_eq!(edge.wait(), Some(0));
 }
+
+/// Waits until an edge that is ready says so with these words.
+fn until_ready_says(edge: &mut Edge, words: &str) {
+    edge.until(words, |edge| {
+        let (status, body) = edge.get_admin("/readyz");
+        assert_eq!(status, 200, "its own watchers are served");
+        body.trim_end().ends_with(words)
+    });
+}
+
+#[test]
+fn an_edge_that_is_connected_and_publishes_nothing_serves_its_own_and_says_why() {
+    let mut cluster = Cluster::start();
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    assert_serves(&cluster.edge, &mut watcher, "first");
+    until_ready_says(&mut cluster.edge, "ready");
+    let slow = Duration::from_secs(60);
+    let set = cluster.kafka.broker_round_trip_time(-1, slow);
+    set.expect("a slow broker");
+    assert_serves(&cluster.edge, &mut watcher, "second");
+    let oldest = "online_status_kafka_oldest_unreported_seconds";
+    cluster.edge.until_metric_is(oldest, "", |age| age > 5.0);
+    let (_, body) = cluster.edge.get_admin("/readyz");
+    let why = "ready; not publishing: the brokers have not confirmed changes for 5 s";
+    assert!(body.contains(why), "{body}");
+    assert_serves(&cluster.edge, &mut watcher, "third");
+
+    let set = cluster.kafka.broker_round_trip_time(-1, Duration::ZERO);
+    set.expect("a broker as before");
+    cluster.edge.until_metric(oldest, "", 0.0);
+    until_ready_says(&mut cluster.edge, "ready");
+}

@@ -112,6 +112,7 @@ pub(crate) async fn exercise(link: &Link) {
         map_version: 0,
         highest_epoch: 0,
         moving: 0,
+        trouble: String::new(),
         load: Load::default(),
     };
     let node = NodeId::parse("n1").expect("a good name");

@@ -86,6 +86,7 @@ impl World {
             map_version: followed.get(),
             highest_epoch: process.member.highest_epoch().get(),
             moving: moving as u32,
+            trouble: String::new(),
             load: Load::default(),
         };
         self.ask(pid, Command::Renew { lease, newcomer }, Asked::Renew(mono));
