@@ -153,7 +153,8 @@ impl<'a> Client<'a> {
             let at = values.len().saturating_sub(passed + 1);
             values.get(at).copied()
         };
-        client.is_secure = written("x-forwarded-proto").and_then(is_secure);
+        let scheme = written("x-forwarded-proto").and_then(is_secure);
+        client.is_secure = scheme.or(client.is_secure);
         let host = written("x-forwarded-host").filter(|host| is_authority(host));
         client.host = host.or(client.host);
         client
@@ -368,6 +369,17 @@ mod tests {
                 "{headers}"
             );
             assert_eq!(ask("192.0.2.9", headers), (None, inside("edge.internal")));
+        }
+        // What a PROXY protocol header says of TLS stands where a proxy of HTTP says nothing.
+        let told = Told {
+            source: Some(ip("10.0.0.2")),
+            is_secure: true,
+        };
+        let relayed = Peer::new(ip("10.0.0.1"), &trusted).relaying(told, &trusted);
+        for (headers, secure) in [("", true), ("X-Forwarded-Proto: http\r\n", false)] {
+            let request = request(headers);
+            let client = Client::of(&request, &relayed, &trusted);
+            assert_eq!(client.is_secure, Some(secure), "{headers}");
         }
     }
 }

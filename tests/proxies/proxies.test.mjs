@@ -138,6 +138,19 @@ describe('behind a proxy', { concurrency: 4 }, () => {
     });
   }
 
+  test('a header of the PROXY protocol says that the proxy ended TLS', async () => {
+    const ends = [['bind :443', `bind :443 ssl crt ${folder.file('both.pem')} alpn http/1.1`],
+      ['send-proxy-v2', 'send-proxy-v2-ssl'], [' check-ssl verify none', ''],
+      ['tcp-request content accept if { req.ssl_hello_type 1 }', 'tcp-request content accept if HTTP']];
+    const [, proxy] = await edgeAndProxy('haproxy-tcp', TCP, ends);
+    // The second is a trusted proxy itself, and says nothing of it.
+    for (const from of ['127.0.0.2', '127.0.0.1']) {
+      const route = await proxy.get('/route?userId=a', { from });
+      assert.equal(JSON.parse(route.body).address, `wss://localhost:${proxy.port}/socket`);
+    }
+    await works(await welcomed(await proxy.open('alice'), 'alice'));
+  });
+
   test('a header of the PROXY protocol before plain HTTP, and health checks in their plain form', async () => {
     const http = [[' check-ssl verify none', ''], ['option httpchk GET /readyz', 'option httpchk'],
       ['tcp-request content accept if { req.ssl_hello_type 1 }', 'tcp-request content accept if HTTP']];
