@@ -134,6 +134,10 @@ impl Fleet {
         let started = Instant::now();
         let reading = self.read().await;
         self.metrics.looked(reading.is_ok(), started.elapsed());
+        for notice in self.link.take_notices() {
+            eprintln!("{notice}");
+            remember(&mut self.events, clock::wall_ms(), notice);
+        }
         match &reading {
             Ok(_) => {
                 self.read_at = Some(started);

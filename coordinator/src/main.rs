@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
             match failure {
                 Failure::Settings(_) => ExitCode::from(2),
-                Failure::Run(_) => ExitCode::FAILURE,
+                Failure::Run(_) | Failure::Store(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -49,6 +49,8 @@ enum Failure {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error("{0}")]
+    Store(String),
 }
 
 fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
@@ -58,6 +60,8 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
         Action::Config(ConfigAction::Check) => {
             let config = load(sources)?;
             print!("{}", TABLE.in_effect(&config.show()));
+            let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
+            lines.iter().for_each(|line| println!("# {line}"));
         }
         Action::Run => run::run(load(sources)?)?,
     }

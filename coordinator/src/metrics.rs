@@ -13,7 +13,7 @@ use std::{
 
 use coordinator::control::{Problem, State};
 use keys::Fetches;
-use redis_store::Counters;
+use redis_store::Link;
 
 use crate::picture::Picture;
 
@@ -135,9 +135,10 @@ impl Metrics {
         &self,
         id: &str,
         picture: &Picture,
-        store: Counters,
+        link: &Link,
         fetches: Fetches,
     ) -> String {
+        let (store, health) = (link.counters(), link.health());
         let mut page = Page(String::new());
         page.labelled(
             "build_info",
@@ -259,8 +260,42 @@ impl Metrics {
                 "Announcements of a new map that failed.",
                 store.hints_lost,
             ),
+            (
+                "store_turned_away_total",
+                "Connections given up since the server took no writes, as a replica.",
+                store.turned_away,
+            ),
+            (
+                "store_full_total",
+                "Requests refused by a store whose memory is full.",
+                store.full,
+            ),
         ] {
             page.one(name, "counter", help, value);
+        }
+        for (name, help, value) in [
+            (
+                "store_evicting_servers",
+                "Servers of the store whose eviction policy is not noeviction.",
+                health.evicting as u64,
+            ),
+            (
+                "store_memory_bytes",
+                "Memory of the store that is used; 0 = not told.",
+                health.used.unwrap_or(0),
+            ),
+            (
+                "store_memory_limit_bytes",
+                "Memory that the store may use; 0 = no limit, or not told.",
+                health.limit.unwrap_or(0),
+            ),
+            (
+                "store_unusable",
+                "Whether the server that was met last is too old, a replica, or still loading.",
+                health.unusable.is_some().into(),
+            ),
+        ] {
+            page.one(name, "gauge", help, value);
         }
         page.0
     }

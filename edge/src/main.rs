@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
         match failure {
             Failure::Settings(_) => ExitCode::from(2),
-            Failure::Start(_) => ExitCode::FAILURE,
+            Failure::Start(_) | Failure::Store(_) => ExitCode::FAILURE,
         }
     })
 }
@@ -80,6 +80,8 @@ enum Failure {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("{0}")]
+    Store(String),
 }
 
 fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> {
@@ -106,12 +108,12 @@ fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> 
             config.check_mode(mode)?;
             start::run(config, mode)?;
         }
-        Action::Config(_) | Action::Token => check(&config),
+        Action::Config(_) | Action::Token => check(&config)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(config: &Config) {
+fn check(config: &Config) -> Result<(), Failure> {
     print!("{}", TABLE.in_effect(&config.show()));
     println!(
         "\n# A client that vanishes is offline to its watchers within {} ms:",
@@ -129,6 +131,11 @@ fn check(config: &Config) {
          # + take-over + presence.grace; those who come back are not shown offline at all.",
         config.node_ghost_bound()
     );
+    if config.redis.url.is_set() {
+        let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
+        lines.iter().for_each(|line| println!("# {line}"));
+    }
+    Ok(())
 }
 
 fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {

@@ -314,6 +314,7 @@ impl Page {
         let version = map.as_ref().map_or(0, |map| map.version().get());
         let (followed, moving) = place.progress();
         let (stats, link) = (&place.store_stats, place.link.counters());
+        let redis = place.link.health();
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let own: &[OfNode] = numbers! {
             "lease_held" gauge "Whether the lease stands." => place.has_lease().into();
@@ -329,6 +330,22 @@ impl Page {
             "redis_connects_total" counter "Connections to Redis." => link.connects;
             "redis_connect_failures_total" counter "Connections to Redis that failed."
                 => link.failed_connects;
+            "redis_turned_away_total" counter
+                "Connections to Redis given up since the server took no writes, as a replica."
+                => link.turned_away;
+            "redis_full_total" counter "Requests refused by a Redis whose memory is full."
+                => link.full;
+            "redis_full" gauge "Whether Redis refuses records since its memory is full."
+                => redis.is_full.into();
+            "redis_unusable" gauge
+                "Whether the Redis that was met last is too old, a replica, or still loading."
+                => redis.unusable.is_some().into();
+            "redis_evicting_servers" gauge "Servers of Redis whose eviction policy is not noeviction."
+                => redis.evicting as u64;
+            "redis_memory_bytes" gauge "Memory of Redis that is used; 0 = not told."
+                => redis.used.unwrap_or(0);
+            "redis_memory_limit_bytes" gauge "Memory that Redis may use; 0 = no limit, or not told."
+                => redis.limit.unwrap_or(0);
             "redis_batch_failures_total" counter "Batches that Redis did not take as a whole."
                 => load(&stats.failures);
             "redis_trimmed_total" counter "Users forgotten." => load(&stats.trimmed);

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes a vnode for an epoch, unless a newer one has it or its owner has not let go of it yet.
 -- KEYS: epoch, released. ARGV: the epoch; from which epoch on an owner
 -- that has not let go is not waited for.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Replaces the map, unless a newer leader has written one, or another than the writer has read is
 -- there. Where none is, any may be written.
 -- KEYS: the map. ARGV: the writer's token (8 bytes, big-endian), the version that the writer has

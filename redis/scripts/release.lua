@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Lets go of a vnode: all is written, and the next owner need not wait.
 -- KEYS: epoch, released. ARGV: the epoch.
 -- Returns released, or fenced and the newer epoch.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Renews a node's lease, which belongs to one life of it. A new process may take over what its
 -- predecessor left; one that was there before may not.
 -- KEYS: the lease. ARGV: the lease's boot (text: it has 64 bits, more than a number here holds),

@@ -7,7 +7,12 @@ use futures_util::{StreamExt, stream};
 use redis::{Cmd, Pipeline, ServerErrorKind, Value, cluster_routing::Slot};
 use tokio::time::Instant;
 
-use crate::{StoreError, link::Link, reply, script::Script};
+use crate::{
+    StoreError,
+    link::Link,
+    reply,
+    script::{self, Script},
+};
 
 /// The most requests in one pipeline.
 const MAX_CALLS: usize = 1_000;
@@ -57,6 +62,12 @@ impl Call {
             body: Body::Command(command),
             weight: name.len() + key.len(),
         }
+    }
+
+    /// The command `name` on `key`, which a full server does too: for what the cluster cannot live
+    /// without, and what does not grow with its users.
+    pub(crate) fn kept(name: &str, key: &str) -> Self {
+        Self::script(&script::KEPT, vec![key.to_owned()]).arg(name)
     }
 
     /// A run of `script` on `keys`, which share a slot.

@@ -1,6 +1,8 @@
 //! One connection to the store, be it a single server or a Redis Cluster, and how to get one.
 //! It owns what the client library is told; keeping a connection is the link's business.
 
+use std::time::Duration;
+
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult,
     TlsCertificates, Value,
@@ -14,7 +16,11 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use crate::options::Target;
+use crate::{
+    options::Target,
+    sentinel::Sentinels,
+    server::{self, Server},
+};
 
 /// How often a cluster's client follows a moved slot or waits for a busy node, within the timeout.
 const CLUSTER_RETRIES: u32 = 5;
@@ -73,15 +79,40 @@ impl Connection {
     }
 }
 
+/// Why there is no connection.
+pub(crate) enum Unusable {
+    /// Nobody answered, or not well.
+    Failed(RedisError),
+    /// There is a server, and it is none to use.
+    Server(String),
+}
+
+impl From<RedisError> for Unusable {
+    fn from(error: RedisError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// How the store is reached.
+enum Way {
+    /// Through one address, whatever is behind it.
+    One,
+    /// Through the nodes of a Redis Cluster.
+    Cluster,
+    /// As Sentinels say.
+    Sentinels(Sentinels),
+}
+
 /// Makes connections.
 pub(crate) struct Connector {
+    way: Way,
+    /// One a node of the URL.
     clients: Vec<Client>,
     /// When there is more than one node, and made on the fly when the one turns out to be a
     /// cluster's.
     cluster: ClusterClient,
-    is_cluster: bool,
     config: AsyncConnectionConfig,
-    limit: std::time::Duration,
+    limit: Duration,
 }
 
 impl Connector {
@@ -106,7 +137,14 @@ impl Connector {
             None => Client::open(node.clone()),
         };
         let clients = nodes.iter().map(client).collect::<RedisResult<Vec<_>>>()?;
-        let mut cluster = ClusterClientBuilder::new(nodes.clone())
+        let way = match &target.master {
+            Some(name) => {
+                Way::Sentinels(Sentinels::new(target, name, certificates.as_ref(), &tcp)?)
+            }
+            None if nodes.len() > 1 => Way::Cluster,
+            None => Way::One,
+        };
+        let mut cluster = ClusterClientBuilder::new(nodes)
             .retries(CLUSTER_RETRIES)
             .min_retry_wait(CLUSTER_RETRY_WAIT.0)
             .max_retry_wait(CLUSTER_RETRY_WAIT.1)
@@ -117,7 +155,7 @@ impl Connector {
             cluster = cluster.certs(certificates);
         }
         Ok(Self {
-            is_cluster: clients.len() > 1,
+            way,
             clients,
             cluster: cluster.build()?,
             config: AsyncConnectionConfig::new()
@@ -127,90 +165,91 @@ impl Connector {
         })
     }
 
-    /// A new connection. Whether a single node is a cluster's is asked each time: a server may be
-    /// replaced by a cluster.
-    pub(crate) async fn connect(&self) -> RedisResult<Connection> {
-        if self.is_cluster {
+    /// A new connection, to a server that takes writes as far as it says. Whether a single node is
+    /// a cluster's is asked each time: a server may be replaced by a cluster.
+    pub(crate) async fn connect(&self) -> Result<Connection, Unusable> {
+        if let Way::Cluster = self.way {
             return self.connect_cluster().await;
         }
         let connect = async {
-            let mut single = self.clients[0]
+            let mut single = self
+                .client(0)
+                .await?
                 .get_multiplexed_async_connection_with_config(&self.config)
                 .await?;
-            let info = single.req_packed_command(&info_server()).await?;
-            RedisResult::Ok((single, info.extract_error()?))
+            let server = introduction(&mut single).await?;
+            RedisResult::Ok((single, server))
         };
-        let (single, info) = timeout(self.limit, connect).await.map_err(too_slow)??;
-        if info_field(&info, "mode").is_some_and(|mode| mode == "cluster") {
+        let limit = self.limit();
+        let (single, server) = timeout(limit, connect).await.map_err(too_slow)??;
+        if let Some(why) = server.too_old().or_else(|| server.unfit()) {
+            // A cluster's node may be a replica: the client asks its master.
+            if !server.is_cluster || server.too_old().is_some() {
+                return Err(Unusable::Server(why));
+            }
+        }
+        if server.is_cluster {
             return self.connect_cluster().await;
         }
         Ok(Connection::Single(single))
     }
 
-    async fn connect_cluster(&self) -> RedisResult<Connection> {
+    async fn connect_cluster(&self) -> Result<Connection, Unusable> {
         // Connecting, asking for the slots, and connecting to the nodes in those.
-        let limit = self.limit * 2;
         let connect = self.cluster.get_async_connection();
-        let cluster = timeout(limit, connect).await.map_err(too_slow)??;
-        Ok(Connection::Cluster(cluster))
+        let cluster = timeout(self.limit * 2, connect).await.map_err(too_slow)??;
+        let mut connection = Connection::Cluster(cluster);
+        // A master that does not answer is no reason to do without the others.
+        let asked = timeout(self.limit, connection.send_to_all(&server::info())).await;
+        for answer in asked.ok().and_then(Result::ok).unwrap_or_default() {
+            if let Some(why) = Server::of(&answer).too_old() {
+                return Err(Unusable::Server(why));
+            }
+        }
+        Ok(connection)
     }
 
     /// A subscription to `channel`, at the node of that number, which may be any. A cluster's
     /// nodes tell each other what is published.
     pub(crate) async fn subscribe(&self, node: usize, channel: &str) -> RedisResult<PubSub> {
-        let client = &self.clients[node % self.clients.len()];
         let subscribe = async {
-            let mut subscription = client.get_async_pubsub().await?;
+            let mut subscription = self.client(node).await?.get_async_pubsub().await?;
             subscription.subscribe(channel).await?;
             Ok(subscription)
         };
-        timeout(self.limit, subscribe).await.map_err(too_slow)?
+        timeout(self.limit(), subscribe).await.map_err(too_slow)?
+    }
+
+    /// Who leads to a server: the node of that number, or the master that Sentinels name.
+    async fn client(&self, node: usize) -> RedisResult<Client> {
+        match &self.way {
+            Way::Sentinels(sentinels) => sentinels.master().await,
+            Way::One | Way::Cluster => Ok(self.clients[node % self.clients.len()].clone()),
+        }
+    }
+
+    /// How long a connection may take: a Sentinel that does not answer takes its time first.
+    fn limit(&self) -> Duration {
+        match self.way {
+            Way::Sentinels(_) => self.limit * 3,
+            Way::One | Way::Cluster => self.limit,
+        }
+    }
+}
+
+/// What the server says of itself, by `INFO`, else by `HELLO`; one that allows neither says nothing.
+async fn introduction(single: &mut MultiplexedConnection) -> RedisResult<Server> {
+    let answer = single.req_packed_command(&server::info()).await?;
+    match &answer {
+        Value::ServerError(error) if server::forbids(error) => {
+            let answer = single.req_packed_command(&server::hello()).await?;
+            Ok(Server::of(&answer))
+        }
+        Value::ServerError(_) => Ok(Server::of(&answer.extract_error()?)),
+        _ => Ok(Server::of(&answer)),
     }
 }
 
 fn too_slow(_: tokio::time::error::Elapsed) -> RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "it took too long").into()
-}
-
-/// `INFO server`.
-pub(crate) fn info_server() -> Cmd {
-    let mut command = redis::cmd("INFO");
-    command.arg("server");
-    command
-}
-
-/// A field of `INFO server`. `mode` is `redis_mode` in Redis and Valkey 7.2, and `server_mode` in
-/// Valkey 8.0 and newer.
-pub(crate) fn info_field<'a>(info: &'a Value, field: &str) -> Option<&'a str> {
-    let text = match info {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-        Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
-        _ => return None,
-    };
-    let named = |name: &str| match field {
-        "mode" => name == "redis_mode" || name == "server_mode",
-        _ => name == field,
-    };
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| named(name))
-        .map(|(_, value)| value.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cluster_is_known_in_redis_and_in_valkey() {
-        let info = |text: &str| Value::BulkString(text.into());
-        let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\nrun_id:ab\r\n");
-        let valkey =
-            info("# Server\r\nvalkey_version:8.1.8\r\nserver_mode:cluster\r\nrun_id:cd\r\n");
-        assert_eq!(info_field(&redis, "mode"), Some("cluster"));
-        assert_eq!(info_field(&redis, "run_id"), Some("ab"));
-        assert_eq!(info_field(&valkey, "mode"), Some("cluster"));
-        assert_eq!(info_field(&valkey, "run_id"), Some("cd"));
-        assert_eq!(info_field(&Value::Nil, "mode"), None);
-    }
 }

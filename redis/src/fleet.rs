@@ -10,9 +10,9 @@ use ring::NodeId;
 use crate::{
     StoreError,
     call::Call,
-    connection::{info_field, info_server},
     link::{Link, random},
     reply, script,
+    server::{self, Server},
 };
 
 /// What became of a lease.
@@ -66,7 +66,7 @@ impl Link {
             }
         };
         // Each time, since the set may have been lost, or the name forgotten a moment ago.
-        let add = Call::command("SADD", &self.keys().nodes()).arg(lease.node.as_bytes());
+        let add = Call::kept("SADD", &self.keys().nodes()).arg(lease.node.as_bytes());
         reply::number::<u64>(self.perform_one(add).await?)?;
         Ok(renewal)
     }
@@ -137,25 +137,48 @@ impl Link {
     pub async fn incarnation(&self) -> Result<String, StoreError> {
         let key = self.keys().incarnation();
         let new = format!("{:016x}{:016x}", random(), random());
-        let make = Call::command("SET", &key).arg(new).arg("NX");
+        // A write each time: a store that takes none must not seem to be there.
+        let make = Call::kept("SET", &key).arg(new).arg("NX");
         reply::bytes(self.perform_one(make).await?)?;
         reply::text(self.perform_one(Call::command("GET", &key)).await?)
     }
 
     /// The id of the server's process, or those of all masters of a Redis Cluster: when it is
-    /// another one (a restart, a failover), what was written last may be gone.
+    /// another one (a restart, a failover), what was written last may be gone. Of a server that
+    /// does not tell, each connection counts as one to another process.
+    ///
+    /// What else the servers say of themselves is [`Link::health`] from then on.
     pub async fn run_id(&self) -> Result<String, StoreError> {
-        let mut ids = Vec::new();
-        for answer in self.send_to_all(&info_server()).await? {
-            if let Value::ServerError(error) = &answer {
-                return Err(self.refused(error));
-            }
-            match info_field(&answer, "run_id") {
-                Some(id) if !id.is_empty() => ids.push(id.to_owned()),
-                _ => return Err(reply::unexpected("a run_id", &answer)),
+        let mut servers = Vec::new();
+        for answer in self.send_to_all(&server::info()).await? {
+            match &answer {
+                Value::ServerError(error) if server::forbids(error) => {
+                    self.not_told(error);
+                    return Ok(format!("connection {}", self.counters().connects));
+                }
+                Value::ServerError(error) => return Err(self.refused(error)),
+                _ => servers.push(Server::of(&answer)),
             }
         }
-        if self.connection().await?.is_cluster() {
+        let cluster = self.connection().await?.is_cluster();
+        for server in &servers {
+            if let Some(why) = server.too_old() {
+                return Err(self.unusable(&why));
+            }
+            // A cluster's client hears of a new master by the next command for the former one.
+            if let Some(why) = server.unfit()
+                && (!cluster || server.master.is_some())
+            {
+                return Err(self.is_unfit(&why).await);
+            }
+        }
+        self.looked(&servers);
+        let ids = servers.into_iter().map(|server| server.run_id);
+        let Some(mut ids) = ids.collect::<Option<Vec<String>>>() else {
+            let text = format!("Redis at {} does not tell its run_id", self.address());
+            return Err(StoreError::Unexpected(text));
+        };
+        if cluster {
             // Masters that cannot be reached are silently left out, and would look like others.
             let masters = self.masters().await?;
             if ids.len() != masters {
@@ -200,7 +223,7 @@ impl Link {
     }
 
     async fn change_set(&self, command: &str, key: &str, name: &str) -> Result<(), StoreError> {
-        let call = Call::command(command, key).arg(name.as_bytes());
+        let call = Call::kept(command, key).arg(name.as_bytes());
         reply::number::<u64>(self.perform_one(call).await?)?;
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Link {
             return Ok(None);
         }
         let token = self.new_token().await?;
-        let lead = Call::command("SET", &key)
+        let lead = Call::kept("SET", &key)
             .arg(format!("{id} {token}"))
             .arg("NX")
             .arg("PX")
@@ -77,22 +77,26 @@ impl Link {
                 token: token.parse().ok()?,
             })
         });
+        if let Some(leader) = &leader {
+            self.highest_token(leader.token);
+        }
         leader.map(Some).ok_or_else(|| {
             let shown: String = text.chars().take(80).collect();
             StoreError::Unexpected(format!("{shown:?} is not a leader and its token"))
         })
     }
 
-    /// A token above all that were given, and above the map's: the counter may have been lost
-    /// while the map was not.
+    /// A token above all that were given, as far as anybody knows: the counter may have been lost,
+    /// with the map or without it, and this link may have met a higher one before that.
     async fn new_token(&self) -> Result<u64, StoreError> {
         let key = self.keys().leader_token();
-        let token: u64 = reply::number(self.perform_one(Call::command("INCR", &key)).await?)?;
-        let highest = self.map_token().await?;
-        if token > highest {
-            return Ok(token);
+        let mut token: u64 = reply::number(self.perform_one(Call::kept("INCR", &key)).await?)?;
+        let highest = self.map_token().await?.max(self.highest_token(0));
+        if token <= highest {
+            let raise = Call::kept("INCRBY", &key).number(highest - token + 1);
+            token = reply::number(self.perform_one(raise).await?)?;
         }
-        let raise = Call::command("INCRBY", &key).number(highest - token + 1);
-        reply::number(self.perform_one(raise).await?)
+        self.highest_token(token);
+        Ok(token)
     }
 }

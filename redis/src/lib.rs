@@ -11,6 +11,8 @@ mod call;
 mod connection;
 mod error;
 mod fleet;
+mod health;
+mod inspect;
 mod leader;
 mod link;
 mod map;
@@ -18,6 +20,8 @@ mod options;
 mod reply;
 mod script;
 mod sections;
+mod sentinel;
+mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod vnode;
@@ -26,6 +30,8 @@ mod watch;
 pub use crate::{
     error::StoreError,
     fleet::{Leases, Renewal},
+    health::Health,
+    inspect::inspect,
     leader::Leader,
     link::{BadRecord, Counters, Link},
     map::MapWrite,

@@ -12,20 +12,23 @@ use std::{
 };
 
 use protocol::Keys;
-use redis::{
-    Cmd, Pipeline, RedisError, ServerError, ServerErrorKind, Value, cluster_routing::Slot,
-};
+use redis::{Cmd, Pipeline, RedisError, ServerError, Value, cluster_routing::Slot};
 use ring::Vnode;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    Options, OptionsError, StoreError,
-    connection::{Connection, Connector},
+    Health, Options, OptionsError, StoreError,
+    connection::{Connection, Connector, Unusable},
+    health::Watched,
     options::Target,
+    reply,
+    server::{self, Server},
 };
 
 /// The wait after a first failed attempt to connect, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Servers that turned the link away longer ago than this do not lengthen the next wait.
+const TURNED_AWAY: Duration = Duration::from_secs(5);
 /// Bad records that wait to be reported.
 const BAD_RECORDS: usize = 16;
 
@@ -34,7 +37,7 @@ const BAD_RECORDS: usize = 16;
 /// time enabled.
 ///
 /// An operation waits for a connection no longer than the connect timeout (three of them on a Redis
-/// Cluster), and not at all while the last attempt to get one has failed a short time ago (100 ms,
+/// Cluster and with Sentinels), and not at all while the last attempt to get one has failed a short time ago (100 ms,
 /// doubling to 1 s). Each of its round trips ends within the response timeout, and after three of
 /// those a large one sends no more. An operation that failed may have been done all the same, or
 /// be done a moment later: all may be repeated.
@@ -56,7 +59,13 @@ struct Shared {
     stale_records: AtomicU64,
     bad_records: AtomicU64,
     hints_lost: AtomicU64,
+    turned_away: AtomicU64,
+    full: AtomicU64,
+    highest_token: AtomicU64,
     bad: Mutex<VecDeque<BadRecord>>,
+    watched: Mutex<Watched>,
+    /// Which connection there is: it changes with each new one.
+    connected: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -66,6 +75,8 @@ struct State {
     generation: u64,
     /// Attempts to connect that failed in a row.
     failures: u32,
+    /// Connections in a row that were given up for what the server is, and when the last one was.
+    turned_away: Option<(u32, Instant)>,
     /// Before that, no attempt; and why.
     blocked: Option<(Instant, StoreError)>,
 }
@@ -85,6 +96,10 @@ pub struct Counters {
     pub bad_records: u64,
     /// Announcements of a new map that failed; readers notice it later.
     pub hints_lost: u64,
+    /// Connections given up since the server takes no writes: a replica by now, or one that loads.
+    pub turned_away: u64,
+    /// Requests refused since a server's memory is full.
+    pub full: u64,
 }
 
 /// A record in the store that cannot be used.
@@ -125,7 +140,12 @@ impl Link {
             stale_records: AtomicU64::new(0),
             bad_records: AtomicU64::new(0),
             hints_lost: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+            full: AtomicU64::new(0),
+            highest_token: AtomicU64::new(0),
             bad: Mutex::default(),
+            watched: Mutex::default(),
+            connected: watch::Sender::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -149,7 +169,53 @@ impl Link {
             stale_records: shared.stale_records.load(Relaxed),
             bad_records: shared.bad_records.load(Relaxed),
             hints_lost: shared.hints_lost.load(Relaxed),
+            turned_away: shared.turned_away.load(Relaxed),
+            full: shared.full.load(Relaxed),
         }
+    }
+
+    /// What the servers said of themselves when [`Link::run_id`] asked last.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.watched(|watched| watched.health.clone())
+    }
+
+    /// What has changed in the health since the last call, for a log: at most the newest 16 lines.
+    #[must_use]
+    pub fn take_notices(&self) -> Vec<String> {
+        self.watched(Watched::take_notices)
+    }
+
+    fn watched<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
+        let watched = self.shared.watched.lock();
+        look(&mut watched.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes what the servers have said of themselves.
+    pub(crate) fn looked(&self, servers: &[Server]) {
+        self.watched(|watched| watched.looked(self.address(), servers));
+    }
+
+    /// Notes that the servers do not tell anything of themselves.
+    pub(crate) fn not_told(&self, error: &ServerError) {
+        let why = format!("{} {}", error.code(), error.details().unwrap_or_default());
+        self.watched(|watched| watched.refused(self.address(), why));
+    }
+
+    /// Notes that the servers have taken records.
+    pub(crate) fn has_room(&self) {
+        self.watched(|watched| watched.full(self.address(), false));
+    }
+
+    /// Notes a leader's token; the highest that was met.
+    pub(crate) fn highest_token(&self, token: u64) -> u64 {
+        let before = self.shared.highest_token.fetch_max(token, Relaxed);
+        before.max(token)
+    }
+
+    /// Changes with each new connection.
+    pub(crate) fn connected(&self) -> watch::Receiver<u64> {
+        self.shared.connected.subscribe()
     }
 
     /// The bad records met since the last call, at most the first 16 of them: for a log, that is
@@ -228,13 +294,21 @@ impl Link {
 
     /// The error of a server as one of the store.
     pub(crate) fn refused(&self, error: &ServerError) -> StoreError {
+        if server::is_full(error) {
+            self.shared.full.fetch_add(1, Relaxed);
+            self.watched(|watched| watched.full(self.address(), true));
+        }
+        StoreError::Refused(self.answered(error))
+    }
+
+    fn answered(&self, error: &ServerError) -> String {
         let text = format!(
             "Redis at {} answered {} {}",
             self.address(),
             error.code(),
             error.details().unwrap_or_default()
         );
-        StoreError::Refused(hide(&self.shared.target.secrets, text))
+        hide(&self.shared.target.secrets, text)
     }
 
     /// The connection there is, or a new one.
@@ -253,7 +327,8 @@ impl Link {
         {
             return Err(error.clone());
         }
-        match self.shared.connector.connect().await {
+        // On the heap, as it is rare, and larger than all that is done with a connection.
+        match Box::pin(self.shared.connector.connect()).await {
             Ok(connection) => {
                 self.shared.connects.fetch_add(1, Relaxed);
                 self.succeeded();
@@ -261,11 +336,19 @@ impl Link {
                 state.failures = 0;
                 state.blocked = None;
                 state.connection = Some(connection.clone());
+                self.shared.connected.send_replace(state.generation);
+                self.watched(|watched| watched.unusable(None));
                 Ok((state.generation, connection))
             }
-            Err(error) => {
+            Err(unusable) => {
                 self.shared.failed_connects.fetch_add(1, Relaxed);
-                let error = self.unavailable(&error);
+                let error = match unusable {
+                    Unusable::Failed(error) => self.unavailable(&error),
+                    Unusable::Server(why) => {
+                        self.watched(|watched| watched.unusable(Some(&why)));
+                        self.unusable(&why)
+                    }
+                };
                 state.blocked = Some((Instant::now() + backoff(state.failures), error.clone()));
                 state.failures = state.failures.saturating_add(1);
                 Err(error)
@@ -280,14 +363,14 @@ impl Link {
     ) -> Result<Vec<Value>, StoreError> {
         match answer {
             Ok(values) => {
-                self.succeeded();
-                // A master that has become a replica answers, and will never take a write again.
-                let demoted = |value: &Value| {
-                    crate::reply::server_error(value)
-                        .is_some_and(|e| e.kind() == Some(ServerErrorKind::ReadOnly))
-                };
-                if values.iter().any(demoted) {
-                    self.give_up(generation).await;
+                let errors = values.iter().filter_map(reply::server_error);
+                match errors
+                    .into_iter()
+                    .find(|error| server::leads_elsewhere(error))
+                {
+                    // It answers, and may never take a write again.
+                    Some(error) => self.turn_away(generation, error).await,
+                    None => self.succeeded(),
                 }
                 Ok(values)
             }
@@ -296,6 +379,42 @@ impl Link {
                 Err(self.unavailable(&error))
             }
         }
+    }
+
+    /// The server of that connection is not the one to ask, or not now: the next connection goes
+    /// where its name, its Sentinels or its Cluster lead by then. A server that still is the only
+    /// one is not asked all the time.
+    async fn turn_away(&self, generation: u64, error: &ServerError) {
+        let mut state = self.shared.state.lock().await;
+        if state.generation != generation {
+            return;
+        }
+        match &state.connection {
+            // A cluster's client finds its masters by itself, and the others are good.
+            Some(connection) if connection.is_cluster() => {
+                drop(state);
+                return self.give_up(generation).await;
+            }
+            Some(_) => {}
+            None => return,
+        }
+        self.shared.turned_away.fetch_add(1, Relaxed);
+        let now = Instant::now();
+        let recent = state
+            .turned_away
+            .filter(|(_, at)| now.duration_since(*at) < TURNED_AWAY);
+        let times = recent.map_or(0, |(times, _)| times);
+        let why = StoreError::Unavailable(self.answered(error));
+        state.blocked = Some((now + backoff(times), why));
+        state.turned_away = Some((times.saturating_add(1), now));
+        state.connection = None;
+    }
+
+    /// The server has said of itself that it takes no writes: like [`Self::turn_away`].
+    pub(crate) async fn is_unfit(&self, why: &str) -> StoreError {
+        self.shared.turned_away.fetch_add(1, Relaxed);
+        self.shared.state.lock().await.connection = None;
+        self.unusable(why)
     }
 
     fn succeeded(&self) {
@@ -327,6 +446,10 @@ impl Link {
     /// What is left of a run is not sent.
     pub(crate) fn too_slow(&self) -> StoreError {
         StoreError::Unavailable(format!("Redis at {} is too slow", self.address()))
+    }
+
+    pub(crate) fn unusable(&self, why: &str) -> StoreError {
+        StoreError::Unavailable(format!("Redis at {} cannot be used: {why}", self.address()))
     }
 
     fn unavailable(&self, error: &RedisError) -> StoreError {

@@ -120,7 +120,7 @@ impl Link {
     /// The map is written, so what fails here is only counted: readers look by themselves.
     async fn announce(&self, version: MapVersion) {
         let hints = [
-            Call::command("SET", &self.keys().map_version()).number(version),
+            Call::kept("SET", &self.keys().map_version()).number(version),
             Call::command("PUBLISH", &self.keys().map_changed()).number(version),
         ];
         for answer in self.perform(&hints).await {

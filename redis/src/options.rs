@@ -9,7 +9,9 @@ use std::{
 };
 
 use protocol::Keys;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+
+use crate::sentinel::Credentials;
 
 /// How to reach the store.
 #[derive(Clone)]
@@ -18,7 +20,16 @@ pub struct Options {
     /// further nodes make it a Redis Cluster: they may leave out the scheme, the user and the
     /// password, which are those of the first. Special characters of a password are written with
     /// `%`, as in all URLs. Port 6379 and database 0 when not given.
+    ///
+    /// `redis+sentinel://[user[:password]@]host[:port][,host[:port]]/name[/database]`, or
+    /// `rediss+sentinel://` for TLS to all: the hosts are Sentinels, port 26379 when not given, and
+    /// the name is that of the master. The user and the password are the server's.
     pub url: String,
+    /// How the Sentinels know this client. Without a password they are tried with the URL's, and
+    /// without any where they ask for none.
+    pub sentinel_username: String,
+    /// See `sentinel_username`.
+    pub sentinel_password: String,
     /// Begins every key; `os:` by default. No braces.
     pub prefix: String,
     /// How long a connection may take to be there, 10 ms to 60 s; 1 s by default.
@@ -35,6 +46,8 @@ impl Options {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            sentinel_username: String::new(),
+            sentinel_password: String::new(),
             prefix: "os:".into(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
@@ -93,17 +106,38 @@ pub enum OptionsError {
         reason: String,
     },
     /// There is a CA file, and nothing to use it for.
-    #[error("redis.ca_file is given, and redis.url (REDIS_URL) does not begin with rediss://")]
+    #[error(
+        "redis.ca_file is given, and redis.url (REDIS_URL) begins neither with rediss:// nor with \
+         rediss+sentinel://"
+    )]
     CaFileWithoutTls,
+    /// There is something for the Sentinels, and there are none.
+    #[error(
+        "redis.sentinel_username or redis.sentinel_password is given, and redis.url (REDIS_URL) \
+         names no Sentinels: redis+sentinel://host1,host2/name"
+    )]
+    NoSentinels,
+    /// The Sentinels know no user without a password.
+    #[error("redis.sentinel_username is given without redis.sentinel_password")]
+    SentinelUserAlone,
 }
+
+const SCHEMES: &str = "must begin with redis:// or rediss://, or for Sentinels with \
+                       redis+sentinel:// or rediss+sentinel://";
+/// Where Sentinels listen.
+const SENTINEL_PORT: &str = ":26379";
 
 /// What a timeout may be, ms.
 pub(crate) const TIMEOUT: RangeInclusive<u64> = 10..=60_000;
 
 /// Options that have been checked.
 pub(crate) struct Target {
-    /// At least one; several are a Redis Cluster.
+    /// At least one; several are a Redis Cluster, or Sentinels. All have the server's credentials.
     pub(crate) nodes: Vec<ConnectionInfo>,
+    /// Whose Sentinels the nodes are, if they are.
+    pub(crate) master: Option<String>,
+    /// What the Sentinels are told, the likeliest first; at least one.
+    pub(crate) sentinel_credentials: Vec<Credentials>,
     /// The nodes as an error may show them.
     pub(crate) address: String,
     /// What no error may show.
@@ -125,7 +159,10 @@ impl TryFrom<Options> for Target {
     type Error = OptionsError;
 
     fn try_from(options: Options) -> Result<Self, OptionsError> {
-        let nodes = nodes(&options.url)?;
+        let (nodes, master) = match sentinels(&options.url)? {
+            Some((nodes, master)) => (nodes, Some(master)),
+            None => (nodes(&options.url)?, None),
+        };
         let tls = matches!(nodes[0].addr(), ConnectionAddr::TcpTls { .. });
         if options.ca_file.is_some() && !tls {
             return Err(OptionsError::CaFileWithoutTls);
@@ -133,10 +170,18 @@ impl TryFrom<Options> for Target {
         let authorities = options.ca_file.as_deref().map(authorities).transpose()?;
         let addresses: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
         let settings = nodes[0].redis_settings();
-        let secrets = settings.password().map(ToOwned::to_owned);
+        let secrets = [
+            settings.password().unwrap_or_default(),
+            &options.sentinel_password,
+        ];
+        let secrets = secrets.into_iter().filter(|secret| !secret.is_empty());
+        let secrets = secrets.map(ToOwned::to_owned).collect();
+        let sentinel_credentials = sentinel_credentials(&options, master.is_some(), settings)?;
         Ok(Self {
             address: addresses.join(", "),
-            secrets: secrets.into_iter().filter(|s| !s.is_empty()).collect(),
+            secrets,
+            master,
+            sentinel_credentials,
             nodes,
             keys: Keys::new(&options.prefix)?,
             connect_timeout: timeout("connect_timeout", options.connect_timeout)?,
@@ -152,6 +197,96 @@ fn timeout(name: &'static str, value: Duration) -> Result<Duration, OptionsError
     } else {
         Err(OptionsError::Timeout { name, value })
     }
+}
+
+/// What the Sentinels are told of who asks.
+fn sentinel_credentials(
+    options: &Options,
+    there_are: bool,
+    server: &RedisConnectionInfo,
+) -> Result<Vec<Credentials>, OptionsError> {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let user = given(&options.sentinel_username);
+    let password = given(&options.sentinel_password);
+    match (user, password) {
+        (None, None) => {}
+        _ if !there_are => return Err(OptionsError::NoSentinels),
+        (Some(_), None) => return Err(OptionsError::SentinelUserAlone),
+        own => return Ok(vec![own]),
+    }
+    let nobody = (None, None);
+    let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+    let servers = (owned(server.username()), owned(server.password()));
+    Ok(if servers == nobody {
+        vec![nobody]
+    } else {
+        vec![servers, nobody]
+    })
+}
+
+/// The Sentinels and the master's name, when the URL is one of these.
+fn sentinels(url: &str) -> Result<Option<(Vec<ConnectionInfo>, String)>, OptionsError> {
+    let wrong = |node: usize, reason: &str| OptionsError::Url {
+        node,
+        reason: reason.into(),
+    };
+    let Some((scheme, rest)) = url.trim().split_once("+sentinel://") else {
+        return Ok(None);
+    };
+    if !["redis", "rediss"].contains(&scheme) {
+        return Err(wrong(
+            1,
+            "must begin with redis+sentinel:// or rediss+sentinel://",
+        ));
+    }
+    if rest.contains(['?', '#']) {
+        return Err(wrong(1, "must not have a query or a fragment (? or #)"));
+    }
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (name, database) = path.split_once('/').unwrap_or((path, "0"));
+    if name.is_empty() {
+        return Err(wrong(
+            hosts.split(',').count(),
+            "must be followed by the name that the Sentinels have for the master: \
+             redis+sentinel://host1,host2/name",
+        ));
+    }
+    let (credentials, hosts) = match hosts.rsplit_once('@') {
+        Some((credentials, hosts)) => (format!("{credentials}@"), hosts),
+        None => (String::new(), hosts),
+    };
+    if credentials.contains(',') {
+        return Err(wrong(
+            1,
+            "must have the user and the password before the first host only, a comma in them \
+             written as %2C",
+        ));
+    }
+    let node = |(at, host): (usize, &str)| {
+        let host = host.trim();
+        if host.is_empty() {
+            return Err(wrong(at + 1, "is empty"));
+        }
+        let behind_address = host.rsplit(']').next().unwrap_or_default();
+        let port = if behind_address.contains(':') {
+            ""
+        } else {
+            SENTINEL_PORT
+        };
+        let whole = format!("{scheme}://{credentials}{host}{port}/{database}");
+        whole.as_str().into_connection_info().map_err(|error| {
+            wrong(
+                at + 1,
+                if error.to_string().contains("database") {
+                    "has a bad database number"
+                } else {
+                    "is not redis+sentinel://[user[:password]@]host[:port]/name[/database]"
+                },
+            )
+        })
+    };
+    let nodes = hosts.split(',').enumerate().map(node);
+    Ok(Some((nodes.collect::<Result<_, _>>()?, name.to_owned())))
 }
 
 fn nodes(url: &str) -> Result<Vec<ConnectionInfo>, OptionsError> {
@@ -173,11 +308,11 @@ fn nodes(url: &str) -> Result<Vec<ConnectionInfo>, OptionsError> {
         let whole = match text.split_once("://") {
             Some(_) => text.to_owned(),
             None if at > 0 => format!("{scheme}://{text}"),
-            None => return Err(wrong("must begin with redis:// or rediss://")),
+            None => return Err(wrong(SCHEMES)),
         };
         let own_scheme = whole.split("://").next().unwrap_or_default();
         if !["redis", "rediss"].contains(&own_scheme) {
-            return Err(wrong("must begin with redis:// or rediss://"));
+            return Err(wrong(SCHEMES));
         }
         if whole.contains(['?', '#']) {
             return Err(wrong("must not have a query or a fragment (? or #)"));

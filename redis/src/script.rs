@@ -46,4 +46,5 @@ scripts! {
     MAP = "map.lua",
     LEAD = "lead.lua",
     RESIGN = "resign.lua",
+    KEPT = "kept.lua",
 }

@@ -14,13 +14,19 @@ use crate::{
 settings::sections! {
     pub struct RedisSettings in redis {
         /// Where the cluster meets: `redis://[user[:password]@]host[:port][/database]`, or
-        /// `rediss://` for TLS; several nodes of a Redis Cluster separated by commas.
+        /// `rediss://` for TLS; several nodes of a Redis Cluster separated by commas; with Sentinels
+        /// `redis+sentinel://[user[:password]@]host[:port],host[:port]/name[/database]`, or
+        /// `rediss+sentinel://`.
         #[env("REDIS_URL")]
         url: Secret = "",
         /// What every key begins with.
         prefix: String = "os:",
         /// The certificate authorities to trust with `rediss://`, in PEM; empty = the system's.
         ca_file: Option<PathBuf> = "",
+        /// How the Sentinels know the program; empty = as the server does, or not at all.
+        sentinel_username: String = "",
+        /// The password that the Sentinels ask for; empty = the server's, or none.
+        sentinel_password: Secret = "",
         /// How long a connection may take.
         connect_timeout: Duration = "1s",
         /// How long an answer may take.
@@ -41,6 +47,8 @@ impl RedisSettings {
     pub fn options(&self) -> Options {
         Options {
             url: self.url.expose().to_owned(),
+            sentinel_username: self.sentinel_username.clone(),
+            sentinel_password: self.sentinel_password.expose().to_owned(),
             prefix: self.prefix.clone(),
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,

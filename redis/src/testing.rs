@@ -3,6 +3,11 @@
 //! `ONLINE_STATUS_DEV_REDIS_SERVER` names, and for clusters `redis-cli` in the path, and panics
 //! with the reason when a server does not come up.
 
+mod detour;
+mod sentinels;
+
+pub use self::{detour::Detour, sentinels::RedisSentinels};
+
 use std::{
     ffi::OsString,
     fs::File,
@@ -25,6 +30,8 @@ pub struct RedisServer {
     port: u16,
     directory: PathBuf,
     arguments: Vec<String>,
+    /// Of a Sentinel: what its file says.
+    sentinel: Option<String>,
     process: Option<Child>,
 }
 
@@ -44,6 +51,10 @@ impl RedisServer {
     /// When it does not come up.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(arguments, None)
+    }
+
+    fn start_as(arguments: &[&str], sentinel: Option<String>) -> Self {
         let number = next_number();
         let name = format!("online-status-redis-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -52,6 +63,7 @@ impl RedisServer {
             port: 0,
             directory,
             arguments: arguments.iter().map(ToString::to_string).collect(),
+            sentinel,
             process: None,
         };
         // Another process may take the port between the choice and the start.
@@ -118,12 +130,34 @@ impl RedisServer {
         cli(self.port, arguments)
     }
 
+    /// The same of a server that may refuse, or be away: `Err` is what was said then.
+    ///
+    /// # Errors
+    /// When `redis-cli` fails.
+    pub fn try_cli(&self, arguments: &[&str]) -> Result<String, String> {
+        try_cli(self.port, arguments)
+    }
+
     fn try_start(&mut self) -> bool {
         let log = File::create(self.directory.join("log")).expect("a log file");
         let mut command = Command::new(program());
-        command.args(["--save", "", "--bind", "127.0.0.1"]);
+        match &self.sentinel {
+            Some(settings) => {
+                let file = self.directory.join("sentinel.conf");
+                let settings = settings.replace("{port}", &self.port.to_string());
+                std::fs::write(&file, settings).expect("a file");
+                command.arg(file).arg("--sentinel");
+            }
+            None => {
+                command.args(["--save", ""]);
+            }
+        }
+        command.args(["--bind", "127.0.0.1"]);
         // TLS servers name their ports themselves.
-        if !self.arguments.iter().any(|argument| argument == "--port") {
+        let named = |settings: &String| settings.contains("port 0");
+        if !self.arguments.iter().any(|argument| argument == "--port")
+            && !self.sentinel.as_ref().is_some_and(named)
+        {
             command.args(["--port", &self.port.to_string()]);
         }
         let port = self.port.to_string();
@@ -141,9 +175,9 @@ impl RedisServer {
             if process.try_wait().expect("the server's state").is_some() {
                 return false;
             }
-            if self.log().contains("Ready to accept connections")
-                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-            {
+            let log = self.log();
+            let up = log.contains("Ready to accept connections") || log.contains("Sentinel ID is");
+            if up && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 self.process = Some(process);
                 return true;
             }
@@ -170,7 +204,7 @@ impl Drop for RedisServer {
 
 /// A Redis Cluster of three masters.
 pub struct RedisCluster {
-    /// Its servers.
+    /// Its servers: the masters, then a replica for each if there are some.
     pub servers: Vec<RedisServer>,
 }
 
@@ -190,15 +224,45 @@ impl RedisCluster {
     /// When it does not come up.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_of(3, arguments)
+    }
+
+    /// Starts it with a replica for each master.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with_replicas(arguments: &[&str]) -> Self {
+        let cluster = Self::start_of(6, arguments);
+        let replicates = |server: &RedisServer| {
+            let info = server.cli(&["info", "replication"]);
+            info.contains("connected_slaves:1") || info.contains("master_link_status:up")
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !cluster.servers.iter().all(replicates) {
+            assert!(Instant::now() < deadline, "the replicas do not follow");
+            sleep(Duration::from_millis(50));
+        }
+        cluster
+    }
+
+    fn start_of(servers: usize, arguments: &[&str]) -> Self {
         let start = |_| {
             let bus = free_port().to_string();
             let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-            let quick = ["--cluster-node-timeout", "2000"];
+            let quick = [
+                "--cluster-node-timeout",
+                "2000",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
             RedisServer::start_with(&[&cluster[..], &quick, arguments].concat())
         };
-        let servers: Vec<RedisServer> = (0..3).map(start).collect();
+        let servers: Vec<RedisServer> = (0..servers).map(start).collect();
         let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
         create.extend(servers.iter().map(|s| format!("127.0.0.1:{}", s.port)));
+        let replicas = servers.len() / 3 - 1;
+        create.extend(["--cluster-replicas".to_owned(), replicas.to_string()]);
         create.push("--cluster-yes".to_owned());
         let create: Vec<&str> = create.iter().map(String::as_str).collect();
         let _ = cli(servers[0].port, &create);
@@ -215,6 +279,17 @@ impl RedisCluster {
         Self { servers }
     }
 
+    /// The replica that follows the master of that number.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn replica_of(&self, master: usize) -> &RedisServer {
+        let port = format!("master_port:{}\r\n", self.servers[master].port);
+        let follows = |server: &&RedisServer| server.cli(&["info", "replication"]).contains(&port);
+        self.servers.iter().find(follows).expect("a replica")
+    }
+
     /// All its nodes, as a URL for [`crate::Options`].
     #[must_use]
     pub fn url(&self) -> String {
@@ -229,6 +304,10 @@ impl RedisCluster {
 /// When it fails.
 #[must_use]
 pub fn cli(port: u16, arguments: &[&str]) -> String {
+    try_cli(port, arguments).unwrap_or_else(|error| panic!("redis-cli {arguments:?}: {error}"))
+}
+
+fn try_cli(port: u16, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("redis-cli")
         .args(["-p", &port.to_string()])
         .args(arguments)
@@ -237,11 +316,11 @@ pub fn cli(port: u16, arguments: &[&str]) -> String {
         .expect("redis-cli in the path");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "redis-cli {arguments:?}: {text} {error}"
-    );
-    text
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{text} {error}"))
+    }
 }
 
 /// The server's program.

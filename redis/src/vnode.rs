@@ -212,7 +212,13 @@ impl Link {
                         users: Vec::new(),
                     };
                 }
-                ("written", Op::Write { .. }) => self.count_stale(reply::number(outcome.next())?),
+                ("written", Op::Write { records, .. }) => {
+                    let stale: u64 = reply::number(outcome.next())?;
+                    self.count_stale(stale);
+                    if stale < records.len() as u64 {
+                        self.has_room();
+                    }
+                }
                 ("trimmed", Op::Trim { .. }) => {
                     result = Done::Trimmed(reply::number(outcome.next())?);
                 }

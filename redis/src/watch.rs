@@ -51,9 +51,13 @@ async fn keep_watching(link: Link, wakes: watch::Sender<u64>) {
 /// Wakes until the subscription fails. Gives whether there was one.
 async fn watch(link: &Link, node: usize, wakes: &watch::Sender<u64>) -> bool {
     let channel = link.keys().map_changed();
-    let Ok(subscription) = link.connector().subscribe(node, &channel).await else {
+    let subscribing = Box::pin(link.connector().subscribe(node, &channel));
+    let Ok(subscription) = subscribing.await else {
         return false;
     };
+    // A name may lead elsewhere by now, and the master be another one.
+    let mut connected = link.connected();
+    connected.mark_unchanged();
     let wake = || wakes.send_modify(|count| *count = count.wrapping_add(1));
     wake();
     let (mut sink, mut messages) = subscription.split();
@@ -64,6 +68,11 @@ async fn watch(link: &Link, node: usize, wakes: &watch::Sender<u64>) -> bool {
                 Some(_) => wake(),
                 None => return true,
             },
+            changed = connected.changed() => {
+                if changed.is_ok() {
+                    return true;
+                }
+            }
             _ = pings.tick() => {
                 // Messages that come meanwhile wait in the stream.
                 let pong = timeout(link.response_timeout(), sink.ping::<redis::Value>()).await;

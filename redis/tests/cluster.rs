@@ -239,3 +239,30 @@ async fn slots_may_move_while_records_are_written() {
         .await
         .expect("written");
 }
+
+#[tokio::test]
+async fn a_replica_that_becomes_the_master_is_found_by_request_and_after_a_kill() {
+    let mut cluster = RedisCluster::start_with_replicas(&[]);
+    let link = connect(&cluster.url());
+    let ops = |seq| {
+        (0..60)
+            .map(|vnode| write(vnode, vec![(user(1), stored(1, seq, true))]))
+            .collect()
+    };
+    all(&link, ops(1)).await;
+    let run_id = link.run_id().await.expect("run ids");
+    assert_eq!(
+        cluster.replica_of(0).cli(&["cluster", "failover"]).trim(),
+        "OK"
+    );
+    let written = async |link: &Link, seq| {
+        let done = link.run(ops(seq)).await;
+        done.iter().all(Result::is_ok).then_some(())
+    };
+    let again = until(async || link.run_id().await.ok().filter(|id| *id != run_id)).await;
+    until(async || written(&link, 2).await).await;
+    cluster.servers[1].stop();
+    until(async || written(&link, 3).await).await;
+    let after = until(async || link.run_id().await.ok().filter(|id| *id != again)).await;
+    assert_eq!(after.split(',').count(), 3);
+}

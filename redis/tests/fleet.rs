@@ -285,6 +285,20 @@ async fn one_coordinator_leads_with_a_token_that_only_grows() {
 }
 
 #[tokio::test]
+async fn a_new_token_is_above_those_that_a_store_has_lost() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    for expected in 1..=3 {
+        let token = link.lead("c1", LONG, None).await.expect("an answer");
+        assert_eq!(token, Some(expected));
+        link.resign("c1", expected).await.expect("resigned");
+    }
+    // A replica that lacks the last writes takes over.
+    let _ = server.cli(&["set", "os:leader:token", "1"]);
+    assert_eq!(link.lead("c1", LONG, None).await, Ok(Some(4)));
+}
+
+#[tokio::test]
 async fn a_new_token_is_above_the_maps_even_if_the_counter_was_lost() {
     let server = RedisServer::start();
     let link = connect(&server.url());

@@ -263,41 +263,9 @@ async fn a_server_that_quotes_the_password_is_not_repeated() {
 
 #[tokio::test]
 async fn with_a_private_authority_the_link_is_encrypted() {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let mut params = CertificateParams::new(vec![]).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().expect("a key");
-    let ca = params.self_signed(&ca_key).expect("a certificate");
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()])
-        .and_then(|params| params.signed_by(&key, &issuer))
-        .expect("a certificate");
-    let directory = std::env::temp_dir().join(format!("online-status-tls-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory");
-    let file = |name: &str, text: &str| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).expect("a file");
-        path
-    };
-    let ca = file("ca.pem", &ca.pem());
-    let certificate = file("server.pem", &certificate.pem());
-    let key = file("server.key", &key.serialize_pem());
-    let path = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
-    let server = RedisServer::start_with(&[
-        "--port",
-        "0",
-        "--tls-port",
-        "{port}",
-        "--tls-cert-file",
-        &path(&certificate),
-        "--tls-key-file",
-        &path(&key),
-        "--tls-ca-cert-file",
-        &path(&ca),
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let files = common::Certificates::new("tls");
+    let server = RedisServer::start_with(&files.arguments());
+    let ca = files.ca.clone();
     for host in ["127.0.0.1", "localhost"] {
         let link = Link::open(Options {
             ca_file: Some(ca.clone()),
@@ -317,10 +285,10 @@ async fn with_a_private_authority_the_link_is_encrypted() {
     let plain = impatient(&server.url());
     let error = plain.incarnation().await.expect_err("it speaks TLS only");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-    let empty = file("empty.pem", "");
+    let empty = files.file("empty.pem", "");
     for (path, words) in [
         (empty, "no certificate"),
-        (directory.join("none.pem"), "No such file"),
+        (files.directory.join("none.pem"), "No such file"),
     ] {
         let error = Link::open(Options {
             ca_file: Some(path),
@@ -330,7 +298,6 @@ async fn with_a_private_authority_the_link_is_encrypted() {
         assert!(matches!(error, OptionsError::CaFile { .. }));
         assert!(error.to_string().contains(words), "{error}");
     }
-    std::fs::remove_dir_all(&directory).expect("the directory");
 }
 
 #[tokio::test]
@@ -359,6 +326,32 @@ async fn the_url_chooses_the_database() {
 fn each_wrong_option_is_named_at_once_and_the_password_is_not() {
     let cases = [
         ("", "REDIS_URL", "is not set"),
+        ("redis+sentinel://:hunter2@a,b", "node 2", "the name that"),
+        ("redis+sentinel://:hunter2@a,b/", "node 2", "the name that"),
+        ("redis+sentinel://a,,b/m", "node 2", "is empty"),
+        ("redis+sentinel://:hunter2@/m", "node 1", "is empty"),
+        (
+            "redis+sentinel://u:hunter2@a,u:hunter2@b/m",
+            "node 1",
+            "first host",
+        ),
+        (
+            "redis+sentinel://:hunter2@a/m/one",
+            "node 1",
+            "database number",
+        ),
+        (
+            "redis+sentinel://:hunter2@a:port/m",
+            "node 1",
+            "is not redis+sentinel",
+        ),
+        ("redis+sentinel://:hunter2@a/m?x=1", "node 1", "query"),
+        (
+            "http+sentinel://:hunter2@a/m",
+            "node 1",
+            "rediss+sentinel://",
+        ),
+        ("sentinel://:hunter2@a/m", "node 1", "redis+sentinel://"),
         ("127.0.0.1", "node 1", "must begin with redis://"),
         ("http://hunter2@h", "node 1", "must begin with redis://"),
         ("redis://:hunter2@", "node 1", "is not redis://"),
@@ -389,6 +382,9 @@ fn each_wrong_option_is_named_at_once_and_the_password_is_not() {
         "redis://a:1,b:2",
         "redis://u:p@a,redis://b,u:p@c",
         "rediss://[::1]:7000/2",
+        "redis+sentinel://a/m",
+        "redis+sentinel://u:p@a:1,b,[::1],[::1]:2/my-master/3",
+        "rediss+sentinel://:p@a,b/m",
     ] {
         assert!(Link::open(Options::new(url)).is_ok(), "{url}");
     }
@@ -415,4 +411,22 @@ fn each_wrong_option_is_named_at_once_and_the_password_is_not() {
         ..Options::new("redis://a")
     });
     assert!(matches!(error, Err(OptionsError::CaFileWithoutTls)));
+    for (url, user, password, words) in [
+        ("redis://a", "", "hunter2", "names no Sentinels"),
+        ("redis://a", "u", "", "names no Sentinels"),
+        (
+            "redis+sentinel://a/m",
+            "u",
+            "",
+            "without redis.sentinel_password",
+        ),
+    ] {
+        let error = Link::open(Options {
+            sentinel_username: user.into(),
+            sentinel_password: password.into(),
+            ..Options::new(url)
+        });
+        let text = error.expect_err("a wrong option").to_string();
+        assert!(text.contains(words) && !text.contains("hunter2"), "{text}");
+    }
 }

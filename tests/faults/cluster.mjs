@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { Redis } from './redis.mjs';
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 export const edgeProgram = path.join(root, 'target/release/online-status-edge');
@@ -26,13 +27,20 @@ function variables(text) {
   return Object.fromEntries(text.split('\n').filter((line) => line.includes('=')).map(split));
 }
 
-/** A cluster of its own: three edges, two coordinators, Redis, Kafka. */
+/** A cluster of its own: three edges, two coordinators, Redis of some kind, Kafka. */
 export class Cluster {
-  static async up(portBase) {
+  /** `kind`: of Redis, when it is more than one server. */
+  static async up(portBase, kind) {
     const cluster = new Cluster();
     cluster.folder = mkdtempSync(path.join(tmpdir(), 'online-status-faults-'));
     cluster.env = { ...process.env, ONLINE_STATUS_DEV_DIR: cluster.folder };
-    await cluster.run('up', '--no-build', '--port-base', String(portBase));
+    const only = [];
+    if (kind) {
+      cluster.redis = await Redis.start(kind, portBase, cluster.folder);
+      cluster.env.ONLINE_STATUS_REDIS_URL = cluster.redis.url;
+      only.push('--only', 'kafka,coordinator-1,coordinator-2,edge-1,edge-2,edge-3');
+    }
+    await cluster.run('up', '--no-build', '--port-base', String(portBase), ...only);
     Object.assign(cluster.env, variables(await cluster.run('env')));
     return cluster;
   }
@@ -45,6 +53,7 @@ export class Cluster {
 
   async down() {
     await this.run('down');
+    this.redis?.down();
     rmSync(this.folder, { recursive: true, force: true });
   }
 

@@ -20,6 +20,15 @@ const EXACT = 2;
 const stale = (cluster) => Promise.all(['fenced_total', 'refused_writes_total', 'moved_total']
   .map((name) => cluster.metric(3, name)));
 
+/** A master of Redis is killed, and comes back as a replica. */
+async function killMaster(cluster, found) {
+  const killed = now();
+  const again = await cluster.redis.killMaster();
+  found.fact(`its replica took over after ${(now() - killed).toFixed(1)} s`);
+  await sleep(5);
+  await again();
+}
+
 /** A node came: it took a quarter of each other's vnodes, ± 1, and no other moved (invariant I7). */
 export function quarter(before, after, found) {
   const moves = new Map();
@@ -147,6 +156,52 @@ export const faults = {
     async run(cluster) {
       execFileSync('redis-cli', ['-u', cluster.env.REDIS_URL, 'flushall'], { stdio: 'ignore' });
     },
+  },
+  'fill-redis': {
+    what: 'Redis at maxmemory under noeviction for 60 s (OOM to each record), kill -9 of an edge after 15 s, started again 10 s later',
+    // Its successors go by what Redis took before, until its users have said how they are.
+    seconds: 90, tolerance: 15, outage: 62, stale: true,
+    async run(cluster, { found }) {
+      const redis = (...words) => execFileSync('redis-cli', ['-u', cluster.env.REDIS_URL, ...words], { encoding: 'utf8' });
+      redis('config', 'set', 'maxmemory', '1');
+      const began = now();
+      await sleep(15);
+      await cluster.run('kill', 'edge-2');
+      await sleep(10);
+      await cluster.run('start', 'edge-2');
+      await sleep(began + 60 - now());
+      const refused = await cluster.metric(1, 'redis_full_total');
+      found.fact(`edge-1 had ${refused} writes refused`);
+      if (refused === 0 || await cluster.metric(1, 'redis_full') !== 1) found.wrong('no edge says that Redis is full');
+      redis('config', 'set', 'maxmemory', '0');
+      const room = now();
+      await cluster.until('all is written', async () => {
+        const waiting = await Promise.all([1, 2, 3].map((edge) => cluster.metric(edge, 'redis_full')));
+        return waiting.every((full) => full === 0);
+      });
+      found.fact(`Redis took records ${(now() - room).toFixed(1)} s after it had room`);
+    },
+  },
+  'failover-cluster': {
+    what: 'Redis Cluster: CLUSTER FAILOVER of each of three masters in turn',
+    redis: 'cluster', seconds: 40, tolerance: 10,
+    run: (cluster) => cluster.redis.failOver(),
+  },
+  'kill-cluster-master': {
+    what: 'Redis Cluster: kill -9 of a master, whose replica takes over; started again 5 s later',
+    // Until the replica takes over, changes of its users wait for requests to it that fail.
+    redis: 'cluster', seconds: 40, tolerance: 10, outage: 6,
+    run: (cluster, { found }) => killMaster(cluster, found),
+  },
+  'failover-sentinel': {
+    what: 'Sentinel: a failover by request',
+    redis: 'sentinel', seconds: 40, tolerance: 10,
+    run: (cluster) => cluster.redis.failOver(),
+  },
+  'kill-sentinel-master': {
+    what: 'Sentinel: kill -9 of the master, whose replica takes over; started again 5 s later',
+    redis: 'sentinel', seconds: 45, tolerance: 10,
+    run: (cluster, { found }) => killMaster(cluster, found),
   },
   'stop-kafka': {
     what: 'the Kafka broker stopped for 20 s',
@@ -338,12 +393,23 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     console.error(`no such fault: ${unknown.join(', ')}; there are ${Object.keys(faults).join(', ')}`);
     process.exit(2);
   }
-  const cluster = await Cluster.up(Number(process.env.ONLINE_STATUS_TEST_PORTS ?? 24000));
   const failed = [];
+  console.log(`${cells(HEAD)}\n${cells(HEAD.map(() => '---'))}`);
+  for (const kind of [undefined, 'cluster', 'sentinel']) {
+    const chosen = names.filter((name) => faults[name].redis === kind);
+    if (chosen.length > 0) await all(chosen, kind, failed);
+  }
+  for (const failure of failed) console.error(`FAILED ${failure}`);
+  if (failed.length > 0) process.exitCode = 1;
+}
+
+/** Runs faults that want one kind of Redis. */
+async function all(names, kind, failed) {
+  const cluster = await Cluster.up(Number(process.env.ONLINE_STATUS_TEST_PORTS ?? 24000), kind);
   try {
-    console.log(`${cells(HEAD)}\n${cells(HEAD.map(() => '---'))}`);
     for (const name of names) {
       try {
+        await cluster.redis?.replicated();
         const result = await one(cluster, name);
         console.log(row(name, result));
         if (result.failures.length > 0) {
@@ -358,6 +424,4 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     if (process.env.KEEP) console.log(`kept: ${cluster.folder}`);
     else await cluster.down();
   }
-  for (const failure of failed) console.error(`FAILED ${failure}`);
-  if (failed.length > 0) process.exitCode = 1;
 }

@@ -56,7 +56,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let picture = app.picture();
     let page = app
         .metrics
-        .render(&app.id, &picture, app.link.counters(), app.keys.fetches());
+        .render(&app.id, &picture, &app.link, app.keys.fetches());
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer::with_type(StatusCode::OK, content_type, page)
 }

@@ -112,6 +112,9 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                 }
                 Answer::Map { found, unusable } => {
                     place.was_read();
+                    for notice in link.take_notices() {
+                        eprintln!("{notice}");
+                    }
                     if unusable.is_some() {
                         place.unusable_maps.fetch_add(1, Ordering::Relaxed);
                     }

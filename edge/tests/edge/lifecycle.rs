@@ -282,3 +282,40 @@ fn the_token_command_makes_tokens_that_are_accepted() {
         (Some(1), "error: the token is no JWT\n")
     );
 }
+
+#[test]
+fn config_check_asks_redis_when_it_can_be_reached_and_says_when_it_cannot() {
+    let mut redis = redis_store::testing::RedisServer::start();
+    let port = redis.port().to_string();
+    let replica =
+        redis_store::testing::RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]);
+    let check = |url: &str| {
+        let output = edge(&["config", "check", "--redis-url", url]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, said, _) = check(&redis.url());
+    assert!(
+        code == Some(0) && said.contains("maxmemory-policy is noeviction"),
+        "{said}"
+    );
+    let _ = redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
+    let (code, said, _) = check(&redis.url());
+    assert!(
+        code == Some(0) && said.contains("warning: Redis at"),
+        "{said}"
+    );
+    assert!(said.contains("allkeys-lru"), "{said}");
+    let (code, _, wrong) = check(&replica.url());
+    assert!(
+        code == Some(1) && wrong.contains("is a replica of"),
+        "{wrong}"
+    );
+    redis.stop();
+    let (code, said, _) = check(&redis.url());
+    assert!(code == Some(0) && said.contains("was not asked"), "{said}");
+}

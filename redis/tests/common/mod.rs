@@ -1,7 +1,10 @@
 //! What the tests share.
 #![allow(dead_code, reason = "not every test uses all of it")]
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use protocol::{Chosen, Lease, Load, Record, Status, Stored, Version};
 use redis_store::{Done, Link, MapWrite, Op, Options, StoreError};
@@ -153,4 +156,75 @@ pub(crate) fn documented_acl_rule(password: &str) -> String {
         .find_map(|line| line.strip_prefix("ACL SETUSER "))
         .expect("the README has the rule")
         .replace(">PASSWORD", &format!(">{password}"))
+}
+
+/// A private authority and a certificate of it for a server on this machine, as files.
+pub(crate) struct Certificates {
+    pub(crate) directory: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Certificates {
+    pub(crate) fn new(name: &str) -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let mut params = CertificateParams::new(vec![]).expect("parameters");
+        // OpenSSL takes a certificate that bears its issuer's name for its own issuer.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate().expect("a key");
+        let ca = params.self_signed(&ca_key).expect("a certificate");
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()])
+            .and_then(|params| params.signed_by(&key, &issuer))
+            .expect("a certificate");
+        let directory = format!("online-status-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(directory);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut files = Self {
+            directory,
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        };
+        files.ca = files.file("ca.pem", &ca.pem());
+        files.certificate = files.file("server.pem", &certificate.pem());
+        files.key = files.file("server.key", &key.serialize_pem());
+        files
+    }
+
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    }
+
+    /// Those of a server that speaks TLS only.
+    pub(crate) fn arguments(&self) -> Vec<&str> {
+        let path = |path: &'_ PathBuf| path.to_str().expect("UTF-8").to_owned();
+        let [certificate, key, ca] = [&self.certificate, &self.key, &self.ca].map(path);
+        let text = format!(
+            "--port 0 --tls-port {{port}} --tls-cert-file {certificate} --tls-key-file {key} \
+             --tls-ca-cert-file {ca} --tls-auth-clients no --tls-replication yes"
+        );
+        text.leak().split(' ').collect()
+    }
+
+    /// Those as lines of a file.
+    pub(crate) fn lines(&self) -> String {
+        self.arguments()
+            .chunks(2)
+            .map(|pair| format!("{} {}\n", pair[0].trim_start_matches("--"), pair[1]))
+            .collect()
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
 }
