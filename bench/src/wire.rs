@@ -34,7 +34,7 @@ pub(crate) fn request(
         sub: user,
         exp: jsonwebtoken::get_current_timestamp() + TTL,
     };
-    let key = EncodingKey::from_secret(secret.as_bytes());
+    let key = EncodingKey::from_secret(secret.as_bytes())?;
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
     let Address { host, path, .. } = address;
     Ok(format!(

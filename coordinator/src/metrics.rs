@@ -239,6 +239,20 @@ impl Metrics {
             "Keys in force that were fetched.",
             fetches.keys as u64,
         );
+        page.labelled(
+            "jwks_waits_total",
+            "counter",
+            "Tokens that waited for keys to be fetched, and how that ended.",
+            &["result"],
+            (fetches.waited.by_result())
+                .map(|(result, count)| (vec![result.to_owned()], count as f64)),
+        );
+        page.one(
+            "jwks_waiting",
+            "gauge",
+            "Tokens that wait for keys to be fetched.",
+            fetches.waiting as u64,
+        );
         for (name, help, value) in [
             (
                 "store_connects_total",

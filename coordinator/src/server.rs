@@ -20,8 +20,8 @@ use crate::{metrics::Metrics, stop::Stop};
 
 /// Headers that a request may have; more are answered 431.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head; more are answered 431.
-const MAX_HEAD: usize = 16 << 10;
+/// Bytes of a request's head, one of the longest tokens among them; more are answered 431.
+const MAX_HEAD: usize = token::MAX_TOKEN + (4 << 10);
 /// The answer to a connection too many.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
 content-length: 100\r\nretry-after: 1\r\nconnection: close\r\n\r\n\

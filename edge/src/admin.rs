@@ -62,7 +62,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut buffer = [0; 4_096];
     let (response, head_only) = loop {
         match http::parse(&bytes, shared.config.server.max_header.0) {
-            Err(bad) => break (http::Response::problem(bad.0, bad.1), false),
+            Err(bad) => break (http::Response::problem(bad.0, &bad.1), false),
             Ok(Some((request, _))) => {
                 let response = pages::health(shared, &request).unwrap_or_else(|| {
                     http::Response::problem(404, "there is nothing at this path")

@@ -1,7 +1,7 @@
 //! A connection's way from accept to its session: a proxy's header, TLS, HTTP, the upgrade, the token,
 //! then once to the core that owns the user. One task serves a connection on each core that it is on.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use monoio::net::TcpStream;
 use protocol::{CloseCode, Encoding, MessageId, Request, frame};
@@ -86,7 +86,9 @@ async fn greet(
             .await?;
     }
     loop {
-        let (request, body) = match read_request(&mut link, &peer, &mut admission).await? {
+        let began = clock::mono_us();
+        let request = read_request(&mut link, &peer, &mut admission, began);
+        let (request, body) = match request.await? {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(None),
             Err(Refusal {
@@ -104,7 +106,21 @@ async fn greet(
                     let Ok(admission) = admission else {
                         unreachable!("others are refused with their request");
                     };
-                    return begin(link, upgrade, admission, accepted).await;
+                    let claims = match &upgrade.token {
+                        None => None,
+                        Some(token) => {
+                            match worker.check_token(token, worker.time_left(began)).await {
+                                Ok(claims) => Some(claims),
+                                Err(refusal) => {
+                                    let response =
+                                        Response::unauthorized(&refusal.to_string(), true);
+                                    link.respond_last(&response, head_only).await?;
+                                    return Ok(None);
+                                }
+                            }
+                        }
+                    };
+                    return begin(link, upgrade, claims, admission, accepted).await;
                 }
                 Err(refused) => {
                     if let Some(reason) = refused.bad_token {
@@ -120,7 +136,7 @@ async fn greet(
             &peer,
             &worker.shared.config.server.trusted_proxies,
         );
-        let response = pages::answer(worker, &request, &client, body.as_deref()).await;
+        let response = pages::answer(worker, &request, &client, body.as_deref(), began).await;
         // A body that was not read would be taken for the next request.
         let all_read = body.is_some() || request.body_length == 0;
         let may_stay = admission.is_ok() && !worker.shared.is_draining();
@@ -188,6 +204,7 @@ async fn read_request(
     link: &mut Link,
     peer: &Peer,
     admission: &mut Result<Admission, Refused>,
+    began: u64,
 ) -> io::Result<Result<Option<(http::Request, Option<Vec<u8>>)>, Refusal>> {
     let worker = Rc::clone(&link.worker);
     let server = &worker.shared.config.server;
@@ -209,7 +226,7 @@ async fn read_request(
     let request = match read_head(link, peer).await? {
         Ok(Some(request)) => request,
         Ok(None) => return late(!link.inbox.is_empty()),
-        Err(BadRequest(status, what)) => return refuse(Response::problem(status, what), false),
+        Err(BadRequest(status, what)) => return refuse(Response::problem(status, &what), false),
     };
     let head_only = request.method == "HEAD";
     // A probe is not told that the edge is full: that is no reason to start it anew.
@@ -227,7 +244,7 @@ async fn read_request(
             return refuse(refused.full.response(), head_only);
         }
     }
-    match pages::takes_body(&worker, &request) {
+    match pages::takes_body(&worker, &request, began).await {
         Ok(false) => Ok(Ok(Some((request, None)))),
         Err(response) => refuse(*response, head_only),
         Ok(true) => match read_body(link, &request).await? {
@@ -254,7 +271,7 @@ async fn read_head(
                     Hint::ProxyHeader,
                     &format!("{}: {what}; it is answered 400", peer.address),
                 );
-                return Ok(Err(BadRequest(400, what)));
+                return Ok(Err(BadRequest::new(400, what)));
             }
             Err(bad) => return Ok(Err(bad)),
             Ok(Some((request, head))) => {
@@ -288,6 +305,7 @@ async fn read_body(link: &mut Link, request: &http::Request) -> io::Result<Optio
 async fn begin(
     mut link: Link,
     upgrade: Upgrade,
+    claims: Option<Claims>,
     admission: Admission,
     accepted: u64,
 ) -> io::Result<Option<Handoff>> {
@@ -296,7 +314,7 @@ async fn begin(
     link.write(&upgrade.response).await?;
     let mut reader = Reader::new(worker.shared.config.server.max_message.0);
     let encoding = upgrade.encoding;
-    let (claims, reply_to) = match upgrade.claims {
+    let (claims, reply_to) = match claims {
         Some(claims) => (claims, None),
         None => match first_message(&mut link, &mut reader, encoding).await? {
             Ok(shown) => shown,
@@ -336,14 +354,16 @@ async fn first_message(
     encoding: Encoding,
 ) -> io::Result<Result<Shown, (CloseCode, String)>> {
     let worker = Rc::clone(&link.worker);
-    let deadline = worker.deadline(&link.stream, worker.shared.config.server.auth_timeout);
-    loop {
+    let patience = worker.shared.config.server.auth_timeout;
+    let began = clock::mono_us();
+    let deadline = worker.deadline(&link.stream, patience);
+    let shown = loop {
         let mut pongs = Vec::new();
         let mut verdict = None;
         let used = reader.read(&mut link.inbox, |inbound| {
             verdict = Some(match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
-                    authenticate(&worker, encoding, payload)
+                    shown_token(encoding, payload)
                 }
                 Inbound::Message(..) => Err((CloseCode::UNSUPPORTED, OTHER_KIND.into())),
                 Inbound::Ping(payload) => {
@@ -358,8 +378,10 @@ async fn first_message(
         });
         link.inbox.drain(..used);
         link.write(&pongs).await?;
-        if let Some(verdict) = verdict {
-            return Ok(verdict);
+        match verdict {
+            None => {}
+            Some(Ok(shown)) => break shown,
+            Some(Err(goodbye)) => return Ok(Err(goodbye)),
         }
         if !link.fill(CAUTIOUS_READ).await? {
             if deadline.expired() {
@@ -367,21 +389,27 @@ async fn first_message(
             }
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
+    };
+    // It came in time; what it waits for now is not the client.
+    drop(deadline);
+    let (token, id) = shown;
+    let spent = Duration::from_micros(clock::mono_us() - began);
+    let claims = worker.check_token(&token, patience.saturating_sub(spent));
+    Ok(match claims.await {
+        Ok(claims) => Ok((claims, id)),
+        Err(refusal) => Err((CloseCode::BAD_TOKEN, refusal.to_string())),
+    })
 }
 
-fn authenticate(
-    worker: &Worker,
+/// The token of an `auth` message, and the message's id.
+fn shown_token(
     encoding: Encoding,
     payload: &[u8],
-) -> Result<Shown, (CloseCode, String)> {
+) -> Result<(String, Option<MessageId>), (CloseCode, String)> {
     let refused = |reason: String| Err((CloseCode::BAD_TOKEN, reason));
     match protocol::decode(encoding, payload) {
         Ok(message) => match message.request {
-            Request::Auth { token } => match worker.check_token(&token) {
-                Ok(claims) => Ok((claims, message.id)),
-                Err(error) => refused(error.to_string()),
-            },
+            Request::Auth { token } => Ok((token.into_owned(), message.id)),
             _ => refused("the first message must be auth".into()),
         },
         Err(bad) => refused(bad.message),

@@ -1,8 +1,10 @@
 //! HTTP/1.1 as far as an edge needs it: the heads of requests, small bodies, whole responses
 //! (RFC 9112). It owns parsing and the form of answers; it does no I/O.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
+/// Bytes of a request's target (RFC 9110 §4.1 wants 8,000 at least).
+const MAX_TARGET: usize = 8 << 10;
 /// Headers that a request may have.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a body that are read: enough for 1,000 users of 256 bytes, each byte escaped.
@@ -25,7 +27,13 @@ pub(crate) struct Request {
 
 /// Why bytes are no request, as the status that answers it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BadRequest(pub(crate) u16, pub(crate) &'static str);
+pub(crate) struct BadRequest(pub(crate) u16, pub(crate) Cow<'static, str>);
+
+impl BadRequest {
+    pub(crate) fn new(status: u16, what: impl Into<Cow<'static, str>>) -> Self {
+        Self(status, what.into())
+    }
+}
 
 /// The request whose head stands at the beginning of `bytes`, and the length of that head; `None`
 /// when more has to come.
@@ -36,20 +44,28 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
         Ok(httparse::Status::Complete(head)) if head <= max_head => head,
         Ok(httparse::Status::Partial) if bytes.len() < max_head => return Ok(None),
         Ok(_) => {
+            let too_much = |what: &str| {
+                format!("the request's {what}: at most {max_head} bytes (server.max_header)")
+            };
             let first_line = &bytes[..max_head.min(bytes.len())];
             return Err(match first_line.trim_ascii_start().contains(&b'\n') {
-                true => BadRequest(431, "the request's head is too large"),
-                false => BadRequest(414, "the request's target is too long"),
+                true => BadRequest::new(431, too_much("head is too large")),
+                false => BadRequest::new(414, too_much("target is too long")),
             });
         }
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(BadRequest(431, "the request has too many headers"));
+            let what = format!("the request has too many headers: at most {MAX_HEADERS}");
+            return Err(BadRequest::new(431, what));
         }
         Err(httparse::Error::Version) => {
-            return Err(BadRequest(505, "only HTTP/1.1 is spoken here"));
+            return Err(BadRequest::new(505, "only HTTP/1.1 is spoken here"));
         }
-        Err(_) => return Err(BadRequest(400, "not an HTTP/1.1 request")),
+        Err(_) => return Err(BadRequest::new(400, "not an HTTP/1.1 request")),
     };
+    if parsed.path.is_some_and(|target| target.len() > MAX_TARGET) {
+        let what = format!("the request's target is too long: at most {MAX_TARGET} bytes");
+        return Err(BadRequest::new(414, what));
+    }
     let (authority, target) = absolute_form(parsed.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let is_current = parsed.version == Some(1);
@@ -73,19 +89,22 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
     }
     // RFC 9112 §3.2.
     if is_current && request.only("host").is_none() {
-        return Err(BadRequest(400, "HTTP/1.1 needs one host header"));
+        return Err(BadRequest::new(400, "HTTP/1.1 needs one host header"));
     }
     if request.header("transfer-encoding").is_some() {
-        return Err(BadRequest(411, "a body needs a content-length"));
+        return Err(BadRequest::new(411, "a body needs a content-length"));
     }
     if request.header("content-length").is_some() {
         let length = request.only("content-length");
         let digits = length.filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));
         request.body_length = digits
             .and_then(|length| length.parse().ok())
-            .ok_or(BadRequest(400, "bad content-length"))?;
+            .ok_or_else(|| BadRequest::new(400, "bad content-length"))?;
         if request.body_length > MAX_BODY {
-            return Err(BadRequest(413, "the body is too large"));
+            return Err(BadRequest::new(
+                413,
+                format!("the body is too large: at most {MAX_BODY} bytes"),
+            ));
         }
     }
     Ok(Some((request, head)))

@@ -307,6 +307,15 @@ impl Page {
         }
         self.head("jwks_keys", "gauge", "Keys in force that were fetched.");
         self.value("jwks_keys", "", fetches.keys as u64);
+        let help = "Tokens that waited for keys to be fetched, and how that ended.";
+        self.head("jwks_waits_total", "counter", help);
+        for (result, count) in fetches.waited.by_result() {
+            let labels = format!("{{result=\"{result}\"}}");
+            self.value("jwks_waits_total", &labels, count);
+        }
+        let help = "Tokens that wait for keys to be fetched.";
+        self.head("jwks_waiting", "gauge", help);
+        self.value("jwks_waiting", "", fetches.waiting as u64);
     }
 
     fn cluster(&mut self, place: &Place, oldest_unreported: u64) {

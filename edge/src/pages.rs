@@ -32,11 +32,15 @@ const LIVE_POLICY: &str = "frame-ancestors 'none'; base-uri 'none'; form-action 
 
 /// Whether the request's body is to be read; an answer instead when its sender may not ask that, so
 /// that bodies are only kept of those who may.
-pub(crate) fn takes_body(worker: &Worker, request: &Request) -> Result<bool, Box<Response>> {
+pub(crate) async fn takes_body(
+    worker: &Worker,
+    request: &Request,
+    began: u64,
+) -> Result<bool, Box<Response>> {
     if (request.path.as_str(), request.method.as_str()) != ("/status", "POST") {
         return Ok(false);
     }
-    let allowed = match caller(worker, request) {
+    let allowed = match caller(worker, request, began).await {
         Err(response) => Err(response),
         Ok(Some(claims)) if !claims.has_scope(&worker.shared.config.auth.admin_scope) => {
             let scope = &worker.shared.config.auth.admin_scope;
@@ -53,12 +57,14 @@ pub(crate) fn takes_body(worker: &Worker, request: &Request) -> Result<bool, Box
     allowed.map_err(|response| Box::new(for_browsers(&worker.shared, request, response)))
 }
 
-/// The answer to a request that is no upgrade; `body` is that of one that [`takes_body`].
+/// The answer to a request that is no upgrade and waited for since `began` (monotonic µs); `body`
+/// is that of one that [`takes_body`].
 pub(crate) async fn answer(
     worker: &Rc<Worker>,
     request: &Request,
     client: &Client<'_>,
     body: Option<&[u8]>,
+    began: u64,
 ) -> Response {
     let shared = &worker.shared;
     let is_hidden = request.path == "/metrics" && !shared.config.server.public_metrics;
@@ -73,7 +79,7 @@ pub(crate) async fn answer(
         ("/demo/token", _) if shared.development => wrong_method("GET"),
         ("/", _) => wrong_method(METHODS),
         ("/route" | "/status", _) => {
-            let response = presence(worker, request, client, body).await;
+            let response = presence(worker, request, client, body, began).await;
             for_browsers(shared, request, response)
         }
         _ => Response::problem(404, "there is nothing at this path"),
@@ -86,10 +92,11 @@ async fn presence(
     request: &Request,
     client: &Client<'_>,
     body: Option<&[u8]>,
+    began: u64,
 ) -> Response {
     match (request.path.as_str(), request.method.as_str(), body) {
         ("/route", "GET" | "HEAD", _) => route(&worker.shared, request, client),
-        ("/status", "GET" | "HEAD", _) => one_status(worker, request).await,
+        ("/status", "GET" | "HEAD", _) => one_status(worker, request, began).await,
         ("/status", "POST", Some(body)) => bulk_status(worker, body).await,
         ("/route", "OPTIONS", _) => preflight("GET, HEAD, OPTIONS"),
         ("/status", "OPTIONS", _) => preflight("GET, HEAD, POST, OPTIONS"),
@@ -212,16 +219,20 @@ fn route(shared: &Shared, request: &Request, client: &Client<'_>) -> Response {
 }
 
 /// Who asks over HTTP; anyone on an edge with the public secret of development.
-fn caller(worker: &Worker, request: &Request) -> Result<Option<Claims>, Response> {
+async fn caller(
+    worker: &Worker,
+    request: &Request,
+    began: u64,
+) -> Result<Option<Claims>, Response> {
     match request.bearer() {
         Ok(None) if worker.shared.development => Ok(None),
         Ok(None) => Err(Response::unauthorized("a bearer token is needed", false)),
         Ok(Some(_)) if !worker.shared.keys.are_ready() => {
             Err(Response::problem(503, NO_KEYS).with("retry-after", "1"))
         }
-        Ok(Some(token)) => match worker.check_token(token) {
+        Ok(Some(token)) => match worker.check_token(token, worker.time_left(began)).await {
             Ok(claims) => Ok(Some(claims)),
-            Err(error) => Err(Response::unauthorized(&error.to_string(), true)),
+            Err(refusal) => Err(Response::unauthorized(&refusal.to_string(), true)),
         },
         Err(NoBearer) => {
             worker.count_bad_token("malformed");
@@ -231,8 +242,8 @@ fn caller(worker: &Worker, request: &Request) -> Result<Option<Claims>, Response
     }
 }
 
-async fn one_status(worker: &Rc<Worker>, request: &Request) -> Response {
-    let caller = match caller(worker, request) {
+async fn one_status(worker: &Rc<Worker>, request: &Request, began: u64) -> Response {
+    let caller = match caller(worker, request, began).await {
         Ok(caller) => caller,
         Err(response) => return response,
     };

@@ -98,6 +98,7 @@ impl Handoff {
             reader,
             encoding,
             unread: inbox,
+            renewal: None,
             ended: false,
         };
         // A task of its own: one lasts as long as the session, and is no larger than that needs.
@@ -153,9 +154,14 @@ struct Session {
     encoding: Encoding,
     /// What came while the session was busy; nothing is read from the socket before it is.
     unread: Vec<u8>,
+    /// A new token that newer keys may let in; what is unread waits until that is settled.
+    renewal: Option<Box<Renewal>>,
     /// Nothing follows what is unread.
     ended: bool,
 }
+
+/// A token that came in a session, and the id of its message.
+type Renewal = (String, Option<MessageId>);
 
 impl Session {
     async fn serve(mut self, worker: Rc<Worker>, admission: Admission) {
@@ -180,9 +186,29 @@ impl Session {
             {
                 return;
             }
+            if let Some(renewal) = self.renewal.take() {
+                // Rare, and not to be room in the task of each session.
+                Box::pin(self.settle(worker, *renewal)).await;
+            }
             worker.kick();
             worker.unpaused(self.id).await;
         }
+    }
+
+    /// Settles whether a new token renews the session; nothing of its client is read meanwhile.
+    async fn settle(&self, worker: &Rc<Worker>, (token, reply_to): Renewal) {
+        let config = &worker.shared.config;
+        // A client that is not read must not be taken for one that is gone.
+        let patience = (config.server.auth_timeout).min(config.presence.heartbeat_timeout);
+        let verdict = worker.check_token(&token, patience).await;
+        if worker.is_closing(self.id) {
+            return;
+        }
+        let verdict = verdict.map_err(|refusal| refusal.to_string());
+        let mut core = worker.core.borrow_mut();
+        core.at(clock::now());
+        core.heard(self.id);
+        answer_renewal(&mut core, self.id, verdict, reply_to.as_ref());
     }
 
     /// Reads what is there; `false` at the end.
@@ -217,13 +243,14 @@ impl Session {
         core.at(clock::now());
         core.heard(self.id);
         let (id, encoding) = (self.id, self.encoding);
+        let mut waits = None;
         let used = self.reader.read(bytes, |inbound| {
             match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
                     match protocol::decode(encoding, payload) {
                         Ok(message) => match message.request {
                             Request::Auth { token } => {
-                                renew(worker, &mut core, id, &token, message.id.as_ref());
+                                waits = renew(worker, &mut core, id, &token, message.id);
                             }
                             _ => core.receive(id, message),
                         },
@@ -245,25 +272,47 @@ impl Session {
                 }
                 Inbound::Error(code, reason) => core.close(id, How::Broken, code, reason),
             }
-            !core.is_busy(id)
+            waits.is_none() && !core.is_busy(id)
         });
+        self.renewal = waits;
         self.unread.extend_from_slice(&bytes[used..]);
     }
 }
 
-/// A token that comes in a session renews it.
+/// A token that comes in a session renews it, unless it has to wait for newer keys.
 fn renew(
     worker: &Worker,
     core: &mut presence::Core,
     id: SessionId,
     token: &str,
-    reply_to: Option<&MessageId>,
-) {
+    reply_to: Option<MessageId>,
+) -> Option<Box<Renewal>> {
     // Checking a token costs more than most, so it counts as a message before.
     if !core.spend(id) {
-        return;
+        return None;
     }
-    let refused = match worker.check_token(token) {
+    let verdict = match worker.shared.keys.verify(token, clock::wall_ms()) {
+        Ok(claims) => Ok(claims),
+        Err(refused) if refused.may_be_newer => {
+            return Some(Box::new((token.to_owned(), reply_to)));
+        }
+        Err(refused) => {
+            worker.count_bad_token(refused.error.label());
+            Err(refused.error.to_string())
+        }
+    };
+    answer_renewal(core, id, verdict, reply_to.as_ref());
+    None
+}
+
+/// Takes what the new token says for the session, or tells its client why not.
+fn answer_renewal(
+    core: &mut presence::Core,
+    id: SessionId,
+    verdict: Result<Claims, String>,
+    reply_to: Option<&MessageId>,
+) {
+    let (code, message) = match verdict {
         Ok(claims) if core.user_of(id) == Some(&*claims.user) => {
             core.renewed(id, claims.expires, &claims.rule, reply_to);
             return;
@@ -272,9 +321,8 @@ fn renew(
             ErrorCode::WrongUser,
             "the new token is another user's".to_owned(),
         ),
-        Err(error) => (ErrorCode::BadToken, error.to_string()),
+        Err(reason) => (ErrorCode::BadToken, reason),
     };
-    let (code, message) = refused;
     core.send_message(
         id,
         &ServerMessage::Error {

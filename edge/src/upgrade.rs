@@ -1,13 +1,11 @@
-//! The upgrade request (RFC 6455 §4.2): what it must have, who is allowed, and the answer.
-//! It decides by the request alone and does no I/O.
+//! The upgrade request (RFC 6455 §4.2): what it must have, and the answer. It decides by the request
+//! alone and does no I/O; whose its token is, the connection finds out.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::Encoding;
 use sha1::{Digest, Sha1};
-use token::Claims;
 
 use crate::{
-    clock,
     http::{NoBearer, Request, Response},
     shared::Shared,
 };
@@ -21,9 +19,9 @@ pub(crate) const NO_KEYS: &str = "the keys for tokens are not there yet";
 /// A good upgrade.
 pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
-    /// With a token in the request.
-    pub(crate) claims: Option<Claims>,
-    /// The head of the answer.
+    /// That of the request, unchecked.
+    pub(crate) token: Option<String>,
+    /// The head of the answer to a good token, or none.
     pub(crate) response: Vec<u8>,
 }
 
@@ -97,13 +95,7 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
                     online-status.v1.cbor are";
         return Err(refuse(400, what));
     }
-    let claims = match token_of(request, &offered)? {
-        None => None,
-        Some(token) => match shared.keys.verify(token, clock::wall_ms()) {
-            Ok(claims) => Some(claims),
-            Err(error) => return Err(unauthorized(&error.to_string(), error.label())),
-        },
-    };
+    let token = token_of(request, &offered)?.map(str::to_owned);
     let mut response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {}\r\n",
@@ -118,7 +110,7 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     let encoding = encoding.unwrap_or(Encoding::Json);
     Ok(Upgrade {
         encoding,
-        claims,
+        token,
         response: response.into_bytes(),
     })
 }

@@ -15,10 +15,11 @@ use std::{
     time::Duration,
 };
 
+use keys::Refusal;
 use presence::{Answer, Core, PeerMessage, SessionId};
 use protocol::CloseCode;
 use ring::CoreId;
-use token::{Claims, TokenError};
+use token::Claims;
 
 use self::{deadlines::Deadline, sockets::Conn};
 use crate::{
@@ -240,10 +241,24 @@ impl Worker {
         monoio::spawn(handoff.run(Rc::clone(self)));
     }
 
-    /// What `token` says, if it is good now; a bad one is counted.
-    pub(crate) fn check_token(&self, token: &str) -> Result<Claims, TokenError> {
-        let claims = self.shared.keys.verify(token, clock::wall_ms());
-        claims.inspect_err(|error| self.count_bad_token(error.label()))
+    /// What `token` says, if it is good now; one that newer keys may let in waits for them,
+    /// `patience` at most. A bad one is counted.
+    pub(crate) async fn check_token(
+        &self,
+        token: &str,
+        patience: Duration,
+    ) -> Result<Claims, Refusal> {
+        let keys = &self.shared.keys;
+        let claims = keys.verify_in_time(token, clock::wall_ms, patience, monoio::time::sleep);
+        let claims = claims.await;
+        claims.inspect_err(|refusal| self.count_bad_token(refusal.error.label()))
+    }
+
+    /// What is left of the time for a request that is waited for since `began` (monotonic µs).
+    pub(crate) fn time_left(&self, began: u64) -> Duration {
+        let spent = Duration::from_micros(clock::mono_us().saturating_sub(began));
+        let all = self.shared.config.server.upgrade_timeout;
+        all.saturating_sub(spent)
     }
 
     pub(crate) fn count_bad_token(&self, reason: &'static str) {

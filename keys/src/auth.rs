@@ -13,23 +13,40 @@ settings::sections! {
         /// The secret of HS256, HS384 and HS512 tokens, at least 32 bytes.
         #[env("JWT_SECRET")]
         secret: Secret = "",
-        /// Algorithms that are accepted; each needs the kind of key that belongs to it.
+        /// Algorithms that are accepted; each needs the kind of key that belongs to it. `EdDSA` and
+        /// `Ed25519` are one.
         algorithms: List = "HS256",
         /// A public key in PEM, for RS, PS, ES and EdDSA tokens.
         public_key: PathBuf = "",
         /// A JSON Web Key Set file; read again on SIGHUP.
         jwks_file: PathBuf = "",
         /// The same from a web server, `https://…` or `http://…`: fetched at the start, every
-        /// `jwks_refresh`, on SIGHUP, and when a token names a key that is not known. Public keys only.
+        /// `jwks_refresh`, on SIGHUP, and when a token comes that none of its keys verifies. Public
+        /// keys only.
         jwks_url: String = "",
         /// Between two fetches.
         jwks_refresh: Duration = "5m",
         /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
         jwks_ca_file: Option<PathBuf> = "",
-        /// What `iss` must be; empty = anything.
-        issuer: String = "",
-        /// What `aud` must contain; empty = anything.
-        audience: String = "",
+        /// A proxy to reach `jwks_url` through (HTTP CONNECT), as `http://user:password@host:3128`;
+        /// empty = none. The variables of other programs, like `HTTPS_PROXY`, do not count.
+        jwks_proxy: Secret = "",
+        /// Issuers of tokens that are accepted (`iss`); empty = any.
+        issuer: List = "",
+        /// Audiences whose tokens are accepted, one of which a token must have; empty = any.
+        audience: List = "",
+        /// Where a token's audience stands: the first of these claims that it has. Cognito's access
+        /// tokens need `client_id`.
+        audience_claims: List = "aud",
+        /// Where a token's user stands: a text, or a whole number. `a.b` is `b` in the object `a`.
+        user_claim: String = "sub",
+        /// Where a token's scopes stand: words of a text, or a list, in all of these claims.
+        scope_claims: List = "scope,scp,scopes",
+        /// Types of tokens (`typ`) that are accepted besides none, `JWT` and `at+jwt`.
+        token_types: List = "",
+        /// Accepts tokens that are bound to their sender (`cnf`: DPoP, mTLS) as if whoever has one
+        /// were who it was made for.
+        accept_bound_tokens: bool = "false",
         /// By how much clocks may differ.
         leeway: Duration = "0s",
         /// The scope that administration, and questions for many users at once, need.
@@ -50,8 +67,13 @@ impl AuthSettings {
             public_key: self.public_key.clone(),
             jwks_file: self.jwks_file.clone(),
             jwks_url: self.jwks_url.clone(),
-            issuer: self.issuer.clone(),
-            audience: self.audience.clone(),
+            issuers: self.issuer.0.clone(),
+            audiences: self.audience.0.clone(),
+            audience_claims: self.audience_claims.0.clone(),
+            user_claim: self.user_claim.clone(),
+            scope_claims: self.scope_claims.0.clone(),
+            token_types: self.token_types.0.clone(),
+            accept_bound_tokens: self.accept_bound_tokens,
             leeway: self.leeway,
             by_claim: self.watch_policy == "claim",
         }
@@ -62,6 +84,7 @@ impl AuthSettings {
     pub fn source(&self) -> Option<Source> {
         (!self.jwks_url.is_empty()).then(|| Source {
             jwks_ca_file: self.jwks_ca_file.clone(),
+            jwks_proxy: self.jwks_proxy.clone(),
             jwks_refresh: self.jwks_refresh,
             ..Source::new(&self.jwks_url)
         })
@@ -73,6 +96,18 @@ impl AuthSettings {
         rules.rule(
             self.jwks_url.is_empty() || self.jwks_file.as_os_str().is_empty(),
             "auth.jwks_file and auth.jwks_url: only one may be given",
+        );
+        rules.rule(
+            !self.jwks_proxy.is_set() || !self.jwks_url.is_empty(),
+            "auth.jwks_proxy is of no use without auth.jwks_url",
+        );
+        rules.rule(
+            !self.user_claim.is_empty(),
+            "auth.user_claim is empty: the claim of the user is needed, as sub",
+        );
+        rules.rule(
+            self.audience.0.is_empty() || !self.audience_claims.0.is_empty(),
+            "auth.audience_claims is empty: with auth.audience one at least is needed, as aud",
         );
         rules.duration("auth.leeway", self.leeway, 0..=600_000);
         rules.word("auth.watch_policy", &self.watch_policy, &["open", "claim"]);

@@ -1,6 +1,7 @@
 //! The keys of tokens, kept current while a program runs: files are read again when it is told to,
-//! and a key set on a web server is fetched by a thread of its own. It owns when that is done. Who
-//! checks a token never waits here, and a fetch that fails changes no key.
+//! and a key set on a web server is fetched by a thread of its own. It owns when that is done. No
+//! thread that checks tokens waits here, only the task of a token that newer keys may let in; and a
+//! fetch that fails changes no key.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -9,42 +10,54 @@ extern crate settings;
 
 mod auth;
 mod fetch;
+mod in_time;
+mod rounds;
 
 use std::{
+    collections::HashSet,
+    future::{Future, poll_fn},
     path::PathBuf,
+    pin::pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-        },
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    thread::Thread,
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use token::{Claims, KeyError, KeySet, Options, TokenError, Verifier};
+use settings::Secret;
+use token::{Claims, KeyError, KeySet, Options, Refused, TokenError, Verifier};
 
-use crate::fetch::Client;
 pub use crate::{
     auth::AuthSettings,
     fetch::{FetchError, SourceError},
+    rounds::{MAX_WAITING, NoWait},
+};
+use crate::{
+    fetch::Client,
+    rounds::{Outcome, Place, Rounds},
 };
 
 /// The wait after a first failed fetch; it doubles up to the time between two fetches.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where a key set is fetched, and when; the first three are settings of the section `auth`.
+/// Where a key set is fetched, and when; the first four are settings of the section `auth`.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// `http://…` or `https://…`.
     pub jwks_url: String,
     /// For https, a PEM file with the authorities to trust; `None` = the system's.
     pub jwks_ca_file: Option<PathBuf>,
+    /// Asked to connect to the server (HTTP CONNECT), `http://…` or `https://…`, maybe with a user
+    /// and a password; empty = none.
+    pub jwks_proxy: Secret,
     /// Between two fetches.
     pub jwks_refresh: Duration,
-    /// At least that long between two fetches, when tokens with unknown keys ask for one.
+    /// At least that long between two fetches, when tokens that no key verifies ask for one; at most
+    /// 1 s after one that brought other keys. Less than a token waits, so that no other token has
+    /// one refused that a newer set would let in.
     pub min_gap: Duration,
     /// How long a fetch may take as a whole.
     pub timeout: Duration,
@@ -57,8 +70,9 @@ impl Source {
         Self {
             jwks_url: jwks_url.into(),
             jwks_ca_file: None,
+            jwks_proxy: Secret::default(),
             jwks_refresh: Duration::from_secs(300),
-            min_gap: Duration::from_secs(10),
+            min_gap: Duration::from_secs(4),
             timeout: Duration::from_secs(10),
         }
     }
@@ -89,7 +103,7 @@ pub enum KeysError {
     Thread(#[from] std::io::Error),
 }
 
-/// What was fetched so far.
+/// What was fetched so far, and what waited for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fetches {
     /// Fetches that gave keys.
@@ -98,6 +112,54 @@ pub struct Fetches {
     pub failed: u64,
     /// Keys in force that were fetched.
     pub keys: usize,
+    /// Tokens that wait for a fetch.
+    pub waiting: usize,
+    /// How the waiting of others ended.
+    pub waited: Waited,
+}
+
+/// How the waiting of tokens for a fetch ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// The new keys let them in.
+    pub let_in: u64,
+    /// The new keys did not.
+    pub refused: u64,
+    /// There were none in time.
+    pub in_vain: u64,
+    /// They were refused without waiting, since [`MAX_WAITING`] did already.
+    pub too_many: u64,
+}
+
+impl Waited {
+    /// Each with its name as a metric's label.
+    #[must_use]
+    pub fn by_result(&self) -> [(&'static str, u64); 4] {
+        [
+            ("let_in", self.let_in),
+            ("refused", self.refused),
+            ("in_vain", self.in_vain),
+            ("too_many", self.too_many),
+        ]
+    }
+}
+
+/// Why a token is refused, and what kept newer keys from being looked at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    /// By the keys in force.
+    pub error: TokenError,
+    /// For those that are not.
+    pub no_wait: Option<NoWait>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.no_wait {
+            None => write!(f, "{}", self.error),
+            Some(why) => write!(f, "{}; {why}", self.error),
+        }
+    }
 }
 
 /// The keys in force.
@@ -106,14 +168,13 @@ pub struct Keys {
     verifier: ArcSwap<Verifier>,
     /// Held while another verifier takes the place of the one there.
     changing: Mutex<()>,
-    /// Who fetches; empty when nothing is.
-    fetcher: OnceLock<Thread>,
-    /// Somebody knows that there is something new.
-    told: AtomicBool,
-    /// A token named a key that is unknown.
-    missed: AtomicBool,
+    rounds: Arc<Rounds>,
     good: AtomicU64,
     failed: AtomicU64,
+    let_in: AtomicU64,
+    refused: AtomicU64,
+    in_vain: AtomicU64,
+    too_many: AtomicU64,
 }
 
 impl std::fmt::Debug for Keys {
@@ -132,22 +193,26 @@ impl Keys {
     pub fn start(mut options: Options, source: Option<&Source>) -> Result<Arc<Self>, KeysError> {
         options.jwks_url = url_of(source);
         let verifier = Verifier::new(&options)?;
+        for what in verifier.left_out_of_file() {
+            eprintln!("auth.jwks_file: {what}");
+        }
         let keys = Arc::new(Self {
             options,
             verifier: ArcSwap::from_pointee(verifier),
             changing: Mutex::default(),
-            fetcher: OnceLock::new(),
-            told: AtomicBool::new(false),
-            missed: AtomicBool::new(false),
+            rounds: Arc::new(Rounds::new(Instant::now())),
             good: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            let_in: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            in_vain: AtomicU64::new(0),
+            too_many: AtomicU64::new(0),
         });
         if let Some(source) = source {
             let client = Client::new(source)?;
             let (fetching, source) = (Arc::clone(&keys), source.clone());
             let thread = std::thread::Builder::new().name("token-keys".into());
-            let thread = thread.spawn(move || fetching.keep(&client, &source))?;
-            keys.fetcher.get_or_init(|| thread.thread().clone());
+            thread.spawn(move || fetching.keep(&client, &source))?;
         }
         Ok(keys)
     }
@@ -166,17 +231,91 @@ impl Keys {
         Ok(verifier.serving(Arc::new(set)))
     }
 
-    /// What `token` says, if it is good at `now` (ms since 1970). One that names an unknown key
-    /// makes the set be fetched, for those that come after it.
+    /// What `token` says, if it is good at `now` (ms since 1970). One that a newer set may let in
+    /// makes that be fetched; [`Self::verify_in_time`] waits for it.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
-        let claims = self.verifier.load().verify(token, now);
-        if matches!(claims, Err(TokenError::UnknownKey)) && !self.missed.swap(true, AcqRel) {
-            self.wake();
+    pub fn verify(&self, token: &str, now: u64) -> Result<Claims, Refused> {
+        let claims = self.verifier.load().check(token, now);
+        claims.inspect_err(|refused| {
+            if refused.may_be_newer {
+                self.rounds.miss();
+            }
+        })
+    }
+
+    /// What `token` says, if it is good. One that a newer set may let in waits for the fetch that it
+    /// causes, `patience` at most. `clock` tells ms since 1970, and `sleep` is the runtime's.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub async fn verify_in_time<S: Future<Output = ()>>(
+        &self,
+        token: &str,
+        clock: fn() -> u64,
+        patience: Duration,
+        sleep: fn(Duration) -> S,
+    ) -> Result<Claims, Refusal> {
+        let refused = match self.verifier.load().check(token, clock()) {
+            Ok(claims) => return Ok(claims),
+            Err(refused) => refused,
+        };
+        let error = refused.error;
+        if !refused.may_be_newer {
+            return Err(Refusal {
+                error,
+                no_wait: None,
+            });
         }
-        claims
+        let now = Instant::now();
+        match self.rounds.join(now, now + patience) {
+            Ok(place) => self.wait(place, token, clock, sleep(patience), error).await,
+            Err(why) => {
+                if why == NoWait::Full {
+                    self.too_many.fetch_add(1, Relaxed);
+                }
+                let no_wait = Some(why);
+                Err(Refusal { error, no_wait })
+            }
+        }
+    }
+
+    /// Waits at the place until a fetch settles what becomes of the token, or it is `late`.
+    async fn wait(
+        &self,
+        mut place: Place,
+        token: &str,
+        clock: fn() -> u64,
+        late: impl Future<Output = ()>,
+        mut error: TokenError,
+    ) -> Result<Claims, Refusal> {
+        let mut late = pin!(late);
+        let no_wait = loop {
+            let ended = poll_fn(|context| match place.poll_end(context) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending => late.as_mut().poll(context).map(|()| false),
+            });
+            if !ended.await {
+                break Some(NoWait::Late);
+            }
+            match self.verifier.load().check(token, clock()) {
+                Ok(claims) => {
+                    self.let_in.fetch_add(1, Relaxed);
+                    return Ok(claims);
+                }
+                Err(refused) => error = refused.error,
+            }
+            if let Err(why) = place.goes_on(Instant::now()) {
+                break why;
+            }
+        };
+        let counter = match no_wait {
+            None => &self.refused,
+            Some(_) => &self.in_vain,
+        };
+        counter.fetch_add(1, Relaxed);
+        Err(Refusal { error, no_wait })
     }
 
     /// Whether no key is waited for: with a source, its keys have been there.
@@ -197,8 +336,7 @@ impl Keys {
                 None => new,
             })
         })?;
-        self.told.store(true, Release);
-        self.wake();
+        self.rounds.tell();
         Ok(())
     }
 
@@ -210,12 +348,13 @@ impl Keys {
             good: self.good.load(Relaxed),
             failed: self.failed.load(Relaxed),
             keys: verifier.served().map_or(0, |set| set.len()),
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(fetcher) = self.fetcher.get() {
-            fetcher.unpark();
+            waiting: self.rounds.waiting(),
+            waited: Waited {
+                let_in: self.let_in.load(Relaxed),
+                refused: self.refused.load(Relaxed),
+                in_vain: self.in_vain.load(Relaxed),
+                too_many: self.too_many.load(Relaxed),
+            },
         }
     }
 
@@ -233,22 +372,26 @@ impl Keys {
     /// Fetches for ever.
     fn keep(&self, client: &Client, source: &Source) {
         let mut trouble: Option<String> = None;
+        let mut named = HashSet::new();
         let mut retry = RETRY;
         loop {
             let started = Instant::now();
-            self.told.store(false, Release);
-            self.missed.store(false, Release);
+            self.rounds.begin();
             let fetched = client.fetch(&self.verifier.load());
-            let pause = match fetched {
+            let (outcome, pause) = match fetched {
                 Ok(set) => {
+                    name(&mut named, self.verifier.load().left_out(&set));
                     self.good.fetch_add(1, Relaxed);
-                    self.take(set, trouble.take().is_some());
                     retry = RETRY;
-                    source.jwks_refresh
+                    let outcome = self.take(set, trouble.take().is_some());
+                    (outcome, source.jwks_refresh)
                 }
                 Err(error) => {
                     self.failed.fetch_add(1, Relaxed);
                     let text = error.to_string();
+                    if let FetchError::NoUse(left_out) = error {
+                        name(&mut named, left_out);
+                    }
                     if trouble.as_ref() != Some(&text) {
                         let rest = match self.are_ready() {
                             true => "the old ones stay",
@@ -261,32 +404,18 @@ impl Keys {
                     }
                     let pause = retry.min(source.jwks_refresh);
                     retry = retry.saturating_mul(2).min(source.jwks_refresh);
-                    pause
+                    (Outcome::Failed, pause)
                 }
             };
-            self.wait(Instant::now() + pause, started + source.min_gap);
-        }
-    }
-
-    /// Until `due`, or a token has missed a key and it is not before `gap`, or somebody is told.
-    fn wait(&self, due: Instant, gap: Instant) {
-        while !self.told.load(Acquire) {
-            let due = match self.missed.load(Acquire) {
-                true => due.min(gap),
-                false => due,
-            };
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::park_timeout(left);
+            self.rounds.end(started, source.min_gap, outcome);
+            self.rounds.until_due(Instant::now() + pause);
         }
     }
 
     /// Puts the keys of the set in force. `again`: it failed before.
-    fn take(&self, set: KeySet, again: bool) {
+    fn take(&self, set: KeySet, again: bool) -> Outcome {
         let old = self.verifier.load();
-        let is_new = old.served().is_none_or(|old| old.ids() != set.ids());
+        let is_new = (old.served()).is_none_or(|old| !set.has_the_keys_of(old));
         if is_new || again {
             let ids = set.ids().join(", ");
             println!(
@@ -294,15 +423,22 @@ impl Keys {
                 set.len()
             );
         }
-        if is_new {
-            for what in set.unusable() {
-                eprintln!("auth.jwks_url: {what}");
-            }
+        if !is_new {
+            return Outcome::Same;
         }
         let set = Arc::new(set);
         let taken = self.change(|old| Ok(old.serving(set)));
         taken.expect("nothing is read for it");
+        Outcome::Changed
     }
+}
+
+/// Says of keys that are not used why, of each once for as long as it is in the set.
+fn name(named: &mut HashSet<String>, left_out: Vec<String>) {
+    for what in left_out.iter().filter(|what| !named.contains(*what)) {
+        eprintln!("auth.jwks_url: {what}");
+    }
+    *named = left_out.into_iter().collect();
 }
 
 fn url_of(source: Option<&Source>) -> String {

@@ -1,28 +1,24 @@
-//! Keys, each bound to the kind of its algorithm: from a PEM file, or a JSON Web Key Set. It owns
-//! what a key must be to be used at all.
+//! Keys, each bound to the kind of its algorithm, and those of PEM files. It owns which kinds and
+//! algorithms there are.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use jsonwebtoken::{
-    Algorithm, DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk},
-};
-use serde_json::Value;
+use jsonwebtoken::{Algorithm, DecodingKey};
 
-use crate::{KeyError, MIN_SECRET};
+use crate::KeyError;
 
 /// The kinds of keys; an algorithm only ever meets its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum KeyKind {
     Secret,
     Rsa,
     P256,
     P384,
-    Ed,
+    Ed25519,
 }
 
 /// The fewest bits of an RSA key (RFC 7518 §3.3).
-const MIN_RSA_BITS: usize = 2_048;
+pub(crate) const MIN_RSA_BITS: usize = 2_048;
 
 pub(crate) fn kind_of(algorithm: Algorithm) -> KeyKind {
     use Algorithm as A;
@@ -31,18 +27,35 @@ pub(crate) fn kind_of(algorithm: Algorithm) -> KeyKind {
         A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => KeyKind::Rsa,
         A::ES256 => KeyKind::P256,
         A::ES384 => KeyKind::P384,
-        A::EdDSA => KeyKind::Ed,
-        // Not in the allow-list that `parse_algorithm` makes.
-        _ => KeyKind::Ed,
+        // The rest is not known to `algorithm_of`.
+        _ => KeyKind::Ed25519,
     }
 }
 
-pub(crate) fn parse_algorithm(name: &str) -> Result<Algorithm, KeyError> {
-    name.parse::<Algorithm>()
-        .map_err(|_| KeyError::Algorithm(name.to_owned()))
+/// The algorithm of that name, if it is one that can be accepted. `EdDSA` (RFC 8037) and `Ed25519`
+/// (RFC 9864) are one: here, only Ed25519 keys are for either.
+pub(crate) fn algorithm_of(name: &str) -> Option<Algorithm> {
+    use Algorithm as A;
+    Some(match name {
+        "HS256" => A::HS256,
+        "HS384" => A::HS384,
+        "HS512" => A::HS512,
+        "RS256" => A::RS256,
+        "RS384" => A::RS384,
+        "RS512" => A::RS512,
+        "PS256" => A::PS256,
+        "PS384" => A::PS384,
+        "PS512" => A::PS512,
+        "ES256" => A::ES256,
+        "ES384" => A::ES384,
+        "EdDSA" | "Ed25519" => A::EdDSA,
+        _ => return None,
+    })
 }
 
 pub(crate) struct Key {
+    /// The name that tokens give (`kid`).
+    pub(crate) id: Option<String>,
     pub(crate) kind: KeyKind,
     /// The only algorithm it may be used with, when its owner says so.
     pub(crate) only: Option<Algorithm>,
@@ -56,7 +69,7 @@ impl Key {
 }
 
 /// Makes errors of the file that a setting names.
-fn wrong_file(setting: &'static str, path: &Path) -> impl Fn(String) -> KeyError {
+pub(crate) fn wrong_file(setting: &'static str, path: &Path) -> impl Fn(String) -> KeyError {
     let path = path.display().to_string();
     move |what| KeyError::File(setting, path.clone(), what)
 }
@@ -68,7 +81,7 @@ pub(crate) fn read_pem(path: &Path) -> Result<Key, KeyError> {
     let attempts = [
         (Some(KeyKind::Rsa), DecodingKey::from_rsa_pem(&pem)),
         (curve_of(&der), DecodingKey::from_ec_pem(&pem)),
-        (Some(KeyKind::Ed), DecodingKey::from_ed_pem(&pem)),
+        (Some(KeyKind::Ed25519), DecodingKey::from_ed_pem(&pem)),
     ];
     let good = attempts
         .into_iter()
@@ -81,6 +94,7 @@ pub(crate) fn read_pem(path: &Path) -> Result<Key, KeyError> {
         return Err(wrong(TOO_SHORT.into()));
     }
     Ok(Key {
+        id: None,
         kind,
         only: None,
         decoding,
@@ -107,129 +121,4 @@ fn curve_of(der: &[u8]) -> Option<KeyKind> {
         (_, true) => Some(KeyKind::P384),
         _ => None,
     }
-}
-
-/// The keys of the file, all of which must be good.
-pub(crate) fn read_jwks(path: &Path) -> Result<HashMap<String, Key>, KeyError> {
-    let wrong = wrong_file("auth.jwks_file", path);
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let set = KeySet::parse(&bytes, true).map_err(&wrong)?;
-    match set.unusable.into_iter().next() {
-        None => Ok(set.keys),
-        Some(what) => Err(wrong(what)),
-    }
-}
-
-/// A JSON Web Key Set (RFC 7517 §5).
-pub struct KeySet {
-    pub(crate) keys: HashMap<String, Key>,
-    unusable: Vec<String>,
-}
-
-impl KeySet {
-    /// Reads a set that somebody serves. Secrets in it are no secrets, so they are not taken; a key
-    /// that cannot be used is passed over, as the RFC wants.
-    ///
-    /// # Errors
-    /// When it is no key set at all.
-    pub fn served(bytes: &[u8]) -> Result<Self, String> {
-        Self::parse(bytes, false)
-    }
-
-    fn parse(bytes: &[u8], may_have_secrets: bool) -> Result<Self, String> {
-        let not_one = |what: String| format!("it is no JSON Web Key Set: {what}");
-        let set: Value =
-            serde_json::from_slice(bytes).map_err(|error| not_one(error.to_string()))?;
-        let keys = set.get("keys").and_then(Value::as_array);
-        let keys = keys.ok_or_else(|| not_one("it has no list of keys".into()))?;
-        let mut set = Self {
-            keys: HashMap::new(),
-            unusable: Vec::new(),
-        };
-        for (n, jwk) in keys.iter().enumerate() {
-            let id = jwk.get("kid").and_then(Value::as_str);
-            let id = id.map_or_else(|| format!("#{n}"), str::to_owned);
-            match key_of(jwk, may_have_secrets) {
-                Ok(Some(key)) => {
-                    set.keys.insert(id, key);
-                }
-                Ok(None) => {}
-                Err(what) => {
-                    let what = format!("its key {id:?} cannot be used: {what}");
-                    set.unusable.push(what);
-                }
-            }
-        }
-        Ok(set)
-    }
-
-    /// How many keys can be used.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether none can be used.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// The names of its keys, sorted.
-    #[must_use]
-    pub fn ids(&self) -> Vec<&str> {
-        let mut ids: Vec<&str> = self.keys.keys().map(String::as_str).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// What is wrong with those that cannot be used.
-    #[must_use]
-    pub fn unusable(&self) -> &[String] {
-        &self.unusable
-    }
-}
-
-/// `None` for a key that is there for something else than the signatures of accepted algorithms.
-fn key_of(jwk: &Value, may_be_secret: bool) -> Result<Option<Key>, String> {
-    let used = jwk.get("use").and_then(Value::as_str);
-    let only = jwk.get("alg").and_then(Value::as_str);
-    let only = only.map(str::parse::<Algorithm>).transpose();
-    // RFC 7517 §4.2 and §4.4: a key to encrypt with signs nothing.
-    let (Ok(only), false) = (only, used.is_some_and(|used| used != "sig")) else {
-        return Ok(None);
-    };
-    let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|error| error.to_string())?;
-    let kind = match &jwk.algorithm {
-        AlgorithmParameters::OctetKey(_) if !may_be_secret => {
-            return Err("a secret that is served is none".into());
-        }
-        AlgorithmParameters::OctetKey(key) if bytes_of(&key.value) < MIN_SECRET => {
-            return Err("a secret needs at least 32 bytes".into());
-        }
-        AlgorithmParameters::OctetKey(_) => KeyKind::Secret,
-        AlgorithmParameters::RSA(key) if bytes_of(&key.n) * 8 < MIN_RSA_BITS => {
-            return Err(TOO_SHORT.into());
-        }
-        AlgorithmParameters::RSA(_) => KeyKind::Rsa,
-        AlgorithmParameters::EllipticCurve(key) => match key.curve {
-            EllipticCurve::P256 => KeyKind::P256,
-            EllipticCurve::P384 => KeyKind::P384,
-            _ => return Ok(None),
-        },
-        AlgorithmParameters::OctetKeyPair(_) => KeyKind::Ed,
-        // A kind of key that no accepted algorithm uses.
-        _ => return Ok(None),
-    };
-    let decoding = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
-    Ok(Some(Key {
-        kind,
-        only,
-        decoding,
-    }))
-}
-
-/// How many bytes a base64url text stands for.
-fn bytes_of(base64: &str) -> usize {
-    base64.trim_end_matches('=').len() * 3 / 4
 }

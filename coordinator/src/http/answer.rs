@@ -131,7 +131,7 @@ pub(super) async fn whole(body: Body) -> Result<Bytes, Refusal> {
 
 impl App {
     /// Who asks; anyone where the public development secret is in use.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Option<Claims>, Refusal> {
+    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Option<Claims>, Refusal> {
         let unauthorized = |what: String| Refusal::new(StatusCode::UNAUTHORIZED, what);
         match bearer(headers) {
             None if self.development => Ok(None),
@@ -140,20 +140,22 @@ impl App {
                 "the keys for tokens are not there yet",
                 1,
             )),
-            Some(token) => match self.keys.verify(token, clock::wall_ms()) {
-                Ok(claims) => Ok(Some(claims)),
-                Err(error) => {
-                    self.metrics.bad_token(error.label());
-                    Err(unauthorized(error.to_string()))
-                }
-            },
+            Some(token) => {
+                let (clock, sleep) = (clock::wall_ms, tokio::time::sleep);
+                let patience = self.request_timeout / 2;
+                let claims = self.keys.verify_in_time(token, clock, patience, sleep);
+                claims.await.map(Some).map_err(|refusal| {
+                    self.metrics.bad_token(refusal.error.label());
+                    unauthorized(refusal.to_string())
+                })
+            }
         }
     }
 
     /// Whether the caller is an administrator.
-    pub(super) fn administrator(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) async fn administrator(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let forbidden = |what: String| Err(Refusal::new(StatusCode::FORBIDDEN, what));
-        match self.caller(headers)? {
+        match self.caller(headers).await? {
             Some(claims) if claims.has_scope(&self.admin_scope) => Ok(()),
             Some(_) => forbidden(format!("the token needs the scope {}", self.admin_scope)),
             // Nobody proved anything, so at least no other site's page may ask.

@@ -96,7 +96,7 @@ impl App {
         headers: &HeaderMap,
         drained: bool,
     ) -> Result<Response, Refusal> {
-        self.administrator(headers)?;
+        self.administrator(headers).await?;
         let picture = self.picture();
         let member = picture
             .members

@@ -25,7 +25,7 @@ pub(super) async fn one(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let caller = app.caller(&headers)?;
+    let caller = app.caller(&headers).await?;
     let user = answer::user_of(query.as_deref())?;
     if caller.is_some_and(|claims| !claims.rule.allows(&user)) {
         let what = "the token does not allow to see this user";
@@ -43,7 +43,7 @@ pub(super) async fn many(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    app.administrator(&headers)?;
+    app.administrator(&headers).await?;
     let body = answer::whole(body).await?;
     let body: Option<Value> = serde_json::from_slice(&body).ok();
     let users = body.as_ref().and_then(|body| body.get("users")?.as_array());

@@ -195,7 +195,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     let claims = serde_json::json!({
         "sub": "bob", "exp": now.expect("after 1970").as_secs() + 60, "watch": ["team-*"],
     });
-    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes()).expect("a secret");
     let signed = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
     let bearer = format!("Bearer {}", signed.expect("a token"));
     let lead = [("authorization", bearer.as_str())];

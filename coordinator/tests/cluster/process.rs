@@ -193,6 +193,86 @@ fn without_the_keys_that_it_is_to_fetch_it_is_not_ready_and_asks_again() {
 }
 
 #[test]
+fn the_first_request_with_a_new_key_waits_for_it_and_is_answered() {
+    use std::{
+        io::{Read, Write},
+        sync::{Arc, Mutex},
+    };
+    // The key of RFC 8037, appendix A.1.
+    let private = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v_VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
+    let private = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE, private);
+    let key = jsonwebtoken::EncodingKey::from_ed_der(&private.expect("base64"));
+    let token = |kid: &str, head: jsonwebtoken::Header| {
+        let head = jsonwebtoken::Header {
+            kid: Some(kid.into()),
+            ..head
+        };
+        let now = jsonwebtoken::get_current_timestamp();
+        let claims = serde_json::json!({
+            "sub": "ops", "exp": now + 60, "iss": "https://b.example", "client_id": "app",
+            "scp": ["presence:admin"], "scope": null,
+        });
+        let token = jsonwebtoken::encode(&head, &claims, &key).expect("a token");
+        format!("Bearer {token}")
+    };
+    let set = |kid: &str| {
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        format!(
+            r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","alg":"Ed25519","kid":"{kid}","x":"{x}"}}]}}"#
+        )
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let served = Arc::new(Mutex::new(set("old")));
+    let serves = Arc::clone(&served);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let asked = stream.read(&mut [0; 1_024]).expect("a request");
+            assert!(asked > 0);
+            let body = serves.lock().expect("no panic").clone();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            // The coordinator may have ended meanwhile.
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+    let redis = RedisServer::start();
+    let flags = [
+        "--auth-algorithms",
+        "Ed25519",
+        "--auth-jwks-url",
+        &url,
+        "--auth-issuer",
+        "https://a.example,https://b.example",
+        "--auth-audience",
+        "app",
+        "--auth-audience-claims",
+        "aud,client_id",
+    ];
+    let coordinator = Coordinator::start_with(&redis, "c1", &flags);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    let ask = |bearer: &str| {
+        let head = [("authorization", bearer)];
+        coordinator.ask("POST", "/status", &head, br#"{"users":["bob"]}"#)
+    };
+    let eddsa = || jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+    assert_eq!(ask(&token("old", eddsa())).status, 200);
+    *served.lock().expect("no panic") = set("new");
+    assert_eq!(ask(&token("new", eddsa())).status, 200);
+    assert!(coordinator.metric("jwks_waits_total", "let_in") > 0.5);
+    let gone = ask(&token("old", eddsa()));
+    assert_eq!(gone.status, 401);
+    let logout = jsonwebtoken::Header {
+        typ: Some("logout+jwt".into()),
+        ..eddsa()
+    };
+    let refused = ask(&token("new", logout));
+    assert_eq!(refused.status, 401);
+    assert!(String::from_utf8_lossy(&refused.body).contains("auth.token_types"));
+}
+
+#[test]
 fn every_mistake_names_the_program_its_place_its_value_and_what_to_do() {
     let folder = std::env::temp_dir().join(format!("coordinator-mistakes-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");

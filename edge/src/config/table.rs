@@ -42,10 +42,10 @@ settings::sections! {
         upgrade_timeout: Duration = "5s",
         /// Time for the token after the upgrade; later, 4408.
         auth_timeout: Duration = "5s",
-        /// Bytes of a request's head; more are answered 431.
-        max_header: Bytes = "8KiB",
+        /// Bytes of a request's head; more are answered 431. A token has 16KiB at most.
+        max_header: Bytes = "20KiB",
         /// Bytes of a WebSocket message; more end the session with 1009.
-        max_message: Bytes = "16KiB",
+        max_message: Bytes = "20KiB",
         /// Origins that browsers may connect from, like `https://example.com`, or with all below it
         /// `https://*.example.com`; empty = all.
         origins: List = "",

@@ -377,7 +377,7 @@ pub(crate) fn bearer(token: &str) -> String {
 
 /// A token of the tests' secret with these claims.
 pub(crate) fn signed(claims: &Value) -> String {
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let key = EncodingKey::from_secret(SECRET.as_bytes()).expect("a secret");
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).expect("a token")
 }
 

@@ -1,5 +1,6 @@
 //! The real binary, as its clients and operators meet it. Each test starts its own edge.
 
+mod claims;
 mod cluster;
 mod common;
 mod conformance;

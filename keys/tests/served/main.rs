@@ -1,0 +1,5 @@
+//! Keys from a real web server.
+
+mod common;
+mod fetching;
+mod waiting;

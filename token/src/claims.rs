@@ -1,0 +1,182 @@
+//! What a token says, held against what is accepted. A claim that is null is one that is missing.
+
+use protocol::{Pattern, UserId, WatchRule};
+use serde_json::{Map, Value};
+
+use crate::{Options, TokenError};
+
+/// What a good token says.
+#[derive(Debug)]
+pub struct Claims {
+    /// Whose token it is.
+    pub user: UserId,
+    /// ms since 1970.
+    pub expires: u64,
+    /// Whom its bearer may see.
+    pub rule: WatchRule,
+    scopes: Vec<String>,
+}
+
+impl Claims {
+    /// Whether `scope` is among the token's.
+    #[must_use]
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|have| have == scope)
+    }
+}
+
+/// What claims must say.
+pub(crate) struct Rules {
+    issuers: Vec<String>,
+    audiences: Vec<String>,
+    audience_claims: Vec<String>,
+    user_claim: String,
+    scope_claims: Vec<String>,
+    leeway_ms: u64,
+    by_claim: bool,
+    accept_bound: bool,
+}
+
+impl Rules {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            issuers: options.issuers.clone(),
+            audiences: options.audiences.clone(),
+            audience_claims: options.audience_claims.clone(),
+            user_claim: options.user_claim.clone(),
+            scope_claims: options.scope_claims.clone(),
+            leeway_ms: options.leeway.as_millis() as u64,
+            by_claim: options.by_claim,
+            accept_bound: options.accept_bound_tokens,
+        }
+    }
+
+    /// What the claims say, if they are good at `now`.
+    pub(crate) fn check(
+        &self,
+        claims: &Map<String, Value>,
+        now: u64,
+    ) -> Result<Claims, TokenError> {
+        let expires = find(claims, "exp").ok_or(TokenError::NoExpiry)?;
+        let expires = millis(expires).ok_or(TokenError::Time("exp"))?;
+        if expires.saturating_add(self.leeway_ms) <= now {
+            return Err(TokenError::Expired);
+        }
+        if let Some(time) = find(claims, "nbf") {
+            let not_before = millis(time).ok_or(TokenError::Time("nbf"))?;
+            if not_before > now.saturating_add(self.leeway_ms) {
+                return Err(TokenError::Early);
+            }
+        }
+        if !self.issuers.is_empty() {
+            let issuer = find(claims, "iss").and_then(Value::as_str);
+            if !issuer.is_some_and(|issuer| self.issuers.iter().any(|one| one == issuer)) {
+                return Err(TokenError::Issuer);
+            }
+        }
+        if !self.is_for_us(claims) {
+            return Err(TokenError::Audience(self.audience_claims.join(",")));
+        }
+        if !self.accept_bound && find(claims, "cnf").is_some() {
+            return Err(TokenError::Bound);
+        }
+        let rule = match self.by_claim {
+            true => watch_rule(claims)?,
+            false => WatchRule::Anyone,
+        };
+        // A session does not end at once whose token was accepted only by the leeway.
+        let expires = match expires > now {
+            true => expires,
+            false => expires + self.leeway_ms,
+        };
+        Ok(Claims {
+            user: self.user(claims)?,
+            expires,
+            rule,
+            scopes: self.scopes(claims),
+        })
+    }
+
+    /// The first of the audience's claims that is there decides, so that a claim further down lets
+    /// in no token that was made for somebody else.
+    fn is_for_us(&self, claims: &Map<String, Value>) -> bool {
+        let mut names = self.audience_claims.iter();
+        let ours = |audience: &str| self.audiences.iter().any(|one| one == audience);
+        self.audiences.is_empty()
+            || match names.find_map(|name| find(claims, name)) {
+                Some(Value::String(audience)) => ours(audience),
+                Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).any(ours),
+                _ => false,
+            }
+    }
+
+    fn user(&self, claims: &Map<String, Value>) -> Result<UserId, TokenError> {
+        let wrong = |what: String| TokenError::User(self.user_claim.clone(), what);
+        let user = match find(claims, &self.user_claim) {
+            Some(Value::String(user)) => UserId::parse(user),
+            Some(Value::Number(user)) if user.is_i64() || user.is_u64() => {
+                UserId::parse(&user.to_string())
+            }
+            None => return Err(wrong("it is missing".into())),
+            Some(_) => return Err(wrong("it is neither a text nor a whole number".into())),
+        };
+        user.map_err(|error| wrong(error.to_string()))
+    }
+
+    /// The scopes of all claims that have some: words of a text (RFC 6749 §3.3), or a list.
+    fn scopes(&self, claims: &Map<String, Value>) -> Vec<String> {
+        let mut scopes = Vec::new();
+        for found in self
+            .scope_claims
+            .iter()
+            .filter_map(|name| find(claims, name))
+        {
+            match found {
+                Value::String(words) => scopes.extend(words.split_whitespace().map(str::to_owned)),
+                Value::Array(list) => {
+                    scopes.extend(list.iter().filter_map(Value::as_str).map(str::to_owned));
+                }
+                _ => {}
+            }
+        }
+        scopes
+    }
+}
+
+/// The claim of that name, unless it is null. A name with dots that is none itself is a way through
+/// objects, as `realm_access.roles`.
+fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let inner = || {
+        let (first, rest) = name.split_once('.')?;
+        rest.split('.')
+            .try_fold(claims.get(first)?, |value, part| value.get(part))
+    };
+    let found = claims.get(name).or_else(inner);
+    found.filter(|value| !value.is_null())
+}
+
+/// A NumericDate (RFC 7519 §2: seconds, maybe with a fraction) in milliseconds.
+fn millis(value: &Value) -> Option<u64> {
+    match value.as_u64() {
+        Some(seconds) => seconds.checked_mul(1_000).filter(|ms| *ms < 1 << 53),
+        None => {
+            let seconds = value.as_f64()?;
+            (0.0..9e12)
+                .contains(&seconds)
+                .then_some((seconds * 1_000.0) as u64)
+        }
+    }
+}
+
+fn watch_rule(claims: &Map<String, Value>) -> Result<WatchRule, TokenError> {
+    let list = match find(claims, "watch") {
+        None => return Ok(WatchRule::Only(Box::default())),
+        Some(Value::Array(list)) => list,
+        Some(Value::String(one)) => return Ok(WatchRule::Only([Pattern::new(one)].into())),
+        Some(_) => return Err(TokenError::Watch),
+    };
+    let pattern = |value: &Value| value.as_str().map(Pattern::new).ok_or(TokenError::Watch);
+    Ok(WatchRule::Only(
+        list.iter().map(pattern).collect::<Result<_, _>>()?,
+    ))
+}

@@ -1,0 +1,109 @@
+//! What can be wrong with a token, and with the keys. A refusal names the setting that would let
+//! the token in, where there is one, and has nothing of the token in it.
+
+use crate::MAX_TOKEN;
+
+/// Why a token is refused. The text never has the token in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not three parts of the right form.
+    #[error("the token is no JWT")]
+    Malformed,
+    /// Longer than any token that is looked at.
+    #[error("the token is too long: at most {MAX_TOKEN} bytes")]
+    TooLong,
+    /// Five parts: a JWE (RFC 7516), whose content only its audience can read.
+    #[error("the token is encrypted (JWE): a signed one (JWS) is needed")]
+    Encrypted,
+    /// Its algorithm is not in the allow-list.
+    #[error("the token's algorithm (alg) is not in auth.algorithms")]
+    Algorithm,
+    /// Its `typ` says that it is there for something else (RFC 8725 §3.11).
+    #[error("the token's type (typ) is none of JWT, at+jwt and auth.token_types")]
+    Type,
+    /// It has a `crit` header, or an unencoded payload (RFC 7797).
+    #[error("the token has a critical extension that is not understood")]
+    Critical,
+    /// No key is of its kind and name.
+    #[error("there is no key for the token's algorithm (alg)")]
+    Key,
+    /// No key has the name that it gives.
+    #[error("there is no key with the name that the token gives (kid)")]
+    UnknownKey,
+    /// The signature is another one.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// It has no `exp`.
+    #[error("the token has no expiry: exp is missing or null")]
+    NoExpiry,
+    /// One of its times is none, and which.
+    #[error("the token's {0} is no time in seconds since 1970")]
+    Time(&'static str),
+    /// Its `exp` is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its `nbf` is to come.
+    #[error("the token is not valid yet (nbf)")]
+    Early,
+    /// Its `iss` is another one.
+    #[error("the token's issuer (iss) is not in auth.issuer")]
+    Issuer,
+    /// Its audience is another one.
+    #[error("the token's audience (auth.audience_claims: {0}) is not in auth.audience")]
+    Audience(String),
+    /// The claim of its user, and why that is no user.
+    #[error("the token's user (auth.user_claim: {0}): {1}")]
+    User(String, String),
+    /// Its `watch` is no list of texts.
+    #[error("the token's watch claim is not a list of texts")]
+    Watch,
+    /// It is bound to a key that its sender proves to have (RFC 7800), which nobody asked for here.
+    #[error("the token is bound to its sender (cnf): auth.accept_bound_tokens lets it in unproven")]
+    Bound,
+}
+
+impl TokenError {
+    /// For a metric's label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Encrypted => "encrypted",
+            Self::Algorithm => "algorithm",
+            Self::Type => "type",
+            Self::Critical => "critical",
+            Self::Key => "key",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::NoExpiry => "no_expiry",
+            Self::Time(_) => "time",
+            Self::Expired => "expired",
+            Self::Early => "early",
+            Self::Issuer => "issuer",
+            Self::Audience(_) => "audience",
+            Self::User(..) => "user",
+            Self::Watch => "watch",
+            Self::Bound => "bound",
+        }
+    }
+}
+
+/// Why the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// An algorithm that is not supported.
+    #[error(
+        "auth.algorithms: {0:?} is not one of HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA Ed25519"
+    )]
+    Algorithm(String),
+    /// An accepted algorithm without a key, and where one could come from.
+    #[error("auth.algorithms: {0} is accepted, but there is no key for it ({1})")]
+    NoKey(String, &'static str),
+    /// No algorithm is accepted at all.
+    #[error("auth.algorithms is empty: at least one is needed")]
+    NoAlgorithm,
+    /// A setting, the file that it names, and what is wrong with that.
+    #[error("{0} = {1:?}: {2}")]
+    File(&'static str, String, String),
+}
