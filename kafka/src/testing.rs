@@ -7,9 +7,14 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
+    pin::pin,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU32, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -19,8 +24,6 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
 };
-
-use crate::topic::wait;
 
 const VERSION: &str = "4.3.1";
 /// A start takes 4 s on a machine that has nothing else to do.
@@ -417,4 +420,30 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 "
     )
+}
+
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a future that something else drives; `None` after `patience`.
+fn wait<F: Future>(future: F, patience: Duration) -> Option<F::Output> {
+    let deadline = Instant::now() + patience;
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
 }

@@ -1,13 +1,7 @@
 //! The topic as the brokers see it: how many partitions it has, where they begin and end, and
 //! its creation. Each question waits for a broker, at most its deadline.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
@@ -343,30 +337,4 @@ fn kafka_configs(options: &Options) -> String {
         "`kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name \
          {topic} --add-config {config}`"
     )
-}
-
-/// Wakes the thread that waits.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits for a future that something else drives; `None` after `patience`.
-pub(crate) fn wait<F: Future>(future: F, patience: Duration) -> Option<F::Output> {
-    let deadline = Instant::now() + patience;
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return Some(output);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        thread::park_timeout(left);
-    }
 }

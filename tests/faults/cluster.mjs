@@ -152,13 +152,18 @@ export class Cluster {
     return (await promisify(execFile)('java', command)).stdout;
   }
 
-  /** Deletes all events that are on the topic, as the end of their retention does. */
-  async deleteRecords(topic) {
+  /** A file that names all events of a topic. */
+  async allRecords(topic) {
     const told = await this.kafka('TopicCommand', '--describe', '--topic', topic);
     const partitions = [...told.matchAll(/Partition: (\d+)/g)].map(([, number]) => Number(number));
-    const file = path.join(this.folder, 'delete.json');
     const all = partitions.map((partition) => ({ topic, partition, offset: -1 }));
+    const file = path.join(this.folder, 'delete.json');
     writeFileSync(file, JSON.stringify({ version: 1, partitions: all }));
+    return file;
+  }
+
+  /** Deletes the events that such a file names, as the end of their retention does. */
+  async deleteRecords(file) {
     await this.kafka('DeleteRecordsCommand', '--offset-json-file', file);
   }
 
