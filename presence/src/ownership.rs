@@ -179,6 +179,7 @@ impl Core {
             return;
         }
         self.loading -= 1;
+        let had = self.vnodes.had(vnode);
         self.vnodes.set_loaded(vnode);
         // Those it had before are as this core knows them: it claimed the vnode a second time.
         let mut known = self.users.of_vnode(vnode);
@@ -202,6 +203,7 @@ impl Core {
                 let unwritten = self.take_unwritten(slot);
                 let newer = |own: &Stored| own.record.version > stored.record.version;
                 let stored = unwritten.filter(newer).unwrap_or(stored);
+                let stored = unless_gone(had, stored);
                 let stored = self.with_what_was_heard(slot, Some(stored));
                 self.adopt(slot, stored.unwrap_or_default());
                 if !released {
@@ -283,7 +285,7 @@ impl Core {
         // While a vnode is claimed again nothing is written, and no user is marked for it.
         let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
         self.part(vnode, newest, address);
-        if !self.vnodes.had(vnode) {
+        if self.vnodes.had(vnode).is_none() {
             // Nothing was taken over yet: to release it would say that the former owner is done.
             self.departed(vnode);
             return;
@@ -495,5 +497,25 @@ impl Core {
     /// Has to be applied before the store is asked, so that no event falls in between.
     pub fn take_interest(&mut self) -> Vec<(u64, bool)> {
         self.users.take_interest()
+    }
+}
+
+/// What the store has of a user that its owner does not know, who has `had` the vnode since that
+/// epoch: the owner saw the user leave, wrote that, and forgot it. A store that has it as connected
+/// went back, as a replica does that takes over without the last writes.
+pub(crate) fn unless_gone(had: Option<Epoch>, stored: Stored) -> Stored {
+    if !stored.connected || had.is_none_or(|had| had < stored.record.version.epoch()) {
+        return stored;
+    }
+    let mut record = stored.record;
+    if record.status != Status::Offline {
+        record.status = Status::Offline;
+        record.since = record.last_seen;
+    }
+    record.devices = 0;
+    Stored {
+        record,
+        connected: false,
+        ..stored
     }
 }

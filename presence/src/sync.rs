@@ -7,6 +7,7 @@ use ring::{Epoch, Vnode};
 
 use crate::{
     Core,
+    ownership::unless_gone,
     user::{Knowledge, Sync},
     vnodes::{Owner, Stage},
 };
@@ -309,7 +310,10 @@ impl Core {
             // Without a claim the answer may be out of date by now.
             (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
             (Owner::Here(_), Knowledge::Asked) => match stored {
-                Some(stored) if stored.connected => self.adopt(slot, stored),
+                Some(stored) if stored.connected => {
+                    let had = self.vnodes.had(vnode);
+                    self.adopt(slot, unless_gone(had, stored));
+                }
                 stored => self.learn(slot, stored),
             },
             (Owner::Here(_), Knowledge::Provisional) if self.vnodes.loaded(vnode) => {

@@ -38,7 +38,7 @@ struct Slot {
     /// The highest epoch that this core has heard of.
     newest: Epoch,
     /// It was loaded since this core took it: what the store has of it this core has.
-    had: bool,
+    had: Option<Epoch>,
     /// It has a newer owner than what some users were last heard from.
     suspect: bool,
 }
@@ -52,7 +52,7 @@ impl Vnodes {
             stage: Stage::Apart,
             seq: 0,
             newest: Epoch::new(0),
-            had: false,
+            had: None,
             suspect: false,
         };
         Self(vec![nobody; count.get()].into())
@@ -79,8 +79,8 @@ impl Vnodes {
         self.stage(vnode) == Stage::Loaded
     }
 
-    /// Whether this core has had the vnode, and did not only want it.
-    pub(crate) fn had(&self, vnode: Vnode) -> bool {
+    /// The newest epoch under which this core has had the vnode, and did not only want it.
+    pub(crate) fn had(&self, vnode: Vnode) -> Option<Epoch> {
         self.0[vnode.index()].had
     }
 
@@ -129,7 +129,9 @@ impl Vnodes {
     pub(crate) fn set_loaded(&mut self, vnode: Vnode) {
         let slot = &mut self.0[vnode.index()];
         slot.stage = Stage::Loaded;
-        slot.had = true;
+        if let Owner::Here(epoch) = slot.owner {
+            slot.had = Some(epoch);
+        }
     }
 
     /// The vnode is not this core's any more; its epoch, if it was.
@@ -137,7 +139,7 @@ impl Vnodes {
         let slot = &mut self.0[vnode.index()];
         slot.owner = Owner::Elsewhere;
         slot.stage = stage;
-        slot.had = false;
+        slot.had = None;
     }
 
     /// One more of a departing vnode's users is to be written.

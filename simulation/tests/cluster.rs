@@ -35,6 +35,14 @@ fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
 }
 
 #[test]
+fn a_replica_that_lacks_the_last_writes_takes_no_epoch_back_and_shows_nobody_again() {
+    for others in [&[][..], &[Fault::Kill], &[Fault::Coordinators, Fault::Join]] {
+        let faults = [&[Fault::StoreOld], others].concat();
+        run(20_000..20_300, |seed| Plan::of(seed).with(&faults));
+    }
+}
+
+#[test]
 fn the_invariants_hold_in_clusters_with_more_than_a_thousand_users() {
     let plan = |seed| Plan {
         users: 1_200,

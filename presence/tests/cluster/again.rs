@@ -111,6 +111,18 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// What the bus was given, all of which it takes.
+    fn published(&mut self) -> Vec<Status> {
+        let mut published = Vec::new();
+        while let Some(event) = self.core.next_publication() {
+            published.push(event.record.status);
+            self.core.bus_reply(event.ticket, true);
+        }
+        published
+    }
+}
+
 fn vnode_of(user: &str) -> Vnode {
     vnodes().vnode(user)
 }
@@ -226,6 +238,60 @@ fn who_came_and_left_while_the_store_was_away_is_written_when_it_is_back() {
     }
     bench.tick(100);
     assert_eq!(bench.core.counters().users, 0);
+}
+
+/// The user comes, leaves, and is forgotten; the store then has it as connected, as before it left.
+fn left_and_forgotten() -> Bench {
+    let mut bench = Bench::new(settings("b", 2), true);
+    bench.store(true, &[]);
+    let session = bench.connect();
+    bench.store(true, &[]);
+    bench.core.closed(session, How::Clean);
+    let written = bench.store(true, &[]);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    bench.published();
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 0, "it is forgotten");
+    bench
+}
+
+#[test]
+fn whom_an_owner_saw_leave_a_store_that_went_back_does_not_show_again() {
+    let mut bench = left_and_forgotten();
+    bench.core.resync();
+    let stale = [(USER, online(version(1, 1)))];
+    let written = bench.store(true, &stale);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    for _ in 0..300 {
+        bench.tick(100);
+        bench.store(true, &stale);
+        assert!(bench.published().iter().all(|s| *s == Status::Offline));
+    }
+    assert_eq!(bench.core.counters().users, 0);
+}
+
+#[test]
+fn whom_an_owner_saw_leave_is_not_shown_to_who_asks_before_the_store_is_told() {
+    let mut bench = left_and_forgotten();
+    bench
+        .core
+        .peer_message(CoreId::new(1), PeerMessage::Interest(USER.into()));
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+        panic!("the store is asked");
+    };
+    let stale = StoreReply::Read(ticket, Epoch::new(1), Some(online(version(1, 1))));
+    bench.core.store_reply(stale);
+    let written = bench.store(true, &[]);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    assert_eq!(bench.published(), [Status::Offline]);
+}
+
+#[test]
+fn whom_another_owner_has_had_since_then_is_adopted() {
+    let mut bench = left_and_forgotten();
+    bench.core.resync();
+    let written = bench.store(true, &[(USER, online(version(2, 1)))]);
+    assert_eq!(written, [(Epoch::new(1), Status::Online, true)]);
 }
 
 #[test]

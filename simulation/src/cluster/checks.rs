@@ -67,13 +67,8 @@ impl World {
         let truth = &self.truths[self.user(user)];
         let accepted = self.accepted[self.count().vnode(user).index()];
         let clients = || self.clients.iter().filter(|client| client.name == user);
-        // Who stood still gets the goodbye late; a store that goes back has it there again.
-        let blind = [
-            Fault::Stall,
-            Fault::Twin,
-            Fault::StoreOld,
-            Fault::StoreWiped,
-        ];
+        // Who stood still gets the goodbye late.
+        let blind = [Fault::Stall, Fault::Twin];
         let blind = blind.into_iter().any(|fault| self.plan.has(fault));
         if let Some((left, false)) = truth.left
             && truth.sessions.is_empty()
