@@ -19,6 +19,11 @@ for (const [name, most] of [['client/dist/index.js', 6000], ['client/dist/cbor.j
   });
 }
 
+test('pages of edges and coordinators have this build', () => {
+  const built = readFileSync(new URL('../built/client.js', import.meta.url));
+  assert.ok(built.equals(file('client/dist/index.js')), 'built/client.js is another one: npm run embed');
+});
+
 test('the client has no dependencies, and the hooks only what they are for', () => {
   const { dependencies } = JSON.parse(file('client/package.json'));
   assert.equal(dependencies, undefined);

@@ -1,5 +1,5 @@
 // Faults under a fleet of clients, by hand:
-//   node test/cluster/run.mjs [--sessions 1000] [roll-edges kill-edge redis kafka cut]
+//   node test/cluster/run.mjs [--sessions 1000] [roll-edges kill-edge redis kafka]
 // It starts a cluster of its own (scripts/dev-cluster), prints a line for each fault, and exits with 1 when
 // somebody was shown offline, a version went back, or a last state was missed.
 import { parseArgs } from 'node:util';

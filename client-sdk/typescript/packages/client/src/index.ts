@@ -76,7 +76,7 @@ const MOST_TEXT = 128;
 export function createPresence(options: Options): Presence {
   const { heartbeat = 60, codec = json, clock = WALL, random = Math.random, page = browserPage(), autoAway = page ? 300 : 0 } = options;
   if (!options.route || typeof options.token !== 'function') throw new TypeError('connect() needs { route: "https://…", token: async () => … }');
-  if (!(heartbeat >= 5 && heartbeat <= 3600 && autoAway >= 0)) throw new RangeError('heartbeat: 5 to 3600 seconds; autoAway: seconds, or 0');
+  if (!(heartbeat >= 5 && heartbeat <= 240 && autoAway >= 0)) throw new RangeError('heartbeat: 5 to 240 seconds; autoAway: seconds, or 0');
 
   const sockets = new Map<number, Socket>();
   const listeners: Partial<Record<string, Set<(value: any) => void>>> = {};

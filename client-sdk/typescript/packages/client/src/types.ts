@@ -137,7 +137,10 @@ export interface Options {
   token: () => string | Promise<string>;
   /** Idle time after which the session reports `away`, seconds; 0 for never. Default: 300 in a page, else 0. */
   autoAway?: number;
-  /** Silence after which the client sends a ping, seconds, 5 to 3600. Default 60. */
+  /**
+   * Silence after which the client sends a ping, seconds, 5 to 240. Default 60. It promises the server to say
+   * something in 2.5 times that, which has to be within `presence.alive_min` and `alive_max` of the server.
+   */
   heartbeat?: number;
   /** How messages are written. Default: JSON. */
   codec?: Codec;
