@@ -179,6 +179,8 @@ impl Session {
 
     async fn read_all(&mut self, worker: &Rc<Worker>) {
         loop {
+            // What comes before the welcome is answered after it.
+            worker.unpaused(self.id).await;
             if !self.unread.is_empty() {
                 let mut unread = std::mem::take(&mut self.unread);
                 self.take(worker, &mut unread);
@@ -191,7 +193,6 @@ impl Session {
                 Box::pin(self.settle(worker, *renewal)).await;
             }
             worker.kick();
-            worker.unpaused(self.id).await;
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use protocol::{
-    BadMessage, Chosen, ClientMessage, CloseCode, ErrorCode, MessageId, Reported, Request,
+    Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Request,
     ServerMessage, frame,
 };
 use ring::{Epoch, Vnode};
@@ -14,7 +14,7 @@ use crate::{
     Counters, How, Now, SessionId, Settings, Transmit,
     behind::Behind,
     fanout::{Fanout, append_frame},
-    session::Sessions,
+    session::{Sessions, Welcomed},
     unreported::Unreported,
     user::{Knowledge, Users},
     vnodes::Vnodes,
@@ -186,13 +186,15 @@ impl Core {
         }
     }
 
-    /// Whether as much waits for the session, or for what it asked, as may: its client's messages
-    /// are to be left unread until something was sent to it.
+    /// Whether the session waits for its welcome, or as much waits for it or for what it asked as may:
+    /// its client's messages are to be left unread until something was sent to it.
     #[must_use]
     pub fn is_busy(&self, id: SessionId) -> bool {
         self.sessions.live(id).is_some_and(|session| {
             let session = &self.sessions[session];
-            session.replies.len() > self.settings.outbox || session.asked >= MAX_ASKED
+            session.welcomed == Welcomed::NotYet
+                || session.replies.len() > self.settings.outbox
+                || session.asked >= MAX_ASKED
         })
     }
 
@@ -210,8 +212,8 @@ impl Core {
             Request::Watch { users, known } => self.watch(session, &users, &known, reply_to),
             Request::Unwatch { users } => self.unwatch(session, &users, reply_to.as_ref()),
             Request::Query { users } => self.query(session, &users, reply_to),
-            Request::Status { status, text } => {
-                self.set_status(session, status, text.as_deref());
+            Request::Status { status, mode, text } => {
+                self.set_status(session, status, mode, text.as_deref());
                 self.reply(
                     session,
                     &ServerMessage::Ok {
@@ -286,22 +288,20 @@ impl Core {
         true
     }
 
-    fn set_status(&mut self, session: u32, status: Option<Reported>, text: Option<&str>) {
+    fn set_status(
+        &mut self,
+        session: u32,
+        status: Option<Activity>,
+        mode: Option<Mode>,
+        text: Option<&str>,
+    ) {
         let slot = self.sessions[session].user;
-        let user = &mut self.users[slot];
-        let chosen = match status {
-            None => user.chosen,
-            Some(Reported::Online | Reported::Away) => Chosen::None,
-            Some(Reported::Busy) => Chosen::Busy,
-            Some(Reported::Invisible) => Chosen::Invisible,
-        };
-        if let Some(Reported::Online | Reported::Away) = status {
-            self.sessions[session].away = status == Some(Reported::Away);
+        if let Some(status) = status {
+            self.sessions[session].away = status == Activity::Away;
             self.sessions[session].spoke = true;
         }
-        if status.is_some() && user.knowledge != Knowledge::Known {
-            user.chosen_set = true;
-        }
+        let user = &mut self.users[slot];
+        user.mode_set |= mode.is_some() && user.knowledge != Knowledge::Known;
         let mut publish = false;
         if let Some(text) = text
             && (*user.record.text != *text || user.knowledge != Knowledge::Known)
@@ -310,9 +310,11 @@ impl Core {
             user.text_set = user.knowledge != Knowledge::Known;
             publish = user.knowledge != Knowledge::Asked;
         }
-        if chosen != user.chosen {
-            user.chosen = chosen;
-            if chosen == Chosen::Invisible {
+        if let Some(mode) = mode
+            && mode != user.mode
+        {
+            user.mode = mode;
+            if mode == Mode::Invisible {
                 // To others it leaves now.
                 user.record.last_seen = self.now.wall_ms;
             }

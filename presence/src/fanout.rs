@@ -11,7 +11,7 @@ use protocol::{
 use crate::{
     Counters, SessionId,
     session::{Sessions, Watch},
-    user::{NONE, Users},
+    user::{NONE, User, Users},
 };
 
 /// Bytes of [`crate::Core::arena`] for one session.
@@ -41,6 +41,23 @@ pub(crate) fn append_frame(
     out.drain(end..frame.start);
 }
 
+/// Appends the user's record, as others see it or as its `own` sessions do.
+pub(crate) fn append_record(
+    encoding: Encoding,
+    first: bool,
+    user: &User,
+    own: bool,
+    out: &mut Vec<u8>,
+) {
+    let (name, record) = (&user.name, &user.record);
+    if own {
+        let record = user.own_record();
+        list_record(encoding, first, name, &record, Some(user.mode), out);
+    } else {
+        list_record(encoding, first, name, record, None, out);
+    }
+}
+
 struct Piece {
     watch: u32,
     next: u32,
@@ -67,8 +84,9 @@ pub(crate) struct Fanout {
     changed: Vec<Changed>,
     pub(crate) arena: Vec<u8>,
     pub(crate) transmits: Vec<Transmit>,
-    /// The users of the message that is being composed.
+    /// The users of the message that is being composed, and their records in the arena.
     composing: Vec<u32>,
+    records: Vec<Range<u32>>,
 }
 
 impl Fanout {
@@ -234,6 +252,7 @@ impl Fanout {
         let encoding = slot.encoding;
         let since = std::mem::take(&mut slot.pending_since);
         let close = slot.closing;
+        let own = slot.user;
         let range = match (&*composing, &*replies) {
             ([], []) => 0..0,
             ([], replies) => {
@@ -242,10 +261,10 @@ impl Fanout {
                 start..self.arena.len()
             }
             ([user], []) => {
-                let frame = self.encoded(users, *user, encoding).frame;
+                let frame = self.encoded(users, *user, own, encoding).frame;
                 frame.start as usize..frame.end as usize
             }
-            (composing, replies) => self.compose_list(users, composing, replies, encoding),
+            (composing, replies) => self.compose_list(users, composing, own, replies, encoding),
         };
         counters.deliveries += composing.len() as u64;
         counters.frames += u64::from(!composing.is_empty());
@@ -266,11 +285,14 @@ impl Fanout {
         &mut self,
         users: &mut Users,
         composing: &[u32],
+        own: u32,
         replies: &[u8],
         encoding: Encoding,
     ) -> Range<usize> {
+        self.records.clear();
         for user in composing {
-            self.encoded(users, *user, encoding);
+            let record = self.encoded(users, *user, own, encoding).record;
+            self.records.push(record);
         }
         // The frame's header may need fewer bytes than are kept for it, so the replies are put
         // right before it once it is known where it begins.
@@ -278,11 +300,10 @@ impl Fanout {
         self.arena.resize(space + replies.len(), 0);
         let start = frame::begin(&mut self.arena);
         begin_list(encoding, ListKind::Presence, &mut self.arena);
-        for (n, user) in composing.iter().enumerate() {
+        for (n, record) in self.records.iter().enumerate() {
             if n > 0 && encoding == Encoding::Json {
                 self.arena.push(b',');
             }
-            let record = self.encoded(users, *user, encoding).record;
             self.arena
                 .extend_from_within(record.start as usize..record.end as usize);
         }
@@ -293,8 +314,12 @@ impl Fanout {
         begin..frame.end
     }
 
-    fn encoded(&mut self, users: &mut Users, user: u32, encoding: Encoding) -> Encoded {
+    /// The user's record for a session of the user `own`.
+    fn encoded(&mut self, users: &mut Users, user: u32, own: u32, encoding: Encoding) -> Encoded {
         let slot = &mut users[user];
+        if user == own {
+            return self.encode(slot, true, encoding);
+        }
         if slot.encoded == NONE {
             slot.encoded = self.changed.len() as u32;
             self.changed.push(Changed {
@@ -303,23 +328,33 @@ impl Fanout {
                 cbor: None,
             });
         }
+        let changed = &self.changed[slot.encoded as usize];
+        let cached = match encoding {
+            Encoding::Json => &changed.json,
+            Encoding::Cbor => &changed.cbor,
+        };
+        if let Some(encoded) = cached {
+            return encoded.clone();
+        }
+        let encoded = self.encode(slot, false, encoding);
         let changed = &mut self.changed[slot.encoded as usize];
         let cached = match encoding {
             Encoding::Json => &mut changed.json,
             Encoding::Cbor => &mut changed.cbor,
         };
-        if let Some(encoded) = cached {
-            return encoded.clone();
-        }
+        cached.insert(encoded).clone()
+    }
+
+    fn encode(&mut self, user: &User, own: bool, encoding: Encoding) -> Encoded {
         let start: FrameStart = frame::begin(&mut self.arena);
         begin_list(encoding, ListKind::Presence, &mut self.arena);
         let record = self.arena.len();
-        list_record(encoding, true, &slot.name, &slot.record, &mut self.arena);
+        append_record(encoding, true, user, own, &mut self.arena);
         let record = record as u32..self.arena.len() as u32;
         end_list(encoding, &mut self.arena);
         // A single record is far below 65,535 bytes, so the frame's payload does not move.
         let frame = frame::end(&mut self.arena, start, encoding.opcode());
         let frame = frame.start as u32..frame.end as u32;
-        cached.insert(Encoded { frame, record }).clone()
+        Encoded { frame, record }
     }
 }

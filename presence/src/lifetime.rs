@@ -6,9 +6,10 @@ use protocol::{CloseCode, Encoding, MessageId, ServerMessage, frame};
 use crate::{
     Core, SessionId, WatchRule,
     fanout::append_frame,
-    session::Session,
-    user::NONE,
+    session::{Session, Welcomed},
+    user::{Knowledge, NONE},
     vnodes::Owner,
+    waiting::Asker,
     wheel::{self, TimerId},
 };
 
@@ -53,7 +54,7 @@ pub enum Refused {
 }
 
 impl Core {
-    /// Opens a session and welcomes it.
+    /// Opens a session and welcomes it, once it is known what its user chose: see [`Core::is_busy`].
     pub fn connect(&mut self, hello: &Hello<'_>) -> Result<SessionId, Refused> {
         let vnode = self.settings.vnodes.vnode(hello.user);
         if !matches!(self.vnodes.owner(vnode), Owner::Here(_)) {
@@ -77,6 +78,7 @@ impl Core {
             queued: false,
             blocked: false,
             warned: false,
+            welcomed: Welcomed::NotYet,
             closing: None,
             asked: 0,
             tokens: burst,
@@ -93,8 +95,12 @@ impl Core {
         });
         self.counters.sessions += 1;
         self.counters.connects += 1;
-        self.welcome(id.index, hello.id);
         self.attach(slot, id.index);
+        let asker = Asker::Welcome {
+            session: id,
+            id: hello.id.cloned(),
+        };
+        self.question(asker, [slot].into());
         self.arm_session(id.index);
         Ok(id)
     }
@@ -126,7 +132,19 @@ impl Core {
         Some(&self.users[self.sessions[session].user].name)
     }
 
-    fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
+    /// What the store knows of the user came after its sessions were welcomed without.
+    pub(crate) fn welcome_fully(&mut self, slot: u32) {
+        let mut session = self.users[slot].first_session;
+        while session != NONE && self.users[slot].knowledge == Knowledge::Known {
+            let next = self.sessions[session].next;
+            if self.sessions[session].welcomed == Welcomed::InPart {
+                self.welcome(session, None);
+            }
+            session = next;
+        }
+    }
+
+    pub(crate) fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
         let id = self.sessions.id(session);
         let name = format!(
             "{}-{:x}-{:x}{:04x}",
@@ -136,14 +154,25 @@ impl Core {
             id.generation & 0xffff
         );
         let slot = &mut self.sessions[session];
+        let user = &self.users[slot.user];
+        let known = user.knowledge == Knowledge::Known;
+        slot.welcomed = match known {
+            true => Welcomed::Fully,
+            false => Welcomed::InPart,
+        };
         let encoding = slot.encoding;
         let welcome = ServerMessage::Welcome {
             id: reply_to,
-            user: &self.users[slot.user].name,
+            user: &user.name,
             session: &name,
             node: &self.settings.node,
             heartbeat: (self.settings.heartbeat / 1_000).max(1) as u32,
             expires: slot.expires,
+            mode: (known || user.mode_set).then_some(user.mode),
+            text: match known || user.text_set {
+                true => &user.record.text,
+                false => "",
+            },
         };
         append_frame(&mut slot.replies, encoding, |out| {
             welcome.encode(encoding, out);

@@ -254,7 +254,7 @@ impl Core {
         let user = &mut self.users[slot];
         let unwritten = user.unsettled.then(|| Stored {
             record: user.record.clone(),
-            chosen: user.chosen,
+            mode: user.mode,
             connected: user.held,
         });
         user.unsettled = false;
@@ -376,7 +376,8 @@ impl Core {
             user.unsettled = false;
             user.unpublished = false;
             user.ahead = false;
-            user.chosen_set = false;
+            user.mode_set = false;
+            user.own = None;
             user.text_set = false;
             if user.knowledge == Knowledge::Provisional {
                 user.knowledge = Knowledge::Known;

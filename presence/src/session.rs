@@ -55,6 +55,16 @@ impl Watch {
     }
 }
 
+/// What a session was told of its user's mode and text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Welcomed {
+    /// It waits for its welcome, and is not read from before.
+    NotYet,
+    /// With what was known without the store; another welcome follows.
+    InPart,
+    Fully,
+}
+
 pub(crate) struct Session {
     pub(crate) generation: u32,
     /// The user's slot; `NONE` once the session has left it.
@@ -73,6 +83,7 @@ pub(crate) struct Session {
     /// The socket takes nothing at the moment.
     pub(crate) blocked: bool,
     pub(crate) warned: bool,
+    pub(crate) welcomed: Welcomed,
     pub(crate) closing: Option<CloseCode>,
     /// Users in the questions that wait.
     pub(crate) asked: u16,

@@ -1,7 +1,7 @@
 //! The presence state machine: from sessions and choices to the public record (the rules of the
 //! architecture's "presence semantics"), and who has to hear of a change.
 
-use protocol::{Cause, Chosen, Record, Status, Stored, Version};
+use protocol::{Cause, Mode, Record, Status, Stored, Version};
 
 use crate::{
     Core,
@@ -11,14 +11,14 @@ use crate::{
     wheel::{self, TimerId},
 };
 
-/// What others see of a user with these sessions and choices.
-pub(crate) fn status(connected: bool, any_online: bool, chosen: Chosen) -> Status {
-    match chosen {
+/// What others see of a user with these sessions in this mode.
+pub(crate) fn status(connected: bool, any_online: bool, mode: Mode) -> Status {
+    match mode {
         _ if !connected => Status::Offline,
-        Chosen::Invisible => Status::Offline,
-        Chosen::Busy => Status::Busy,
-        Chosen::None if any_online => Status::Online,
-        Chosen::None => Status::Away,
+        Mode::Invisible => Status::Offline,
+        Mode::Busy => Status::Busy,
+        Mode::Auto if any_online => Status::Online,
+        Mode::Auto => Status::Away,
     }
 }
 
@@ -46,10 +46,11 @@ impl Core {
         }
     }
 
-    /// Makes the record what sessions and choices say; whether that changed it.
+    /// Makes the record what sessions and mode say; whether that changed what others see.
     fn reconcile(&mut self, slot: u32) -> bool {
+        self.reconcile_own(slot);
         let user = &self.users[slot];
-        let status = status(user.connected(), self.any_online(user), user.chosen);
+        let status = status(user.connected(), self.any_online(user), user.mode);
         let devices = match status {
             Status::Offline => 0,
             // Nobody sees the gap before the last session, or those of before a takeover, return.
@@ -75,6 +76,52 @@ impl Core {
         true
     }
 
+    /// Brings up to date what an invisible user's own sessions are shown, and tells them alone.
+    fn reconcile_own(&mut self, slot: u32) {
+        let user = &self.users[slot];
+        if user.mode != Mode::Invisible || !user.connected() {
+            if let Some(own) = &mut self.users[slot].own {
+                own.status = Status::Offline;
+            }
+            return;
+        }
+        let status = status(true, self.any_online(user), Mode::Auto);
+        let devices = user.sessions.max(1);
+        let before = user.own.as_ref().map(|own| (own.status, own.devices));
+        if before == Some((status, devices)) {
+            return;
+        }
+        let since = match &user.own {
+            Some(own) if own.status == status => own.since,
+            // It has gone invisible just now.
+            _ if user.record.status == status => user.record.since,
+            _ => self.now.wall_ms,
+        };
+        let user = &mut self.users[slot];
+        user.raise_own(Version::NEVER);
+        if let Some(own) = &mut user.own {
+            own.status = status;
+            own.since = since;
+            own.devices = devices;
+        }
+        self.tell_own_watchers(slot);
+    }
+
+    /// Queues the user's record for those of its own sessions that watch it.
+    fn tell_own_watchers(&mut self, slot: u32) {
+        let at = self.now.mono_us.max(1);
+        let mut session = self.users[slot].first_session;
+        while session != NONE {
+            let mut watches = self.sessions[session].watches.iter();
+            if let Some(watch) = watches.position(|watch| watch.user() == slot) {
+                let (sessions, counters) = (&mut self.sessions, &mut self.counters);
+                self.fanout
+                    .change(sessions, counters, session, watch as u32, at);
+            }
+            session = self.sessions[session].next;
+        }
+    }
+
     /// Gives the user's record a new version and tells everyone.
     pub(crate) fn publish(&mut self, slot: u32, cause: Cause) {
         self.restamp(slot, cause);
@@ -85,7 +132,11 @@ impl Core {
     /// watchers have nothing to hear.
     pub(crate) fn restamp(&mut self, slot: u32, cause: Cause) {
         let user = &mut self.users[slot];
+        let own = user.own_version();
         user.record.version = self.vnodes.next(user.vnode);
+        if own >= user.record.version {
+            user.raise_own(own);
+        }
         user.cause = cause;
         user.unpublished = true;
         self.counters.changes += 1;
@@ -131,7 +182,7 @@ impl Core {
         match self.users[slot].knowledge {
             Knowledge::Known | Knowledge::Provisional => {
                 self.refresh(slot, Cause::Connect);
-                if !was_connected && self.users[slot].chosen == Chosen::Invisible {
+                if !was_connected && self.users[slot].mode == Mode::Invisible {
                     // Nobody sees it, but a new owner has to know.
                     self.store_mark(slot);
                 }
@@ -218,7 +269,7 @@ impl Core {
 
     /// The user is gone: no session, grace over.
     pub(crate) fn went(&mut self, slot: u32, cause: Cause) {
-        if self.users[slot].chosen == Chosen::Invisible {
+        if self.users[slot].mode == Mode::Invisible {
             self.store_mark(slot);
         }
         self.refresh(slot, cause);
@@ -244,13 +295,13 @@ impl Core {
         let user = &mut self.users[slot];
         let Stored {
             record,
-            chosen,
+            mode,
             connected,
         } = stored.unwrap_or_default();
         // Sessions or choices that were made without the store are not in it.
-        let mut lags = user.chosen_set || connected != user.connected();
-        if !user.chosen_set {
-            user.chosen = chosen;
+        let mut lags = user.mode_set || connected != user.connected();
+        if !user.mode_set {
+            user.mode = mode;
         }
         self.vnodes.saw(user.vnode, record.version);
         let before = user.record.clone();
@@ -268,7 +319,7 @@ impl Core {
             let last_seen = user.record.last_seen;
             let own_text = user.text_set.then(|| std::mem::take(&mut user.record.text));
             user.record = record;
-            if user.chosen != Chosen::Invisible {
+            if user.mode != Mode::Invisible {
                 user.record.last_seen = user.record.last_seen.max(last_seen);
             }
             let changed = own_text.is_some();
@@ -297,10 +348,10 @@ impl Core {
         if !user.text_set {
             user.record.text = stored.record.text;
         }
-        if !user.chosen_set {
-            user.chosen = stored.chosen;
+        if !user.mode_set {
+            user.mode = stored.mode;
         }
-        let status = status(user.held, before.status != Status::Away, user.chosen);
+        let status = status(user.held, before.status != Status::Away, user.mode);
         if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Asked {
             let same = status == stored.record.status;
             user.record.since = if same {
@@ -331,6 +382,7 @@ impl Core {
         }
         self.answer_late(slot);
         self.answer_waiting(slot);
+        self.welcome_fully(slot);
         self.users.doubt(slot);
     }
 
@@ -354,7 +406,7 @@ impl Core {
     pub(crate) fn stored(user: &User) -> Stored {
         Stored {
             record: user.record.clone(),
-            chosen: user.chosen,
+            mode: user.mode,
             connected: user.connected(),
         }
     }
@@ -393,8 +445,8 @@ impl Core {
         let clock = self.clock_now();
         let user = &mut self.users[slot];
         user.knowledge = Knowledge::Known;
-        if !user.chosen_set {
-            user.chosen = stored.chosen;
+        if !user.mode_set {
+            user.mode = stored.mode;
         }
         let text = user.text_set.then(|| std::mem::take(&mut user.record.text));
         let before = std::mem::replace(&mut user.record, stored.record);

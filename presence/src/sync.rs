@@ -2,7 +2,7 @@
 //! back. A user waits in each queue at most once and leaves it with
 //! its newest state, so that a slow or absent store costs memory by users and not by time.
 
-use protocol::{Cause, Record, Stored, Version};
+use protocol::{Cause, Mode, Record, Status, Stored, Version};
 use ring::{Epoch, Vnode};
 
 use crate::{
@@ -436,6 +436,12 @@ impl Core {
         let before = user.record.clone();
         if record.version >= before.version {
             user.record = record;
+            // Should this core get the user while the store is away it goes by that.
+            user.mode = match user.record.status {
+                Status::Busy => Mode::Busy,
+                Status::Online | Status::Away => Mode::Auto,
+                Status::Offline => user.mode,
+            };
         }
         if first {
             self.known(slot, &before);

@@ -4,7 +4,7 @@
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
-use protocol::{Cause, Chosen, Record, Status, Version};
+use protocol::{Cause, Mode, Record, Status, Version};
 use ring::{Vnode, VnodeCount};
 use slab::Slab;
 
@@ -77,6 +77,20 @@ pub(crate) struct Watcher {
     pub(crate) watch: u32,
 }
 
+/// What a user's own sessions are shown of it where that is not the public record. The versions are
+/// made apart from the public ones: nobody else can tell from those that something has changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    /// The newest that they may have.
+    pub(crate) version: Version,
+    /// The status of an invisible user as it is; `Offline` of any other.
+    pub(crate) status: Status,
+    /// When that began, ms since 1970.
+    pub(crate) since: u64,
+    /// How many sessions an invisible user has.
+    pub(crate) devices: u32,
+}
+
 pub(crate) struct User {
     pub(crate) name: Box<str>,
     pub(crate) record: Record,
@@ -107,11 +121,13 @@ pub(crate) struct User {
     pub(crate) mark_watch: u32,
     pub(crate) vnode: Vnode,
     pub(crate) knowledge: Knowledge,
-    pub(crate) chosen: Chosen,
+    pub(crate) mode: Mode,
+    /// What its own sessions are shown where that is not `record`.
+    pub(crate) own: Option<Box<Own>>,
     /// What the last session reported, for the time without one.
     pub(crate) away: bool,
-    /// The user changed `chosen` or `text` before the store answered: the store's are older.
-    pub(crate) chosen_set: bool,
+    /// The user changed `mode` or `text` before the store answered: the store's are older.
+    pub(crate) mode_set: bool,
     pub(crate) text_set: bool,
     pub(crate) store: Sync,
     pub(crate) bus: Sync,
@@ -149,6 +165,40 @@ impl User {
     /// Whether the user has a session or a running grace period, or had when its vnode was left.
     pub(crate) fn connected(&self) -> bool {
         self.sessions > 0 || self.grace != TimerId::NONE || self.held
+    }
+
+    /// The newest version that the user's own sessions may have.
+    pub(crate) fn own_version(&self) -> Version {
+        let own = self.own.as_ref().map_or(Version::NEVER, |own| own.version);
+        own.max(self.record.version)
+    }
+
+    /// The record as the user's own sessions are shown it.
+    pub(crate) fn own_record(&self) -> Record {
+        let mut record = self.record.clone();
+        record.version = self.own_version();
+        if let Some(own) = &self.own
+            && own.status != Status::Offline
+        {
+            record.status = own.status;
+            record.since = own.since;
+            record.devices = own.devices;
+        }
+        record
+    }
+
+    /// Makes the next version of what the user's own sessions are shown newer than `shown`.
+    pub(crate) fn raise_own(&mut self, shown: Version) {
+        let version = self.own_version().max(shown).later();
+        let nothing = || {
+            Box::new(Own {
+                version,
+                status: Status::Offline,
+                since: 0,
+                devices: 0,
+            })
+        };
+        self.own.get_or_insert_with(nothing).version = version;
     }
 
     /// Whether somebody here wants to know the user's state.
@@ -234,9 +284,10 @@ impl Users {
             mark_watch: NONE,
             vnode,
             knowledge: Knowledge::Nothing,
-            chosen: Chosen::None,
+            mode: Mode::Auto,
+            own: None,
             away: false,
-            chosen_set: false,
+            mode_set: false,
             text_set: false,
             store: Sync::Clean,
             bus: Sync::Clean,

@@ -4,16 +4,21 @@
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
-use protocol::{
-    ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list, list_record,
-};
+use protocol::{ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list};
 use slab::Slab;
 
-use crate::{Core, SessionId, fanout::append_frame, session::Watch, user::Watcher};
+use crate::{
+    Core, SessionId,
+    fanout::{append_frame, append_record},
+    session::Watch,
+    user::Watcher,
+};
 
 /// Users in one session's waiting questions, from which on another question is an `error`: what is
 /// answered at once is bounded by them and one more question.
 pub(crate) const MAX_ASKED: u16 = 256;
+/// How long a welcome waits for what the user chose, ms: its session is not read from meanwhile.
+const WELCOME_PATIENCE: u64 = 1_000;
 /// A user that the asker claims to know nothing of.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -28,6 +33,11 @@ pub(crate) enum Asker {
     },
     /// A session that only asked.
     Query {
+        session: SessionId,
+        id: Option<MessageId>,
+    },
+    /// A session that is to be welcomed with what its user chose.
+    Welcome {
         session: SessionId,
         id: Option<MessageId>,
     },
@@ -93,7 +103,11 @@ impl Core {
     /// Answers now when all `users` are known, else once they are.
     pub(crate) fn question(&mut self, asker: Asker, users: Box<[u32]>) {
         let mut missing = 0;
-        let deadline = self.clock + self.settings.store_patience;
+        let patience = match asker {
+            Asker::Welcome { .. } => self.settings.store_patience.min(WELCOME_PATIENCE),
+            _ => self.settings.store_patience,
+        };
+        let deadline = self.clock + patience;
         let entry = self.waiting.questions.vacant_key() as u32;
         for slot in &users {
             self.users[*slot].waiters += 1;
@@ -187,6 +201,11 @@ impl Core {
                 let records = (missing == 0).then(|| users.iter().map(record).collect());
                 self.waiting.answers.push(Answer { ticket, records });
             }
+            Asker::Welcome { session, id } => {
+                if let Some(session) = self.sessions.live(session) {
+                    self.welcome(session, id.as_ref());
+                }
+            }
             Asker::Query { session, id } => {
                 self.answer_query(session, id.as_ref(), &users, missing);
             }
@@ -240,6 +259,7 @@ impl Core {
             }
             user.mark = 0;
             let watch = user.mark_watch as usize;
+            let own = *slot == self.sessions[session].user;
             if !self.users[*slot].knowledge.has_record() || self.catch_up(*slot, *known, session) {
                 self.answer_later(session, *slot, *known);
                 continue;
@@ -247,7 +267,7 @@ impl Core {
             // The snapshot has what waited.
             let entry = &mut self.sessions[session].watches[watch];
             entry.clear(Watch::AWAITING | Watch::PENDING);
-            if self.users[*slot].record.version.get() != *known {
+            if own || self.users[*slot].record.version.get() != *known {
                 news.push(*slot);
             }
         }
@@ -296,7 +316,8 @@ impl Core {
                 *late = Vec::new();
             }
             self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
-            if self.users[slot].record.version.get() != known {
+            let own = slot == self.sessions[session].user;
+            if own || self.users[slot].record.version.get() != known {
                 let at = self.now.mono_us.max(1);
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
                 self.fanout.change(sessions, counters, session, watch, at);
@@ -307,14 +328,25 @@ impl Core {
     /// A watcher has the version `known`. `true` when that is newer than what can be known here now:
     /// it must not be sent anything older.
     fn catch_up(&mut self, slot: u32, known: u64, session: u32) -> bool {
-        let version = self.users[slot].record.version;
-        match Version::from_u64(known) {
-            Some(known) if version < known => {
-                let session = self.sessions.id(session);
-                self.overtake(slot, known, Some(session))
+        let Some(known) = Version::from_u64(known) else {
+            return false;
+        };
+        let user = &self.users[slot];
+        if slot == self.sessions[session].user
+            && self.vnodes.epoch(user.vnode) >= Some(known.epoch())
+        {
+            // Versions for its own sessions are nowhere but with them and the owner, which may have
+            // forgotten them and given one away a second time.
+            if known >= user.own_version() {
+                self.users[slot].raise_own(known);
             }
-            _ => false,
+            return false;
         }
+        if self.users[slot].record.version >= known {
+            return false;
+        }
+        let session = self.sessions.id(session);
+        self.overtake(slot, known, Some(session))
     }
 
     fn reply_list(&mut self, session: u32, kind: ListKind<'_>, list: &[u32]) {
@@ -323,8 +355,9 @@ impl Core {
         append_frame(&mut slot.replies, encoding, |out| {
             begin_list(encoding, kind, out);
             for (n, user) in list.iter().enumerate() {
+                let own = *user == slot.user;
                 let user = &self.users[*user];
-                list_record(encoding, n == 0, &user.name, &user.record, out);
+                append_record(encoding, n == 0, user, own, out);
             }
             end_list(encoding, out);
         });

@@ -82,7 +82,9 @@ impl Core {
 
     fn may_ask(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<&MessageId>) -> bool {
         let slot = &self.sessions[session];
-        if let Some(name) = names.iter().find(|name| !slot.may_watch(name.as_ref())) {
+        let own = &*self.users[slot.user].name;
+        let allowed = |name: &str| name == own || slot.may_watch(name);
+        if let Some(name) = names.iter().find(|name| !allowed(name.as_ref())) {
             let message = format!("the token does not allow to watch {:?}", name.as_ref());
             self.counters.not_allowed += 1;
             self.reply_error(session, id, ErrorCode::NotAllowed, &message);

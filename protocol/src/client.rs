@@ -7,7 +7,7 @@ mod members;
 
 use std::borrow::Cow;
 
-use crate::{ErrorCode, Opcode, Reported};
+use crate::{Activity, ErrorCode, Mode, Opcode};
 
 /// The most users one message may name.
 pub const MAX_USERS_PER_MESSAGE: usize = 1_000;
@@ -87,8 +87,10 @@ pub enum Request<'a> {
     },
     /// To set at least one of these.
     Status {
-        /// The session's or user's status.
-        status: Option<Reported>,
+        /// What this session reports.
+        status: Option<Activity>,
+        /// What the person chooses for all devices.
+        mode: Option<Mode>,
         /// The user's text, at most [`MAX_TEXT`](crate::MAX_TEXT) bytes without control characters.
         text: Option<Cow<'a, str>>,
     },
@@ -218,6 +220,16 @@ mod tests {
                 Some(7),
             ),
             (
+                r#"{"type":"status","mode":"away","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"status","mode":1,"status":"away","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
                 r#"{"type":"status","text":"a\nb","id":7}"#,
                 ErrorCode::BadMember,
                 Some(7),
@@ -263,12 +275,27 @@ mod tests {
                 request: Request::Ping
             })
         );
-        let text = r#"{"type":"status","text":"","status":"busy","id":null}"#;
+        let text = r#"{"type":"status","text":"","status":"away","mode":null,"id":null}"#;
         let request = Request::Status {
-            status: Some(Reported::Busy),
+            status: Some(Activity::Away),
+            mode: None,
             text: Some("".into()),
         };
         assert_eq!(json(text), Ok(ClientMessage { id: None, request }));
+    }
+
+    #[test]
+    fn who_reports_a_choice_as_a_status_is_told_of_mode() {
+        for word in ["busy", "invisible"] {
+            let text = format!(r#"{{"type":"status","status":"{word}"}}"#);
+            let message = json(&text).expect_err("a mode is no status").message;
+            assert!(
+                message.contains(&format!(r#""mode":"{word}""#)),
+                "{message}"
+            );
+        }
+        let nothing = json(r#"{"type":"status"}"#).expect_err("nothing to do");
+        assert_eq!(nothing.message, "status, mode and text are all missing");
     }
 
     fn cbor_of(message: &ClientMessage<'_>) -> Vec<u8> {
@@ -334,7 +361,13 @@ mod tests {
                 texts(&mut e, users);
                 MessageType::Query
             }
-            Request::Status { status, text } => {
+            Request::Status { status, mode, text } => {
+                if let Some(mode) = mode {
+                    e.u8(key(Member::Mode))
+                        .expect("a Vec")
+                        .str(mode.as_str())
+                        .expect("a Vec");
+                }
                 if let Some(status) = status {
                     e.u8(key(Member::Status))
                         .expect("a Vec")
@@ -388,7 +421,10 @@ mod tests {
                 object.insert("users".into(), users.iter().map(|user| &**user).collect());
                 "query"
             }
-            Request::Status { status, text } => {
+            Request::Status { status, mode, text } => {
+                if let Some(mode) = mode {
+                    object.insert("mode".into(), mode.as_str().into());
+                }
                 if let Some(status) = status {
                     object.insert("status".into(), status.as_str().into());
                 }
@@ -412,7 +448,8 @@ mod tests {
         let users = || prop::collection::vec(any_user(), 0..5);
         let known = prop::collection::btree_map(any_user(), 0_u64..1 << 53, 0..4)
             .prop_map(|known| known.into_iter().collect());
-        let statuses = prop::sample::select(Reported::ALL);
+        let statuses = prop::sample::select(Activity::ALL);
+        let modes = || prop::option::of(prop::sample::select(Mode::ALL));
         let id = prop_oneof![
             Just(None),
             any::<i64>().prop_map(|id| Some(MessageId::Integer(id))),
@@ -423,12 +460,16 @@ mod tests {
             (users(), known).prop_map(|(users, known)| Request::Watch { users, known }),
             users().prop_map(|users| Request::Unwatch { users }),
             users().prop_map(|users| Request::Query { users }),
-            (statuses, prop::option::of(any_user())).prop_map(|(status, text)| Request::Status {
-                status: Some(status),
-                text
+            (statuses, modes(), prop::option::of(any_user())).prop_map(|(status, mode, text)| {
+                Request::Status {
+                    status: Some(status),
+                    mode,
+                    text,
+                }
             }),
-            any_user().prop_map(|text| Request::Status {
+            (modes(), any_user()).prop_map(|(mode, text)| Request::Status {
                 status: None,
+                mode,
                 text: Some(text)
             }),
             Just(Request::Ping),

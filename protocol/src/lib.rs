@@ -28,7 +28,7 @@ pub use frame::{FrameStart, Opcode};
 pub use keys::{Keys, partition};
 pub use lease::{Lease, LeaseError, Load};
 pub use record::{
-    Chosen, MAX_TEXT, MAX_USER, Record, Reported, Status, Stored, StoredError, UserId, UserIdError,
+    Activity, MAX_TEXT, MAX_USER, Mode, Record, Status, Stored, StoredError, UserId, UserIdError,
     check_user,
 };
 pub use server::{ErrorCode, ListKind, ServerMessage, begin_list, end_list, list_record};

@@ -48,6 +48,8 @@ words! {
         Code = 18 => "code",
         /// An error's text, for people.
         Message = 19 => "message",
+        /// What the person chose for all devices.
+        Mode = 20 => "mode",
     }
 }
 
@@ -62,7 +64,7 @@ words! {
         Unwatch = 3 => "unwatch",
         /// Client: users to tell about once.
         Query = 4 => "query",
-        /// Client: a new status or text.
+        /// Client: a new status, mode or text.
         Status = 5 => "status",
         /// Client: are you there?
         Ping = 6 => "ping",

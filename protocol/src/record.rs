@@ -23,12 +23,12 @@ words! {
 }
 
 words! {
-    /// What the user set for itself as a whole; it outlives sessions.
+    /// What the person chose for all devices; it outlives sessions, and no session's report changes it.
     #[derive(Default)]
-    pub enum Chosen {
-        /// Nothing: the sessions decide.
+    pub enum Mode {
+        /// The sessions' activities decide.
         #[default]
-        None => "none",
+        Auto => "auto",
         /// Busy while there is a session.
         Busy => "busy",
         /// Offline to all others.
@@ -37,16 +37,12 @@ words! {
 }
 
 words! {
-    /// The `status` in a client's status message.
-    pub enum Reported {
-        /// This session is online; clears [`Chosen`].
+    /// What one session reports of its device.
+    pub enum Activity {
+        /// Somebody uses it.
         Online => "online",
-        /// This session is away; clears [`Chosen`].
+        /// Nobody does.
         Away => "away",
-        /// Sets [`Chosen::Busy`].
-        Busy => "busy",
-        /// Sets [`Chosen::Invisible`].
-        Invisible => "invisible",
     }
 }
 
@@ -153,8 +149,8 @@ impl Record {
 pub struct Stored {
     /// What others see.
     pub record: Record,
-    /// What the user set for itself.
-    pub chosen: Chosen,
+    /// What the person chose.
+    pub mode: Mode,
     /// Whether the user had a session or a running grace period: an invisible user's record
     /// says offline either way, and a new owner has to know.
     pub connected: bool,
@@ -181,13 +177,13 @@ const ENCODING: u8 = 1;
 
 impl Stored {
     /// Appends the store's encoding of this record, 8 bytes to about 170:
-    /// `1`, flags (bits 0–1 status, 2–3 chosen, 4 connected), then as varints version, since,
+    /// `1`, flags (bits 0–1 status, 2–3 mode, 4 connected), then as varints version, since,
     /// last_seen, devices and the text's length, then the text.
     ///
     /// The text must not be longer than [`MAX_TEXT`]: [`Stored::decode`] refuses it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let flags =
-            self.record.status as u8 | (self.chosen as u8) << 2 | u8::from(self.connected) << 4;
+            self.record.status as u8 | (self.mode as u8) << 2 | u8::from(self.connected) << 4;
         out.extend_from_slice(&[ENCODING, flags]);
         varint::write(self.record.version.get(), out);
         varint::write(self.record.since, out);
@@ -235,7 +231,7 @@ impl Stored {
                 devices: u32::try_from(devices).map_err(|_| Bad("devices"))?,
                 version: Version::from_u64(version).ok_or(Bad("version"))?,
             },
-            chosen: *Chosen::ALL
+            mode: *Mode::ALL
                 .get(usize::from(flags >> 2 & 3))
                 .ok_or(Bad("flags"))?,
             connected: flags & 0x10 != 0,
@@ -267,7 +263,7 @@ mod tests {
                 devices: 2,
                 version: Version::from_u64(5).expect("small"),
             },
-            chosen: Chosen::Busy,
+            mode: Mode::Busy,
             connected: true,
         };
         let mut bytes = Vec::new();

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use crate::{
-    Encoding, MessageId, Record, Status,
+    Encoding, MessageId, Mode, Record, Status,
     names::{Member, MessageType},
     words::words,
 };
@@ -55,6 +55,10 @@ pub enum ServerMessage<'a> {
         heartbeat: u32,
         /// When the token ends, ms since 1970; 0 = never (left out).
         expires: u64,
+        /// What the person chose; `None` while the store has not said it.
+        mode: Option<Mode>,
+        /// The user's text; left out when empty.
+        text: &'a str,
     },
     /// Done.
     Ok {
@@ -99,6 +103,8 @@ impl ServerMessage<'_> {
                 node,
                 heartbeat,
                 expires,
+                mode,
+                text,
             } => {
                 object.kind(MessageType::Welcome);
                 object.id(id);
@@ -108,6 +114,12 @@ impl ServerMessage<'_> {
                 object.number(Member::Heartbeat, heartbeat.into());
                 if expires != 0 {
                     object.number(Member::Expires, expires);
+                }
+                if let Some(mode) = mode {
+                    object.text(Member::Mode, mode.as_str());
+                }
+                if !text.is_empty() {
+                    object.text(Member::Text, text);
                 }
             }
             Self::Ok { id } => {
@@ -165,12 +177,14 @@ pub fn begin_list(encoding: Encoding, kind: ListKind<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the record of `user`; after the `first`, JSON needs a comma before it.
+/// Appends the record of `user`; after the `first`, JSON needs a comma before it. `mode` is for the
+/// user's own sessions alone.
 pub fn list_record(
     encoding: Encoding,
     first: bool,
     user: &str,
     record: &Record,
+    mode: Option<Mode>,
     out: &mut Vec<u8>,
 ) {
     if !first && encoding == Encoding::Json {
@@ -179,6 +193,9 @@ pub fn list_record(
     let mut object = Object::begin(encoding, out);
     object.text(Member::User, user);
     object.text(Member::Status, record.status.as_str());
+    if let Some(mode) = mode {
+        object.text(Member::Mode, mode.as_str());
+    }
     if !record.text.is_empty() {
         object.text(Member::Text, &record.text);
     }
@@ -409,10 +426,12 @@ mod tests {
             node: "n1",
             heartbeat: 25,
             expires: 1_795_480_000_000,
+            mode: Some(Mode::Auto),
+            text: "",
         };
         assert_eq!(
             to_json(welcome),
-            r#"{"type":"welcome","user":"alice","session":"n1-7f3a","node":"n1","heartbeat":25,"expires":1795480000000}"#
+            r#"{"type":"welcome","user":"alice","session":"n1-7f3a","node":"n1","heartbeat":25,"expires":1795480000000,"mode":"auto"}"#
         );
         let id = MessageId::Integer(-7);
         assert_eq!(
@@ -444,11 +463,27 @@ mod tests {
         );
         let mut out = Vec::new();
         begin_list(Encoding::Json, ListKind::Snapshot(Some(&id)), &mut out);
-        list_record(Encoding::Json, true, "x", &Record::default(), &mut out);
+        list_record(
+            Encoding::Json,
+            true,
+            "x",
+            &Record::default(),
+            None,
+            &mut out,
+        );
+        let mode = Some(Mode::Invisible);
+        list_record(
+            Encoding::Json,
+            false,
+            "y",
+            &Record::default(),
+            mode,
+            &mut out,
+        );
         end_list(Encoding::Json, &mut out);
         assert_eq!(
             String::from_utf8(out).expect("JSON is UTF-8"),
-            r#"{"type":"snapshot","id":-7,"users":[{"user":"x","status":"offline","devices":0,"version":0}]}"#
+            r#"{"type":"snapshot","id":-7,"users":[{"user":"x","status":"offline","devices":0,"version":0},{"user":"y","status":"offline","mode":"invisible","devices":0,"version":0}]}"#
         );
     }
 
@@ -475,7 +510,11 @@ mod tests {
             )
     }
 
-    fn expected(user: &str, record: &Record) -> Value {
+    fn any_mode() -> impl Strategy<Value = Option<Mode>> {
+        prop::option::of(prop::sample::select(Mode::ALL))
+    }
+
+    fn expected(user: &str, record: &Record, mode: Option<Mode>) -> Value {
         let mut value = json!({
             "user": user,
             "status": record.status.as_str(),
@@ -484,6 +523,9 @@ mod tests {
         });
         if !record.text.is_empty() {
             value["text"] = (*record.text).into();
+        }
+        if let Some(mode) = mode {
+            value["mode"] = mode.as_str().into();
         }
         if record.since != 0 {
             value["since"] = record.since.into();
@@ -497,18 +539,18 @@ mod tests {
     proptest! {
         #[test]
         fn lists_say_the_same_in_both_encodings(
-            records in prop::collection::vec((any::<String>(), any_record()), 0..5),
+            records in prop::collection::vec((any::<String>(), any_record(), any_mode()), 0..5),
             id in any::<i64>(),
         ) {
             let id = MessageId::Integer(id);
-            let users: Vec<Value> = records.iter().map(|(u, r)| expected(u, r)).collect();
+            let users: Vec<Value> = records.iter().map(|(u, r, m)| expected(u, r, *m)).collect();
             let MessageId::Integer(number) = &id else { unreachable!() };
             let expected = json!({ "type": "result", "id": number, "users": users });
             for encoding in [Encoding::Json, Encoding::Cbor] {
                 let mut out = Vec::new();
                 begin_list(encoding, ListKind::Result(Some(&id)), &mut out);
-                for (n, (user, record)) in records.iter().enumerate() {
-                    list_record(encoding, n == 0, user, record, &mut out);
+                for (n, (user, record, mode)) in records.iter().enumerate() {
+                    list_record(encoding, n == 0, user, record, *mode, &mut out);
                 }
                 end_list(encoding, &mut out);
                 let value = match encoding {

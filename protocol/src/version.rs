@@ -43,6 +43,12 @@ impl Version {
         Epoch::new((self.0 >> Self::SEQ_BITS) as u32)
     }
 
+    /// The next version under the same epoch; itself when that has no more.
+    #[must_use]
+    pub fn later(self) -> Self {
+        Self(self.0 + u64::from(self.seq() < Self::MAX_SEQ))
+    }
+
     /// The sequence within the epoch.
     #[must_use]
     pub fn seq(self) -> u64 {
@@ -69,6 +75,8 @@ mod tests {
         assert_eq!(highest.seq(), Version::MAX_SEQ);
         assert_eq!(Version::from_u64(highest.get()), Some(highest));
         assert_eq!(Version::from_u64(1 << 53), None);
+        assert_eq!(highest.later(), highest);
+        assert_eq!(Version::default().later().get(), 1);
         assert_eq!(Version::new(Epoch::new(Version::MAX_EPOCH + 1), 0), None);
         assert_eq!(Version::new(Epoch::new(0), Version::MAX_SEQ + 1), None);
         assert_eq!(Version::default(), Version::NEVER);

@@ -13,6 +13,8 @@ pub(crate) struct View {
     pub(crate) status: String,
     pub(crate) text: String,
     pub(crate) devices: u64,
+    /// Of its own user.
+    pub(crate) mode: Option<String>,
 }
 
 impl View {
@@ -23,6 +25,7 @@ impl View {
             status: record["status"].as_str().expect("a status").into(),
             text: record["text"].as_str().unwrap_or_default().into(),
             devices: record["devices"].as_u64().expect("devices"),
+            mode: record["mode"].as_str().map(str::to_owned),
         };
         (record["user"].as_str().expect("a user").to_owned(), view)
     }
@@ -34,6 +37,7 @@ impl View {
             status: record.status.to_string(),
             text: record.text.to_string(),
             devices: record.devices.into(),
+            mode: None,
         }
     }
 
@@ -70,6 +74,8 @@ pub(crate) struct Client {
     pub(crate) socket: Vec<u8>,
     /// The server was told that the socket is full.
     pub(crate) blocked: bool,
+    /// Its last welcome did not say what its user chose.
+    pub(crate) uninformed: bool,
     /// It neither reads nor sends nor closes.
     pub(crate) vanished: bool,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Chosen, Status};
+use protocol::{Mode, Status};
 
 /// The truth about one user. Times are of the world's clock, ms, pauses left out.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +12,9 @@ pub(crate) struct Truth {
     pub(crate) sessions: BTreeMap<usize, bool>,
     /// When the last session ended, and whether a grace period follows.
     pub(crate) left: Option<(u64, bool)>,
-    pub(crate) chosen: Chosen,
+    pub(crate) mode: Mode,
+    /// When it last set its mode or text, or may have lost them.
+    pub(crate) set_at: u64,
     pub(crate) text: String,
     /// The last time at which showing the user as offline was right.
     pub(crate) rightly_offline: u64,
@@ -25,7 +27,7 @@ impl Truth {
             && self
                 .left
                 .is_none_or(|(at, graced)| !graced || now >= at + grace);
-        if gone || self.chosen == Chosen::Invisible {
+        if gone || self.mode == Mode::Invisible {
             self.rightly_offline = now;
         }
     }
@@ -36,20 +38,28 @@ impl Truth {
         }
     }
 
-    /// What everyone has to see once everything has settled and all grace is over.
+    /// What all others have to see once everything has settled and all grace is over.
     pub(crate) fn settled(&self) -> (Status, u32) {
+        match self.mode {
+            Mode::Invisible => (Status::Offline, 0),
+            Mode::Auto | Mode::Busy => self.own(),
+        }
+    }
+
+    /// What the user's own sessions have to see then.
+    pub(crate) fn own(&self) -> (Status, u32) {
         let any_online = self.sessions.values().any(|away| !away);
-        let status = match (self.sessions.is_empty(), self.chosen) {
-            (true, _) | (_, Chosen::Invisible) => Status::Offline,
-            (_, Chosen::Busy) => Status::Busy,
-            (_, Chosen::None) if any_online => Status::Online,
-            (_, Chosen::None) => Status::Away,
+        let status = match (self.sessions.is_empty(), self.mode) {
+            (true, _) => Status::Offline,
+            (_, Mode::Busy) => Status::Busy,
+            _ if any_online => Status::Online,
+            _ => Status::Away,
         };
-        let devices = if status == Status::Offline {
-            0
-        } else {
-            self.sessions.len() as u32
-        };
-        (status, devices)
+        (status, self.sessions.len() as u32)
+    }
+
+    /// Whether the user is invisible, and has given nothing to see, for `ms` up to `now`.
+    pub(crate) fn hidden_for(&self, ms: u64, now: u64) -> bool {
+        self.mode == Mode::Invisible && self.set_at + ms < now
     }
 }

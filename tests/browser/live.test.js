@@ -60,7 +60,7 @@ test('two tabs see each other come, change and go', async () => {
     (status) => document.querySelector('[data-testid=card-bob] [data-part=status]')?.textContent === status, status);
   await shows('offline');
 
-  let bob = await open('?user=bob&watch=alice', errors);
+  const bob = await open('?user=bob&watch=alice', errors);
   await shows('online');
   await bob.waitForFunction(() => document.querySelector('[data-testid=card-alice]')?.className === 'online');
   await bob.getByTestId('away').click();
@@ -68,12 +68,22 @@ test('two tabs see each other come, change and go', async () => {
   await bob.getByTestId('text').fill('at lunch');
   await bob.getByTestId('set-text').click();
   await alice.getByText('“at lunch”').waitFor();
-  await bob.getByTestId('busy').click();
+  await bob.getByTestId('mode').selectOption('busy');
   await shows('busy');
-  await bob.getByTestId('invisible').click();
-  await shows('offline');
+  // What a device reports ends nothing that was chosen, and another device shows it.
   await bob.getByTestId('online').click();
+  const tablet = await open('?user=bob', errors);
+  await tablet.getByText('connected as bob').waitFor();
+  assert.equal(await tablet.getByTestId('mode').inputValue(), 'busy');
+  assert.equal(await tablet.getByTestId('text').inputValue(), 'at lunch');
+  assert.equal(await card.textContent(), 'busy');
+  await tablet.getByTestId('mode').selectOption('invisible');
+  await shows('offline');
+  await bob.waitForFunction(() => document.querySelector('[data-testid=mode]').value === 'invisible');
+  await tablet.getByTestId('bye').click();
+  await bob.getByTestId('mode').selectOption('auto');
   await shows('online');
+  await tablet.context().close();
 
   await bob.getByTestId('bye').click();
   await shows('offline');

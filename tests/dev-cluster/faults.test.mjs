@@ -150,7 +150,7 @@ test('an edge that stood still for a moment keeps its sessions', async (t) => {
 test('without Redis sessions live on, and their changes are seen everywhere', async (t) => {
   const all = await watched(t, 'edge-2');
   cluster.good('kill', 'redis');
-  all.own.send({ type: 'status', status: 'busy', id: 3 });
+  all.own.send({ type: 'status', mode: 'busy', id: 3 });
   await all.eyes.shows('busy');
   cluster.good('start', 'redis');
   await stillWatched(all, all.own);
@@ -159,7 +159,7 @@ test('without Redis sessions live on, and their changes are seen everywhere', as
 test('without Kafka sessions live on, and what changed is seen when it is back', async (t) => {
   const all = await watched(t, 'edge-2');
   cluster.good('kill', 'kafka');
-  all.own.send({ type: 'status', status: 'busy', id: 3 });
+  all.own.send({ type: 'status', mode: 'busy', id: 3 });
   await all.own.message('answer', (message) => message.type === 'ok' && message.id === 3);
   cluster.good('start', 'kafka');
   await all.eyes.shows('busy');

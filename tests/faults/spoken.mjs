@@ -7,7 +7,13 @@ import { fresh, paced, routes, session } from './users.mjs';
 const [SPEAK, LEAVE, STAY, COME] = [150, 50, 50, 50];
 /** How long the store is asked again, seconds. */
 const PATIENCE = 30;
-const STATUSES = ['online', 'away', 'busy'];
+/** How each status comes about. */
+const SAID = {
+  online: { status: 'online', mode: 'auto' },
+  away: { status: 'away', mode: 'auto' },
+  busy: { mode: 'busy' },
+};
+const STATUSES = Object.keys(SAID);
 
 export class Spoken {
   /** Connects all but those who come later. */
@@ -40,7 +46,7 @@ export class Spoken {
   }
 
   async says(user, status, text) {
-    user.socket.send({ type: 'status', status, text, id: 1 });
+    user.socket.send({ type: 'status', ...SAID[status], text, id: 1 });
     await user.socket.message('ok', (message) => message.type === 'ok');
     Object.assign(user, { status, text: text || undefined });
   }

@@ -60,6 +60,8 @@ impl Engine {
                 self.see(number, &message, now, true)?;
                 self.answered(number, now)?;
             }
+            // What its user chose came from the store after the first.
+            "welcome" if self.connections[connection].heartbeat.is_some() => {}
             "welcome" => {
                 let heartbeat = message.heartbeat.unwrap_or(HEARTBEAT) * 1_000_000;
                 self.welcome(connection, number, heartbeat, now)?;

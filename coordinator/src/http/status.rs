@@ -33,7 +33,7 @@ pub(super) async fn one(
     }
     let records = app.records(&[&user]).await?;
     let mut body = Vec::new();
-    list_record(Encoding::Json, true, &user, &records[0], &mut body);
+    list_record(Encoding::Json, true, &user, &records[0], None, &mut body);
     body.push(b'\n');
     Ok(answer::with_type(StatusCode::OK, "application/json", body))
 }
@@ -62,7 +62,7 @@ pub(super) async fn many(
     let records = app.records(&users).await?;
     let mut body = b"{\"users\":[".to_vec();
     for (n, (user, record)) in users.iter().zip(&records).enumerate() {
-        list_record(Encoding::Json, n == 0, user, record, &mut body);
+        list_record(Encoding::Json, n == 0, user, record, None, &mut body);
     }
     body.extend_from_slice(b"]}\n");
     Ok(answer::with_type(StatusCode::OK, "application/json", body))

@@ -59,7 +59,7 @@ fn a_data_folder_outlives_a_kill() {
     watcher.watch(&["alice", "bob"]);
     let mut alice = edge.user("alice");
     alice.ask(
-        &json!({ "type": "status", "status": "busy", "text": "writing" }),
+        &json!({ "type": "status", "mode": "busy", "text": "writing" }),
         "ok",
     );
     let mut bob = edge.user("bob");
@@ -97,7 +97,12 @@ fn a_data_folder_outlives_a_kill() {
         (&gone["user"], &gone["status"]),
         (&json!("alice"), &json!("offline"))
     );
-    let _alice = edge.user("alice");
+    let mut alice = Client::open(&edge, &bearer(&token("alice")));
+    let welcome = alice.message();
+    assert_eq!(
+        (&welcome["mode"], &welcome["text"]),
+        (&json!("busy"), &json!("writing"))
+    );
     let back = watcher.change();
     assert_eq!(
         (&back["status"], &back["text"]),

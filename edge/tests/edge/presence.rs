@@ -25,6 +25,10 @@ fn set(client: &mut Client, status: &str) {
     client.ask(&json!({ "type": "status", "status": status }), "ok");
 }
 
+fn choose(client: &mut Client, mode: &str) {
+    client.ask(&json!({ "type": "status", "mode": mode }), "ok");
+}
+
 #[test]
 fn a_user_is_online_with_its_first_session_and_offline_after_its_last() {
     let edge = Edge::start(&[]);
@@ -131,20 +135,116 @@ fn sessions_and_users_have_statuses() {
     watcher.nothing_comes();
     set(&mut desk, "away");
     assert_eq!(watcher.change()["status"], "away");
-    set(&mut phone, "busy");
+    choose(&mut phone, "busy");
     assert_eq!(watcher.change()["status"], "busy");
+    // What a device reports ends nothing that was chosen.
     set(&mut desk, "online");
+    watcher.nothing_comes();
+    choose(&mut desk, "auto");
     assert_eq!(watcher.change()["status"], "online");
-    set(&mut phone, "invisible");
+    choose(&mut phone, "invisible");
     let invisible = watcher.change();
     assert_eq!(state(&invisible), ("offline", 0));
     assert!(invisible["last_seen"].is_u64());
-    // The text is kept from others' eyes too: nothing but its words changed.
+    set(&mut desk, "away");
+    set(&mut desk, "online");
     phone.say(&json!({ "type": "bye" }));
     assert_eq!(phone.closed(), 1000);
-    watcher.nothing_comes();
-    set(&mut desk, "online");
-    assert_eq!(state(&watcher.change()), ("online", 1));
+    let _tablet = edge.user("alice");
+    // Not even the version tells that anything happened.
+    let asked = json!({ "type": "query", "users": ["alice"] });
+    assert_eq!(watcher.ask(&asked, "result")["users"][0], invisible);
+    choose(&mut desk, "auto");
+    assert_eq!(state(&watcher.change()), ("online", 2));
+    for word in ["busy", "invisible"] {
+        let error = desk.ask(&json!({ "type": "status", "status": word }), "error");
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.contains("mode"), "{message}");
+    }
+}
+
+/// The user's own record, which comes next.
+fn own(client: &mut Client) -> (String, String, u64, u64) {
+    let record = client.change();
+    let word = |member: &str| record[member].as_str().expect("a word").to_owned();
+    let number = |member: &str| record[member].as_u64().expect("a number");
+    (
+        word("mode"),
+        word("status"),
+        number("devices"),
+        number("version"),
+    )
+}
+
+#[test]
+fn a_users_own_sessions_are_told_the_truth_and_what_was_chosen_on_another_device() {
+    let edge = Edge::start(&[]);
+    let mut phone = edge.user("alice");
+    let [record] = &phone.watch(&["alice"])[..] else {
+        panic!("one user is watched")
+    };
+    assert_eq!(
+        (state(record), &record["mode"]),
+        (("online", 1), &json!("auto"))
+    );
+    let mut desk = Client::open(&edge, &bearer(&token("alice")));
+    let welcome = desk.message();
+    assert_eq!(welcome["mode"], "auto");
+    assert!(welcome.get("text").is_none());
+    let seen = |client: &mut Client, mode: &str, status: &str, devices: u64, last: &mut u64| {
+        let (is, shown, many, version) = own(client);
+        assert_eq!((&*is, &*shown, many), (mode, status, devices));
+        assert!(version > *last, "{version} after {last}");
+        *last = version;
+    };
+    let mut last = record["version"].as_u64().expect("a version");
+    seen(&mut phone, "auto", "online", 2, &mut last);
+    choose(&mut desk, "invisible");
+    seen(&mut phone, "invisible", "online", 2, &mut last);
+    set(&mut desk, "away");
+    phone.nothing_comes();
+    phone.say(&json!({ "type": "status", "status": "away" }));
+    // The change and the answer, in either order.
+    for _ in 0..2 {
+        let message = phone.message();
+        if message["type"] == "presence" {
+            assert_eq!(message["users"][0]["status"], "away");
+            last = message["users"][0]["version"].as_u64().expect("a version");
+        }
+    }
+    desk.say(&json!({ "type": "bye" }));
+    assert_eq!(desk.closed(), 1000);
+    seen(&mut phone, "invisible", "away", 1, &mut last);
+    // A question of its own says the same, one of others does not.
+    let asked = json!({ "type": "query", "users": ["alice"] });
+    let mine = &phone.ask(&asked, "result")["users"][0];
+    assert_eq!(
+        (state(mine), &mine["mode"]),
+        (("away", 1), &json!("invisible"))
+    );
+    let theirs = &edge.user("bob").ask(&asked, "result")["users"][0];
+    assert_eq!(state(theirs), ("offline", 0));
+    assert!(theirs.get("mode").is_none());
+    // A new device, after all are gone, and with the version that the old one had.
+    phone.ask(&json!({ "type": "status", "text": "hidden" }), "ok");
+    phone.say(&json!({ "type": "bye" }));
+    phone.closed();
+    moment();
+    let mut tablet = Client::open(&edge, &bearer(&token("alice")));
+    let welcome = tablet.message();
+    assert_eq!(
+        (&welcome["mode"], &welcome["text"]),
+        (&json!("invisible"), &json!("hidden"))
+    );
+    last += 1_000;
+    let known = json!({ "type": "watch", "users": ["alice"], "known": { "alice": last } });
+    let snapshot = tablet.ask(&known, "snapshot");
+    let record = &snapshot["users"][0];
+    assert_eq!(
+        (state(record), &record["mode"]),
+        (("online", 1), &json!("invisible"))
+    );
+    assert!(record["version"].as_u64() > Some(last));
 }
 
 #[test]

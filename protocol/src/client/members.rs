@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::{BadMessage, ClientMessage, MAX_ID, MAX_USERS_PER_MESSAGE, MessageId, Request};
 use crate::{
-    ErrorCode, MAX_TEXT, Reported, check_user,
+    Activity, ErrorCode, MAX_TEXT, Mode, check_user,
     names::{Member, MessageType},
 };
 
@@ -26,6 +26,7 @@ struct Arguments<'a> {
     users: Option<Value<'a>>,
     known: Option<Value<'a>>,
     status: Option<Value<'a>>,
+    mode: Option<Value<'a>>,
     text: Option<Value<'a>>,
 }
 
@@ -49,6 +50,7 @@ impl<'a> Members<'a> {
             Member::Users => Some(&mut self.rest.users),
             Member::Known => Some(&mut self.rest.known),
             Member::Status => Some(&mut self.rest.status),
+            Member::Mode => Some(&mut self.rest.mode),
             Member::Text => Some(&mut self.rest.text),
             _ => None,
         }
@@ -138,7 +140,7 @@ fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'
         MessageType::Query => Ok(Request::Query {
             users: users(rest.users)?,
         }),
-        MessageType::Status => status(rest.status, rest.text),
+        MessageType::Status => status(rest.status, rest.mode, rest.text),
         MessageType::Ping => Ok(Request::Ping),
         MessageType::Bye => Ok(Request::Bye),
         server => {
@@ -172,17 +174,21 @@ fn users(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, BadMessage> {
 
 fn status<'a>(
     status: Option<Value<'a>>,
+    mode: Option<Value<'a>>,
     text: Option<Value<'a>>,
 ) -> Result<Request<'a>, BadMessage> {
-    if status.is_none() && text.is_none() {
-        return Err(bad_member(Member::Status, "and text are both missing"));
+    if status.is_none() && mode.is_none() && text.is_none() {
+        return Err(bad(
+            ErrorCode::BadMember,
+            "status, mode and text are all missing".into(),
+        ));
     }
-    let status = status
+    let status = status.map(activity).transpose()?;
+    let mode = mode
         .map(|value| {
             let word = value.into_text().ok();
-            word.and_then(|word| Reported::parse(&word)).ok_or_else(|| {
-                bad_member(Member::Status, "must be online, away, busy or invisible")
-            })
+            word.and_then(|word| Mode::parse(&word))
+                .ok_or_else(|| bad_member(Member::Mode, "must be auto, busy or invisible"))
         })
         .transpose()?;
     let text = text
@@ -204,7 +210,19 @@ fn status<'a>(
             return Err(bad_member(Member::Text, "must not have control characters"));
         }
     }
-    Ok(Request::Status { status, text })
+    Ok(Request::Status { status, mode, text })
+}
+
+/// What a session reports. A choice in its place is the commonest mistake, so it has its own words.
+fn activity(value: Value<'_>) -> Result<Activity, BadMessage> {
+    let word = value.into_text().unwrap_or_default();
+    Activity::parse(&word).ok_or_else(|| match Mode::parse(&word) {
+        Some(mode @ (Mode::Busy | Mode::Invisible)) => {
+            let what = format!("must be online or away; {mode} is a mode: \"mode\":\"{mode}\"");
+            bad_member(Member::Status, what)
+        }
+        _ => bad_member(Member::Status, "must be online or away"),
+    })
 }
 
 /// The text as it may be shown in an error.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Chosen, Lease, Load, Record, Status, Stored, Version};
+use protocol::{Lease, Load, Mode, Record, Status, Stored, Version};
 use redis_store::{Done, Link, MapWrite, Op, Options, StoreError};
 use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
@@ -48,7 +48,7 @@ pub(crate) fn stored(epoch: u32, seq: u64, connected: bool) -> Stored {
             devices: u32::from(connected),
             version: Version::new(Epoch::new(epoch), seq).expect("in range"),
         },
-        chosen: Chosen::None,
+        mode: Mode::Auto,
         connected,
     }
 }

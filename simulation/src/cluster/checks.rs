@@ -1,10 +1,11 @@
 //! What users are shown, checked against the truth: what stores, topics and clients are given while
 //! it runs, and what they have in the end. Who may write is another file's: see `takeovers`, `maps`.
 
-use protocol::{Record, Status, Version};
+use protocol::{Mode, Record, Status, Version};
 use serde_json::Value;
 
 use super::{
+    freshness::FRESH,
     plan::{Fault, GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
     world::{Event, World},
 };
@@ -39,6 +40,7 @@ impl World {
             );
             return;
         }
+        self.check_hidden(user, record, pid, what);
         if record.status == Status::Offline {
             let rightly = self.rightly_offline(user);
             let vnode = self.count().vnode(user);
@@ -46,7 +48,12 @@ impl World {
             let followed = self.processes[pid].seats[core].followed.as_ref();
             let epoch = followed.map(|map| map.epoch(vnode));
             // What a core wrote last under a former epoch is not made now.
+            // Before its claim is accepted an owner goes by the mode that it knows, as the store does.
+            let claimed = self.accepted[vnode.index()].epoch >= record.version.epoch();
+            let stored = self.store.stored(vnode, user);
+            let unread = !claimed && stored.is_some_and(|stored| stored.mode == Mode::Invisible);
             let now_made = epoch == Some(record.version.epoch())
+                && !unread
                 && !self.was_offline(&key)
                 && self.knows_the_owner(pid, vnode);
             if now_made && rightly + SHORT < self.now {
@@ -60,6 +67,46 @@ impl World {
             self.check_not_gone(user, record, pid, what);
         }
         self.made.insert(key, content);
+    }
+
+    /// Of a user who is invisible an owner makes nothing that others could tell from what was there.
+    fn check_hidden(&self, user: &str, record: &Record, pid: usize, what: &str) {
+        let truth = &self.truths[self.user(user)];
+        if !self.orderly() || !truth.hidden_for(FRESH, self.now) {
+            return;
+        }
+        let place = self.place(pid);
+        let until = record.version.get();
+        let before = self
+            .made
+            .range((user.to_owned(), 0)..(user.to_owned(), until));
+        let under = |version: u64| Version::from_u64(version).map(Version::epoch);
+        let same = before
+            .last()
+            .is_some_and(|((_, before), _)| under(*before) == under(until));
+        assert!(
+            !same && record.status == Status::Offline,
+            "hidden: {place} {what} of {user}: {record:?}, {truth:?}"
+        );
+    }
+
+    /// A session is told what was chosen on whichever device.
+    pub(super) fn check_welcome(&self, client: usize, message: &Value) {
+        let truth = &self.truths[self.user(&self.clients[client].name)];
+        let Some(mode) = message["mode"].as_str() else {
+            return;
+        };
+        let reads_since = self.clients[client].reads_since;
+        if self.orderly() && truth.set_at.max(reads_since) + FRESH < self.now {
+            let text = message["text"].as_str().unwrap_or_default();
+            assert_eq!(
+                (mode, text),
+                (truth.mode.as_str(), &*truth.text),
+                "{}: {} is welcomed, {truth:?}",
+                self.moment(),
+                self.who(client)
+            );
+        }
     }
 
     /// I6: an owner that was told goodbye by a user's last session does not show it again.
@@ -128,7 +175,10 @@ impl World {
                 continue;
             }
             for record in message["users"].as_array().expect("a list") {
-                if record["status"] == "offline" {
+                if record["user"] == *self.clients[client].name {
+                    let known = record["status"] != "offline" && record["mode"].is_string();
+                    assert!(known, "{}: {record} of itself", self.place(pid));
+                } else if record["status"] == "offline" {
                     self.check_shown_offline(pid, client, record, slow);
                 }
             }
@@ -239,10 +289,14 @@ impl World {
         let moment = self.moment();
         for index in 0..self.truths.len() {
             let user = format!("u{index}");
-            let truth = &self.truths[index];
-            let (status, devices) = truth.settled();
             let vnode = self.count().vnode(&user);
             let stored = self.store.stored(vnode, &user).cloned().unwrap_or_default();
+            let truth = &mut self.truths[index];
+            if truth.mode_lost {
+                truth.mode = stored.mode;
+            }
+            let truth = &self.truths[index];
+            let (status, devices) = truth.settled();
             let record = &stored.record;
             assert_eq!(
                 (record.status, record.devices, stored.connected),
@@ -250,16 +304,22 @@ impl World {
                 "I2: {moment}: the store of {user}: {record:?}, {truth:?}"
             );
             let lost = truth.lost;
+            // Whom a new owner publishes again is decided by when they were last there to be seen.
+            let unheard = truth.mode == Mode::Invisible
+                && [Fault::BusAway, Fault::BusCut]
+                    .into_iter()
+                    .any(|fault| self.plan.has(fault));
             assert!(
-                lost || (&*record.text, stored.chosen) == (&*truth.text, truth.chosen),
+                lost || (&*record.text, stored.mode) == (&*truth.text, truth.mode),
                 "I2: {moment}: the store of {user}: {stored:?}, {truth:?}"
             );
             if let Some(last) = self.bus.last(self.partition_of(&user), &user)
                 && !lost
             {
+                let text = if unheard { &*last.text } else { &*record.text };
                 assert_eq!(
                     (last.status, last.devices, &*last.text),
-                    (record.status, record.devices, &*record.text),
+                    (record.status, record.devices, text),
                     "I2: {moment}: the last event of {user}"
                 );
                 // An owner that died within a grace period had not said again who was offline.
@@ -282,7 +342,19 @@ impl World {
                         "I2: {moment}: client {n} never heard of {user}: {line:?}, {counters:?}"
                     );
                 };
-                let text = if lost { &view.text } else { &*record.text };
+                let own = client.name == user;
+                let text = if lost || (unheard && !own) {
+                    &view.text
+                } else {
+                    &*record.text
+                };
+                let (status, devices) = if own { truth.own() } else { (status, devices) };
+                let mode = own.then(|| stored.mode.as_str());
+                assert_eq!(
+                    view.mode.as_deref(),
+                    mode,
+                    "I2: {moment}: client {n}, {user}"
+                );
                 assert_eq!(
                     (view.status.as_str(), view.devices, view.text.as_str()),
                     (status.as_str(), devices.into(), text),
@@ -290,7 +362,8 @@ impl World {
                     client.name
                 );
                 assert!(
-                    lost || view.version <= record.version.get()
+                    lost || own
+                        || view.version <= record.version.get()
                         || Version::from_u64(view.version).is_some_and(|v| v.seq() == 0),
                     "I2: {moment}: {view:?} is newer than {record:?}"
                 );

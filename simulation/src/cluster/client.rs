@@ -41,9 +41,8 @@ pub(crate) struct Client {
     pub(crate) line: Option<Line>,
     /// It wants to be connected.
     pub(crate) wanted: bool,
-    /// What it says after each welcome: how it is, and what its user chose last through it.
+    /// What it says after each welcome.
     status: &'static str,
-    chosen: Option<&'static str>,
     /// When it last asked for a user that it has not been shown in a change since.
     asked: BTreeMap<String, u64>,
     /// Users that it watches, in all its connections.
@@ -51,7 +50,7 @@ pub(crate) struct Client {
     pub(crate) views: BTreeMap<String, View>,
     pub(crate) slow: bool,
     /// Since when it reads what comes.
-    reads_since: u64,
+    pub(super) reads_since: u64,
     /// Since when it watches whom in its connection, as far as it has asked.
     watching: BTreeMap<String, u64>,
     inbox: Vec<Frame>,
@@ -173,20 +172,23 @@ impl World {
     }
 
     fn set_status(&mut self, client: usize) {
-        let status = match self.random.below(7) {
-            0 => "busy",
-            1 => "invisible",
-            2..4 => "away",
-            _ => "online",
+        let mut message = json!({ "type": "status" });
+        let (mode, status) = match self.random.below(8) {
+            0 => (Some("busy"), None),
+            1 => (Some("invisible"), None),
+            2 => (Some("auto"), None),
+            3 => (Some("invisible"), Some("away")),
+            4 | 5 => (None, Some("away")),
+            _ => (None, Some("online")),
         };
-        let state = &mut self.clients[client];
-        if matches!(status, "busy" | "invisible") {
-            state.chosen = Some(status);
-        } else {
-            state.status = status;
-            state.chosen = None;
+        if let Some(mode) = mode {
+            message["mode"] = mode.into();
         }
-        self.say(client, &json!({ "type": "status", "status": status }));
+        if let Some(status) = status {
+            self.clients[client].status = status;
+            message["status"] = status.into();
+        }
+        self.say(client, &message);
     }
 
     fn say(&mut self, client: usize, message: &Value) {
@@ -398,7 +400,10 @@ impl World {
     fn message(&mut self, client: usize, conn: u64, message: &Value) {
         self.note(|| format!("{} reads {message}", self.who(client)));
         match message["type"].as_str().unwrap_or_default() {
-            "welcome" => self.welcomed(client, conn),
+            "welcome" => {
+                self.check_welcome(client, message);
+                self.welcomed(client, conn);
+            }
             "move" => {
                 let address = message["address"].as_str().unwrap_or_default();
                 self.clients[client].hint = self.name_at(address);
@@ -426,17 +431,17 @@ impl World {
         let state = &mut self.clients[client];
         state.failures = 0;
         let line = state.line.as_mut().expect("it reads from it");
-        line.welcomed = true;
+        if std::mem::replace(&mut line.welcomed, true) {
+            // What its user chose came from the store after the first.
+            return;
+        }
         let process = line.process;
-        let (status, chosen, watched) = (state.status, state.chosen, state.watched.clone());
+        let (status, watched) = (state.status, state.watched.clone());
         if !self.truth_begins(client, process) {
             self.note(|| format!("{} is welcomed without the vnode", self.who(client)));
         }
         // A session that returns in grace starts as the last one was, so it says how it is.
         self.say(client, &json!({ "type": "status", "status": status }));
-        if let Some(chosen) = chosen {
-            self.say(client, &json!({ "type": "status", "status": chosen }));
-        }
         self.watch_again(client, conn, &watched);
     }
 

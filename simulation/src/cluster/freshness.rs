@@ -9,7 +9,7 @@ use super::{plan::Fault, world::World};
 use crate::client::View;
 
 /// How long a change may be under way, ms: its vnode may be claimed meanwhile.
-const FRESH: u64 = 3_000;
+pub(super) const FRESH: u64 = 3_000;
 
 /// When a core made a state of a user, and how it is shown.
 type Change = (u64, View);
@@ -19,7 +19,7 @@ pub(crate) type Changes = VecDeque<Change>;
 
 impl World {
     /// Whether all that happens in this run is orderly.
-    fn orderly(&self) -> bool {
+    pub(super) fn orderly(&self) -> bool {
         let orderly = [Fault::Drain, Fault::Leave, Fault::Join, Fault::Coordinators];
         self.plan.faults.iter().all(|fault| orderly.contains(fault))
     }
@@ -53,7 +53,7 @@ impl World {
             };
             let name = format!("u{user}");
             for (n, client) in self.clients.iter().enumerate() {
-                if !client.has_watched_since(&name, due) {
+                if client.name == name || !client.has_watched_since(&name, due) {
                     continue;
                 }
                 let Some(view) = client.views.get(&name) else {

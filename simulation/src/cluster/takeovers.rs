@@ -3,8 +3,11 @@
 
 use ring::{Epoch, Vnode};
 
-use super::{checks::TRANSIT, process::Process, redis::Command, world::World};
+use super::{checks::TRANSIT, plan::RESPONSE, process::Process, redis::Command, world::World};
 
+/// How long the store may lack what was set before, or when it was last away: a write that got lost is
+/// given up after a while and made again.
+const WRITTEN: u64 = RESPONSE + 200;
 /// How long a process that has seen that the store is another one may not have acted on it.
 const ACTED: u64 = 500;
 
@@ -77,11 +80,12 @@ impl World {
         let let_go = std::mem::take(&mut accepted.let_go);
         let released = released && accepted.sound;
         self.note(|| format!("p{pid} takes vnode {vnode} under {epoch}, released: {released}"));
-        // A successor of the same name takes its predecessor for dead.
+        // One that has a successor of its name is taken for dead, by that one too.
         let name = &self.processes[pid].id;
         let lives =
             |process: &Process| process.alive && process.gone.is_none() && process.id != *name;
-        let waited_for = self.processes.get(before).is_some_and(lives) && before != pid;
+        let newest = self.names.contains(&Some(before));
+        let waited_for = newest && self.processes.get(before).is_some_and(lives) && before != pid;
         assert!(
             released || !waited_for || !self.calm_for(2 * TRANSIT),
             "I1: {}: vnode {vnode} is taken from a living owner that has not released it",
@@ -112,10 +116,10 @@ impl World {
             if early.is_some_and(|(by, _)| by == pid || by == usize::MAX) {
                 truth.early = None;
             }
-            let chosen_here = early.filter(|(by, _)| *by == pid);
-            match (chosen_here, early) {
-                (Some((_, chosen)), _) => truth.chosen = chosen,
-                (None, Some(_)) => truth.chosen = stored.chosen,
+            let mode_here = early.filter(|(by, _)| *by == pid);
+            match (mode_here, early) {
+                (Some((_, mode)), _) => truth.mode = mode,
+                (None, Some(_)) => truth.mode = stored.mode,
                 (None, None) => {}
             }
             // A claim may arrive when its sender is dead.
@@ -128,7 +132,7 @@ impl World {
             if released || (had && !let_go) {
                 continue;
             }
-            let safe = |at: u64| at.max(self.store_trouble) + 1_000 < since && self.store_works();
+            let safe = |at: u64| at.max(self.store_trouble) + WRITTEN < since && self.store_works();
             let truth = &self.truths[index];
             assert!(
                 stored.record.text[..] == truth.text
@@ -142,8 +146,9 @@ impl World {
             if !text_here {
                 truth.text = stored.record.text.into();
             }
-            if chosen_here.is_none() {
-                truth.chosen = stored.chosen;
+            if mode_here.is_none() {
+                truth.mode = stored.mode;
+                truth.set_at = self.now;
             }
             if !stored.connected && !here {
                 truth.unknown = true;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Chosen, Status};
+use protocol::{Mode, Status};
 
 use super::plan::GRACE;
 
@@ -34,9 +34,12 @@ pub(crate) struct Truth {
     pub(crate) cuts: BTreeMap<usize, u64>,
     /// The store lost what the user had set while it was away.
     pub(crate) lost: bool,
-    pub(crate) chosen: Chosen,
+    pub(crate) mode_lost: bool,
+    pub(crate) mode: Mode,
+    /// When it last set its mode or text, or may have lost them.
+    pub(crate) set_at: u64,
     /// What a process was told that had not taken the vnode yet.
-    pub(crate) early: Option<(usize, Chosen)>,
+    pub(crate) early: Option<(usize, Mode)>,
     pub(crate) text: String,
     pub(crate) text_at: u64,
     /// The process that was told, and whether that one had the vnode.
@@ -61,7 +64,7 @@ impl Truth {
         let over = self.left.is_none_or(|(at, graced)| !graced || ended(at))
             && self.cuts.values().all(|at| ended(*at));
         let away = nobody && over;
-        if away || now <= self.counted_until || self.unknown || self.chosen == Chosen::Invisible {
+        if away || now <= self.counted_until || self.unknown || self.mode == Mode::Invisible {
             self.rightly_offline = now;
         }
     }
@@ -99,20 +102,28 @@ impl Truth {
         }
     }
 
-    /// What everyone has to see once everything has settled and all grace is over.
+    /// What all others have to see once everything has settled and all grace is over.
     pub(crate) fn settled(&self) -> (Status, u32) {
+        match self.mode {
+            Mode::Invisible => (Status::Offline, 0),
+            Mode::Auto | Mode::Busy => self.own(),
+        }
+    }
+
+    /// What the user's own sessions have to see then.
+    pub(crate) fn own(&self) -> (Status, u32) {
         let any_online = self.sessions.values().any(|held| !held.away);
-        let status = match (self.sessions.is_empty(), self.chosen) {
-            (true, _) | (_, Chosen::Invisible) => Status::Offline,
-            (_, Chosen::Busy) => Status::Busy,
-            (_, Chosen::None) if any_online => Status::Online,
-            (_, Chosen::None) => Status::Away,
+        let status = match (self.sessions.is_empty(), self.mode) {
+            (true, _) => Status::Offline,
+            (_, Mode::Busy) => Status::Busy,
+            _ if any_online => Status::Online,
+            _ => Status::Away,
         };
-        let devices = if status == Status::Offline {
-            0
-        } else {
-            self.sessions.len() as u32
-        };
-        (status, devices)
+        (status, self.sessions.len() as u32)
+    }
+
+    /// Whether the user is invisible, and has given nothing to see, for `ms` up to `now`.
+    pub(crate) fn hidden_for(&self, ms: u64, now: u64) -> bool {
+        self.mode == Mode::Invisible && self.set_at + ms < now
     }
 }

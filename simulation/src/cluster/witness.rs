@@ -1,7 +1,7 @@
 //! What the truth is told: which sessions begin and end, who ended them, and what a process heard
 //! of a user while it had the vnode. It knows the store and the maps; no client and no core asks it.
 
-use protocol::{Chosen, CloseCode};
+use protocol::{CloseCode, Mode};
 use ring::{Epoch, Vnode};
 use serde_json::Value;
 
@@ -143,43 +143,41 @@ impl World {
             )
         });
         if fenced {
-            if message["status"] == "invisible" {
+            if message["mode"] == "invisible" {
                 // It is what the user wants, even if only the one who lost it hears it.
                 self.truth_of(client).rightly_offline = now;
             }
+            self.truth_of(client).set_at = now;
             let there = self.store.epoch(vnode);
             let accepts = there > Epoch::default() && self.epoch_of(pid, vnode) >= there;
-            if message["status"].is_string() && accepts {
+            if message["mode"].is_string() && accepts {
                 // A store that lost the claim takes it all the same.
-                let nobody = (usize::MAX, Chosen::None);
+                let nobody = (usize::MAX, Mode::Auto);
                 self.truth_of(client).early.get_or_insert(nobody);
             }
             return;
         }
         let has = self.has(pid, vnode);
         let truth = self.truth_of(client);
+        if let (Some(word), Some(held)) =
+            (message["status"].as_str(), truth.sessions.get_mut(&client))
+        {
+            held.away = word == "away";
+        }
         if let Some(text) = message["text"].as_str() {
+            truth.set_at = now;
             truth.text = text.to_owned();
             truth.text_at = now;
             truth.text_by = pid;
             truth.text_had = has;
             truth.lost = false;
         }
-        let chosen = match message["status"].as_str() {
-            Some("busy") => Chosen::Busy,
-            Some("invisible") => Chosen::Invisible,
-            Some(word) => {
-                if let Some(held) = truth.sessions.get_mut(&client) {
-                    held.away = word == "away";
-                }
-                Chosen::None
-            }
-            None => truth.chosen,
-        };
-        if message["status"].is_string() {
-            truth.chosen = chosen;
+        if let Some(mode) = message["mode"].as_str().and_then(Mode::parse) {
+            truth.mode = mode;
+            truth.mode_lost = false;
+            truth.set_at = now;
             if !has {
-                truth.early = Some((pid, chosen));
+                truth.early = Some((pid, mode));
             } else if truth.early.is_some_and(|(by, _)| by == pid) {
                 truth.early = None;
             }

@@ -411,7 +411,7 @@ impl World {
                         stored.record.status,
                         stored.record.version,
                         stored.record.text,
-                        stored.chosen,
+                        stored.mode,
                         stored.connected
                     )
                 });
@@ -478,6 +478,7 @@ impl World {
         for truth in &mut self.truths {
             // Nobody has in memory what those who are not there had set.
             truth.lost |= truth.rightly_offline == self.now;
+            truth.mode_lost |= truth.rightly_offline == self.now;
         }
     }
 

@@ -3,7 +3,10 @@
 use protocol::Status;
 
 use super::{GRACE, HEARTBEAT, TIMEOUT, TRANSIT, World, vnodes};
-use crate::kept;
+use crate::{
+    client::{Frame, frames},
+    kept,
+};
 
 /// Two wheel slots and ticks.
 const TIMERS: u64 = 500;
@@ -18,6 +21,43 @@ impl World {
             self.plan.seed,
             self.steps_done,
             self.now
+        );
+    }
+
+    /// Of a user who is invisible nothing is made that others could tell from what was there.
+    pub(super) fn check_hidden(&mut self, user: &str, version: u64, to: &str) {
+        let seed = self.plan.seed;
+        let seen = self.seen.entry(user.to_owned()).or_default();
+        let truth = &self.truths[user];
+        assert!(
+            version <= *seen || self.outage || !truth.hidden_for(TRANSIT, self.now),
+            "hidden: seed {seed}: {to} gets version {version} of {user} after {seen}, but {truth:?}"
+        );
+        *seen = version.max(*seen);
+    }
+
+    /// A session is told what was chosen on whichever device.
+    pub(super) fn check_welcomes(&mut self, client: usize, sent: &[u8]) {
+        let mut welcomes = frames(sent).into_iter().filter_map(|frame| match frame {
+            Frame::Message(message) if message["type"] == "welcome" => Some(message),
+            _ => None,
+        });
+        let Some(message) = welcomes.next_back() else {
+            return;
+        };
+        // One that could not wait for the store is followed by another.
+        self.clients[client].uninformed = message["mode"].is_null();
+        let truth = &self.truths[&self.clients[client].user];
+        let at = self.at(client);
+        if self.outage || message["mode"].is_null() || truth.set_at + TRANSIT >= self.now {
+            return;
+        }
+        let told = (message["mode"].as_str(), message["text"].as_str());
+        let text = Some(&*truth.text).filter(|text| !text.is_empty());
+        assert_eq!(
+            told,
+            (Some(truth.mode.as_str()), text),
+            "{at} is welcomed, {truth:?}"
         );
     }
 
@@ -70,14 +110,14 @@ impl World {
                     record.status,
                     record.devices,
                     &*record.text,
-                    stored.chosen,
+                    stored.mode,
                     stored.connected
                 ),
                 (
                     status,
                     devices,
                     truth.text.as_str(),
-                    truth.chosen,
+                    truth.mode,
                     !truth.sessions.is_empty()
                 ),
                 "I2: seed {seed}: the store of {user}, {truth:?}"
@@ -90,10 +130,22 @@ impl World {
                 );
             }
             for (n, client) in self.clients.iter().enumerate() {
+                assert!(
+                    client.session.is_none() || !client.uninformed,
+                    "I2: seed {seed}: client {n} never heard of its user's mode"
+                );
                 if client.session.is_some() && client.watched.contains(user) {
                     let view = client.views.get(user).unwrap_or_else(|| {
                         panic!("I2: seed {seed}: client {n} never heard of {user}")
                     });
+                    let own = client.user == *user;
+                    let (status, devices) = if own { truth.own() } else { (status, devices) };
+                    let mode = own.then(|| truth.mode.as_str());
+                    assert_eq!(
+                        view.mode.as_deref(),
+                        mode,
+                        "I2: seed {seed}: client {n}, {user}"
+                    );
                     assert_eq!(
                         (view.status.as_str(), view.devices, view.text.as_str(),),
                         (status.as_str(), devices.into(), &*record.text),
@@ -101,7 +153,7 @@ impl World {
                     );
                     // A version alone is nothing to tell.
                     assert!(
-                        view.version <= record.version.get(),
+                        own || view.version <= record.version.get(),
                         "I2: seed {seed}: {view:?}"
                     );
                 }

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use presence::How;
-use protocol::{Chosen, Encoding, Status};
+use protocol::{Encoding, Mode, Status};
 
 use super::{GRACE, TRANSIT, World, vnodes};
-use crate::client::{Frame, View, frames, hello};
+use crate::{
+    client::{Frame, View, frames, hello},
+    truth::Truth,
+};
 
 impl World {
     /// One client does something.
@@ -63,8 +66,6 @@ impl World {
         truth.sessions.insert(client, false);
         // A session that returns in grace starts as the last one was, so it says how it is.
         self.say(client, r#"{"type":"status","status":"online"}"#);
-        let truth = self.truth(&user);
-        truth.chosen = Chosen::None;
         if self.random.once_in(2) {
             self.watch(client);
         }
@@ -119,45 +120,41 @@ impl World {
 
     fn set_status(&mut self, client: usize) {
         let user = self.clients[client].user.clone();
-        let (text, chosen) = match self.random.below(7) {
-            0 => (
-                r#"{"type":"status","status":"busy"}"#.to_owned(),
-                Chosen::Busy,
-            ),
-            1 => (
-                r#"{"type":"status","status":"invisible"}"#.to_owned(),
-                Chosen::Invisible,
-            ),
-            2..4 => {
-                self.truth(&user).sessions.insert(client, true);
-                (
-                    r#"{"type":"status","status":"away"}"#.to_owned(),
-                    Chosen::None,
-                )
-            }
-            4..6 => {
-                self.truth(&user).sessions.insert(client, false);
-                (
-                    r#"{"type":"status","status":"online"}"#.to_owned(),
-                    Chosen::None,
-                )
-            }
-            _ => {
-                let text = format!("t{}", self.random.below(1_000));
-                self.truth(&user).text = text.clone();
-                let chosen = self.truth(&user).chosen;
-                (
-                    serde_json::json!({ "type": "status", "text": text }).to_string(),
-                    chosen,
-                )
-            }
-        };
         let now = self.now;
+        let choice = self.random.below(8);
+        let number = self.random.below(1_000);
         let truth = self.truth(&user);
         truth.pass(now, GRACE);
-        truth.chosen = chosen;
+        let mut message = serde_json::json!({ "type": "status" });
+        let mut choose = |truth: &mut Truth, mode: Mode| {
+            (truth.mode, truth.set_at) = (mode, now);
+            message["mode"] = mode.as_str().into();
+        };
+        match choice {
+            0 => choose(truth, Mode::Busy),
+            1 => choose(truth, Mode::Invisible),
+            2 => choose(truth, Mode::Auto),
+            _ => {}
+        }
+        // Devices report whatever the person chose, and may say both at once.
+        match choice {
+            1 | 3 | 4 => {
+                truth.sessions.insert(client, true);
+                message["status"] = "away".into();
+            }
+            5 | 6 => {
+                truth.sessions.insert(client, false);
+                message["status"] = "online".into();
+            }
+            7 => {
+                truth.text = format!("t{number}");
+                truth.set_at = now;
+                message["text"] = truth.text.clone().into();
+            }
+            _ => {}
+        }
         truth.pass(now, GRACE);
-        self.say(client, &text);
+        self.say(client, &message.to_string());
     }
 
     /// The client's connection ends from its side.
@@ -240,8 +237,12 @@ impl World {
         let (user, view) = View::read(record);
         let at = self.at(client);
         let status = Status::parse(&view.status).expect("a status");
-        if self.now > self.clients[client].lags_until && !self.clients[client].blocked {
+        if self.clients[client].user == user {
+            let known = status != Status::Offline && view.mode.is_some();
+            assert!(known, "{at} is shown {view:?} of itself");
+        } else if self.now > self.clients[client].lags_until && !self.clients[client].blocked {
             self.check_shown(&user, status, &at);
+            self.check_hidden(&user, view.version, &at);
         }
         let before = self.clients[client]
             .views

@@ -71,6 +71,8 @@ pub struct World {
     mesh: SimMesh,
     clients: Vec<Client>,
     truths: BTreeMap<String, Truth>,
+    /// The newest version of each user that anybody else was given.
+    seen: BTreeMap<String, u64>,
     /// The store was away, or answers were not waited for: an equal version may come twice.
     outage: bool,
     steps_done: u64,
@@ -107,6 +109,7 @@ impl World {
             truths: (0..plan.users)
                 .map(|n| (user(n), Truth::default()))
                 .collect(),
+            seen: BTreeMap::new(),
             outage: false,
             steps_done: 0,
         };
@@ -255,7 +258,8 @@ impl World {
         }
         for (user, truth) in &mut self.truths {
             let stored = self.store.stored(user);
-            truth.chosen = stored.chosen;
+            truth.mode = stored.mode;
+            truth.set_at = self.now;
             truth.text = stored.record.text.into();
             if !stored.connected {
                 truth.left = None;
@@ -318,6 +322,8 @@ impl World {
             && let Some(publication) = self.cores[n].next_publication()
         {
             self.check_shown(&publication.user, publication.record.status, "the bus");
+            let version = publication.record.version.get();
+            self.check_hidden(&publication.user, version, "the bus");
             self.bus.take(n, now, &mut self.random, publication);
         }
         for to in (0..self.cores.len()).filter(|to| *to != n) {
@@ -339,10 +345,10 @@ impl World {
                 let Some(client) = self.clients.iter().position(mine) else {
                     continue;
                 };
+                let bytes = &arena[transmit.range.clone()];
+                self.check_welcomes(client, bytes);
                 let state = &mut self.clients[client];
-                state
-                    .socket
-                    .extend_from_slice(&arena[transmit.range.clone()]);
+                state.socket.extend_from_slice(bytes);
                 if let Some(code) = transmit.close {
                     // The server closes it: what is in the socket is read by those who read.
                     if !state.vanished {
