@@ -33,8 +33,9 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics name it.
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 14] = [
     "/",
+    "/client.js",
     "/healthz",
     "/map",
     "/metrics",
@@ -96,6 +97,7 @@ impl App {
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(operator::console))
+        .route("/client.js", get(operator::client))
         .route("/healthz", get(operator::healthz))
         .route("/map", get(map::map))
         .route("/metrics", get(operator::metrics))

@@ -17,6 +17,8 @@ use crate::{
 };
 
 const LIVE_PAGE: &str = include_str!("../assets/live.html");
+/// The client library, for the live page and whoever tries it from a page of theirs.
+const CLIENT: &str = include_str!("../../client-sdk/typescript/built/client.js");
 /// Users that one bulk request may name.
 const MAX_BULK: usize = 1_000;
 /// How long a token of the live page is good, ms.
@@ -69,15 +71,22 @@ pub(crate) async fn answer(
     let shared = &worker.shared;
     let is_hidden = request.path == "/metrics" && !shared.config.server.public_metrics;
     if let Some(response) = health(shared, request).filter(|_| !is_hidden) {
-        return response;
+        // A page whose WebSockets are refused asks whether the node is alive.
+        return match request.path.as_str() {
+            "/healthz" => for_browsers(shared, request, response),
+            _ => response,
+        };
     }
     match (request.path.as_str(), request.method.as_str()) {
         ("/", "GET" | "HEAD") => Response::new(200, "text/html; charset=utf-8", LIVE_PAGE)
             .with("content-security-policy", LIVE_POLICY)
             .with("referrer-policy", "no-referrer"),
+        ("/client.js", "GET" | "HEAD") => {
+            Response::new(200, "text/javascript; charset=utf-8", CLIENT)
+        }
         ("/demo/token", "GET") if shared.development => demo_token(shared, request),
         ("/demo/token", _) if shared.development => wrong_method("GET"),
-        ("/", _) => wrong_method(METHODS),
+        ("/" | "/client.js", _) => wrong_method(METHODS),
         ("/route" | "/status", _) => {
             let response = presence(worker, request, client, body, began).await;
             for_browsers(shared, request, response)

@@ -145,6 +145,6 @@ test('a page that is put off asks where its user is now', async () => {
   await page.goto(url + '?user=erin');
   await page.getByText('connected as erin').waitFor();
   assert.equal(put, 2);
-  assert.deepEqual(asked, ['?userId=erin']);
+  assert.deepEqual(asked, ['?userId=erin', '?userId=erin']);
   await context.close();
 });

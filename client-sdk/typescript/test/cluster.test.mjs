@@ -120,6 +120,26 @@ test('the roster shows contacts, busy, invisible and last seen, in Chromium', (t
 
 test('and in Firefox', { skip: !hasFirefox && 'firefox-esr is not installed' }, (t) => roster(t, startFirefox));
 
+test("a coordinator's console watches a user", async (t) => {
+  const frank = client('frank');
+  const browser = await startChromium();
+  t.after(async () => {
+    frank.disconnect();
+    await browser.close();
+  });
+  await frank.ready();
+  const page = await browser.newPage();
+  await page.goto(environment.COORDINATOR_URL);
+  await page.getByTestId('looked').fill('frank');
+  await page.getByTestId('look').click();
+  await page.getByTestId('presence').getByText('a token is needed').waitFor();
+  await page.getByTestId('token').fill(token(environment.JWT_SECRET, 'operator'));
+  await page.getByTestId('look').click();
+  await page.getByTestId('presence').getByText('frank is online').waitFor();
+  await frank.setMode('busy');
+  await page.getByTestId('presence').getByText('frank is busy').waitFor();
+});
+
 test('mode and text are told to others, and to the own sessions, in JSON and in CBOR', async (t) => {
   const [dave, other, eyes] = [client('dave', { codec: cbor }), client('dave'), client('eve', { codec: cbor })];
   t.after(() => [dave, other, eyes].forEach((one) => one.disconnect()));

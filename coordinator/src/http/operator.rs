@@ -12,18 +12,25 @@ use serde_json::json;
 use super::{App, answer};
 
 const CONSOLE: &str = include_str!("../../assets/console.html");
+/// The client library, with which the console watches a user.
+const CLIENT: &str = include_str!("../../../client-sdk/typescript/built/client.js");
 const OPENAPI: &str = include_str!("../../openapi.json");
 
 pub(super) async fn console() -> Response {
     let mut response = answer::with_type(StatusCode::OK, "text/html; charset=utf-8", CONSOLE);
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                  connect-src 'self'; img-src data:; frame-ancestors 'none'";
+    // The nodes' addresses are where a user is watched.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; \
+                  connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'";
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(policy),
     );
     response
+}
+
+pub(super) async fn client() -> Response {
+    answer::with_type(StatusCode::OK, "text/javascript; charset=utf-8", CLIENT)
 }
 
 pub(super) async fn openapi() -> Response {

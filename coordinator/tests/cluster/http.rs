@@ -173,6 +173,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     }
     for path in [
         "/",
+        "/client.js",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -230,6 +230,20 @@ fn pages_of_allowed_origins_may_read_answers() {
     }
     let head = ask(&listed, "GET", "https://evil.example");
     assert!(!head.contains("access-control-allow-origin"), "{head}");
+    // A page whose WebSockets are refused may look whether the node is alive.
+    for (origin, allowed) in [("https://b.example", true), ("https://evil.example", false)] {
+        let text = format!("GET /healthz HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\n\r\n");
+        let (head, body) = response(listed.address, &text);
+        assert_eq!(body, "ok");
+        assert_eq!(
+            head.contains(&format!("access-control-allow-origin: {origin}\r\n")),
+            allowed,
+            "{head}"
+        );
+    }
+    let (status, client) = open.get("/client.js");
+    assert_eq!(status, 200);
+    assert!(client.contains("online-status.v1.json"), "{client}");
     // Not even a refusal is kept from the page.
     let text = "GET /status?userId=a HTTP/1.1\r\nhost: x\r\n\r\n";
     let (head, _) = response(open.address, text);
