@@ -1,0 +1,146 @@
+//! Messages as they cross the wire: the client protocol's subprotocol `online-status.v1.json`.
+//! Members that are missing in an older server's messages are optional here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Activity, Mode, Record};
+
+/// What is offered as `Sec-WebSocket-Protocol`.
+pub(crate) const SUBPROTOCOL: &str = "online-status.v1.json";
+
+/// What a client sends.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(crate) enum ClientMessage<'a> {
+    Auth {
+        token: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<Activity>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        alive: Option<u32>,
+        id: u64,
+    },
+    Watch {
+        users: &'a [&'a str],
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        known: BTreeMap<&'a str, u64>,
+        id: u64,
+    },
+    Unwatch {
+        users: &'a [&'a str],
+        id: u64,
+    },
+    Query {
+        users: &'a [&'a str],
+        id: u64,
+    },
+    Status {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<Activity>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mode: Option<Mode>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+        id: u64,
+    },
+    Ping {
+        id: u64,
+    },
+    Bye {},
+}
+
+/// What a server sends.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(crate) enum ServerMessage {
+    Welcome(Welcome),
+    Snapshot {
+        id: Option<u64>,
+        users: Vec<Record>,
+    },
+    Presence {
+        users: Vec<Record>,
+    },
+    Result {
+        id: Option<u64>,
+        users: Vec<Record>,
+    },
+    Ok {
+        id: Option<u64>,
+    },
+    Pong {
+        id: Option<u64>,
+    },
+    Error {
+        id: Option<u64>,
+        code: String,
+        #[serde(default)]
+        message: String,
+    },
+    Move {
+        address: String,
+    },
+    Expiring {
+        /// Seconds from now.
+        r#in: u64,
+    },
+    /// A newer server's.
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) id: Option<u64>,
+    pub(crate) user: String,
+    #[serde(default)]
+    pub(crate) session: String,
+    #[serde(default)]
+    pub(crate) node: String,
+    /// Seconds between the server's pings.
+    #[serde(default)]
+    pub(crate) heartbeat: Option<u32>,
+    /// When the token ends, ms since 1970.
+    #[serde(default)]
+    pub(crate) expires: Option<u64>,
+    #[serde(default)]
+    pub(crate) mode: Option<Mode>,
+    #[serde(default)]
+    pub(crate) text: Option<String>,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+}
+
+/// What a session may do.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(crate) struct Limits {
+    /// Bytes of a message.
+    pub(crate) message: usize,
+    /// Users that a message may name.
+    pub(crate) users: usize,
+    /// Users watched at a time.
+    pub(crate) watches: usize,
+    /// Messages a second.
+    pub(crate) messages: u32,
+}
+
+/// What is taken for granted of a server that does not tell.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 16 * 1_024,
+            users: 1_000,
+            watches: usize::MAX,
+            messages: 100,
+        }
+    }
+}
+
+/// The answer to `GET /route`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Route {
+    pub(crate) address: String,
+}
