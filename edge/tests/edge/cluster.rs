@@ -195,6 +195,8 @@ fn a_map_that_cannot_be_used_is_named_once_counted_and_left_aside() {
 #[test]
 fn a_record_of_an_unknown_encoding_is_named_counted_and_taken_as_absent() {
     let mut cluster = Cluster::start();
+    // What is published before is not read.
+    cluster.until_said("reading 4 partitions of user_status_events, 0 before");
     let (bob, carol) = (user("bob", 1), user("carol", 1));
     let key = ["hset", "os:{v1}:users", &bob, "garbage"];
     assert_eq!(cluster.redis.cli(&key).trim(), "1");
