@@ -134,6 +134,11 @@ impl Machine {
             }
             ServerMessage::Welcome(welcome) => {
                 asked(welcome.id);
+                // Mode and text may come after the first one.
+                if let Some(session) = &mut self.identity {
+                    session.mode = welcome.mode.or(session.mode);
+                    session.text = welcome.text.or(session.text.take());
+                }
                 self.token_accepted(welcome.expires);
             }
             ServerMessage::Error { id, code, message } => match asked(id) {
