@@ -135,8 +135,8 @@ pub(crate) fn start(
         .map(|handle| Box::new(handle) as Box<dyn Store + Send>)
         .collect();
     let presence = &config.presence;
-    let uncertain =
-        config.cluster.lease_ttl + presence.heartbeat + presence.heartbeat_timeout + presence.grace;
+    let silence = presence.heartbeat.max(presence.alive_max) + presence.heartbeat_timeout;
+    let uncertain = config.cluster.lease_ttl + silence + presence.grace;
     let bridge = store::Redis {
         link: link.clone(),
         uncertain_ms: uncertain.as_millis() as u64 + FLUSH,

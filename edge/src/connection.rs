@@ -4,16 +4,18 @@
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use monoio::net::TcpStream;
+use presence::Opening;
 use protocol::{CloseCode, Encoding, MessageId, Request, frame};
 use token::Claims;
 
 use crate::{
     admission::{Admission, Refused},
     clock,
+    config::Presence,
     forwarded::{Client, Peer},
     http::{self, BadRequest, Response},
     link::Link,
-    pages, proxy_protocol,
+    opening, pages, proxy_protocol,
     session::Handoff,
     shared::Hint,
     socket,
@@ -314,8 +316,8 @@ async fn begin(
     link.write(&upgrade.response).await?;
     let mut reader = Reader::new(worker.shared.config.server.max_message.0);
     let encoding = upgrade.encoding;
-    let (claims, reply_to) = match claims {
-        Some(claims) => (claims, None),
+    let (claims, reply_to, opening) = match claims {
+        Some(claims) => (claims, None, upgrade.opening),
         None => match first_message(&mut link, &mut reader, encoding).await? {
             Ok(shown) => shown,
             Err((code, reason)) => {
@@ -339,13 +341,14 @@ async fn begin(
         encoding,
         claims,
         reply_to,
+        opening,
         admission,
         accepted,
     }))
 }
 
-/// What a token says, and the id of the message that it came in.
-type Shown = (Claims, Option<MessageId>);
+/// What a token says, the id of the message that it came in, and what that says of the session.
+type Shown = (Claims, Option<MessageId>, Opening);
 
 /// The `auth` message, which has to be the first.
 async fn first_message(
@@ -363,7 +366,7 @@ async fn first_message(
         let used = reader.read(&mut link.inbox, |inbound| {
             verdict = Some(match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
-                    shown_token(encoding, payload)
+                    shown_token(&worker.shared.config.presence, encoding, payload)
                 }
                 Inbound::Message(..) => Err((CloseCode::UNSUPPORTED, OTHER_KIND.into())),
                 Inbound::Ping(payload) => {
@@ -392,24 +395,38 @@ async fn first_message(
     };
     // It came in time; what it waits for now is not the client.
     drop(deadline);
-    let (token, id) = shown;
+    let (token, id, opening) = shown;
     let spent = Duration::from_micros(clock::mono_us() - began);
     let claims = worker.check_token(&token, patience.saturating_sub(spent));
     Ok(match claims.await {
-        Ok(claims) => Ok((claims, id)),
+        Ok(claims) => match opening {
+            Ok(opening) => Ok((claims, id, opening)),
+            // Another token would not help.
+            Err(what) => Err((CloseCode::NOT_ALLOWED, what)),
+        },
         Err(refusal) => Err((CloseCode::BAD_TOKEN, refusal.to_string())),
     })
 }
 
-/// The token of an `auth` message, and the message's id.
+/// The token of an `auth` message, the message's id, and what it says of the session.
+type Auth = (String, Option<MessageId>, Result<Opening, String>);
+
 fn shown_token(
+    presence: &Presence,
     encoding: Encoding,
     payload: &[u8],
-) -> Result<(String, Option<MessageId>), (CloseCode, String)> {
+) -> Result<Auth, (CloseCode, String)> {
     let refused = |reason: String| Err((CloseCode::BAD_TOKEN, reason));
     match protocol::decode(encoding, payload) {
         Ok(message) => match message.request {
-            Request::Auth { token } => Ok((token.into_owned(), message.id)),
+            Request::Auth {
+                token,
+                status,
+                alive,
+            } => {
+                let opening = opening::opening(presence, status, alive);
+                Ok((token.into_owned(), message.id, opening))
+            }
             _ => refused("the first message must be auth".into()),
         },
         Err(bad) => refused(bad.message),

@@ -17,6 +17,7 @@ mod link;
 mod mesh;
 mod metrics;
 mod node_side;
+mod opening;
 mod pages;
 mod proxy_protocol;
 mod send_ring;
@@ -121,6 +122,11 @@ fn check(config: &Config) -> Result<(), Failure> {
     );
     println!(
         "# presence.heartbeat + presence.heartbeat_timeout + presence.grace, and 400 ms of timers."
+    );
+    println!(
+        "# One that has promised to be alive, and only answers pings, within {} ms:\n\
+         # presence.alive_max + presence.heartbeat_timeout + presence.grace, and 400 ms of timers.",
+        config.silent_bound()
     );
     println!(
         "# One that only loses its connection is offline within {} ms.",

@@ -5,7 +5,7 @@
 use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use monoio::net::TcpStream;
-use presence::{Hello, How, Refused, SessionId};
+use presence::{Hello, How, Opening, Refused, SessionId};
 use protocol::{CloseCode, Encoding, ErrorCode, MessageId, Request, ServerMessage};
 use token::Claims;
 
@@ -13,7 +13,7 @@ use crate::{
     admission::Admission,
     clock,
     link::Link,
-    socket,
+    opening, socket,
     tls::TlsSession,
     websocket::{Inbound, OTHER_KIND, Reader},
     worker::Worker,
@@ -34,6 +34,7 @@ pub(crate) struct Handoff {
     pub(crate) claims: Claims,
     /// Of the `auth` message, when the token came in one.
     pub(crate) reply_to: Option<MessageId>,
+    pub(crate) opening: Opening,
     pub(crate) admission: Admission,
     /// Monotonic µs.
     pub(crate) accepted: u64,
@@ -50,6 +51,7 @@ impl Handoff {
             encoding,
             claims,
             reply_to,
+            opening,
             mut admission,
             accepted,
         } = self;
@@ -63,6 +65,7 @@ impl Handoff {
             encoding,
             expires: claims.expires,
             rule: claims.rule.clone(),
+            opening,
             id: reply_to.as_ref(),
         };
         let id = match open(&worker, &hello).await {
@@ -160,8 +163,8 @@ struct Session {
     ended: bool,
 }
 
-/// A token that came in a session, and the id of its message.
-type Renewal = (String, Option<MessageId>);
+/// A token that came in a session, what else its message says, and that one's id.
+type Renewal = (String, Result<Opening, String>, Option<MessageId>);
 
 impl Session {
     async fn serve(mut self, worker: Rc<Worker>, admission: Admission) {
@@ -197,7 +200,7 @@ impl Session {
     }
 
     /// Settles whether a new token renews the session; nothing of its client is read meanwhile.
-    async fn settle(&self, worker: &Rc<Worker>, (token, reply_to): Renewal) {
+    async fn settle(&self, worker: &Rc<Worker>, (token, opening, reply_to): Renewal) {
         let config = &worker.shared.config;
         // A client that is not read must not be taken for one that is gone.
         let patience = (config.server.auth_timeout).min(config.presence.heartbeat_timeout);
@@ -209,7 +212,7 @@ impl Session {
         let mut core = worker.core.borrow_mut();
         core.at(clock::now());
         core.heard(self.id);
-        answer_renewal(&mut core, self.id, verdict, reply_to.as_ref());
+        answer_renewal(&mut core, self.id, verdict, opening, reply_to.as_ref());
     }
 
     /// Reads what is there; `false` at the end.
@@ -250,8 +253,14 @@ impl Session {
                 Inbound::Message(kind, payload) if kind == encoding => {
                     match protocol::decode(encoding, payload) {
                         Ok(message) => match message.request {
-                            Request::Auth { token } => {
-                                waits = renew(worker, &mut core, id, &token, message.id);
+                            Request::Auth {
+                                token,
+                                status,
+                                alive,
+                            } => {
+                                let presence = &worker.shared.config.presence;
+                                let opening = opening::opening(presence, status, alive);
+                                waits = renew(worker, &mut core, id, &token, opening, message.id);
                             }
                             _ => core.receive(id, message),
                         },
@@ -286,23 +295,24 @@ fn renew(
     core: &mut presence::Core,
     id: SessionId,
     token: &str,
+    opening: Result<Opening, String>,
     reply_to: Option<MessageId>,
 ) -> Option<Box<Renewal>> {
     // Checking a token costs more than most, so it counts as a message before.
-    if !core.spend(id) {
+    if !core.said(id) {
         return None;
     }
     let verdict = match worker.shared.keys.verify(token, clock::wall_ms()) {
         Ok(claims) => Ok(claims),
         Err(refused) if refused.may_be_newer => {
-            return Some(Box::new((token.to_owned(), reply_to)));
+            return Some(Box::new((token.to_owned(), opening, reply_to)));
         }
         Err(refused) => {
             worker.count_bad_token(refused.error.label());
             Err(refused.error.to_string())
         }
     };
-    answer_renewal(core, id, verdict, reply_to.as_ref());
+    answer_renewal(core, id, verdict, opening, reply_to.as_ref());
     None
 }
 
@@ -311,18 +321,21 @@ fn answer_renewal(
     core: &mut presence::Core,
     id: SessionId,
     verdict: Result<Claims, String>,
+    opening: Result<Opening, String>,
     reply_to: Option<&MessageId>,
 ) {
-    let (code, message) = match verdict {
-        Ok(claims) if core.user_of(id) == Some(&*claims.user) => {
-            core.renewed(id, claims.expires, &claims.rule, reply_to);
+    let own = |claims: &Claims| core.user_of(id) == Some(&*claims.user);
+    let (code, message) = match (verdict, opening) {
+        (Ok(claims), Ok(opening)) if own(&claims) => {
+            core.renewed(id, claims.expires, &claims.rule, opening, reply_to);
             return;
         }
-        Ok(_) => (
+        (Ok(claims), Err(what)) if own(&claims) => (ErrorCode::BadMember, what),
+        (Ok(_), _) => (
             ErrorCode::WrongUser,
             "the new token is another user's".to_owned(),
         ),
-        Err(reason) => (ErrorCode::BadToken, reason),
+        (Err(reason), _) => (ErrorCode::BadToken, reason),
     };
     core.send_message(
         id,

@@ -300,6 +300,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         max_devices: presence.max_devices as u32,
         max_watches: presence.max_watches as u32,
         outbox: presence.outbox.0,
+        max_message: shared.config.server.max_message.0,
         message_rate: presence.message_rate as u32,
         message_burst: presence.message_burst as u32,
     }

@@ -2,11 +2,13 @@
 //! alone and does no I/O; whose its token is, the connection finds out.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use presence::Opening;
 use protocol::Encoding;
 use sha1::{Digest, Sha1};
 
 use crate::{
     http::{NoBearer, Request, Response},
+    opening,
     shared::Shared,
 };
 
@@ -21,6 +23,8 @@ pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
     /// That of the request, unchecked.
     pub(crate) token: Option<String>,
+    /// Of the target.
+    pub(crate) opening: Opening,
     /// The head of the answer to a good token, or none.
     pub(crate) response: Vec<u8>,
 }
@@ -96,6 +100,8 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
         return Err(refuse(400, what));
     }
     let token = token_of(request, &offered)?.map(str::to_owned);
+    let opening = opening::of_target(&shared.config.presence, request);
+    let opening = opening.map_err(|what| refuse(400, &what))?;
     let mut response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {}\r\n",
@@ -111,6 +117,7 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     Ok(Upgrade {
         encoding,
         token,
+        opening,
         response: response.into_bytes(),
     })
 }

@@ -203,7 +203,7 @@ impl Core {
         let Some(session) = self.sessions.live(id) else {
             return;
         };
-        if !self.spend(id) {
+        if !self.said(id) {
             return;
         }
         let reply_to = message.id;
@@ -237,7 +237,7 @@ impl Core {
             return;
         };
         self.counters.bad_messages += 1;
-        if self.spend(id) {
+        if self.said(id) {
             self.reply_error(session, bad.id.as_ref(), bad.code, &bad.message);
         }
     }
@@ -267,7 +267,7 @@ impl Core {
 
     /// Takes a message's worth of the session's allowance; a session without is closed, and `false`
     /// says that it takes no part any more.
-    pub fn spend(&mut self, id: SessionId) -> bool {
+    pub(crate) fn spend(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.live(id) else {
             return false;
         };
@@ -288,7 +288,7 @@ impl Core {
         true
     }
 
-    fn set_status(
+    pub(crate) fn set_status(
         &mut self,
         session: u32,
         status: Option<Activity>,

@@ -27,7 +27,7 @@ pub use crate::{
     core::Core,
     counters::Counters,
     fanout::Transmit,
-    lifetime::{Hello, How, Refused},
+    lifetime::{Hello, How, Opening, Refused},
     membership::{Found, Membership, Renewal, Step},
     peers::PeerMessage,
     session::SessionId,

@@ -1,7 +1,10 @@
 //! A session's life: it is welcomed, pinged, warned of its token's end, and ends. It owns when a
 //! session's timer fires and why one is closed; what that makes of its user is the user's state's.
 
-use protocol::{CloseCode, Encoding, MessageId, ServerMessage, frame};
+use protocol::{
+    Activity, CloseCode, Encoding, Limits, MAX_USERS_PER_MESSAGE, MessageId, ServerMessage,
+    Welcome, frame,
+};
 
 use crate::{
     Core, SessionId, WatchRule,
@@ -27,6 +30,16 @@ pub enum How {
     TimedOut,
 }
 
+/// What a client says of its session with its token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// What it reports from its first moment; `None` = as it was within grace, else online.
+    pub status: Option<Activity>,
+    /// Seconds within which it promises to say something of its own, within the bounds that the
+    /// shell has checked. After that pongs are no sign of life. `None` = no promise.
+    pub alive: Option<u16>,
+}
+
 /// A client that has shown its token.
 #[derive(Debug, Clone)]
 pub struct Hello<'a> {
@@ -38,6 +51,8 @@ pub struct Hello<'a> {
     pub expires: u64,
     /// Whom the token lets it watch.
     pub rule: WatchRule,
+    /// What it says of itself.
+    pub opening: Opening,
     /// Of the `auth` message, when it came in one.
     pub id: Option<&'a MessageId>,
 }
@@ -72,8 +87,10 @@ impl Core {
             next: NONE,
             pieces: NONE,
             timer: TimerId::NONE,
-            away: false,
-            spoke: false,
+            alive: hello.opening.alive.unwrap_or_default(),
+            pinged: false,
+            away: hello.opening.status == Some(Activity::Away),
+            spoke: hello.opening.status.is_some(),
             encoding: hello.encoding,
             queued: false,
             blocked: false,
@@ -106,12 +123,13 @@ impl Core {
     }
 
     /// The client showed a new token for the same user, in the message `reply_to`: its session lives
-    /// as long as that.
+    /// as long as that. What the `opening` does not say stays as it is.
     pub fn renewed(
         &mut self,
         id: SessionId,
         expires: u64,
         new_rule: &WatchRule,
+        opening: Opening,
         reply_to: Option<&MessageId>,
     ) {
         let Some(session) = self.sessions.live(id) else {
@@ -121,6 +139,10 @@ impl Core {
         slot.expires = expires;
         slot.warned = false;
         slot.rule = rule(new_rule);
+        slot.alive = opening.alive.unwrap_or(slot.alive);
+        if opening.status.is_some() {
+            self.set_status(session, opening.status, None, None);
+        }
         self.welcome(session, reply_to);
         self.arm_session(session);
     }
@@ -161,30 +183,59 @@ impl Core {
             false => Welcomed::InPart,
         };
         let encoding = slot.encoding;
-        let welcome = ServerMessage::Welcome {
+        let welcome = ServerMessage::Welcome(Welcome {
             id: reply_to,
             user: &user.name,
             session: &name,
             node: &self.settings.node,
             heartbeat: (self.settings.heartbeat / 1_000).max(1) as u32,
+            alive: slot.alive.into(),
             expires: slot.expires,
             mode: (known || user.mode_set).then_some(user.mode),
             text: match known || user.text_set {
                 true => &user.record.text,
                 false => "",
             },
-        };
+            limits: Limits {
+                message: self.settings.max_message as u64,
+                users: MAX_USERS_PER_MESSAGE as u32,
+                watches: self.settings.max_watches,
+                messages: self.settings.message_rate,
+            },
+        });
         append_frame(&mut slot.replies, encoding, |out| {
             welcome.encode(encoding, out);
         });
         self.replied(session);
     }
 
-    /// Bytes came from the client.
+    /// Bytes came from the client, or from what answers pings for it.
     pub fn heard(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.live(id) {
+            let slot = &mut self.sessions[session];
+            slot.pinged = false;
+            if slot.alive == 0 {
+                slot.heard = self.clock;
+            }
+        }
+    }
+
+    /// A message came, which is a sign of life of the application itself, and is counted; `false`
+    /// when the session takes no part any more.
+    pub fn said(&mut self, id: SessionId) -> bool {
         if let Some(session) = self.sessions.live(id) {
             self.sessions[session].heard = self.clock;
         }
+        self.spend(id)
+    }
+
+    /// How long a session may be silent, ms.
+    fn patience(&self, session: u32) -> u64 {
+        let promised = match self.sessions[session].alive {
+            0 => self.settings.heartbeat,
+            seconds => u64::from(seconds) * 1_000,
+        };
+        promised + self.settings.heartbeat_timeout
     }
 
     /// The session's socket takes no more bytes: its changes conflate until [`Core::unblocked`].
@@ -210,16 +261,22 @@ impl Core {
 
     pub(crate) fn check_session(&mut self, session: u32) {
         self.sessions[session].timer = TimerId::NONE;
-        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let patience = self.patience(session);
+        let unread = self.settings.heartbeat + self.settings.heartbeat_timeout;
         let slot = &mut self.sessions[session];
-        let silent = self.clock - slot.heard >= silence;
-        let deaf = slot.blocked && (silent || self.clock - slot.blocked_since >= silence);
+        let silent = self.clock - slot.heard >= patience;
+        // A client that promised more than pongs still answers pings, or its connection is dead.
+        let dead = slot.pinged && self.clock >= self.pong_due(session);
+        let slot = &mut self.sessions[session];
+        let deaf = slot.blocked && (silent || self.clock - slot.blocked_since >= unread);
+        let silent = silent || dead;
         if silent || deaf {
             let how = if silent { How::TimedOut } else { How::Broken };
             // A blocked session is not read from: what it does not do is to read.
             let (code, reason) = match deaf {
                 true => (CloseCode::OVERLOADED, "nothing was read"),
-                false => (CloseCode::TIMEOUT, "nothing was heard"),
+                false if dead || slot.alive == 0 => (CloseCode::TIMEOUT, "nothing was heard"),
+                false => (CloseCode::TIMEOUT, "no message came in the promised time"),
             };
             self.close_session(session, how, code, reason);
             return;
@@ -245,9 +302,10 @@ impl Core {
         if slot.closing.is_some() {
             return;
         }
-        if self.clock >= slot.ping_due {
+        if self.clock >= slot.ping_due && !slot.pinged {
             slot.ping_due = self.clock + self.settings.heartbeat;
             if !slot.blocked {
+                slot.pinged = slot.alive > 0;
                 frame::control(&mut slot.replies, frame::Opcode::Ping, &[]);
                 self.fanout.queue(&mut self.sessions, session);
             }
@@ -255,10 +313,20 @@ impl Core {
         self.arm_session(session);
     }
 
+    /// When the last ping has to be answered.
+    fn pong_due(&self, session: u32) -> u64 {
+        let sent = self.sessions[session]
+            .ping_due
+            .saturating_sub(self.settings.heartbeat);
+        sent + self.settings.heartbeat_timeout
+    }
+
     fn arm_session(&mut self, session: u32) {
-        let silence = self.settings.heartbeat + self.settings.heartbeat_timeout;
+        let patience = self.patience(session);
+        let pong_due = self.pong_due(session);
         let slot = &mut self.sessions[session];
-        let mut next = slot.ping_due.min(slot.heard + silence);
+        let beat = if slot.pinged { pong_due } else { slot.ping_due };
+        let mut next = beat.min(slot.heard + patience);
         if slot.expires != 0 {
             let left = slot.expires.saturating_sub(self.now.wall_ms);
             let warn = if slot.warned {

@@ -74,6 +74,10 @@ pub(crate) struct Session {
     /// First of the pieces that wait for a flush.
     pub(crate) pieces: u32,
     pub(crate) timer: TimerId,
+    /// Seconds within which the client has promised to say something; 0 = no promise.
+    pub(crate) alive: u16,
+    /// A ping is out, and nothing has come since.
+    pub(crate) pinged: bool,
     pub(crate) away: bool,
     /// It has said itself whether it is away.
     pub(crate) spoke: bool,
@@ -91,6 +95,7 @@ pub(crate) struct Session {
     pub(crate) tokens: u32,
     /// Times on the core's clock, ms.
     pub(crate) refilled: u64,
+    /// When the last sign of life came: bytes, or after a promise a message.
     pub(crate) heard: u64,
     pub(crate) ping_due: u64,
     pub(crate) blocked_since: u64,
@@ -160,5 +165,15 @@ impl std::ops::Index<u32> for Sessions {
 impl std::ops::IndexMut<u32> for Sessions {
     fn index_mut(&mut self, index: u32) -> &mut Session {
         &mut self.slots[index as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_no_larger_than_its_documented_cost() {
+        assert_eq!(size_of::<Session>(), 168);
     }
 }

@@ -45,6 +45,8 @@ pub struct Settings {
     pub max_watches: u32,
     /// Bytes of answers that may wait for one slow session; beyond, it is closed with 1013.
     pub outbox: usize,
+    /// Bytes of a client's message, for its client to know; the shell reads no longer ones.
+    pub max_message: usize,
     /// Messages a second that a session may send in the long run; beyond, 4429.
     pub message_rate: u32,
     /// Messages that a session may send at once.

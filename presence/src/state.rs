@@ -168,7 +168,8 @@ impl Core {
     pub(crate) fn attach(&mut self, slot: u32, session: u32) {
         let user = &mut self.users[slot];
         let was_connected = user.connected();
-        if user.adopted || (user.sessions == 0 && user.grace != TimerId::NONE) {
+        let back = user.adopted || (user.sessions == 0 && user.grace != TimerId::NONE);
+        if back && !self.sessions[session].spoke {
             // Back within grace: as it was, until the session says otherwise.
             self.sessions[session].away = user.away;
         }

@@ -67,6 +67,10 @@ pub enum Request<'a> {
     Auth {
         /// A JWT, not checked yet.
         token: Cow<'a, str>,
+        /// What this session reports from its first moment.
+        status: Option<Activity>,
+        /// Seconds within which the client promises to say something of its own, at least 1.
+        alive: Option<u32>,
     },
     /// To be told of these users.
     Watch {
@@ -174,6 +178,21 @@ mod tests {
             (r#"{"type":"auth","id":7}"#, ErrorCode::BadMember, Some(7)),
             (
                 r#"{"type":"auth","token":7,"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"auth","token":"x","status":"busy","id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"auth","token":"x","alive":0,"id":7}"#,
+                ErrorCode::BadMember,
+                Some(7),
+            ),
+            (
+                r#"{"type":"auth","token":"x","alive":"60","id":7}"#,
                 ErrorCode::BadMember,
                 Some(7),
             ),
@@ -335,7 +354,23 @@ mod tests {
             .expect("a Vec");
         e.str("x").expect("a Vec").bool(true).expect("a Vec");
         let kind = match &message.request {
-            Request::Auth { token } => {
+            Request::Auth {
+                token,
+                status,
+                alive,
+            } => {
+                if let Some(status) = status {
+                    e.u8(key(Member::Status))
+                        .expect("a Vec")
+                        .str(status.as_str())
+                        .expect("a Vec");
+                }
+                if let Some(alive) = alive {
+                    e.u8(key(Member::Alive))
+                        .expect("a Vec")
+                        .u32(*alive)
+                        .expect("a Vec");
+                }
                 e.u8(key(Member::Token))
                     .expect("a Vec")
                     .str(token)
@@ -401,7 +436,17 @@ mod tests {
             Some(MessageId::Text(id)) => drop(object.insert("id".into(), (**id).into())),
         }
         let kind = match &message.request {
-            Request::Auth { token } => {
+            Request::Auth {
+                token,
+                status,
+                alive,
+            } => {
+                if let Some(status) = status {
+                    object.insert("status".into(), status.as_str().into());
+                }
+                if let Some(alive) = alive {
+                    object.insert("alive".into(), (*alive).into());
+                }
                 object.insert("token".into(), (**token).into());
                 "auth"
             }
@@ -456,7 +501,16 @@ mod tests {
             "[a-z\"]{0,20}".prop_map(|id| Some(MessageId::Text(id.into()))),
         ];
         let request = prop_oneof![
-            any_user().prop_map(|token| Request::Auth { token }),
+            (
+                any_user(),
+                prop::option::of(statuses.clone()),
+                prop::option::of(1_u32..)
+            )
+                .prop_map(|(token, status, alive)| Request::Auth {
+                    token,
+                    status,
+                    alive
+                }),
             (users(), known).prop_map(|(users, known)| Request::Watch { users, known }),
             users().prop_map(|users| Request::Unwatch { users }),
             users().prop_map(|users| Request::Query { users }),

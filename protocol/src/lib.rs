@@ -31,6 +31,8 @@ pub use record::{
     Activity, MAX_TEXT, MAX_USER, Mode, Record, Status, Stored, StoredError, UserId, UserIdError,
     check_user,
 };
-pub use server::{ErrorCode, ListKind, ServerMessage, begin_list, end_list, list_record};
+pub use server::{
+    ErrorCode, Limits, ListKind, ServerMessage, Welcome, begin_list, end_list, list_record,
+};
 pub use version::Version;
 pub use watch_rule::{Pattern, WatchRule};

@@ -5,8 +5,8 @@
 use crate::words::words;
 
 words! {
-    /// A member of a message or record. Its number is the CBOR key; all are below 24, so that a
-    /// key is one byte.
+    /// A member of a message or record. Its number is the CBOR key; all that come more than once a
+    /// session are below 24, so that a key is one byte.
     pub enum Member {
         /// The message's type, a [`MessageType`].
         Type = 0 => "type",
@@ -50,6 +50,14 @@ words! {
         Message = 19 => "message",
         /// What the person chose for all devices.
         Mode = 20 => "mode",
+        /// Seconds within which a client says something of its own.
+        Alive = 21 => "alive",
+        /// What a client has to keep within.
+        Limits = 22 => "limits",
+        /// Of the limits: users that a session may watch.
+        Watches = 23 => "watches",
+        /// Of the limits: messages a second.
+        Messages = 24 => "messages",
     }
 }
 
@@ -121,14 +129,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_single_cbor_bytes_and_all_differ() {
+    fn numbers_are_single_cbor_bytes_where_it_counts_and_all_differ() {
         let members: std::collections::BTreeSet<u8> =
             Member::ALL.iter().map(|m| m.number()).collect();
         let types: std::collections::BTreeSet<u8> =
             MessageType::ALL.iter().map(|t| t.number()).collect();
         assert_eq!(members.len(), Member::ALL.len());
         assert_eq!(types.len(), MessageType::ALL.len());
-        assert!(members.last() < Some(&24) && types.last() < Some(&24));
+        assert!(types.last() < Some(&24));
+        let long = |member: &&Member| member.number() >= 24;
+        let long: Vec<&Member> = Member::ALL.iter().filter(long).collect();
+        assert_eq!(long, [&Member::Messages], "only of the limits");
         for kind in MessageType::ALL {
             assert_eq!(MessageType::from_number(kind.number().into()), Some(*kind));
         }

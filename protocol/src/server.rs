@@ -2,7 +2,11 @@
 //! It owns both layouts; a record's bytes do not depend on where in a list they stand, so that
 //! they can be copied from one list to another. Nothing is allocated beyond growing the buffer.
 
+mod welcome;
+
 use std::io::Write;
+
+pub use welcome::{Limits, Welcome};
 
 use crate::{
     Encoding, MessageId, Mode, Record, Status,
@@ -42,24 +46,7 @@ words! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerMessage<'a> {
     /// The session stands.
-    Welcome {
-        /// Of the `auth` that it answers.
-        id: Option<&'a MessageId>,
-        /// The token's user.
-        user: &'a str,
-        /// The session's name, for logs.
-        session: &'a str,
-        /// The node's name.
-        node: &'a str,
-        /// Seconds between pings.
-        heartbeat: u32,
-        /// When the token ends, ms since 1970; 0 = never (left out).
-        expires: u64,
-        /// What the person chose; `None` while the store has not said it.
-        mode: Option<Mode>,
-        /// The user's text; left out when empty.
-        text: &'a str,
-    },
+    Welcome(Welcome<'a>),
     /// Done.
     Ok {
         /// Of the message it answers.
@@ -96,32 +83,7 @@ impl ServerMessage<'_> {
     pub fn encode(&self, encoding: Encoding, out: &mut Vec<u8>) {
         let mut object = Object::begin(encoding, out);
         match *self {
-            Self::Welcome {
-                id,
-                user,
-                session,
-                node,
-                heartbeat,
-                expires,
-                mode,
-                text,
-            } => {
-                object.kind(MessageType::Welcome);
-                object.id(id);
-                object.text(Member::User, user);
-                object.text(Member::Session, session);
-                object.text(Member::Node, node);
-                object.number(Member::Heartbeat, heartbeat.into());
-                if expires != 0 {
-                    object.number(Member::Expires, expires);
-                }
-                if let Some(mode) = mode {
-                    object.text(Member::Mode, mode.as_str());
-                }
-                if !text.is_empty() {
-                    object.text(Member::Text, text);
-                }
-            }
+            Self::Welcome(welcome) => welcome.encode(&mut object),
             Self::Ok { id } => {
                 object.kind(MessageType::Ok);
                 object.id(id);
@@ -253,7 +215,7 @@ impl<'a> Object<'a> {
                 self.out.extend_from_slice(member.as_str().as_bytes());
                 self.out.extend_from_slice(b"\":");
             }
-            Encoding::Cbor => self.out.push(member.number()),
+            Encoding::Cbor => cbor_head(0, member.number().into(), self.out),
         }
     }
 
@@ -299,6 +261,12 @@ impl<'a> Object<'a> {
             Encoding::Json => write_json_number(number, self.out),
             Encoding::Cbor => cbor_head(0, number, self.out),
         }
+    }
+
+    /// Begins an object that is the member's value.
+    fn object(&mut self, member: Member) -> Object<'_> {
+        self.key(member);
+        Object::begin(self.encoding, self.out)
     }
 
     fn end(self) {
@@ -419,20 +387,38 @@ mod tests {
 
     #[test]
     fn messages_look_as_documented() {
-        let welcome = ServerMessage::Welcome {
+        let welcome = Welcome {
             id: None,
             user: "alice",
             session: "n1-7f3a",
             node: "n1",
             heartbeat: 25,
+            alive: 0,
             expires: 1_795_480_000_000,
             mode: Some(Mode::Auto),
             text: "",
+            limits: Limits {
+                message: 16_384,
+                users: 1_000,
+                watches: 2_000,
+                messages: 100,
+            },
         };
         assert_eq!(
-            to_json(welcome),
-            r#"{"type":"welcome","user":"alice","session":"n1-7f3a","node":"n1","heartbeat":25,"expires":1795480000000,"mode":"auto"}"#
+            to_json(ServerMessage::Welcome(welcome)),
+            r#"{"type":"welcome","user":"alice","session":"n1-7f3a","node":"n1","heartbeat":25,"expires":1795480000000,"mode":"auto","limits":{"message":16384,"users":1000,"watches":2000,"messages":100}}"#
         );
+        let welcome = ServerMessage::Welcome(Welcome {
+            alive: 120,
+            expires: 0,
+            mode: None,
+            ..welcome
+        });
+        let json: Value = serde_json::from_str(&to_json(welcome)).expect("JSON");
+        assert_eq!((&json["alive"], json.get("mode")), (&json!(120), None));
+        let mut out = Vec::new();
+        welcome.encode(Encoding::Cbor, &mut out);
+        assert_eq!(cbor_value(&out), json);
         let id = MessageId::Integer(-7);
         assert_eq!(
             to_json(ServerMessage::Ok { id: Some(&id) }),

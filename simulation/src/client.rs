@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use presence::{Hello, SessionId, WatchRule};
+use presence::{Hello, Opening, SessionId, WatchRule};
 use protocol::{Encoding, Record};
 use serde_json::Value;
 
@@ -48,8 +48,9 @@ impl View {
 }
 
 /// How a client's session begins.
-pub(crate) fn hello(user: &str) -> Hello<'_> {
+pub(crate) fn hello(user: &str, opening: Opening) -> Hello<'_> {
     Hello {
+        opening,
         user,
         encoding: Encoding::Json,
         expires: 0,
@@ -78,6 +79,12 @@ pub(crate) struct Client {
     pub(crate) uninformed: bool,
     /// It neither reads nor sends nor closes.
     pub(crate) vanished: bool,
+    /// It promises to say something in time.
+    pub(crate) promises: bool,
+    /// It says nothing any more; what answers pings for it goes on.
+    pub(crate) frozen: bool,
+    /// When it last said something.
+    pub(crate) said: u64,
 }
 
 /// One frame of the server.

@@ -10,7 +10,7 @@ use settings::{Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
 pub(crate) use token::DEVELOPMENT_SECRET;
 
-pub(crate) use self::table::Config;
+pub(crate) use self::table::{Config, Presence};
 use crate::start::Mode;
 
 /// The settings, and whose they are.
@@ -132,6 +132,15 @@ impl Config {
         rules.duration("presence.heartbeat", presence.heartbeat, 1_000..=3_600_000);
         let timeout = presence.heartbeat_timeout;
         rules.duration("presence.heartbeat_timeout", timeout, 100..=3_600_000);
+        rules.duration("presence.alive_min", presence.alive_min, 1_000..=3_600_000);
+        rules.duration("presence.alive_max", presence.alive_max, 1_000..=3_600_000);
+        rules.rule(
+            presence.alive_min <= presence.alive_max,
+            format!(
+                "presence.alive_min = {:?} is longer than presence.alive_max = {:?}",
+                presence.alive_min, presence.alive_max
+            ),
+        );
         rules.duration("presence.grace", presence.grace, 0..=DAY);
         rules.duration(
             "presence.clean_close_grace",
@@ -178,6 +187,14 @@ impl Config {
         let presence = &self.presence;
         let sum = presence.heartbeat + presence.heartbeat_timeout + presence.grace;
         // Each of the two timers is up to a slot (100 ms) late, and so is the tick.
+        sum.as_millis() as u64 + 400
+    }
+
+    /// The bound within which a client that has promised to be alive, and whose pings are answered all
+    /// the same, is offline when it says nothing any more, ms.
+    pub(crate) fn silent_bound(&self) -> u64 {
+        let presence = &self.presence;
+        let sum = presence.alive_max + presence.heartbeat_timeout + presence.grace;
         sum.as_millis() as u64 + 400
     }
 

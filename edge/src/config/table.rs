@@ -75,6 +75,12 @@ settings::sections! {
         heartbeat: Duration = "25s",
         /// A session is dead when nothing came for `heartbeat` and this.
         heartbeat_timeout: Duration = "10s",
+        /// The shortest time within which a client may promise a message of its own (`alive`), in whole
+        /// seconds. For who has promised, messages are the sign of life, and not pongs.
+        alive_min: Duration = "10s",
+        /// The longest. A client that has stopped and whose pings something else answers is dead to the
+        /// server after what it promised and `heartbeat_timeout`.
+        alive_max: Duration = "10m",
         /// How long a question waits for the store.
         store_patience: Duration = "2s",
         /// Sessions of one user; more are refused with 4409.

@@ -211,6 +211,7 @@ fn a_record_of_an_unknown_encoding_is_named_counted_and_taken_as_absent() {
         "redis: the record of {bob:?} in vnode 1 is left aside: "
     ));
     // Its next event repairs what is seen.
+    cluster.until_said("reading 4 partitions of user_status_events");
     cluster.publish(2, &bob, &encoded(&event(&bob, 1)));
     assert_eq!(watcher.change()["status"], "away");
     assert_serves(&cluster.edge, &mut watcher, "first");

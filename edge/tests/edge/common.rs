@@ -385,6 +385,11 @@ pub(crate) fn token(user: &str) -> String {
     signed(&json!({ "sub": user, "exp": now() + 3_600 }))
 }
 
+/// The same with parameters in the target.
+pub(crate) fn upgrade_at(query: &str, headers: &str) -> String {
+    upgrade(headers).replacen("/socket ", &format!("/socket?{query} "), 1)
+}
+
 /// The head of an upgrade request with more header lines.
 pub(crate) fn upgrade(headers: &str) -> String {
     format!(
@@ -443,11 +448,20 @@ impl Client {
         Self::over(Box::new(stream), headers)
     }
 
+    /// The same with parameters in the target.
+    pub(crate) fn open_at(edge: &Edge, query: &str, headers: &str) -> Self {
+        let stream = TcpStream::connect(edge.address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self::asks(Box::new(stream), &upgrade_at(query, headers))
+    }
+
     /// Upgrades an open connection.
-    pub(crate) fn over(mut stream: Box<dyn Stream>, headers: &str) -> Self {
-        stream
-            .write_all(upgrade(headers).as_bytes())
-            .expect("it is read");
+    pub(crate) fn over(stream: Box<dyn Stream>, headers: &str) -> Self {
+        Self::asks(stream, &upgrade(headers))
+    }
+
+    fn asks(mut stream: Box<dyn Stream>, request: &str) -> Self {
+        stream.write_all(request.as_bytes()).expect("it is read");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -551,15 +565,20 @@ impl Client {
 
     /// The code of the close frame that comes next, and that the connection ends with it.
     pub(crate) fn closed(&mut self) -> u16 {
+        self.close_frame().0
+    }
+
+    /// The same with its reason.
+    pub(crate) fn close_frame(&mut self) -> (u16, String) {
         loop {
             match self.next().expect("a close frame") {
                 (CLOSE, payload) => {
                     let code = u16::from_be_bytes([payload[0], payload[1]]);
-                    std::str::from_utf8(&payload[2..]).expect("a reason in UTF-8");
+                    let reason = std::str::from_utf8(&payload[2..]).expect("a reason in UTF-8");
                     // The answer may find the connection closed.
                     let _ = self.stream.write_all(&frame(FIN | CLOSE, &payload));
                     assert!(self.next().is_none(), "nothing follows a close");
-                    return code;
+                    return (code, reason.to_owned());
                 }
                 (_, payload) => {
                     let text = String::from_utf8_lossy(&payload).into_owned();

@@ -10,6 +10,7 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod memory;
+mod opening;
 mod presence;
 mod proxies;
 mod restarts;

@@ -1,6 +1,6 @@
 //! What tests of a cluster's core begin with: two vnodes, and nothing that time ends by itself.
 
-use online_status_presence::{Hello, Now, Settings};
+use online_status_presence::{Hello, Now, Opening, Settings};
 use protocol::{Encoding, Version, WatchRule};
 use ring::{CoreId, Epoch, Node, NodeId, VnodeCount};
 
@@ -31,6 +31,7 @@ pub(crate) fn node(name: &str, boot: u64) -> Node {
 /// A session of the user as most are.
 pub(crate) fn hello(user: &str) -> Hello<'_> {
     Hello {
+        opening: Opening::default(),
         user,
         encoding: Encoding::Json,
         expires: 0,
@@ -64,6 +65,7 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         max_devices: 10,
         max_watches: 10_000,
         outbox: 1 << 24,
+        max_message: 16_384,
         message_rate: 100,
         message_burst: 100,
     }

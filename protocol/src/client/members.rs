@@ -23,6 +23,7 @@ pub(super) struct Members<'a> {
 #[derive(Default)]
 struct Arguments<'a> {
     token: Option<Value<'a>>,
+    alive: Option<Value<'a>>,
     users: Option<Value<'a>>,
     known: Option<Value<'a>>,
     status: Option<Value<'a>>,
@@ -47,6 +48,7 @@ impl<'a> Members<'a> {
             Member::Type => Some(&mut self.kind),
             Member::Id => Some(&mut self.id),
             Member::Token => Some(&mut self.rest.token),
+            Member::Alive => Some(&mut self.rest.alive),
             Member::Users => Some(&mut self.rest.users),
             Member::Known => Some(&mut self.rest.known),
             Member::Status => Some(&mut self.rest.status),
@@ -111,15 +113,7 @@ fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'
         Some(_) => Err("type is neither a name nor a number".into()),
     };
     match kind.map_err(|message| bad(ErrorCode::UnknownType, message))? {
-        MessageType::Auth => {
-            let token = rest
-                .token
-                .ok_or_else(|| bad_member(Member::Token, "is missing"))?;
-            let token = token
-                .into_text()
-                .map_err(|what| bad_member(Member::Token, what))?;
-            Ok(Request::Auth { token })
-        }
+        MessageType::Auth => auth(rest),
         MessageType::Watch => {
             let known = match rest.known {
                 None => Vec::new(),
@@ -148,6 +142,28 @@ fn request<'a>(kind: Option<Value<'a>>, rest: Arguments<'a>) -> Result<Request<'
             Err(bad(ErrorCode::UnknownType, message))
         }
     }
+}
+
+fn auth(rest: Arguments<'_>) -> Result<Request<'_>, BadMessage> {
+    let token = rest
+        .token
+        .ok_or_else(|| bad_member(Member::Token, "is missing"))?;
+    let token = token
+        .into_text()
+        .map_err(|what| bad_member(Member::Token, what))?;
+    let seconds = |value| match value {
+        Value::Integer(seconds) => u32::try_from(seconds).ok().filter(|seconds| *seconds > 0),
+        _ => None,
+    };
+    let alive = rest.alive.map(|value| {
+        let what = "must be a whole number of seconds, at least 1";
+        seconds(value).ok_or_else(|| bad_member(Member::Alive, what))
+    });
+    Ok(Request::Auth {
+        token,
+        status: rest.status.map(activity).transpose()?,
+        alive: alive.transpose()?,
+    })
 }
 
 fn users(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, BadMessage> {

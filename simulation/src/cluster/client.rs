@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use presence::How;
+use presence::{How, Opening};
+use protocol::Activity;
 use serde_json::{Value, json};
 
 use super::{
@@ -41,8 +42,9 @@ pub(crate) struct Client {
     pub(crate) line: Option<Line>,
     /// It wants to be connected.
     pub(crate) wanted: bool,
-    /// What it says after each welcome.
+    /// What it says with its token, or after the welcome.
     status: &'static str,
+    pub(crate) opening: Opening,
     /// When it last asked for a user that it has not been shown in a change since.
     asked: BTreeMap<String, u64>,
     /// Users that it watches, in all its connections.
@@ -267,6 +269,9 @@ impl World {
             return;
         };
         let id = self.next_ticket();
+        let tells = self.random.once_in(2);
+        let state = &mut self.clients[client];
+        state.opening.status = Activity::parse(state.status).filter(|_| tells);
         self.note(|| {
             format!(
                 "{} dials n{name} (p{process}), connection {id}",
@@ -437,11 +442,14 @@ impl World {
         }
         let process = line.process;
         let (status, watched) = (state.status, state.watched.clone());
+        let told = state.opening.status.is_some();
         if !self.truth_begins(client, process) {
             self.note(|| format!("{} is welcomed without the vnode", self.who(client)));
         }
-        // A session that returns in grace starts as the last one was, so it says how it is.
-        self.say(client, &json!({ "type": "status", "status": status }));
+        if !told {
+            // A session that returns in grace starts as the last one was, so it says how it is.
+            self.say(client, &json!({ "type": "status", "status": status }));
+        }
         self.watch_again(client, conn, &watched);
     }
 

@@ -1,7 +1,7 @@
 //! What the truth is told: which sessions begin and end, who ended them, and what a process heard
 //! of a user while it had the vnode. It knows the store and the maps; no client and no core asks it.
 
-use protocol::{CloseCode, Mode};
+use protocol::{Activity, CloseCode, Mode};
 use ring::{Epoch, Vnode};
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ impl World {
         let proper = self.has(process, vnode);
         let held = Held {
             process,
-            away: false,
+            away: self.clients[client].opening.status == Some(Activity::Away),
             forsaken: !proper,
         };
         let truth = self.truth_of(client);

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use presence::How;
-use protocol::{Encoding, Mode, Status};
+use presence::{How, Opening};
+use protocol::{Activity, Encoding, Mode, Status};
 
-use super::{GRACE, TRANSIT, World, vnodes};
+use super::{ALIVE, GRACE, TRANSIT, World, vnodes};
 use crate::{
     client::{Frame, View, frames, hello},
     truth::Truth,
@@ -16,7 +16,7 @@ impl World {
     /// One client does something.
     pub(super) fn act(&mut self) {
         let client = self.random.below(self.clients.len() as u64) as usize;
-        if self.clients[client].vanished {
+        if self.clients[client].vanished || self.clients[client].frozen {
             return;
         }
         if self.clients[client].session.is_none() {
@@ -30,8 +30,10 @@ impl World {
             10 => self.end(client, How::Clean, "closes"),
             11..14 => self.end(client, How::Broken, "loses its connection"),
             14 => {
-                self.note(|| format!("client {client} vanishes"));
-                self.clients[client].vanished = true;
+                let frozen = self.clients[client].promises && self.random.once_in(2);
+                self.note(|| format!("client {client} vanishes, answers pings: {frozen}"));
+                self.clients[client].vanished = !frozen;
+                self.clients[client].frozen = frozen;
                 let user = self.clients[client].user.clone();
                 let now = self.now;
                 self.truth(&user).leave(client, now, true);
@@ -53,8 +55,13 @@ impl World {
         let core = usize::from(vnodes().vnode(&user).get()) % self.cores.len();
         let now = self.time();
         self.cores[core].at(now);
+        let away = self.random.once_in(3);
+        let opening = Opening {
+            status: away.then_some(Activity::Away),
+            alive: self.clients[client].promises.then_some(ALIVE),
+        };
         let id = self.cores[core]
-            .connect(&hello(&user))
+            .connect(&hello(&user, opening))
             .expect("the owner takes it");
         self.note(|| format!("client {client} connects as {user}"));
         let state = &mut self.clients[client];
@@ -63,9 +70,12 @@ impl World {
         let now = self.now;
         let truth = self.truth(&user);
         truth.pass(now, GRACE);
-        truth.sessions.insert(client, false);
-        // A session that returns in grace starts as the last one was, so it says how it is.
-        self.say(client, r#"{"type":"status","status":"online"}"#);
+        truth.sessions.insert(client, away);
+        self.clients[client].said = now;
+        if !away {
+            // A session that returns in grace starts as the last one was, so it says how it is.
+            self.say(client, r#"{"type":"status","status":"online"}"#);
+        }
         if self.random.once_in(2) {
             self.watch(client);
         }
@@ -73,6 +83,7 @@ impl World {
 
     fn say(&mut self, client: usize, text: &str) {
         let now = self.time();
+        self.clients[client].said = self.now;
         let state = &self.clients[client];
         let id = state.session.expect("it is connected");
         let core = &mut self.cores[state.core];
@@ -82,6 +93,17 @@ impl World {
         core.receive(id, message);
         if self.trace {
             println!("{:>8} client {client} says {text}", self.now);
+        }
+    }
+
+    /// Who has promised to say something does.
+    pub(super) fn keep_promises(&mut self) {
+        for client in 0..self.clients.len() {
+            let state = &self.clients[client];
+            let silent = state.vanished || state.frozen || state.session.is_none();
+            if state.promises && !silent && self.now >= state.said + u64::from(ALIVE) * 500 {
+                self.say(client, r#"{"type":"ping"}"#);
+            }
         }
     }
 
@@ -178,6 +200,7 @@ impl World {
         state.blocked = false;
         state.slow = false;
         state.vanished = false;
+        state.frozen = false;
         let user = state.user.clone();
         let now = self.now;
         self.truth(&user).leave(client, now, graced);

@@ -23,6 +23,9 @@ use crate::{
 const GRACE: u64 = 3_000;
 const HEARTBEAT: u64 = 4_000;
 const TIMEOUT: u64 = 2_000;
+/// Seconds within which those who promise it say something: no more than a heartbeat, so that the
+/// bounds are the same for all.
+const ALIVE: u16 = 4;
 /// How long a change may be under way inside the node: rings, turns, a slow store.
 const TRANSIT: u64 = 4_000;
 
@@ -89,6 +92,7 @@ impl World {
             for _ in 0..=random.below(3) {
                 clients.push(Client {
                     user: user(n),
+                    promises: clients.len() % 3 == 0,
                     ..Client::default()
                 });
             }
@@ -153,6 +157,7 @@ impl World {
                         max_devices: 100,
                         max_watches: 1_000,
                         outbox: 1 << 20,
+                        max_message: 16_384,
                         message_rate: 1_000,
                         message_burst: 1_000,
                     },
@@ -284,6 +289,7 @@ impl World {
         for truth in self.truths.values_mut() {
             truth.pass(self.now, GRACE);
         }
+        self.keep_promises();
         // What has come is read before anyone is judged.
         for client in 0..self.clients.len() {
             self.read(client);

@@ -145,6 +145,7 @@ impl Process {
                     max_devices: 100,
                     max_watches: 1_000,
                     outbox: 1 << 20,
+                    max_message: 16_384,
                     message_rate: 1_000,
                     message_burst: 1_000,
                 },

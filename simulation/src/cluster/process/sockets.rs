@@ -148,12 +148,13 @@ impl World {
     /// A client shows its token. A node that does not own the user looks at the map first.
     fn open(&mut self, pid: usize, conn: u64, client: usize, tries: u64) {
         let user = self.clients[client].name.clone();
+        let opening = self.clients[client].opening;
         let vnode = self.count().vnode(&user);
         let n = self.home(pid, vnode);
         if tries > 0 && !self.processes[pid].conns.contains_key(&conn) {
             return;
         }
-        let opened = self.core(pid, n).connect(&hello(&user));
+        let opened = self.core(pid, n).connect(&hello(&user, opening));
         let process = &mut self.processes[pid];
         let state = Conn {
             client,

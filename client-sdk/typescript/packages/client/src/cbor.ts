@@ -9,7 +9,7 @@ import type { Codec, Message } from './types.js';
 
 const MEMBERS = [
   'type', 'id', 'user', 'users', 'known', 'status', 'text', 'since', 'last_seen', 'devices', 'version', 'token', 'session', 'node',
-  'heartbeat', 'expires', 'address', 'in', 'code', 'message', 'mode',
+  'heartbeat', 'expires', 'address', 'in', 'code', 'message', 'mode', 'alive', 'limits', 'watches', 'messages',
 ];
 const TYPES = [
   '', 'auth', 'watch', 'unwatch', 'query', 'status', 'ping', 'bye', 'welcome', 'snapshot', 'presence', 'result', 'ok', 'pong', 'error', 'move', 'expiring',

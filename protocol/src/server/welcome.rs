@@ -1,0 +1,75 @@
+//! The server's first message: whose session it is, what is in force for it, and what its client has
+//! to keep within. It owns the message's layout.
+
+use super::Object;
+use crate::{
+    MessageId, Mode,
+    names::{Member, MessageType},
+};
+
+/// What a client has to keep within.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a message; more close with 1009.
+    pub message: u64,
+    /// Users that a message may name.
+    pub users: u32,
+    /// Users that a session may watch.
+    pub watches: u32,
+    /// Messages a second in the long run; more close with 4429.
+    pub messages: u32,
+}
+
+/// The session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Welcome<'a> {
+    /// Of the `auth` that it answers.
+    pub id: Option<&'a MessageId>,
+    /// The token's user.
+    pub user: &'a str,
+    /// The session's name, for logs.
+    pub session: &'a str,
+    /// The node's name.
+    pub node: &'a str,
+    /// Seconds between pings.
+    pub heartbeat: u32,
+    /// Seconds within which the client has promised to say something; 0 = no promise (left out).
+    pub alive: u32,
+    /// When the token ends, ms since 1970; 0 = never (left out).
+    pub expires: u64,
+    /// What the person chose; `None` while the store has not said it.
+    pub mode: Option<Mode>,
+    /// The user's text; left out when empty.
+    pub text: &'a str,
+    /// What the client has to keep within.
+    pub limits: Limits,
+}
+
+impl Welcome<'_> {
+    pub(super) fn encode(&self, object: &mut Object<'_>) {
+        object.kind(MessageType::Welcome);
+        object.id(self.id);
+        object.text(Member::User, self.user);
+        object.text(Member::Session, self.session);
+        object.text(Member::Node, self.node);
+        object.number(Member::Heartbeat, self.heartbeat.into());
+        if self.alive != 0 {
+            object.number(Member::Alive, self.alive.into());
+        }
+        if self.expires != 0 {
+            object.number(Member::Expires, self.expires);
+        }
+        if let Some(mode) = self.mode {
+            object.text(Member::Mode, mode.as_str());
+        }
+        if !self.text.is_empty() {
+            object.text(Member::Text, self.text);
+        }
+        let mut limits = object.object(Member::Limits);
+        limits.number(Member::Message, self.limits.message);
+        limits.number(Member::Users, self.limits.users.into());
+        limits.number(Member::Watches, self.limits.watches.into());
+        limits.number(Member::Messages, self.limits.messages.into());
+        limits.end();
+    }
+}
