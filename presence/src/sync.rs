@@ -305,15 +305,18 @@ impl Core {
         {
             self.fence(vnode, claimed);
         }
+        let there = stored.as_ref().is_some_and(|stored| stored.connected);
         let stored = self.with_what_was_heard(slot, stored);
         match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
             // Without a claim the answer may be out of date by now.
             (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
             (Owner::Here(_), Knowledge::Asked) => match stored {
-                Some(stored) if stored.connected => {
+                // By the store's word, which may have gone back.
+                Some(stored) if there => {
                     let had = self.vnodes.had(vnode);
                     self.adopt(slot, unless_gone(had, stored));
                 }
+                Some(stored) if stored.connected => self.adopt(slot, stored),
                 stored => self.learn(slot, stored),
             },
             (Owner::Here(_), Knowledge::Provisional) if self.vnodes.loaded(vnode) => {
