@@ -502,7 +502,7 @@ fn mistakes_of_usage_name_the_program_and_what_was_meant() {
         (&["standalon"], &["standalon", "standalone"]),
         (
             &["standalone", "--listen"],
-            &["a value is required", "--listen"],
+            &["a value is required", "--server-listen"],
         ),
         (&["token", "--user", ""], &["--user \"\""]),
         (

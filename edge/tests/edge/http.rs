@@ -234,7 +234,7 @@ fn pages_of_allowed_origins_may_read_answers() {
     for (origin, allowed) in [("https://b.example", true), ("https://evil.example", false)] {
         let text = format!("GET /healthz HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\n\r\n");
         let (head, body) = response(listed.address, &text);
-        assert_eq!(body, "ok");
+        assert_eq!(body, "ok\n");
         assert_eq!(
             head.contains(&format!("access-control-allow-origin: {origin}\r\n")),
             allowed,

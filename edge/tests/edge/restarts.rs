@@ -2,7 +2,7 @@
 //! apart only after its end, and one that lives.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -119,10 +119,9 @@ fn an_address_that_gets_free_while_it_is_waited_for_is_taken() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    let mut said = [0; 1_024];
-    let errors = child.stderr.as_mut().expect("a pipe");
-    let count = errors.read(&mut said).expect("a line");
-    let said = String::from_utf8_lossy(&said[..count]).into_owned();
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    errors.read_line(&mut said).expect("a line");
     assert!(said.contains("is in use, waiting"), "{said}");
     drop(holder);
     let deadline = Instant::now() + Duration::from_secs(20);
