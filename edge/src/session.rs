@@ -98,9 +98,10 @@ impl Handoff {
             id,
             stream,
             tls,
-            reader,
+            reader: (!reader.is_between_messages()).then(|| Box::new(reader)),
             encoding,
-            unread: inbox,
+            // What is empty keeps no room: an idle session would hold it for its life.
+            unread: if inbox.is_empty() { Vec::new() } else { inbox },
             renewal: None,
             ended: false,
         };
@@ -153,7 +154,8 @@ struct Session {
     id: SessionId,
     stream: Rc<TcpStream>,
     tls: Option<Rc<RefCell<TlsSession>>>,
-    reader: Reader,
+    /// What has come of a message; between two of them the core's reader serves, which is like any.
+    reader: Option<Box<Reader>>,
     encoding: Encoding,
     /// What came while the session was busy; nothing is read from the socket before it is.
     unread: Vec<u8>,
@@ -167,17 +169,24 @@ struct Session {
 type Renewal = (String, Result<Opening, String>, Option<MessageId>);
 
 impl Session {
-    async fn serve(mut self, worker: Rc<Worker>, admission: Admission) {
-        self.read_all(&worker).await;
-        worker.deregister(self.id);
-        {
-            let mut core = worker.core.borrow_mut();
-            core.at(clock::now());
-            core.closed(self.id, How::Broken);
+    /// Serves the client until the connection ends.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments beside their copies as long as it runs"
+    )]
+    fn serve(mut self, worker: Rc<Worker>, admission: Admission) -> impl Future<Output = ()> {
+        async move {
+            self.read_all(&worker).await;
+            worker.deregister(self.id);
+            {
+                let mut core = worker.core.borrow_mut();
+                core.at(clock::now());
+                core.closed(self.id, How::Broken);
+            }
+            worker.stats.borrow_mut().connections -= 1;
+            worker.kick();
+            drop(admission);
         }
-        worker.stats.borrow_mut().connections -= 1;
-        worker.kick();
-        drop(admission);
     }
 
     async fn read_all(&mut self, worker: &Rc<Worker>) {
@@ -248,7 +257,8 @@ impl Session {
         core.heard(self.id);
         let (id, encoding) = (self.id, self.encoding);
         let mut waits = None;
-        let used = self.reader.read(bytes, |inbound| {
+        let mut reader = self.reader.take().unwrap_or_else(|| worker.lend_reader());
+        let used = reader.read(bytes, |inbound| {
             match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
                     match protocol::decode(encoding, payload) {
@@ -285,6 +295,11 @@ impl Session {
             waits.is_none() && !core.is_busy(id)
         });
         self.renewal = waits;
+        if reader.is_between_messages() {
+            worker.give_back(reader);
+        } else {
+            self.reader = Some(reader);
+        }
         self.unread.extend_from_slice(&bytes[used..]);
     }
 }

@@ -61,6 +61,12 @@ impl Reader {
         }
     }
 
+    /// Whether nothing has come of a next message: then any other reader can go on from here.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        let nothing = self.header.is_empty() && self.frame.is_none() && self.control.is_empty();
+        nothing && self.kind.is_none() && !self.ended
+    }
+
     /// Reads `input`, which it unmasks in place, and calls `each` with what it finds until `each`
     /// says `false`; how many bytes are used then. Everything behind a close or an error is.
     pub(crate) fn read(

@@ -24,7 +24,7 @@ use token::Claims;
 use self::{deadlines::Deadline, sockets::Conn};
 use crate::{
     bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats, node_side::NodeSide,
-    send_ring::SendRing, session::Handoff, shared::Shared, store::Store,
+    send_ring::SendRing, session::Handoff, shared::Shared, store::Store, websocket::Reader,
 };
 
 /// Between two ticks.
@@ -55,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) core: RefCell<Core>,
     conns: RefCell<Vec<Option<Conn>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// For the sessions that are between two messages.
+    reader: Cell<Option<Box<Reader>>>,
     pub(crate) stats: RefCell<CoreStats>,
     mesh: RefCell<Mesh<Mail>>,
     /// Connections for cores whose ring is full.
@@ -90,6 +92,7 @@ impl Worker {
             core: RefCell::new(core),
             conns: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
+            reader: Cell::default(),
             stats: RefCell::default(),
             mesh: RefCell::new(mesh),
             undelivered: RefCell::default(),
@@ -105,6 +108,17 @@ impl Worker {
             drained_to: Cell::new(0),
             ready: Cell::new(false),
         }))
+    }
+
+    /// A reader between two messages.
+    pub(crate) fn lend_reader(&self) -> Box<Reader> {
+        let new = || Box::new(Reader::new(self.shared.config.server.max_message.0));
+        self.reader.take().unwrap_or_else(new)
+    }
+
+    /// Takes back a reader that is between two messages again.
+    pub(crate) fn give_back(&self, reader: Box<Reader>) {
+        self.reader.set(Some(reader));
     }
 
     /// Asks for the pump to run once the tasks that can run now have run.

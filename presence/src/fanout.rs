@@ -208,7 +208,7 @@ impl Fanout {
                 break;
             };
             // A session that was closed while it stood in the list left a hole.
-            let Some(slot) = sessions.slots.get_mut(session as usize) else {
+            let Some(slot) = sessions.slots.get_mut(session) else {
                 continue;
             };
             if !std::mem::take(&mut slot.queued) {
@@ -221,7 +221,7 @@ impl Fanout {
             self.compose(users, sessions, counters, session);
         }
         for changed in self.changed.drain(..) {
-            if let Some(user) = users.slots.get_mut(changed.user as usize) {
+            if let Some(user) = users.slots.get_mut(changed.user) {
                 user.encoded = NONE;
             }
         }

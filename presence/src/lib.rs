@@ -14,6 +14,7 @@ mod ownership;
 mod peers;
 mod session;
 mod settings;
+mod slots;
 mod state;
 mod sync;
 mod unreported;

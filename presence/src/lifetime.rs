@@ -377,7 +377,7 @@ impl Core {
             self.silence(session);
             self.detach(session, how);
         }
-        self.sessions.slots.remove(session as usize);
+        self.sessions.slots.remove(session);
         self.counters.sessions -= 1;
     }
 

@@ -476,12 +476,7 @@ impl Core {
     /// again.
     pub fn bus_gap(&mut self) {
         self.counters.gaps += 1;
-        let mirrored: Vec<u32> = self
-            .users
-            .slots
-            .iter()
-            .map(|(slot, _)| slot as u32)
-            .collect();
+        let mirrored: Vec<u32> = self.users.slots.indexes().collect();
         for slot in mirrored {
             let user = &self.users[slot];
             if user.wanted()

@@ -1,9 +1,8 @@
 //! The sessions of a core. It owns what a session costs; it never decides a status.
 
 use protocol::{CloseCode, Encoding};
-use slab::Slab;
 
-use crate::{WatchRule, user::NONE, wheel::TimerId};
+use crate::{WatchRule, slots::Slots, user::NONE, wheel::TimerId};
 
 /// A session of this core. The index is dense and used again after [`crate::Core::closed`]; the
 /// generation tells its uses apart.
@@ -120,7 +119,7 @@ impl Session {
 
 #[derive(Default)]
 pub(crate) struct Sessions {
-    pub(crate) slots: Slab<Session>,
+    pub(crate) slots: Slots<Session>,
     generation: u32,
 }
 
@@ -128,7 +127,7 @@ impl Sessions {
     pub(crate) fn insert(&mut self, mut session: Session) -> SessionId {
         self.generation = self.generation.wrapping_add(1);
         session.generation = self.generation;
-        let index = self.slots.insert(session) as u32;
+        let index = self.slots.insert(session);
         SessionId {
             index,
             generation: self.generation,
@@ -137,13 +136,13 @@ impl Sessions {
 
     /// The index of `id` while the session takes part in anything.
     pub(crate) fn live(&self, id: SessionId) -> Option<u32> {
-        let session = self.slots.get(id.index as usize)?;
+        let session = self.slots.get(id.index)?;
         (session.generation == id.generation && session.user != NONE).then_some(id.index)
     }
 
     /// The index of `id` until it is closed.
     pub(crate) fn open(&self, id: SessionId) -> Option<u32> {
-        let session = self.slots.get(id.index as usize)?;
+        let session = self.slots.get(id.index)?;
         (session.generation == id.generation).then_some(id.index)
     }
 
@@ -158,13 +157,13 @@ impl Sessions {
 impl std::ops::Index<u32> for Sessions {
     type Output = Session;
     fn index(&self, index: u32) -> &Session {
-        &self.slots[index as usize]
+        &self.slots[index]
     }
 }
 
 impl std::ops::IndexMut<u32> for Sessions {
     fn index_mut(&mut self, index: u32) -> &mut Session {
-        &mut self.slots[index as usize]
+        &mut self.slots[index]
     }
 }
 

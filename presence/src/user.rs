@@ -6,9 +6,8 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use protocol::{Cause, Mode, Record, Status, Version};
 use ring::{Vnode, VnodeCount};
-use slab::Slab;
 
-use crate::{vnodes::Vnodes, wheel::TimerId};
+use crate::{slots::Slots, vnodes::Vnodes, wheel::TimerId};
 
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -223,7 +222,7 @@ impl User {
 }
 
 pub(crate) struct Users {
-    pub(crate) slots: Slab<User>,
+    pub(crate) slots: Slots<User>,
     index: HashTable<u32>,
     doubted: Vec<u32>,
     hasher: foldhash::quality::FixedState,
@@ -242,7 +241,7 @@ impl Users {
             heads: vec![NONE; vnodes.get()].into(),
             interest: Vec::new(),
             keeps_interest,
-            slots: Slab::new(),
+            slots: Slots::default(),
             index: HashTable::new(),
             doubted: Vec::new(),
             hasher: foldhash::quality::FixedState::with_seed(seed),
@@ -251,7 +250,7 @@ impl Users {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        let same = |slot: &u32| *self.slots[*slot as usize].name == *name;
+        let same = |slot: &u32| *self.slots[*slot].name == *name;
         self.index.find(self.hasher.hash_one(name), same).copied()
     }
 
@@ -305,12 +304,12 @@ impl Users {
             next_in_vnode: head,
             previous_in_vnode: NONE,
             doubted: false,
-        }) as u32;
+        });
         if head != NONE {
             self[head].previous_in_vnode = slot;
         }
         self.heads[vnode.index()] = slot;
-        let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot as usize].name);
+        let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot].name);
         self.index
             .insert_unique(self.hasher.hash_one(name), slot, rehash);
         slot
@@ -340,7 +339,7 @@ impl Users {
             if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
                 entry.remove();
             }
-            let user = self.slots.remove(slot as usize);
+            let user = self.slots.remove(slot);
             if self.keeps_interest && vnodes.is_home(user.vnode) {
                 self.interest.push((ring::hash(&user.name), false));
             }
@@ -351,6 +350,10 @@ impl Users {
             if user.next_in_vnode != NONE {
                 self[user.next_in_vnode].previous_in_vnode = user.previous_in_vnode;
             }
+        }
+        if self.index.len() < self.index.capacity() / 4 {
+            let rehash = |slot: &u32| self.hasher.hash_one(&*self.slots[*slot].name);
+            self.index.shrink_to(self.index.len() * 2, rehash);
         }
     }
 
@@ -373,12 +376,12 @@ impl Users {
 impl std::ops::Index<u32> for Users {
     type Output = User;
     fn index(&self, slot: u32) -> &User {
-        &self.slots[slot as usize]
+        &self.slots[slot]
     }
 }
 
 impl std::ops::IndexMut<u32> for Users {
     fn index_mut(&mut self, slot: u32) -> &mut User {
-        &mut self.slots[slot as usize]
+        &mut self.slots[slot]
     }
 }

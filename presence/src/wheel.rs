@@ -1,10 +1,12 @@
-//! A hashed timer wheel (Varghese and Lauck, 1987) of coarse slots: one entry a timer in a slab,
+//! A hashed timer wheel (Varghese and Lauck, 1987) of coarse slots: one entry a timer,
 //! linked by index, so that arming and cancelling are O(1) and nothing is allocated in steady use.
 //! It owns the deadlines; what a timer means is its owner's business.
 
 /// Length of a slot, in milliseconds: how late a timer may be.
 pub(crate) const SLOT_MS: u64 = 100;
 const SLOTS: usize = 512;
+use crate::slots::Slots;
+
 const NONE: u32 = u32::MAX;
 
 /// What a timer belongs to.
@@ -33,7 +35,7 @@ struct Timer {
 }
 
 pub(crate) struct Wheel {
-    timers: slab::Slab<Timer>,
+    timers: Slots<Timer>,
     heads: Box<[u32]>,
     /// The next slot to look at, in slots since the start of the clock.
     cursor: u32,
@@ -42,7 +44,7 @@ pub(crate) struct Wheel {
 impl Wheel {
     pub(crate) fn new() -> Self {
         Self {
-            timers: slab::Slab::new(),
+            timers: Slots::default(),
             heads: vec![NONE; SLOTS].into(),
             cursor: 0,
         }
@@ -59,10 +61,10 @@ impl Wheel {
             deadline,
             next: *head,
             previous: NONE,
-        }) as u32;
+        });
         let next = std::mem::replace(head, id);
         if next != NONE {
-            self.timers[next as usize].previous = id;
+            self.timers[next].previous = id;
         }
         TimerId(id)
     }
@@ -76,14 +78,14 @@ impl Wheel {
     }
 
     fn unlink(&mut self, id: u32) -> Timer {
-        let timer = self.timers.remove(id as usize);
+        let timer = self.timers.remove(id);
         if timer.previous == NONE {
             self.heads[timer.deadline as usize % SLOTS] = timer.next;
         } else {
-            self.timers[timer.previous as usize].next = timer.next;
+            self.timers[timer.previous].next = timer.next;
         }
         if timer.next != NONE {
-            self.timers[timer.next as usize].previous = timer.previous;
+            self.timers[timer.next].previous = timer.previous;
         }
         timer
     }
@@ -95,7 +97,7 @@ impl Wheel {
         while self.cursor <= now {
             let mut id = self.heads[self.cursor as usize % SLOTS];
             while id != NONE {
-                let timer = &self.timers[id as usize];
+                let timer = &self.timers[id];
                 let next = timer.next;
                 if timer.deadline <= self.cursor {
                     due.push(self.unlink(id).owner);

@@ -71,6 +71,10 @@ pub(super) struct Header {
 }
 
 impl Header {
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Takes bytes until the header is whole, and refuses it as soon as it is wrong. `within`: it
     /// comes within a message.
     pub(super) fn read(
