@@ -72,7 +72,7 @@ async function watched(t, edge) {
 // having seen the user offline.
 async function stillWatched({ user, eyes }, own) {
   assert.ok(!eyes.sawOffline(), `${user} was shown offline: ${JSON.stringify(eyes.messages)}`);
-  own.send({ type: 'status', status: 'away', id: 2 });
+  own.send({ type: 'status', status: 'away', mode: 'auto', id: 2 });
   await eyes.shows('away');
 }
 
