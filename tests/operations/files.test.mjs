@@ -119,6 +119,17 @@ test('systemd finds nothing wrong in the units', (t) => {
   }
 });
 
+test('a unit needs no program that a minimal system lacks, and is started again for ever', () => {
+  for (const name of units) {
+    const text = unit(name);
+    const programs = [...text.matchAll(/^Exec\w+=(\S+)/gm)].map(([, program]) => program);
+    assert.ok(programs.length >= 2, text);
+    for (const program of programs) assert.match(program, /^(\/bin\/sh|\/usr\/bin\/online-status-(edge|coordinator))$/);
+    assert.match(text, /^Restart=always$/m);
+    assert.match(text, /^StartLimitIntervalSec=0$/m);
+  }
+});
+
 // The system calls of a set like @system-service, as systemd lists them.
 function expand(set) {
   const lines = run('systemd-analyze', ['syscall-filter', set]).stdout.split('\n').slice(1).map((line) => line.trim());
