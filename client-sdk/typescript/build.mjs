@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url);
 
 // Members that only the client's own files use; none is one of the application, the wire or the platform.
 const INTERNAL = `
-wantedBy shown asked renew forget waits beyond undone learn hasNews takeNews count
+wantedBy record call shown asked believeAt recheck renew forget waits beyond undone learn hasNews takeNews count
 withToken upgraded welcomedAt told sentAt heardAt pingId pongBy excused
 askToken askRoute hangUp emit requests deadline doubt choose overTold diagnose touched putAside back gotToken gotRoute diagnosed
 opened heard tick lost due limit flush answered fail poke done no

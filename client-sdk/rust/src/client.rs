@@ -24,7 +24,9 @@ use crate::{
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(60);
-const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3_600);
+/// Two and a half of them are promised: within the bounds of a server that has the defaults
+/// (`presence.alive_min` 10 s, `presence.alive_max` 10 min).
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(240);
 const MIN_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(20);
 /// How long changes wait for others to share a message, ms.
@@ -50,7 +52,7 @@ pub enum ConfigError {
     #[error("`token` is not set: it has to return the user's JWT")]
     NoToken,
     /// A heartbeat that costs too much, or shows too little.
-    #[error("`heartbeat` is {0:?}; it has to be from 5 s to an hour")]
+    #[error("`heartbeat` is {0:?}; it has to be from 5 s to 4 min")]
     Heartbeat(Duration),
     /// A delay that is none.
     #[error("`reconnect_delay` is from {0:?} to {1:?}; it has to be from more than 0 to no less")]
@@ -107,8 +109,9 @@ impl Builder {
     }
 
     /// How often the client sends a message at least (a ping, when there is nothing else to say), 5 s
-    /// to an hour; 60 s unless it is set. It promises the server one in two and a half times that, so
-    /// that the server need not take a proxy's pongs for life.
+    /// to 4 min; 60 s unless it is set. It promises the server one in two and a half times that, so
+    /// that the server need not take a proxy's pongs for life. A server whose `presence.alive_min` and
+    /// `alive_max` do not allow that refuses the session with 4403, and says so in the reason.
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
         self

@@ -277,6 +277,7 @@ export class World {
       const { state, reason } = this.client.state;
       assert.equal(state, step.state);
       if ('reason' in step) assert.equal(reason?.code, step.reason);
+      if (step.says) assert.ok(reason.message.includes(step.says), reason.message);
     } else if (what === 'error') {
       const error = take(this.did.error, 'tell of an error');
       assert.equal(error.code, step.code, error.message);

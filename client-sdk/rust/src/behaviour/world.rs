@@ -433,6 +433,13 @@ impl World {
                 if let Some(expected) = step.get("reason") {
                     assert_eq!(&reason.as_ref().map_or(Value::Null, code), expected);
                 }
+                if let Some(words) = step["says"].as_str() {
+                    let said = reason.map(|reason| reason.to_string());
+                    assert!(
+                        said.as_ref().is_some_and(|it| it.contains(words)),
+                        "{said:?}"
+                    );
+                }
             }
             "error" => {
                 let error = self.done.errors.pop_front().expect("an error was told");

@@ -134,10 +134,9 @@ impl Machine {
             }
             ServerMessage::Welcome(welcome) => {
                 asked(welcome.id);
-                // Mode and text may come after the first one.
-                if let Some(session) = &mut self.identity {
-                    session.mode = welcome.mode.or(session.mode);
-                    session.text = welcome.text.or(session.text.take());
+                // A welcome has both or, of a server that does not know yet, neither.
+                if let (Some(session), Some(mode)) = (&mut self.identity, welcome.mode) {
+                    (session.mode, session.text) = (Some(mode), welcome.text);
                 }
                 self.token_accepted(welcome.expires);
             }

@@ -191,7 +191,7 @@ impl Watches {
             if self
                 .users
                 .get(&user)
-                .is_some_and(|w| w.doubt.is_some() && w.told == Told::Yes)
+                .is_some_and(|w| w.count > 0 && w.doubt.is_some() && w.told == Told::Yes)
             {
                 self.told -= 1;
                 let told = self.place(&user);

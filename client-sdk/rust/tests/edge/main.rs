@@ -15,7 +15,7 @@ use std::{
 
 use common::Edge;
 use online_status_client::{
-    Activity, Client, ConfigError, Problem, Reason, SetError, State, Status, TokenError,
+    Activity, Client, ConfigError, Mode, Problem, Reason, SetError, State, Status, TokenError,
 };
 use proxy::Proxy;
 use tokio::time::timeout;
@@ -34,6 +34,12 @@ async fn what_a_user_does_is_seen_and_a_closed_client_is_offline_at_once() {
     bob.set_text("lunch").await.expect("a good text");
     view.until("bob", |bob| bob.text == "lunch").await;
     bob.set_activity(Some(Activity::Away));
+    view.until_status("bob", Status::Away).await;
+    bob.set_mode(Mode::Busy).await.expect("a mode");
+    view.until_status("bob", Status::Busy).await;
+    bob.set_mode(Mode::Invisible).await.expect("a mode");
+    view.until_status("bob", Status::Offline).await;
+    bob.set_mode(Mode::Auto).await.expect("a mode");
     view.until_status("bob", Status::Away).await;
     let records = alice.query(["bob", "carol"]).await.expect("an answer");
     assert_eq!(records.len(), 2);
@@ -323,6 +329,11 @@ async fn settings_that_cannot_be_are_named() {
         .route("http://x")
         .heartbeat(Duration::from_secs(1));
     assert!(matches!(error(short), ConfigError::Heartbeat(_)));
+    let long = Client::builder()
+        .address("ws://n1.test/socket")
+        .token(|| std::future::ready(String::new()))
+        .heartbeat(Duration::from_secs(241));
+    assert!(matches!(error(long), ConfigError::Heartbeat(_)));
     let never = builder()
         .route("http://x")
         .reconnect_delay(Duration::ZERO, PATIENCE);

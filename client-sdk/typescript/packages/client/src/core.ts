@@ -198,7 +198,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   const tokenRefused = (error: PresenceError, refresh: boolean, now: number): void => {
     badToken = token;
     if (++badTokens < 2) return noToken(error, refresh, now);
-    fail(new PresenceError(error.code, `${error.message}, twice: check secret, algorithm, issuer and audience of the tokens`));
+    fail(new PresenceError(error.code, `${error.message}, twice: check its secret, algorithm, issuer and audience`));
   };
 
   const welcomed = (from: Link, message: Message, now: number): void => {
@@ -207,7 +207,8 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     badToken = '';
     badTokens = refusals = refreshes = 0;
     requests.limit(limits);
-    shell.emit('self', (self = { user, session, node, mode, text }));
+    // Of the same session, one without a mode only says that the store does not answer yet.
+    if (from !== link || mode) shell.emit('self', (self = { user, session, node, mode, text }));
     const left = expires - now;
     // With a clock that is wrong it is left to `expiring`.
     refreshAt = left > 0 ? expires - Math.min(left / 2, 60_000 + 30_000 * random()) : NEVER;
@@ -308,7 +309,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     if (!wanted || aside) return NEVER;
     let at = Math.min(lookedAt + LOOK, retryAt, jobBy, jobIs ? NEVER : refreshAt);
     if (link) {
-      at = Math.min(at, link.pongBy, requests.due(), link.pongBy < NEVER ? NEVER : heartbeatAt());
+      at = Math.min(at, link.pongBy, requests.due(), watches.due(), link.pongBy < NEVER ? NEVER : heartbeatAt());
       if (link.told === 'online' && autoAway && !chosen) at = Math.min(at, activeAt + autoAway);
     }
     return at;
@@ -447,7 +448,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       const from = link?.n === n ? link : next?.n === n ? next : undefined;
       if (from) from.heardAt = now;
       // Of a connection that was replaced too: a record is as good as any.
-      if (type === 'presence') watches.learn(message.users as UserPresence[]);
+      if (type === 'presence') watches.learn(message.users as UserPresence[], now);
       else if (!from) return;
       else if (type === 'welcome') welcomed(from, message, now);
       else if (type === 'pong') {
@@ -496,6 +497,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
         refreshAt = NEVER;
         shell.askToken(begin('refresh', now + TOKEN_WAIT));
       }
+      watches.recheck(now);
       if (activity(now) !== link.told) requests.set({ status: (link.told = activity(now)) });
       flush(now);
       if (link.pongBy === NEVER && heartbeatAt() <= now) ping(WAIT, now);

@@ -75,7 +75,7 @@ const MOST_TEXT = 128;
 /** A client that opens nothing until its `connect()` is called. */
 export function createPresence(options: Options): Presence {
   const { heartbeat = 60, codec = json, clock = WALL, random = Math.random, page = browserPage(), autoAway = page ? 300 : 0 } = options;
-  if (!options.route || typeof options.token !== 'function') throw new TypeError('connect() needs { route: "https://…", token: async () => … }');
+  if (!options.route || typeof options.token !== 'function') throw new TypeError('connect() needs a route and a token function');
   if (!(heartbeat >= 5 && heartbeat <= 240 && autoAway >= 0)) throw new RangeError('heartbeat: 5 to 240 seconds; autoAway: seconds, or 0');
 
   const sockets = new Map<number, Socket>();
@@ -303,7 +303,7 @@ function names(users: Iterable<string>): string[] {
   const list = [...new Set(typeof users === 'string' ? [users] : users)];
   for (const user of list) {
     if (typeof user === 'string' && user && !/\p{Cc}|\p{Cs}/u.test(user) && bytes(user) <= 256) continue;
-    throw new PresenceError('bad_user', `${JSON.stringify(user)} is no user: those are 1 to 256 bytes of UTF-8 without control characters`, [user]);
+    throw new PresenceError('bad_user', `${JSON.stringify(user)} is no user: 1 to 256 bytes of UTF-8 without control characters`, [user]);
   }
   return list;
 }

@@ -15,7 +15,7 @@ export type Done = (error?: PresenceError, users?: readonly UserPresence[]) => v
 
 /** What becomes of the server's answer; an error that is none means that the connection is gone. */
 interface Asked {
-  ok: (users: UserPresence[]) => void;
+  ok: (users: UserPresence[], now: number) => void;
   no: (error?: PresenceError, now?: number) => void;
 }
 
@@ -70,7 +70,7 @@ export function createRequests(watches: Watches, size: (message: Message) => num
     if (watches.count() < limits.watches!) return;
     const users = watches.beyond();
     if (!users.length) return;
-    complain(new PresenceError('watch_limit', `${users.length} users are not watched: at most ${limits.watches} are. Watch fewer, or raise presence.max_watches`, users));
+    complain(new PresenceError('watch_limit', `${users.length} users are not watched: at most ${limits.watches} are (presence.max_watches)`, users));
   };
 
   const lost = (): void => {
@@ -135,9 +135,9 @@ export function createRequests(watches: Watches, size: (message: Message) => num
         const users = message.users as string[];
         if (message.type === 'unwatch') ask(message, () => {}, () => {});
         else {
-          ask(message, (records) => {
+          ask(message, (records, now) => {
             holds = 0;
-            watches.learn(records, users);
+            watches.learn(records, now, users);
           }, (error, now) => refusedWatch(users, error, now));
         }
       }
@@ -152,7 +152,7 @@ export function createRequests(watches: Watches, size: (message: Message) => num
       asked.delete(message.id);
       if (error && !request) complain(error);
       else if (error) request!.no(error, now);
-      else request?.ok((message.users ?? []) as UserPresence[]);
+      else request?.ok((message.users ?? []) as UserPresence[], now);
     },
 
     /** There will be no connection: whoever waits is told. */

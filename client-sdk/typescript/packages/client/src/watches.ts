@@ -17,10 +17,17 @@ interface Entry {
   asked: boolean;
   /** The application was told that there is no room for the user. */
   overTold: boolean;
+  /** From when on a server is believed that it never saw the user, of whom there is a record; 0 when none says so. */
+  believeAt: number;
 }
 
 /** Users that nobody watches any more and whose newest record is still known. */
 const KEPT = 1000;
+/**
+ * How long a user whom the server does not know any more is shown as before, ms: a store that was lost is written
+ * again by then.
+ */
+const DOUBT = 20_000;
 
 export type Watches = ReturnType<typeof createWatches>;
 
@@ -33,6 +40,8 @@ export function createWatches() {
   /** Messages that were refused as a whole, by halves. */
   let halves: string[][] = [];
   let askedCount = 0;
+  /** When users in doubt are asked for again: the newest of them has been long enough by then. */
+  let recheckAt = Infinity;
 
   const get = (user: string): UserPresence | undefined => {
     const entry = entries.get(user);
@@ -79,7 +88,7 @@ export function createWatches() {
       for (const user of watch.users) {
         let entry = entries.get(user);
         if (!entry) {
-          entries.set(user, (entry = { wantedBy: new Set(), record: kept.get(user), shown: false, asked: false, overTold: false }));
+          entries.set(user, (entry = { wantedBy: new Set(), record: kept.get(user), shown: false, asked: false, overTold: false, believeAt: 0 }));
           kept.delete(user);
         }
         entry.wantedBy.add(watch);
@@ -168,16 +177,40 @@ export function createWatches() {
       if (!later && middle) halves.push(users.slice(0, middle), users.slice(middle));
     },
 
-    /** Takes records; of the users `asked` all is known now. */
-    learn(records: readonly UserPresence[], asked: readonly string[] = []): void {
+    /** When `recheck` has something to do. */
+    due: (): number => recheckAt,
+
+    /** Asks again for users that have been in doubt for long. */
+    recheck(now: number): void {
+      if (now < recheckAt) return;
+      recheckAt = Infinity;
+      for (const [user, entry] of entries) {
+        if (!entry.believeAt || !entry.asked || !entry.wantedBy.size) continue;
+        unask(user);
+        toAsk.add(user);
+      }
+    },
+
+    /** Takes records; of the users `asked` all is known now. A version of 0 means that the server never saw the user. */
+    learn(records: readonly UserPresence[], now: number, asked: readonly string[] = []): void {
       const show = (entry: Entry): void => {
         entry.shown = true;
         for (const watch of entry.wantedBy) tell(watch, entry.record);
       };
       for (const record of records) {
         const entry = entries.get(record.user);
-        if (!entry?.asked || (entry.record && entry.record.version >= record.version)) continue;
+        if (!entry?.asked) continue;
+        const known = entry.record;
         entry.record = record;
+        if (known && known.version >= record.version) {
+          entry.record = known;
+          if (record.version || known.status === 'offline') continue;
+          entry.believeAt ||= recheckAt = now + DOUBT;
+          if (now < entry.believeAt) continue;
+          // The version stays: what comes is newer than it.
+          entry.record = { ...record, version: known.version };
+        }
+        entry.believeAt = 0;
         show(entry);
       }
       for (const user of asked) {
