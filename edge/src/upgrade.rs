@@ -23,7 +23,7 @@ pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
     /// That of the request, unchecked.
     pub(crate) token: Option<String>,
-    /// Of the target.
+    /// How the session begins, as the query of the target says.
     pub(crate) opening: Opening,
     /// The head of the answer to a good token, or none.
     pub(crate) response: Vec<u8>,

@@ -14,7 +14,7 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// This build.
+    /// What the librdkafka of this build can do.
     pub(crate) fn this() -> Self {
         static THIS: OnceLock<Built> = OnceLock::new();
         *THIS.get_or_init(|| {

@@ -20,7 +20,7 @@ pub enum OpenError {
     /// A number outside its range.
     #[error("kafka.{name} = {value}: allowed is {rule}")]
     Range {
-        /// Which setting.
+        /// The setting, without its section.
         name: &'static str,
         /// What is allowed.
         rule: &'static str,
@@ -33,17 +33,17 @@ pub enum OpenError {
          kafka-tls, which is on unless it is turned off"
     )]
     NotBuilt {
-        /// Which setting.
+        /// The setting, without its section.
         setting: &'static str,
-        /// Its value.
+        /// The value that was given.
         value: String,
     },
     /// A setting that another one needs.
     #[error("kafka.{name} is not set: {needed_by} needs it")]
     Missing {
-        /// Which setting.
+        /// The setting that is missing.
         name: &'static str,
-        /// What is set.
+        /// The setting that needs it.
         needed_by: &'static str,
     },
     /// Settings that nothing would come of, so that another one was forgotten.

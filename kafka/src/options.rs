@@ -72,7 +72,7 @@ pub enum Compression {
     Snappy,
     /// Fast.
     Lz4,
-    /// Small.
+    /// Smaller than lz4, for more CPU.
     Zstd,
 }
 

@@ -8,9 +8,9 @@ use crate::options::Options;
 pub(crate) enum Right {
     /// To see the topic's partitions.
     Describe,
-    /// To publish.
+    /// `Write` on the topic: to publish.
     Write,
-    /// To read.
+    /// `Read` on the topic: to consume.
     Read,
     /// To create the topic.
     Create,

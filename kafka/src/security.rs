@@ -64,7 +64,7 @@ pub struct Oidc {
     pub token_url: String,
     /// This process's name at the identity provider.
     pub client_id: String,
-    /// Never shown.
+    /// The client's secret at the token endpoint; no message and no metric has it.
     pub client_secret: String,
     /// Asked for in the token; empty = what the provider gives by itself.
     pub scope: String,

@@ -54,7 +54,7 @@ pub struct Ports {
     pub controller: u16,
     /// Free for a listener that a test adds.
     pub other: u16,
-    /// The same.
+    /// A third free port, as the two before.
     pub third: u16,
 }
 

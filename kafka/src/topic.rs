@@ -125,7 +125,7 @@ impl Missing {
         }
     }
 
-    /// It is there.
+    /// Notes that the topic exists.
     pub(crate) fn over(&mut self) {
         *self = Self::new();
     }

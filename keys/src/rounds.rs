@@ -57,7 +57,7 @@ pub enum NoWait {
     /// The fetch did not end in time.
     #[error("the key set did not come in time")]
     Late,
-    /// The fetch failed.
+    /// The fetch that the token waited for failed.
     #[error("the key set cannot be fetched at the moment")]
     Failed,
 }
@@ -127,7 +127,7 @@ impl Rounds {
         })
     }
 
-    /// How many wait.
+    /// Tokens that wait for a fetch now.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }

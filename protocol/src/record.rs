@@ -39,9 +39,9 @@ words! {
 words! {
     /// What one session reports of its device.
     pub enum Activity {
-        /// Somebody uses it.
+        /// The device is in use.
         Online => "online",
-        /// Nobody does.
+        /// The device is idle.
         Away => "away",
     }
 }

@@ -12,7 +12,7 @@ use std::{
 /// How long a start waits for an address that is in use. The kernel needs some 100 ms to take the
 /// sockets and rings of a dead process apart, and longer under load.
 pub const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts.
+/// Time between two attempts to bind.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why nothing can listen at an address.
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct ListenError {
     /// The setting's name.
     pub setting: &'static str,
-    /// Its value.
+    /// The address that the setting has.
     pub address: SocketAddr,
     /// The kernel's word.
     pub error: io::Error,

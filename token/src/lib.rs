@@ -111,7 +111,7 @@ impl Options {
 /// A token that is not good by the keys there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// The rule that the token breaks.
     pub error: TokenError,
     /// Nothing is wrong with it but its key, and a set that is served now may have that.
     pub may_be_newer: bool,

@@ -23,7 +23,7 @@ use crate::{
 const SHOWN: usize = 20;
 /// The most bits of an RSA key that are computed with.
 const MAX_RSA_BITS: usize = 8_192;
-/// Some issuers pad.
+/// Base64url with or without padding: some issuers pad, against RFC 7515 §2.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -107,7 +107,7 @@ impl KeySet {
         self.keys.push(key);
     }
 
-    /// All keys.
+    /// All keys of the set, whatever their names.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
     }

@@ -39,7 +39,7 @@ pub enum ConfigError {
     /// Nothing says where to connect.
     #[error("neither `route` nor `address` is set: the client does not know where to connect")]
     NoTarget,
-    /// Both were set.
+    /// The builder was given a route and an address.
     #[error("both `route` and `address` are set; one of them says where to connect")]
     TwoTargets,
     /// A route that is no URL.

@@ -59,7 +59,7 @@ pub(crate) struct Inner {
     /// Who waits for the answer to a question.
     pub(crate) queries: HashMap<Ticket, oneshot::Sender<Result<Vec<Record>, QueryError>>>,
     next_ticket: Ticket,
-    /// For the driver.
+    /// What the machine wants done, in the order it asked for it.
     todo: VecDeque<Output>,
     wakers: Vec<Waker>,
 }

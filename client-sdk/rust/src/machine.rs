@@ -37,7 +37,7 @@ pub(crate) struct Now {
     pub(crate) wall: u64,
 }
 
-/// Where to connect.
+/// How the client finds the server: by asking for the route, or at a fixed address.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
     /// Asked in turn for the user's address.
@@ -64,7 +64,7 @@ pub(crate) struct Settings {
 /// Names a call of the application that waits for its answer.
 pub(crate) type Ticket = u64;
 
-/// Names a connection.
+/// The number of a connection, used once in a client's life.
 pub(crate) type LinkId = u64;
 
 /// Why there is no token.
@@ -72,7 +72,7 @@ pub(crate) type LinkId = u64;
 pub(crate) enum NoToken {
     /// It is tried again.
     Failed(String),
-    /// It is not.
+    /// The application must not connect; the text says why.
     NotAllowed(String),
 }
 
@@ -135,7 +135,7 @@ pub(crate) enum Input {
     Heard(LinkId),
     Message(LinkId, String),
     Ended(LinkId, End),
-    /// Time has passed.
+    /// The time of the machine's next deadline may have come.
     Tick,
 }
 
@@ -185,7 +185,7 @@ pub(crate) enum Output {
     },
 }
 
-/// See the module.
+/// The state of a client: inputs and their times go in, outputs are taken out.
 pub(crate) struct Machine {
     settings: Settings,
     /// Numbers from 0 to below 1.
@@ -425,7 +425,7 @@ impl Machine {
         self.wanted = false;
     }
 
-    /// Gives up.
+    /// Ends in `Failed` for the reason, and closes what is open.
     fn fail(&mut self, reason: Reason) {
         if let Some(link) = self.session.take() {
             self.close_link(link);

@@ -45,7 +45,7 @@ impl From<TokenError> for NoToken {
 
 /// What a token function returns: a text, or a result of one.
 pub trait IntoToken {
-    /// As a result.
+    /// The error as the failure of a token function.
     ///
     /// # Errors
     /// When there is no token.

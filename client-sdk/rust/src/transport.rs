@@ -87,7 +87,7 @@ pub(crate) type Stream = Box<dyn Duplex>;
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Opens connections.
+/// Opens TCP and TLS connections with one set of trusted roots.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     /// Why there is no TLS, if there is none.

@@ -34,7 +34,7 @@ pub enum Activity {
 pub enum Mode {
     /// The devices decide: online or away.
     Auto,
-    /// Shown as busy.
+    /// Others see `busy` while any session is connected.
     Busy,
     /// Shown as offline to everyone else.
     Invisible,
@@ -45,7 +45,7 @@ pub enum Mode {
 pub struct Record {
     /// The user's name.
     pub user: String,
-    /// What others see.
+    /// The status that others see.
     pub status: Status,
     /// The text that the user set, at most 128 bytes; empty when there is none.
     #[serde(default)]
@@ -157,7 +157,7 @@ pub enum Reason {
 pub enum Waited {
     /// To the connection, its upgrade and its token.
     Welcome,
-    /// To a ping.
+    /// The answer to a `ping`.
     Pong,
 }
 
@@ -177,7 +177,7 @@ pub enum Problem {
     /// A user cannot be watched.
     #[error("{user} is not watched: {message}")]
     Watch {
-        /// The user.
+        /// The user whom the token names.
         user: String,
         /// The server's word, like `not_allowed`.
         code: String,

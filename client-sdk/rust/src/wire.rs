@@ -83,7 +83,7 @@ pub(crate) enum ServerMessage {
         address: String,
     },
     Expiring {
-        /// Seconds from now.
+        /// Seconds until the token ends.
         r#in: u64,
     },
     /// A newer server's.
@@ -123,7 +123,7 @@ pub(crate) struct Limits {
     pub(crate) users: usize,
     /// Users watched at a time.
     pub(crate) watches: usize,
-    /// Messages a second.
+    /// Messages that the server takes of a session in a second.
     pub(crate) messages: u32,
 }
 

@@ -98,9 +98,9 @@ pub enum Problem {
     },
     /// A node whose changes do not reach the others.
     NotPublishing {
-        /// Which.
+        /// The node that says so of itself.
         node: NodeId,
-        /// What it says.
+        /// The reason in the node's own words, from its lease.
         why: String,
     },
     /// So many nodes beyond [`super::MAX_MEMBERS`], which are ignored.

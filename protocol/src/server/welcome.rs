@@ -20,7 +20,7 @@ pub struct Limits {
     pub messages: u32,
 }
 
-/// The session stands.
+/// What a session is told when it stands, and again when its token or its mode is known anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome<'a> {
     /// Of the `auth` that it answers.
@@ -31,7 +31,7 @@ pub struct Welcome<'a> {
     pub session: &'a str,
     /// The node's name.
     pub node: &'a str,
-    /// Seconds between pings.
+    /// Seconds between two pings of the server.
     pub heartbeat: u32,
     /// Seconds within which the client has promised to say something; 0 = no promise (left out).
     pub alive: u32,

@@ -63,7 +63,7 @@ impl Detour {
         detour
     }
 
-    /// Its port.
+    /// The port of this detour, on loopback.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port

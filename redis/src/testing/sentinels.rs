@@ -20,7 +20,7 @@ pub struct RedisSentinels {
 }
 
 impl RedisSentinels {
-    /// Starts them.
+    /// Starts a master, its replica and the Sentinels that watch them.
     ///
     /// # Panics
     /// When they do not come up.

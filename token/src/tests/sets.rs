@@ -49,7 +49,7 @@ impl Pair {
         }
     }
 
-    /// With more members.
+    /// The same key with more members.
     pub(super) fn with(&self, members: Value) -> Value {
         let mut jwk = self.jwk.clone();
         let object = jwk.as_object_mut().expect("an object");

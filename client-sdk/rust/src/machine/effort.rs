@@ -27,7 +27,7 @@ const EXCUSE: u64 = 3_000;
 /// The way to the next session.
 #[derive(Debug, Default)]
 pub(super) enum Effort {
-    /// None is sought.
+    /// No connection is wanted.
     #[default]
     None,
     /// The application is asked for a token.
@@ -214,7 +214,7 @@ impl Machine {
         }
     }
 
-    /// The session ended.
+    /// Notes that the session of this connection ended, and starts what follows from its end.
     fn lost(&mut self, mut link: Link, end: End) {
         self.forget_session(&mut link);
         match end {

@@ -11,7 +11,7 @@ use crate::{
 /// What an answer is awaited to.
 #[derive(Debug)]
 pub(super) enum Asked {
-    /// The first message.
+    /// The connection's first `auth`.
     Auth,
     /// A new token for the session.
     Refresh,
@@ -22,7 +22,7 @@ pub(super) enum Asked {
     Ping,
 }
 
-/// See the module.
+/// A connection and how far its session is.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: LinkId,

@@ -59,7 +59,7 @@ impl Change {
     }
 }
 
-/// See the module.
+/// What the application set for its own user, and what the server knows of that.
 #[derive(Debug)]
 pub(super) struct Profile {
     /// Not sent yet: at most one value of each, since only the newest matters.

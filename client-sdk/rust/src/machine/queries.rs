@@ -31,7 +31,7 @@ struct Query {
     left: usize,
 }
 
-/// See the module.
+/// Questions of the application that wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Queries {
     open: BTreeMap<Ticket, Query>,

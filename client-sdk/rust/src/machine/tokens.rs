@@ -48,7 +48,7 @@ struct Question {
     until: u64,
 }
 
-/// See the module.
+/// The one chain of requests for tokens, and the token in use.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     have: Option<Token>,
@@ -120,7 +120,7 @@ impl Tokens {
 }
 
 impl Machine {
-    /// Asks the application.
+    /// Asks the application for a token, for the connection that waits for it.
     pub(super) fn ask_token(&mut self, link: Option<LinkId>) {
         self.tokens.next_request += 1;
         let request = self.tokens.next_request;

@@ -55,7 +55,7 @@ struct Watched {
     refusal: Option<String>,
 }
 
-/// See the module.
+/// Users that the application watches, by reference count, and what is known of them.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     users: HashMap<Arc<str>, Watched>,

@@ -1,4 +1,4 @@
-//! Starts standalone edges.
+//! Starts real standalone edges on free ports, and ends them with the test.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
