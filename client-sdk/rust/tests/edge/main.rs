@@ -193,6 +193,24 @@ async fn one_session_too_many_is_final() {
 }
 
 #[tokio::test]
+async fn a_server_with_other_bounds_for_life_is_left_with_its_reason() {
+    let edge = Edge::start(&["--presence-alive-max", "60s"]);
+    let alice = edge.client("alice");
+    let failed = until_state(&alice, |state| matches!(state, State::Failed(_))).await;
+    let State::Failed(Reason::Closed {
+        code: 4403,
+        message,
+    }) = failed
+    else {
+        panic!("{failed:?}");
+    };
+    assert!(message.contains("presence.alive_max"), "{message}");
+    let often = edge.builder("alice").heartbeat(Duration::from_secs(20));
+    let alice = often.connect().expect("good settings");
+    ready(&alice).await;
+}
+
+#[tokio::test]
 async fn ten_thousand_watches_are_served_up_to_the_limit_and_the_rest_is_told() {
     let edge = Edge::start(&["--presence-max-watches", "1000"]);
     let alice = edge.client("alice");
