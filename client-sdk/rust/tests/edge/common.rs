@@ -40,6 +40,33 @@ fn program() -> PathBuf {
     program
 }
 
+/// An empty folder, removed with the test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let name = format!(
+            "online-status-client-{}-{}",
+            std::process::id(),
+            free_port()
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a folder of its own");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left lies in the system's folder for that.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A running standalone edge; killed with the test.
 pub(crate) struct Edge {
     pub(crate) address: SocketAddr,

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::Edge;
+use common::{Edge, Folder};
 use online_status_client::{
     Activity, Client, ConfigError, Mode, Problem, Reason, SetError, State, Status, TokenError,
 };
@@ -52,11 +52,14 @@ async fn what_a_user_does_is_seen_and_a_closed_client_is_offline_at_once() {
 }
 
 #[tokio::test]
-async fn an_edge_that_is_killed_and_comes_back_is_noticed_by_nobody() {
-    let mut edge = Edge::start(&[]);
+async fn an_edge_that_keeps_its_data_and_is_killed_is_noticed_by_nobody() {
+    let folder = Folder::new();
+    let mut edge = Edge::start(&["--data", folder.path()]);
     let (alice, bob) = (edge.client("alice"), edge.client("bob"));
     let mut view = View::new(&alice, &["bob"]);
     view.until_status("bob", Status::Online).await;
+    // What watchers see at once is on the disk some milliseconds later.
+    view.look_for(Duration::from_secs(1)).await;
     edge.kill();
     until_state(&bob, |state| matches!(state, State::Connecting { .. })).await;
     // Nobody can hear it, and it is not lost.
