@@ -251,10 +251,7 @@ async fn a_replica_that_becomes_the_master_is_found_by_request_and_after_a_kill(
     };
     all(&link, ops(1)).await;
     let run_id = link.run_id().await.expect("run ids");
-    assert_eq!(
-        cluster.replica_of(0).cli(&["cluster", "failover"]).trim(),
-        "OK"
-    );
+    cluster.fail_over(0);
     let written = async |link: &Link, seq| {
         let done = link.run(ops(seq)).await;
         done.iter().all(Result::is_ok).then_some(())
