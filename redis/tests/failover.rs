@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{connect, run_one, stored, until, user};
-use protocol::{Lease, Load};
+use common::{connect, lease, run_one, stored, until, user};
+use protocol::Lease;
 use redis_store::{
     Done, MapWrite, Op, Renewal, StoreError,
     testing::{Detour, RedisServer},
@@ -17,23 +17,6 @@ fn write(number: u64) -> Op {
         vnode: Vnode::new(1),
         epoch: Epoch::new(1),
         records: vec![(user(number), stored(1, number, true))],
-    }
-}
-
-fn lease() -> Lease {
-    Lease {
-        node: "n1".into(),
-        boot: 1,
-        address: "ws://n1/socket".into(),
-        cores: 1,
-        weight: 1,
-        pins: String::new(),
-        draining: false,
-        map_version: 0,
-        highest_epoch: 0,
-        moving: 0,
-        trouble: String::new(),
-        load: Load::default(),
     }
 }
 

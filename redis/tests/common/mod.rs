@@ -23,6 +23,24 @@ pub(crate) fn options(url: &str) -> Options {
     }
 }
 
+/// The lease of a node that has nothing yet.
+pub(crate) fn lease() -> Lease {
+    Lease {
+        node: "n1".into(),
+        boot: 1,
+        address: "ws://n1/socket".into(),
+        cores: 1,
+        weight: 1,
+        pins: String::new(),
+        draining: false,
+        map_version: 0,
+        highest_epoch: 0,
+        moving: 0,
+        trouble: String::new(),
+        load: Load::default(),
+    }
+}
+
 pub(crate) async fn run_one(link: &Link, op: Op) -> Result<Done, StoreError> {
     let mut done = link.run(vec![op]).await;
     assert_eq!(done.len(), 1);
@@ -104,20 +122,7 @@ pub(crate) async fn exercise(link: &Link) {
     assert_eq!(done[4], Done::Released);
 
     let ttl = Duration::from_secs(600);
-    let lease = Lease {
-        node: "n1".into(),
-        boot: 1,
-        address: "ws://n1/socket".into(),
-        cores: 1,
-        weight: 1,
-        pins: String::new(),
-        draining: false,
-        map_version: 0,
-        highest_epoch: 0,
-        moving: 0,
-        trouble: String::new(),
-        load: Load::default(),
-    };
+    let lease = lease();
     let node = NodeId::parse("n1").expect("a good name");
     link.renew(&lease, ttl, true).await.expect("a lease");
     assert_eq!(link.leases().await.expect("the leases").good, [lease]);
