@@ -11,7 +11,7 @@ export async function restored(cluster) {
   const { COORDINATOR_URL } = cluster.env();
   await until('all edges have their vnodes', async () => {
     const { nodes } = await fetch(`${COORDINATOR_URL}/nodes`).then((answer) => answer.json());
-    return nodes.length === EDGES.length && nodes.every((node) => node.moving === 0 && node.vnodes > 1300);
+    return nodes.length === EDGES.length && nodes.every((node) => node.moving === 0 && node.vnodes >= Math.floor(4096 / EDGES.length));
   }, 60_000);
 }
 
