@@ -1,17 +1,21 @@
 //! Who may connect: how many connections there may be at a time, how many of them without a
-//! session, and how many of one address, which a proxy may tell only later. It owns the counts; nothing here is touched by a session
-//! while it stands.
+//! session, how many of one client, which a proxy may tell only later, and how much memory the
+//! process may have. It owns the counts for all cores; nothing here is touched by a session while it
+//! stands.
+
+mod addresses;
+pub(crate) mod memory;
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use crate::http::Response;
+use self::addresses::{Addresses, Place};
+use crate::{clock, http::Response};
 
 /// Connections beyond the limits that are listened to before they are told so. More are told at
 /// once, which a client may miss that is still speaking.
@@ -23,8 +27,18 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Of those, without a session.
     pub(crate) unauthenticated: usize,
+    /// Of those, in a TLS handshake.
+    pub(crate) handshakes: usize,
     /// Of one IPv4 address, or one /64 of IPv6; 0 = no limit.
     pub(crate) per_address: u64,
+    /// Of one /24 of IPv4, or one /48 of IPv6; 0 = no limit.
+    pub(crate) per_prefix: u64,
+    /// New ones a second of one client in the long run; 0 = no limit.
+    pub(crate) rate: u64,
+    /// New ones of one client at once, where there is a rate.
+    pub(crate) burst: u64,
+    /// Bytes of memory from which on nobody new is let in.
+    pub(crate) memory: u64,
 }
 
 /// Lets connections in.
@@ -32,34 +46,46 @@ pub(crate) struct Gate {
     pub(crate) limits: Limits,
     connections: AtomicUsize,
     unauthenticated: AtomicUsize,
+    handshakes: AtomicUsize,
     refused: AtomicUsize,
-    by_address: Mutex<HashMap<IpAddr, u64>>,
+    /// The process's memory when it was looked at last, bytes.
+    memory: AtomicU64,
+    addresses: Addresses,
 }
 
 /// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
+    Memory,
     Edge,
     Unauthenticated,
     Address,
+    Prefix,
+    Rate,
 }
 
 impl Full {
     /// For a metric's label.
     pub(crate) fn label(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::Edge => "connections",
             Self::Unauthenticated => "unauthenticated",
             Self::Address => "address",
+            Self::Prefix => "prefix",
+            Self::Rate => "rate",
         }
     }
 
     /// What the client is told.
     pub(crate) fn response(self) -> Response {
         let (status, what, seconds) = match self {
+            Self::Memory => (503, "the edge has as much memory as it may", "5"),
             Self::Edge => (503, "the edge has as many connections as it takes", "5"),
             Self::Unauthenticated => (503, "too many connections show no token", "1"),
             Self::Address => (429, "your address has as many connections as it may", "5"),
+            Self::Prefix => (429, "your network has as many connections as it may", "5"),
+            Self::Rate => (429, "your address connects too often", "1"),
         };
         Response::problem(status, what).with("retry-after", seconds)
     }
@@ -68,7 +94,7 @@ impl Full {
 /// A connection's place among those admitted.
 pub(crate) struct Admission {
     gate: Arc<Gate>,
-    address: Option<IpAddr>,
+    place: Option<Place>,
     has_session: bool,
 }
 
@@ -80,15 +106,32 @@ pub(crate) struct Refused {
     pub(crate) at_once: bool,
 }
 
+/// Stands for a TLS handshake that is under way.
+pub(crate) struct Handshake(Arc<Gate>);
+
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
+            addresses: Addresses::new(&limits),
             limits,
             connections: AtomicUsize::new(0),
             unauthenticated: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
-            by_address: Mutex::default(),
+            memory: AtomicU64::new(0),
         })
+    }
+
+    /// Looks at the process's memory.
+    pub(crate) fn look_at_memory(&self) {
+        // Where the kernel does not tell, the limit is never reached.
+        let bytes = memory::resident().unwrap_or_default();
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The process's memory when it was looked at last, bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
     }
 
     /// A place for a new connection; `address` is its client's, once that is known.
@@ -98,9 +141,12 @@ impl Gate {
         let unauthenticated = self.unauthenticated.fetch_add(1, Ordering::Relaxed);
         let mut admission = Admission {
             gate: Arc::clone(self),
-            address: None,
+            place: None,
             has_session: false,
         };
+        if self.memory() >= limits.memory {
+            return Err(self.refuse(Full::Memory));
+        }
         if connections >= limits.connections {
             return Err(self.refuse(Full::Edge));
         }
@@ -113,6 +159,13 @@ impl Gate {
         Ok(admission)
     }
 
+    /// A place for a TLS handshake; `None` when as many are under way as may.
+    pub(crate) fn handshake(self: &Arc<Self>) -> Option<Handshake> {
+        let under_way = self.handshakes.fetch_add(1, Ordering::Relaxed);
+        let handshake = Handshake(Arc::clone(self));
+        (under_way < self.limits.handshakes).then_some(handshake)
+    }
+
     fn refuse(self: &Arc<Self>, full: Full) -> Refused {
         Refused {
             gate: Arc::clone(self),
@@ -120,59 +173,30 @@ impl Gate {
             at_once: self.refused.fetch_add(1, Ordering::Relaxed) >= MAX_HEARD_OUT,
         }
     }
-
-    /// Gives back what `address` was counted with.
-    fn leaves(&self, address: IpAddr) {
-        let mut by_address = self.addresses();
-        if let Some(count) = by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&address);
-            }
-        }
-    }
-
-    fn addresses(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, u64>> {
-        self.by_address
-            .lock()
-            .expect("nobody panics with this lock")
-    }
-}
-
-/// What is counted as one client: an IPv4 address, or the /64 that one site of IPv6 has at least
-/// (RFC 6177).
-fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
-        v4 @ IpAddr::V4(_) => v4,
-    }
 }
 
 impl Admission {
     /// Counts the connection as one of its client's address, and no longer as one of another.
     pub(crate) fn count(&mut self, address: IpAddr) -> Result<(), Refused> {
         let gate = Arc::clone(&self.gate);
-        let address = counted(address);
-        if gate.limits.per_address == 0 || self.address == Some(address) {
+        let place = Place::of(address);
+        if gate.addresses.are_unlimited() || self.place == Some(place) {
             return Ok(());
         }
         self.count_for_nobody();
-        {
-            let mut by_address = gate.addresses();
-            let count = by_address.entry(address).or_default();
-            if *count < gate.limits.per_address {
-                *count += 1;
-                self.address = Some(address);
-                return Ok(());
+        match gate.addresses.enter(place, clock::mono_us()) {
+            Ok(()) => {
+                self.place = Some(place);
+                Ok(())
             }
+            Err(full) => Err(gate.refuse(full)),
         }
-        Err(gate.refuse(Full::Address))
     }
 
     /// Counts it as no client's: it is a proxy's, and rests.
     pub(crate) fn count_for_nobody(&mut self) {
-        if let Some(address) = self.address.take() {
-            self.gate.leaves(address);
+        if let Some(place) = self.place.take() {
+            self.gate.addresses.leave(place);
         }
     }
 
@@ -198,6 +222,12 @@ impl Drop for Refused {
     }
 }
 
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,11 +235,23 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
 
+    const UNLIMITED: Limits = Limits {
+        connections: usize::MAX,
+        unauthenticated: usize::MAX,
+        handshakes: usize::MAX,
+        per_address: 0,
+        per_prefix: 0,
+        rate: 0,
+        burst: 0,
+        memory: u64::MAX,
+    };
+
     fn gate(connections: usize, unauthenticated: usize, per_address: u64) -> Arc<Gate> {
         Gate::new(Limits {
             connections,
             unauthenticated,
             per_address,
+            ..UNLIMITED
         })
     }
 
@@ -229,7 +271,7 @@ mod tests {
         assert_eq!(full(&gate, THERE), Some(Full::Edge));
         third.has_session();
         drop((first, second, third));
-        assert!(gate.addresses().is_empty());
+        assert!(gate.addresses.is_empty());
         let counts = [&gate.connections, &gate.unauthenticated, &gate.refused];
         assert!(
             counts
@@ -252,7 +294,7 @@ mod tests {
         drop(direct);
         assert!(proxied.count(HERE).is_ok());
         proxied.count_for_nobody();
-        assert!(gate.addresses().is_empty());
+        assert!(gate.addresses.is_empty());
     }
 
     #[test]
@@ -267,6 +309,61 @@ mod tests {
         for other in ["2001:db8:1:3::1", "192.0.2.2", "::ffff:192.0.2.3"] {
             assert_eq!(full(&gate, ip(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_network_has_so_many_whatever_their_addresses_and_a_refused_one_counts_for_nothing() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let gate = Gate::new(Limits {
+            per_address: 1,
+            per_prefix: 2,
+            ..UNLIMITED
+        });
+        for [one, two, third, other] in [
+            ["192.0.2.1", "192.0.2.200", "::ffff:192.0.2.3", "192.0.3.1"],
+            [
+                "2001:db8:1::1",
+                "2001:db8:1:2::1",
+                "2001:db8:1:3::1",
+                "2001:db8:2::1",
+            ],
+        ] {
+            let first = gate.admit(Some(ip(one))).ok().expect("room");
+            let _second = gate.admit(Some(ip(two))).ok().expect("room");
+            assert_eq!(full(&gate, ip(third)), Some(Full::Prefix), "{third}");
+            assert_eq!(full(&gate, ip(other)), None, "{other}");
+            drop(first);
+            assert_eq!(full(&gate, ip(third)), None, "{third}");
+        }
+        assert!(gate.addresses.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_connects_too_often_waits_and_others_do_not() {
+        let gate = Gate::new(Limits {
+            rate: 1,
+            burst: 2,
+            ..UNLIMITED
+        });
+        assert_eq!([full(&gate, HERE), full(&gate, HERE)], [None, None]);
+        assert_eq!(full(&gate, HERE), Some(Full::Rate));
+        assert_eq!(full(&gate, THERE), None);
+    }
+
+    #[test]
+    fn without_memory_nobody_is_let_in_and_handshakes_have_a_limit_of_their_own() {
+        let gate = Gate::new(Limits {
+            memory: 1 << 20,
+            handshakes: 1,
+            ..UNLIMITED
+        });
+        assert_eq!(full(&gate, HERE), None);
+        gate.look_at_memory();
+        assert_eq!(full(&gate, HERE), Some(Full::Memory));
+        let first = gate.handshake();
+        assert!(first.is_some() && gate.handshake().is_none());
+        drop(first);
+        assert!(gate.handshake().is_some());
     }
 
     #[test]

@@ -84,12 +84,18 @@ async fn greet(
         }
     }
     if let Some(tls) = &shared.tls {
-        link.start_tls(tls.accept().map_err(io::Error::other)?)
-            .await?;
+        let Some(handshake) = shared.gate.handshake() else {
+            worker.count_refusal("handshakes");
+            return Ok(None);
+        };
+        let session = tls.accept().map_err(io::Error::other)?;
+        link.start_tls(session, handshake).await?;
     }
+    let mut is_first = true;
     loop {
         let began = clock::mono_us();
-        let request = read_request(&mut link, &peer, &mut admission, began);
+        let request = read_request(&mut link, &peer, &mut admission, began, is_first);
+        is_first = false;
         let (request, body) = match request.await? {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(None),
@@ -201,12 +207,14 @@ struct Refusal {
     head_only: bool,
 }
 
-/// The next request, with its body where that is wanted; `None` when the client is gone.
+/// The next request, with its body where that is wanted; `None` when the client is gone. A connection
+/// that asks for nothing in time is counted when the request would be its first.
 async fn read_request(
     link: &mut Link,
     peer: &Peer,
     admission: &mut Result<Admission, Refused>,
     began: u64,
+    is_first: bool,
 ) -> io::Result<Result<Option<(http::Request, Option<Vec<u8>>)>, Refusal>> {
     let worker = Rc::clone(&link.worker);
     let server = &worker.shared.config.server;
@@ -217,13 +225,18 @@ async fn read_request(
             head_only,
         }))
     };
-    let late = |began: bool| match began && deadline.expired() {
-        true => refuse(
-            Response::problem(408, "the request did not come in time"),
-            false,
-        ),
-        // One that asked for nothing (more) is owed nothing.
-        false => Ok(Ok(None)),
+    let late = |begun: bool| {
+        if deadline.expired() && (begun || is_first) {
+            worker.count_refusal("upgrade_timeout");
+        }
+        match begun && deadline.expired() {
+            true => refuse(
+                Response::problem(408, "the request did not come in time"),
+                false,
+            ),
+            // One that asked for nothing (more) is owed nothing.
+            false => Ok(Ok(None)),
+        }
     };
     let request = match read_head(link, peer).await? {
         Ok(Some(request)) => request,

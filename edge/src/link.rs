@@ -6,7 +6,7 @@ use std::{io, rc::Rc, time::Duration};
 use monoio::net::TcpStream;
 use protocol::{CloseCode, frame};
 
-use crate::{http::Response, socket, tls::TlsSession, worker::Worker};
+use crate::{admission::Handshake, http::Response, socket, tls::TlsSession, worker::Worker};
 
 /// How long a client has to read a goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -24,6 +24,8 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) stream: Rc<TcpStream>,
     pub(crate) tls: Option<TlsSession>,
+    /// While that of TLS is under way.
+    handshake: Option<Handshake>,
     /// Plaintext that came and was not used yet.
     pub(crate) inbox: Vec<u8>,
 }
@@ -34,16 +36,22 @@ impl Link {
             worker,
             stream,
             tls: None,
+            handshake: None,
             inbox: Vec::new(),
         }
     }
 
     /// Goes on by TLS, whose first bytes may be in the inbox already.
-    pub(crate) async fn start_tls(&mut self, mut tls: TlsSession) -> io::Result<()> {
+    pub(crate) async fn start_tls(
+        &mut self,
+        mut tls: TlsSession,
+        handshake: Handshake,
+    ) -> io::Result<()> {
         let ciphertext = std::mem::take(&mut self.inbox);
         let mut answers = Vec::new();
         let received = tls.receive(&ciphertext, &mut self.inbox);
         tls.pending(&mut answers);
+        self.handshake = tls.is_handshaking().then_some(handshake);
         self.tls = Some(tls);
         write_raw(&self.stream, &answers).await?;
         // An end that came already comes once more with the next read.
@@ -85,6 +93,9 @@ impl Link {
             Some(tls) => {
                 let received = tls.receive(&scratch[..taken], &mut self.inbox);
                 tls.pending(answers);
+                if !tls.is_handshaking() {
+                    self.handshake = None;
+                }
                 received.map_err(io::Error::other)?
             }
         };

@@ -11,7 +11,7 @@ use std::{
 use keys::Fetches;
 use presence::Counters;
 
-use crate::cluster::Place;
+use crate::{admission::Gate, cluster::Place};
 
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS: [u64; 14] = [
@@ -123,6 +123,7 @@ impl Metrics {
         draining: bool,
         place: Option<&Place>,
         fetches: Fetches,
+        gate: &Gate,
     ) -> String {
         let cores: Vec<CoreStats> = self
             .0
@@ -141,6 +142,7 @@ impl Metrics {
         );
         page.head("draining", "gauge", "Whether the edge is shutting down.");
         page.value("draining", "", u64::from(draining));
+        page.memory(gate);
         for (name, kind, help, read) in PER_CORE {
             page.head(name, kind, help);
             for (core, stats) in cores.iter().enumerate() {
@@ -212,6 +214,10 @@ const PER_CORE: &[PerCore] = numbers! {
     "messages_total" counter "Messages of clients." => |c| c.presence.messages;
     "bad_messages_total" counter "Messages that were not understood."
         => |c| c.presence.bad_messages;
+    "replaced_total" counter "Sessions ended since their user opened a newer one."
+        => |c| c.presence.replaced;
+    "watch_limit_total" counter "Watches refused, of one session or of all as many as may be."
+        => |c| c.presence.watch_limit;
     "not_allowed_total" counter "Watches and queries that the token did not allow."
         => |c| c.presence.not_allowed;
     "events_total" counter "Changes of users' public records." => |c| c.presence.changes;
@@ -293,6 +299,14 @@ impl Page {
 
     fn value(&mut self, name: &str, labels: &str, value: u64) {
         writeln!(self.0, "online_status_{name}{labels} {value}").expect("a String takes all text");
+    }
+
+    fn memory(&mut self, gate: &Gate) {
+        self.of_node(numbers! {
+            "memory_bytes" gauge "Memory of the process that is resident." => gate.memory();
+            "memory_limit_bytes" gauge "From how much on no new connection is let in."
+                => gate.limits.memory;
+        });
     }
 
     fn keys(&mut self, fetches: Fetches) {

@@ -170,6 +170,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
                 shared.is_leaving(),
                 shared.place.as_deref(),
                 shared.keys.fetches(),
+                &shared.gate,
             );
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
         }

@@ -233,6 +233,7 @@ impl Session {
             Ok(Some(taken)) => taken,
         };
         worker.stats.borrow_mut().received_bytes += taken as u64;
+        worker.core.borrow_mut().took(self.id, taken);
         let Some(tls) = &self.tls else {
             self.take(worker, &mut scratch[..taken]);
             return true;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use keys::{Keys, KeysError};
-use presence::{Core, Settings};
+use presence::{Core, Settings, WatchBudget};
 use ring::{CoreId, Epoch, Member};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use settings::ListenError;
@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     admin,
-    admission::Limits,
+    admission::{Limits, memory},
     bus::{self, Bus},
     clock,
     cluster::{self, ClusterError, WorkerLinks},
@@ -35,6 +35,10 @@ use crate::{
     worker::{Mail, Worker},
 };
 
+/// What a watch takes at most, bytes, when the limit of all is made from that of memory.
+const WATCH_BYTES: u64 = 64;
+/// Between two looks at the process's memory.
+const MEMORY_LOOK: Duration = Duration::from_millis(500);
 /// Descriptors that are not connections: rings, listeners, files.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
@@ -303,6 +307,13 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         max_message: shared.config.server.max_message.0,
         message_rate: presence.message_rate as u32,
         message_burst: presence.message_burst as u32,
+        byte_rate: presence.byte_rate.0 as u32,
+        byte_burst: presence.byte_burst.0 as u32,
+        newest_wins: presence.over_max_devices == "newest",
+        watches: WatchBudget::new(match presence.max_watches_total {
+            0 => shared.gate.limits.memory / 4 / WATCH_BYTES,
+            most => most,
+        }),
     }
 }
 
@@ -312,13 +323,27 @@ fn limits(config: &Config, most: usize) -> Limits {
         0 => most,
         wanted => most.min(wanted as usize),
     };
+    let server = &config.server;
+    let unauthenticated = match server.max_unauthenticated {
+        0 => connections.div_ceil(2),
+        wanted => connections.min(wanted as usize),
+    };
     Limits {
         connections,
-        unauthenticated: match config.server.max_unauthenticated {
-            0 => connections.div_ceil(2),
-            wanted => connections.min(wanted as usize),
+        unauthenticated,
+        handshakes: match server.max_handshakes {
+            0 => unauthenticated,
+            wanted => unauthenticated.min(wanted as usize),
         },
-        per_address: config.server.max_per_address,
+        per_address: server.max_per_address,
+        per_prefix: server.max_per_prefix,
+        rate: server.connection_rate,
+        burst: server.connection_burst,
+        memory: match server.max_memory.0 {
+            // Where the kernel does not tell, there is no limit to keep.
+            0 => memory::sensible_limit().unwrap_or(u64::MAX),
+            bytes => bytes as u64,
+        },
     }
 }
 
@@ -507,8 +532,13 @@ fn wait_for_end(
     let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
     let mut told: Option<Instant> = None;
     let mut last_move = (0, Instant::now());
+    let mut looked: Option<Instant> = None;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     loop {
+        if looked.is_none_or(|at| at.elapsed() >= MEMORY_LOOK) {
+            looked = Some(Instant::now());
+            shared.gate.look_at_memory();
+        }
         for signal in signals.pending() {
             match signal {
                 SIGHUP => reload(shared, tls_paths),

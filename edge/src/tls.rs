@@ -123,6 +123,10 @@ impl TlsSession {
         Ok(closed)
     }
 
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
     /// Encrypts `plaintext` and appends the ciphertext, after anything that was pending.
     pub(crate) fn send(&mut self, mut plaintext: &[u8], out: &mut Vec<u8>) {
         self.pending(out);

@@ -271,13 +271,8 @@ impl Core {
         let Some(session) = self.sessions.live(id) else {
             return false;
         };
+        self.refill(session);
         let slot = &mut self.sessions[session];
-        let passed = self.clock - slot.refilled;
-        let refill = passed.saturating_mul(self.settings.message_rate.into());
-        let full = self.settings.message_burst.saturating_mul(1_000);
-        slot.tokens = u32::try_from(refill)
-            .map_or(full, |refill| slot.tokens.saturating_add(refill).min(full));
-        slot.refilled = self.clock;
         let Some(rest) = slot.tokens.checked_sub(1_000) else {
             let reason = "too many messages";
             self.close_session(session, How::Broken, CloseCode::RATE_LIMIT, reason);
@@ -286,6 +281,42 @@ impl Core {
         slot.tokens = rest;
         self.counters.messages += 1;
         true
+    }
+
+    /// So many bytes came from the client, whatever is in them; a session that sends more than its
+    /// allowance is closed.
+    pub fn took(&mut self, id: SessionId, bytes: usize) {
+        let Some(session) = self.sessions.live(id) else {
+            return;
+        };
+        self.refill(session);
+        let slot = &mut self.sessions[session];
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match slot.byte_tokens.checked_sub(bytes) {
+            Some(rest) => slot.byte_tokens = rest,
+            None => {
+                let reason = "too many bytes";
+                self.close_session(session, How::Broken, CloseCode::RATE_LIMIT, reason);
+            }
+        }
+    }
+
+    /// Brings the session's allowances of messages and bytes up to date.
+    fn refill(&mut self, session: u32) {
+        let (settings, slot) = (&self.settings, &mut self.sessions[session]);
+        let now = self.clock as u32;
+        let passed: u64 = now
+            .wrapping_sub(std::mem::replace(&mut slot.refilled, now))
+            .into();
+        let grown = |tokens: u32, more: u64, full: u32| {
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            tokens.saturating_add(more).min(full)
+        };
+        let full = settings.message_burst.saturating_mul(1_000);
+        let messages = passed.saturating_mul(settings.message_rate.into());
+        slot.tokens = grown(slot.tokens, messages, full);
+        let bytes = passed.saturating_mul(settings.byte_rate.into()) / 1_000;
+        slot.byte_tokens = grown(slot.byte_tokens, bytes, settings.byte_burst);
     }
 
     pub(crate) fn set_status(

@@ -33,6 +33,10 @@ pub struct Counters {
     pub messages: u64,
     /// Of those, not understood.
     pub bad_messages: u64,
+    /// Sessions ended since their user opened a newer one and had too many.
+    pub replaced: u64,
+    /// Watches refused, since the session or the node has as many as may be.
+    pub watch_limit: u64,
     /// Watches and queries that the token did not allow.
     pub not_allowed: u64,
     /// Changes of owned users' public records.

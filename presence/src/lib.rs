@@ -32,7 +32,7 @@ pub use crate::{
     membership::{Found, Membership, Renewal, Step},
     peers::PeerMessage,
     session::SessionId,
-    settings::{Now, Settings},
+    settings::{Now, Settings, WatchBudget},
     sync::{Publication, StoreReply, StoreRequest, Ticket},
     vnodes::Owner,
     waiting::Answer,

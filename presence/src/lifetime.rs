@@ -76,7 +76,8 @@ impl Core {
             return Err(Refused::NotOwner);
         }
         let slot = self.users.find_or_insert(hello.user, &self.vnodes);
-        if self.users[slot].sessions >= self.settings.max_devices {
+        let has_too_many = self.users[slot].sessions >= self.settings.max_devices;
+        if has_too_many && !self.settings.newest_wins {
             return Err(Refused::TooManySessions);
         }
         let burst = self.settings.message_burst.saturating_mul(1_000);
@@ -99,7 +100,8 @@ impl Core {
             closing: None,
             asked: 0,
             tokens: burst,
-            refilled: self.clock,
+            byte_tokens: self.settings.byte_burst,
+            refilled: self.clock as u32,
             heard: self.clock,
             ping_due: self.clock + first_ping,
             blocked_since: 0,
@@ -119,7 +121,22 @@ impl Core {
         };
         self.question(asker, [slot].into());
         self.arm_session(id.index);
+        if has_too_many {
+            self.end_oldest(slot);
+        }
         Ok(id)
+    }
+
+    /// Ends the session of the user that was opened first; another one is there, so that its user does
+    /// not leave.
+    fn end_oldest(&mut self, slot: u32) {
+        let mut oldest = self.users[slot].first_session;
+        while self.sessions[oldest].next != NONE {
+            oldest = self.sessions[oldest].next;
+        }
+        self.counters.replaced += 1;
+        let reason = "a newer session of the user took its place";
+        self.close_session(oldest, How::Broken, CloseCode::TOO_MANY_SESSIONS, reason);
     }
 
     /// The client showed a new token for the same user, in the message `reply_to`: its session lives

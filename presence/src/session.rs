@@ -92,8 +92,11 @@ pub(crate) struct Session {
     pub(crate) asked: u16,
     /// Messages that may come now, in thousandths.
     pub(crate) tokens: u32,
+    /// Bytes that may come now.
+    pub(crate) byte_tokens: u32,
+    /// When both were brought up to date last, by the low bits of the core's clock, ms.
+    pub(crate) refilled: u32,
     /// Times on the core's clock, ms.
-    pub(crate) refilled: u64,
     /// When the last sign of life came: bytes, or after a promise a message.
     pub(crate) heard: u64,
     pub(crate) ping_due: u64,

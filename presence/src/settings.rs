@@ -1,5 +1,10 @@
 //! What a core is told at its start, and the time that comes with every input.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
 use ring::{CoreId, VnodeCount};
 
 /// The time of an input, read by the shell.
@@ -39,10 +44,14 @@ pub struct Settings {
     /// How long a user waits for the store before it is shown without what the store knows, and a
     /// question before it is answered with an error.
     pub store_patience: u64,
-    /// Sessions a user may have; one more is refused with 4409.
+    /// Sessions a user may have; with one more, that or the oldest ends with 4409.
     pub max_devices: u32,
+    /// It is the oldest session of a user with too many that ends, and not the new one.
+    pub newest_wins: bool,
     /// Users a session may watch; a `watch` beyond is an `error`.
     pub max_watches: u32,
+    /// Watches that the sessions of all cores of the node may have.
+    pub watches: WatchBudget,
     /// Bytes of answers that may wait for one slow session; beyond, it is closed with 1013.
     pub outbox: usize,
     /// Bytes of a client's message, for its client to know; the shell reads no longer ones.
@@ -51,4 +60,36 @@ pub struct Settings {
     pub message_rate: u32,
     /// Messages that a session may send at once.
     pub message_burst: u32,
+    /// Bytes a second that a session may send in the long run; beyond, 4429.
+    pub byte_rate: u32,
+    /// Bytes that a session may send at once.
+    pub byte_burst: u32,
+}
+
+/// How many watches there may be, for all cores that have a clone of it. A core takes for a whole
+/// message at a time.
+#[derive(Debug, Clone)]
+pub struct WatchBudget(Arc<AtomicI64>);
+
+impl WatchBudget {
+    /// So many.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        Self(Arc::new(AtomicI64::new(most)))
+    }
+
+    /// Takes so many, if there are.
+    pub(crate) fn take(&self, count: usize) -> bool {
+        let count = count as i64;
+        let has = self.0.fetch_sub(count, Ordering::Relaxed) >= count;
+        if !has {
+            self.0.fetch_add(count, Ordering::Relaxed);
+        }
+        has
+    }
+
+    pub(crate) fn give_back(&self, count: usize) {
+        self.0.fetch_add(count as i64, Ordering::Relaxed);
+    }
 }

@@ -41,11 +41,12 @@ impl Core {
                 "a session watches at most {} users; it watches {watches} and {added} more were asked for",
                 self.settings.max_watches
             );
-            for slot in users {
-                self.users[slot].mark = 0;
-                self.users.doubt(slot);
-            }
-            self.reply_error(session, id.as_ref(), ErrorCode::WatchLimit, &message);
+            self.refuse_watches(session, id.as_ref(), &users, &message);
+            return;
+        }
+        if !self.settings.watches.take(added) {
+            let message = "the server has as many watches as it may";
+            self.refuse_watches(session, id.as_ref(), &users, message);
             return;
         }
         self.sessions[session].watches.reserve_exact(added);
@@ -66,6 +67,22 @@ impl Core {
         let session = self.sessions.id(session);
         let known = known_versions(names, known);
         self.question(Asker::Watch { session, id, known }, users.into());
+    }
+
+    /// Nothing of a message is done, of whose `users` the new ones are marked.
+    fn refuse_watches(
+        &mut self,
+        session: u32,
+        id: Option<&MessageId>,
+        users: &[u32],
+        message: &str,
+    ) {
+        for slot in users {
+            self.users[*slot].mark = 0;
+            self.users.doubt(*slot);
+        }
+        self.counters.watch_limit += 1;
+        self.reply_error(session, id, ErrorCode::WatchLimit, message);
     }
 
     pub(crate) fn query(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<MessageId>) {
@@ -105,6 +122,7 @@ impl Core {
         id: Option<&MessageId>,
     ) {
         self.mark_watches(session);
+        let before = self.sessions[session].watches.len();
         for name in names {
             let Some(slot) = self.users.find(name.as_ref()) else {
                 continue;
@@ -116,17 +134,21 @@ impl Core {
                 self.remove_watch(session, watch);
             }
         }
+        let left = self.sessions[session].watches.len();
+        self.settings.watches.give_back(before - left);
         self.sessions[session].watches.shrink_to_fit();
         self.fanout.relist(&mut self.sessions, session);
         self.reply(session, &ServerMessage::Ok { id });
     }
 
     pub(crate) fn unwatch_all(&mut self, session: u32) {
+        let count = self.sessions[session].watches.len();
         while let Some(last) = self.sessions[session].watches.len().checked_sub(1) {
             self.remove_watch(session, last as u32);
         }
         self.sessions[session].watches = Vec::new();
         self.sessions[session].late = Vec::new();
+        self.settings.watches.give_back(count);
     }
 
     fn remove_watch(&mut self, session: u32, watch: u32) {

@@ -6,7 +6,7 @@ mod kafka;
 mod table;
 
 use ring::VnodeSet;
-use settings::{Rules, Table};
+use settings::{Kind, Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
 pub(crate) use token::DEVELOPMENT_SECRET;
 
@@ -117,6 +117,14 @@ impl Config {
             server.max_message.0,
             1 << 10..=1 << 24,
         );
+        let memory = server.max_memory;
+        rules.rule(
+            memory.0 == 0 || memory.0 >= 16 << 20,
+            format!(
+                "server.max_memory = {}: allowed are 0B and 16MiB or more",
+                memory.show()
+            ),
+        );
         rules.number("presence.max_devices", presence.max_devices, 1..=10_000);
         rules.number("presence.max_watches", presence.max_watches, 1..=1_000_000);
         rules.number(
@@ -128,6 +136,36 @@ impl Config {
             "presence.message_burst",
             presence.message_burst,
             1..=most_messages,
+        );
+        let word = &presence.over_max_devices;
+        rules.word("presence.over_max_devices", word, &["refuse", "newest"]);
+        rules.bytes(
+            "presence.byte_rate",
+            presence.byte_rate.0,
+            1 << 10..=1 << 31,
+        );
+        rules.bytes(
+            "presence.byte_burst",
+            presence.byte_burst.0,
+            1 << 10..=1 << 31,
+        );
+        rules.rule(
+            presence.byte_burst >= server.max_message,
+            format!(
+                "presence.byte_burst = {} is less than one message: server.max_message = {}",
+                presence.byte_burst.show(),
+                server.max_message.show()
+            ),
+        );
+        rules.number(
+            "server.connection_rate",
+            server.connection_rate,
+            0..=100_000,
+        );
+        rules.number(
+            "server.connection_burst",
+            server.connection_burst,
+            1..=1_000_000,
         );
         rules.duration("presence.heartbeat", presence.heartbeat, 1_000..=3_600_000);
         let timeout = presence.heartbeat_timeout;

@@ -31,6 +31,21 @@ settings::sections! {
         /// Connections of one client, which is an IPv4 address or a /64 of IPv6; 0 = no limit. More are
         /// answered 429.
         max_per_address: u64 = "0",
+        /// Connections of one network, which is a /24 of IPv4 or a /48 of IPv6; 0 = no limit. More are
+        /// answered 429.
+        max_per_prefix: u64 = "0",
+        /// New connections a second of one client in the long run; 0 = no limit. More are answered 429.
+        /// Through a proxy each request counts as one.
+        connection_rate: u64 = "0",
+        /// New connections of one client at once, where there is a `connection_rate`.
+        connection_burst: u64 = "100",
+        /// TLS handshakes under way at a time; 0 = as many as `max_unauthenticated`. More are closed
+        /// without a word.
+        max_handshakes: u64 = "0",
+        /// Memory of the process, as the kernel counts what is resident; 0B = nine tenths of what its
+        /// control group allows, or of the machine's. From there on new connections are answered 503,
+        /// and the sessions go on.
+        max_memory: Bytes = "0B",
         /// Proxies whose word is taken for the client's address, scheme and host: theirs in
         /// `X-Forwarded-For`, `-Proto` and `-Host`, or in a PROXY protocol header. Addresses and
         /// prefixes like `10.0.0.0/8,2001:db8::/32`; empty = nobody's.
@@ -83,10 +98,16 @@ settings::sections! {
         alive_max: Duration = "10m",
         /// How long a question waits for the store.
         store_patience: Duration = "2s",
-        /// Sessions of one user; more are refused with 4409.
+        /// Sessions of one user; one more ends with 4409, or another does.
         max_devices: u64 = "100",
+        /// Which session ends with 4409 when a user has too many: `refuse` = the new one, `newest` = the
+        /// oldest of them, so that the newest wins.
+        over_max_devices: String = "refuse",
         /// Users that one session may watch.
         max_watches: u64 = "1000",
+        /// Watches of all sessions of the edge, one a session and user watched; 0 = as many as need a
+        /// quarter of `server.max_memory`. More are answered `watch_limit`.
+        max_watches_total: u64 = "0",
         /// Bytes of answers that may wait for one slow session; then its further messages wait too.
         /// One that reads nothing for `heartbeat` and `heartbeat_timeout` is ended with 1013.
         outbox: Bytes = "256KiB",
@@ -94,6 +115,11 @@ settings::sections! {
         message_rate: u64 = "100",
         /// Messages that a session may send at once.
         message_burst: u64 = "1200",
+        /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
+        /// with 4429.
+        byte_rate: Bytes = "256KiB",
+        /// Bytes that a session may send at once.
+        byte_burst: Bytes = "4MiB",
     }
 
     pub(crate) struct Tls in tls {

@@ -228,6 +228,22 @@ impl Edge {
             .expect("a line of smaps_rollup")
     }
 
+    /// How many descriptors the process has open.
+    pub(crate) fn open_descriptors(&self) -> u64 {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).expect("the edge runs").count() as u64
+    }
+
+    /// Lets the process have so many descriptors from now on; how many it could have before.
+    pub(crate) fn limit_descriptors(&self, most: u64) -> u64 {
+        use rustix::process::{Resource, getrlimit, prlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(most);
+        let pid = Some(Pid::from_child(&self.child));
+        let former = prlimit(pid, Resource::Nofile, limit).expect("it runs");
+        former.current.expect("a limit")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it runs");

@@ -1,6 +1,6 @@
 //! What tests of a cluster's core begin with: two vnodes, and nothing that time ends by itself.
 
-use online_status_presence::{Hello, Now, Opening, Settings};
+use online_status_presence::{Hello, Now, Opening, Settings, WatchBudget};
 use protocol::{Encoding, Version, WatchRule};
 use ring::{CoreId, Epoch, Node, NodeId, VnodeCount};
 
@@ -64,9 +64,13 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         store_patience: 2_000,
         max_devices: 10,
         max_watches: 10_000,
+        newest_wins: false,
+        watches: WatchBudget::new(u64::MAX),
         outbox: 1 << 24,
         max_message: 16_384,
         message_rate: 100,
         message_burst: 100,
+        byte_rate: 1 << 20,
+        byte_burst: 1 << 24,
     }
 }

@@ -9,7 +9,7 @@ mod clients;
 
 use std::collections::BTreeMap;
 
-use presence::{Core, How, Now, Settings};
+use presence::{Core, How, Now, Settings, WatchBudget};
 use protocol::Status;
 use ring::{CoreId, Epoch, VnodeCount};
 
@@ -156,10 +156,14 @@ impl World {
                         store_patience: 1_000,
                         max_devices: 100,
                         max_watches: 1_000,
+                        newest_wins: false,
+                        watches: WatchBudget::new(u64::MAX),
                         outbox: 1 << 20,
                         max_message: 16_384,
                         message_rate: 1_000,
                         message_burst: 1_000,
+                        byte_rate: 1 << 20,
+                        byte_burst: 1 << 24,
                     },
                     now,
                 );

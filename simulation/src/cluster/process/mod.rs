@@ -12,7 +12,9 @@ use std::{
     sync::Arc,
 };
 
-use presence::{Core, Membership, Now, PeerMessage, SessionId, Settings, StoreReply, Ticket};
+use presence::{
+    Core, Membership, Now, PeerMessage, SessionId, Settings, StoreReply, Ticket, WatchBudget,
+};
 use protocol::Event;
 use ring::{CoreId, Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
@@ -144,10 +146,14 @@ impl Process {
                     store_patience: 1_000,
                     max_devices: 100,
                     max_watches: 1_000,
+                    newest_wins: false,
+                    watches: WatchBudget::new(u64::MAX),
                     outbox: 1 << 20,
                     max_message: 16_384,
                     message_rate: 1_000,
                     message_burst: 1_000,
+                    byte_rate: 1 << 20,
+                    byte_burst: 1 << 24,
                 },
                 now,
             );
