@@ -9,12 +9,12 @@ use std::borrow::Cow;
 
 use crate::{Activity, ErrorCode, Mode, Opcode};
 
-/// The most users one message may name.
+/// The most users that one message may name; a longer list is answered with `too_many_users`.
 pub const MAX_USERS_PER_MESSAGE: usize = 1_000;
 /// The longest textual id of a message, in bytes.
 pub const MAX_ID: usize = 64;
 
-/// How messages become bytes, by subprotocol.
+/// How messages become bytes; the client chooses by the subprotocol that it offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
     /// `online-status.v1.json`: text frames, a JSON object each.
@@ -24,7 +24,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The name in `Sec-WebSocket-Protocol`.
+    /// The subprotocol's name in `Sec-WebSocket-Protocol` (RFC 6455 §1.9).
     #[must_use]
     pub const fn subprotocol(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Encoding {
         }
     }
 
-    /// The encoding of that name.
+    /// The encoding that a client asked for by the subprotocol's name; `None` for any other name.
     #[must_use]
     pub fn from_subprotocol(name: &str) -> Option<Self> {
         [Self::Json, Self::Cbor]
@@ -41,7 +41,7 @@ impl Encoding {
             .find(|encoding| encoding.subprotocol() == name)
     }
 
-    /// The frames it goes in.
+    /// The op code of the data frames that carry this encoding.
     #[must_use]
     pub const fn opcode(self) -> Opcode {
         match self {
@@ -54,62 +54,62 @@ impl Encoding {
 /// The client's own id of a message, echoed in the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageId {
-    /// An integer.
+    /// An integer that an `i64` holds.
     Integer(i64),
-    /// At most [`MAX_ID`] bytes.
+    /// A string of at most [`MAX_ID`] bytes.
     Text(Box<str>),
 }
 
-/// What a client wants.
+/// What a client asks for, checked: names, sizes and members follow the protocol's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// To be known by this token.
+    /// Authenticates the session, or refreshes its token in band.
     Auth {
-        /// A JWT, not checked yet.
+        /// The JWT as the client sent it; the receiver verifies it.
         token: Cow<'a, str>,
         /// What this session reports from its first moment.
         status: Option<Activity>,
         /// Seconds within which the client promises to say something of its own, at least 1.
         alive: Option<u32>,
     },
-    /// To be told of these users.
+    /// Watches users: their state now in a snapshot, then each change.
     Watch {
-        /// At most [`MAX_USERS_PER_MESSAGE`], each a good name.
+        /// Users to watch, at most [`MAX_USERS_PER_MESSAGE`], each a valid name.
         users: Vec<Cow<'a, str>>,
-        /// Versions the client has already.
+        /// Versions that the client has of users already; the snapshot leaves those out.
         known: Vec<(Cow<'a, str>, u64)>,
     },
-    /// To be told of these no more.
+    /// Stops watching users.
     Unwatch {
-        /// As for `Watch`.
+        /// Users to forget, at most [`MAX_USERS_PER_MESSAGE`], each a valid name.
         users: Vec<Cow<'a, str>>,
     },
-    /// To be told of these once.
+    /// Asks for the state of users once, without watching them.
     Query {
-        /// As for `Watch`.
+        /// Users to look up, at most [`MAX_USERS_PER_MESSAGE`], each a valid name.
         users: Vec<Cow<'a, str>>,
     },
-    /// To set at least one of these.
+    /// Sets the session's activity, the user's mode or the user's text; at least one is there.
     Status {
-        /// What this session reports.
+        /// The activity that this session reports of its device.
         status: Option<Activity>,
-        /// What the person chooses for all devices.
+        /// The mode that the person chooses for all devices.
         mode: Option<Mode>,
         /// The user's text, at most [`MAX_TEXT`](crate::MAX_TEXT) bytes without control characters.
         text: Option<Cow<'a, str>>,
     },
-    /// A `pong`.
+    /// Asks for a `pong`, to measure a round trip or to show life.
     Ping,
-    /// To leave at once.
+    /// Says goodbye: the session ends without a grace period.
     Bye,
 }
 
-/// A message of a client.
+/// One message of a client: its request, and the id to answer under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientMessage<'a> {
-    /// To be echoed.
+    /// The client's own id, to be repeated in the answer; `None` when it sent none.
     pub id: Option<MessageId>,
-    /// What it asks for.
+    /// The request that the message carries.
     pub request: Request<'a>,
 }
 
@@ -118,13 +118,16 @@ pub struct ClientMessage<'a> {
 pub struct BadMessage {
     /// To be echoed, when it could be read.
     pub id: Option<MessageId>,
-    /// The kind of mistake.
+    /// The kind of mistake, for programs.
     pub code: ErrorCode,
-    /// What is wrong and what is allowed.
+    /// What is wrong and what is allowed, for people.
     pub message: String,
 }
 
-/// The message in `payload`, which is one WebSocket message's.
+/// The message in `payload`, the whole payload of one WebSocket message.
+///
+/// # Errors
+/// When the payload breaks a rule of the protocol: the answer to send, with the id when that was read.
 pub fn decode(encoding: Encoding, payload: &[u8]) -> Result<ClientMessage<'_>, BadMessage> {
     let members = match encoding {
         Encoding::Json => json::members(payload),

@@ -6,44 +6,44 @@
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// The client said goodbye.
+    /// The client said goodbye (`bye`, or a close frame).
     pub const NORMAL: Self = Self(1000);
-    /// The server shuts down.
+    /// The server shuts down or restarts.
     pub const GOING_AWAY: Self = Self(1001);
-    /// The client broke RFC 6455.
+    /// The client broke the framing rules of RFC 6455.
     pub const PROTOCOL: Self = Self(1002);
     /// A frame of a kind that this subprotocol does not carry.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// A text frame that is not UTF-8.
+    /// A text frame does not hold UTF-8 (RFC 6455 §8.1).
     pub const INVALID_DATA: Self = Self(1007);
     /// A rule without a code of its own.
     pub const POLICY: Self = Self(1008);
-    /// A message above the size limit.
+    /// A message is longer than the configured limit.
     pub const TOO_BIG: Self = Self(1009);
     /// The user's vnode moved; the address came in a `move`.
     pub const MOVED: Self = Self(1012);
     /// The server, or this session's outbox, is full.
     pub const OVERLOADED: Self = Self(1013);
-    /// A bad or expired token.
+    /// The token is malformed, not trusted, or expired.
     pub const BAD_TOKEN: Self = Self(4401);
-    /// The token does not allow this.
+    /// The session asks for what it may not have, such as an `alive` out of bounds.
     pub const NOT_ALLOWED: Self = Self(4403);
     /// No token in time, or nothing heard for the heartbeat timeout.
     pub const TIMEOUT: Self = Self(4408);
-    /// The user has too many sessions.
+    /// The user has as many sessions as it may have.
     pub const TOO_MANY_SESSIONS: Self = Self(4409);
     /// Another node owns the user; the reason is its address.
     pub const WRONG_NODE: Self = Self(4421);
-    /// Too many messages.
+    /// The client sent more messages a second than it may.
     pub const RATE_LIMIT: Self = Self(4429);
 
-    /// The code that a client sent.
+    /// The code in a close frame of a client; any number is taken.
     #[must_use]
     pub const fn from_wire(code: u16) -> Self {
         Self(code)
     }
 
-    /// The number on the wire.
+    /// The code as the number in a close frame.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0

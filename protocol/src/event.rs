@@ -9,49 +9,49 @@ use serde::{Deserialize, Serialize};
 use crate::{MAX_TEXT, Record, Status, UserIdError, Version, check_user, words::words};
 
 words! {
-    /// Why a record changed.
+    /// Why the owner changed a record; consumers need not act on it.
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]
     pub enum Cause {
-        /// A session began.
+        /// The user's session began.
         Connect => "connect",
-        /// A session ended cleanly.
+        /// The user's session ended cleanly: close code 1000, or `bye`.
         Close => "close",
         /// A session or a grace period timed out.
         Timeout => "timeout",
-        /// A new owner adopted the record.
+        /// A new owner of the vnode adopted the record.
         Takeover => "takeover",
-        /// The user set its status or text.
+        /// The user set a status, mode or text.
         Status => "status",
-        /// The owner wrote everything again.
+        /// The owner published its state again after a gap in the store or on the bus.
         Resync => "resync",
     }
 }
 
-/// One change of a user's record.
+/// One change of a user's record, as the owner publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// Whose record; also the message's key.
+    /// The user whose record changed; also the message's key on the topic.
     pub user: Cow<'a, str>,
-    /// What others see.
+    /// The status that others see.
     pub status: Status,
-    /// At most [`MAX_TEXT`] bytes; empty = none.
+    /// The user's text, at most [`MAX_TEXT`] bytes; empty = none.
     pub text: Cow<'a, str>,
     /// When the status began, ms since 1970; 0 = never.
     pub since: u64,
     /// When the last session ended, ms since 1970; 0 = never.
     pub last_seen: u64,
-    /// How many sessions the user has.
+    /// The number of the user's sessions.
     pub devices: u32,
     /// The record's version; consumers drop what is not newer than what they know.
     pub version: Version,
-    /// The user's vnode.
+    /// The user's vnode, which decides the partition.
     pub vnode: Vnode,
-    /// The writer's epoch for that vnode.
+    /// The fencing token of the writer for that vnode: an owner that sees a higher one is fenced.
     pub epoch: Epoch,
-    /// The writer.
+    /// The name of the node that wrote the event.
     pub node: Cow<'a, str>,
-    /// Why the record changed.
+    /// What made the owner change the record.
     pub cause: Cause,
 }
 
@@ -61,19 +61,19 @@ pub enum EventError {
     /// Not JSON, or a member is missing or of the wrong type.
     #[error("an event is not what version {FORMAT} of the format asks for: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// Another format.
+    /// The format version is none that this release reads.
     #[error("an event has format version {0}; known is {FORMAT}")]
     UnknownFormat(u64),
-    /// A bad user.
+    /// The user's name breaks the rules of [`check_user`].
     #[error("an event has a bad user: {0}")]
     User(#[from] UserIdError),
-    /// A text above [`MAX_TEXT`].
+    /// The text is longer than [`MAX_TEXT`] bytes; the value is its length.
     #[error("an event has a text of {0} bytes; allowed are {MAX_TEXT}")]
     TextTooLong(usize),
-    /// A version from 2^53 on.
+    /// The version is not below 2^53; the value is the version.
     #[error("an event has the version {0}; versions are below 2^53")]
     Version(u64),
-    /// An epoch that is not the version's.
+    /// The event's epoch (first) is not the epoch in its version (second).
     #[error("an event has the epoch {0}, and a version of epoch {1}")]
     Epoch(u32, u32),
 }
@@ -160,7 +160,7 @@ impl Event<'_> {
         })
     }
 
-    /// The event with texts of its own.
+    /// The same event with texts of its own, independent of the message's bytes.
     #[must_use]
     pub fn into_owned(self) -> Event<'static> {
         Event {
@@ -178,7 +178,7 @@ impl Event<'_> {
         }
     }
 
-    /// The public record that this event announces.
+    /// The public record that a consumer takes from this event.
     #[must_use]
     pub fn record(&self) -> Record {
         Record {

@@ -5,18 +5,18 @@ use std::ops::Range;
 
 use crate::CloseCode;
 
-/// What a frame carries.
+/// The op code of a frame: the kind of data or control that it carries (RFC 6455 §5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
-    /// UTF-8 text.
+    /// A message of UTF-8 text.
     Text = 1,
-    /// Bytes.
+    /// A message of bytes.
     Binary = 2,
     /// The end, with an optional code and reason.
     Close = 8,
-    /// Asks for a pong.
+    /// Asks the other end for a pong.
     Ping = 9,
-    /// Answers a ping.
+    /// Answers a ping with the ping's payload.
     Pong = 10,
 }
 

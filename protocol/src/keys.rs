@@ -3,7 +3,7 @@
 
 use ring::Vnode;
 
-/// Makes the keys under one prefix.
+/// The names of all keys in the store, under one configurable prefix (default `os:`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     prefix: Box<str>,
@@ -41,7 +41,7 @@ impl Keys {
         format!("{}{what}", self.prefix)
     }
 
-    /// Hash: user → [`crate::Stored`].
+    /// Hash: a vnode's users, each with its encoded [`crate::Stored`].
     #[must_use]
     pub fn users(&self, vnode: Vnode) -> String {
         self.of_vnode(vnode, "users")
@@ -53,7 +53,7 @@ impl Keys {
         self.of_vnode(vnode, "seen")
     }
 
-    /// String: the newest accepted epoch.
+    /// String: the newest epoch that the store accepted for the vnode, its fencing token.
     #[must_use]
     pub fn epoch(&self, vnode: Vnode) -> String {
         self.of_vnode(vnode, "epoch")
@@ -65,7 +65,7 @@ impl Keys {
         self.of_vnode(vnode, "released")
     }
 
-    /// String with a TTL: a node's [`crate::Lease`].
+    /// String with a TTL: the [`crate::Lease`] of the node `id`.
     #[must_use]
     pub fn node(&self, id: &str) -> String {
         format!("{}node:{id}", self.prefix)
@@ -77,13 +77,13 @@ impl Keys {
         self.of_fleet("nodes")
     }
 
-    /// String: the map.
+    /// String: the current map, as [`ring::Map::encode`] writes it.
     #[must_use]
     pub fn map(&self) -> String {
         self.of_fleet("map")
     }
 
-    /// String: the map's version.
+    /// String: the version of the current map, to poll without its bytes.
     #[must_use]
     pub fn map_version(&self) -> String {
         self.of_fleet("map:version")

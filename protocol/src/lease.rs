@@ -4,15 +4,15 @@
 use ring::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// How busy a node is.
+/// A node's load as it measured it last; operators see it, the rebalance may shift weight by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Load {
-    /// Open connections, sessions or not.
+    /// Open connections, with or without a session.
     pub connections: u64,
-    /// Open sessions.
+    /// Open sessions, that is, authenticated connections.
     pub sessions: u64,
-    /// Changes of presence a second.
+    /// Changes of presence records a second.
     pub events_per_second: f64,
     /// Age of the newest event taken from the bus, ms.
     pub lag_ms: u64,
@@ -23,52 +23,52 @@ pub struct Load {
 /// What a node says of itself at each renewal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
-    /// The node's name.
+    /// The node's configured name.
     pub node: String,
-    /// Which life of it: random, made at its start.
+    /// The process behind the name: a random number, drawn at its start.
     pub boot: u64,
-    /// The whole WebSocket URL that its users connect to.
+    /// The whole WebSocket URL that the node's clients connect to.
     pub address: String,
-    /// Threads that serve sessions.
+    /// The number of threads that serve sessions, one a core.
     pub cores: u16,
-    /// Its weight in the rebalance.
+    /// The node's weight in the rebalance: its share is this over the sum of all weights.
     pub weight: u32,
-    /// Vnodes it wants before others, in the syntax of `ASSIGNED_VNODES`.
+    /// Vnodes that the node gets before others, in the syntax of `ASSIGNED_VNODES`; empty = none.
     #[serde(default)]
     pub pins: String,
-    /// It wants to be relieved of all vnodes.
+    /// Whether the node asks for all its vnodes to be moved away.
     #[serde(default)]
     pub draining: bool,
-    /// The newest map that it follows; 0 = none.
+    /// The version of the map that the node follows; 0 = none.
     #[serde(default)]
     pub map_version: u64,
-    /// The highest epoch that it has met, in a map or in the store.
+    /// The highest epoch that the node has met, in a map or in the store.
     #[serde(default)]
     pub highest_epoch: u32,
-    /// Vnodes on their way: owned and not loaded yet, or not let go of yet.
+    /// The number of vnodes in motion: owned and not loaded yet, or left and not released yet.
     #[serde(default)]
     pub moving: u32,
-    /// Why its changes do not reach other nodes; empty = they do.
+    /// Why the node's changes do not reach other nodes, for operators; empty = they do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trouble: String,
-    /// How busy it is.
+    /// The node's load at this renewal.
     #[serde(default)]
     pub load: Load,
 }
 
-/// Why a value is no lease.
+/// Why a value in the store is not a lease.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Not the JSON of a lease.
+    /// The value is not the JSON of a lease.
     #[error("not a lease: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// A bad name.
+    /// The lease's node has an invalid name.
     #[error("a lease has a bad node: {0}")]
     Node(#[from] ring::NodeIdError),
 }
 
 impl Lease {
-    /// The lease as JSON.
+    /// The lease as the JSON that its key holds.
     #[must_use]
     pub fn encode(&self) -> String {
         serde_json::to_string(self).expect("all keys are strings")

@@ -12,29 +12,29 @@ words! {
         Type = 0 => "type",
         /// The client's own id of a message, echoed in the answer.
         Id = 1 => "id",
-        /// One user.
+        /// The name of one user.
         User = 2 => "user",
         /// A list of users, or of records.
         Users = 3 => "users",
         /// The versions that a watcher knows.
         Known = 4 => "known",
-        /// A status.
+        /// A user's status, or a session's activity.
         Status = 5 => "status",
-        /// The user's text.
+        /// The text that a user shows to others.
         Text = 6 => "text",
         /// When the status began, ms since 1970.
         Since = 7 => "since",
         /// When the user was last seen, ms since 1970.
         LastSeen = 8 => "last_seen",
-        /// How many sessions the user has.
+        /// How many sessions the user of a record has.
         Devices = 9 => "devices",
-        /// A record's version.
+        /// The version of a record, below 2^53.
         Version = 10 => "version",
-        /// A JWT.
+        /// A JWT that authenticates the client.
         Token = 11 => "token",
-        /// A session's name.
+        /// The session's name, for logs.
         Session = 12 => "session",
-        /// A node's name.
+        /// The name of the node that serves the session.
         Node = 13 => "node",
         /// Seconds between the server's pings.
         Heartbeat = 14 => "heartbeat",
@@ -42,21 +42,21 @@ words! {
         Expires = 15 => "expires",
         /// A whole WebSocket URL.
         Address = 16 => "address",
-        /// Seconds from now.
+        /// Seconds until the token ends.
         In = 17 => "in",
         /// An error code's word.
         Code = 18 => "code",
         /// An error's text, for people.
         Message = 19 => "message",
-        /// What the person chose for all devices.
+        /// What the person chose for all devices, a [`Mode`](crate::Mode).
         Mode = 20 => "mode",
         /// Seconds within which a client says something of its own.
         Alive = 21 => "alive",
-        /// What a client has to keep within.
+        /// The limits that a client has to keep.
         Limits = 22 => "limits",
         /// Of the limits: users that a session may watch.
         Watches = 23 => "watches",
-        /// Of the limits: messages a second.
+        /// Of the limits: messages a second in the long run.
         Messages = 24 => "messages",
     }
 }
@@ -64,43 +64,43 @@ words! {
 words! {
     /// The type of a message. Its number is what CBOR carries; all are below 24, one byte.
     pub enum MessageType {
-        /// Client: a token.
+        /// Client: authenticates by a token, or refreshes it.
         Auth = 1 => "auth",
-        /// Client: users to watch.
+        /// Client: starts to watch users.
         Watch = 2 => "watch",
-        /// Client: users to watch no more.
+        /// Client: stops watching users.
         Unwatch = 3 => "unwatch",
-        /// Client: users to tell about once.
+        /// Client: asks for users' records once.
         Query = 4 => "query",
-        /// Client: a new status, mode or text.
+        /// Client: sets status, mode or text.
         Status = 5 => "status",
-        /// Client: are you there?
+        /// Client: asks for a `pong`.
         Ping = 6 => "ping",
-        /// Client: a clean goodbye.
+        /// Client: says goodbye; the session ends cleanly.
         Bye = 7 => "bye",
-        /// Server: the session stands.
+        /// Server: confirms the session and names what is in force for it.
         Welcome = 8 => "welcome",
-        /// Server: the answer to `watch`.
+        /// Server: answers `watch` with the records that the client does not know yet.
         Snapshot = 9 => "snapshot",
-        /// Server: changes of watched users.
+        /// Server: reports changes of watched users.
         Presence = 10 => "presence",
-        /// Server: the answer to `query`.
+        /// Server: answers `query` with a record for each user.
         Result = 11 => "result",
-        /// Server: done.
+        /// Server: confirms a request that needs no other answer.
         Ok = 12 => "ok",
         /// Server: the answer to `ping`.
         Pong = 13 => "pong",
-        /// Server: a message was refused.
+        /// Server: refuses a message; the session stays.
         Error = 14 => "error",
-        /// Server: connect somewhere else.
+        /// Server: sends the client to another address.
         Move = 15 => "move",
-        /// Server: the token ends soon.
+        /// Server: warns that the token ends soon.
         Expiring = 16 => "expiring",
     }
 }
 
 impl Member {
-    /// The CBOR key.
+    /// The member's key in CBOR.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
@@ -108,7 +108,7 @@ impl Member {
 }
 
 impl MessageType {
-    /// The CBOR value of `type`.
+    /// The value of the member `type` in CBOR.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8

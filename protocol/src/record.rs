@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use crate::{Version, varint, words::words};
 
 words! {
-    /// What others see of a user.
+    /// The status of a user that others see.
     #[derive(Default, Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]
     pub enum Status {
-        /// No session, or invisible.
+        /// The user has no session and no running grace period, or is invisible.
         #[default]
         Offline => "offline",
-        /// At least one session is online.
+        /// At least one session reports online.
         Online => "online",
-        /// Sessions, but none online.
+        /// The user has sessions, and none reports online.
         Away => "away",
-        /// The user asked not to be disturbed.
+        /// The user has a session and chose not to be disturbed.
         Busy => "busy",
     }
 }
@@ -26,18 +26,18 @@ words! {
     /// What the person chose for all devices; it outlives sessions, and no session's report changes it.
     #[derive(Default)]
     pub enum Mode {
-        /// The sessions' activities decide.
+        /// The activities of the sessions decide the status.
         #[default]
         Auto => "auto",
-        /// Busy while there is a session.
+        /// Shown as busy while the user has a session.
         Busy => "busy",
-        /// Offline to all others.
+        /// Shown as offline to all others.
         Invisible => "invisible",
     }
 }
 
 words! {
-    /// What one session reports of its device.
+    /// What one session reports of its own device.
     pub enum Activity {
         /// The device is in use.
         Online => "online",
@@ -54,13 +54,13 @@ pub const MAX_TEXT: usize = 128;
 /// Why a text is not a user's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UserIdError {
-    /// No bytes at all.
+    /// The name has no bytes.
     #[error("a user must not be empty")]
     Empty,
-    /// So many bytes.
+    /// The name is longer than [`MAX_USER`] bytes; the value is its length.
     #[error("a user is at most {MAX_USER} bytes, not {0}")]
     TooLong(usize),
-    /// A control character.
+    /// The name has the control character in the value.
     #[error("a user must not have the control character {0:?}")]
     Control(char),
 }
@@ -84,7 +84,10 @@ pub fn check_user(user: &str) -> Result<(), UserIdError> {
 pub struct UserId(Box<str>);
 
 impl UserId {
-    /// Takes `user` when [`check_user`] does.
+    /// The name in `user`.
+    ///
+    /// # Errors
+    /// When [`check_user`] refuses it.
     pub fn parse(user: &str) -> Result<Self, UserIdError> {
         check_user(user)?;
         Ok(Self(user.into()))
@@ -120,17 +123,17 @@ impl std::fmt::Display for UserId {
 /// A user's public state. The default is that of a user never seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// What others see.
+    /// The status that others see.
     pub status: Status,
-    /// At most [`MAX_TEXT`] bytes; empty = none.
+    /// The user's text, at most [`MAX_TEXT`] bytes; empty = none.
     pub text: Box<str>,
     /// When the status began, ms since 1970; 0 = never.
     pub since: u64,
     /// When the last session ended, ms since 1970; 0 = never.
     pub last_seen: u64,
-    /// How many sessions the user has.
+    /// The number of the user's sessions.
     pub devices: u32,
-    /// Grows with every change.
+    /// The record's version: the owner of the vnode raises it with every change.
     pub version: Version,
 }
 
@@ -147,28 +150,28 @@ impl Record {
 /// What the store keeps of a user: the public record, and what only the owner needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stored {
-    /// What others see.
+    /// The public part, which watchers see.
     pub record: Record,
-    /// What the person chose.
+    /// The mode that the person chose for all devices.
     pub mode: Mode,
     /// Whether the user had a session or a running grace period: an invisible user's record
     /// says offline either way, and a new owner has to know.
     pub connected: bool,
 }
 
-/// Why bytes are not a stored record.
+/// Why bytes of the store are not a stored record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoredError {
     /// The first byte names an encoding that this release does not know.
     #[error("a stored record has the unknown encoding {0}; known is {ENCODING}")]
     UnknownEncoding(u8),
-    /// The bytes end too early.
+    /// The bytes end inside the named member.
     #[error("a stored record is cut off in its {0}")]
     CutOff(&'static str),
     /// A member has a value that it cannot have.
     #[error("a stored record has a bad {0}")]
     Bad(&'static str),
-    /// Bytes are left over.
+    /// Bytes follow the record; the value is how many.
     #[error("a stored record is followed by {0} more bytes")]
     Trailing(usize),
 }

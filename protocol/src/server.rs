@@ -15,29 +15,29 @@ use crate::{
 };
 
 words! {
-    /// Why a client's message was refused.
+    /// The kind of mistake for which the server refuses a client's message, for programs.
     pub enum ErrorCode {
         /// Not JSON, not CBOR, no object, or no type.
         BadMessage => "bad_message",
-        /// No such type of message.
+        /// The message's type is not one that clients send.
         UnknownType => "unknown_type",
         /// A member is missing or not what it must be.
         BadMember => "bad_member",
-        /// A user's name is none.
+        /// A user's name breaks the rules of [`crate::check_user`].
         BadUser => "bad_user",
-        /// The text is longer than 128 bytes.
+        /// The text is longer than [`crate::MAX_TEXT`] bytes.
         TextTooLong => "text_too_long",
-        /// More users in one message than allowed.
+        /// The message names more users than [`crate::MAX_USERS_PER_MESSAGE`].
         TooManyUsers => "too_many_users",
-        /// More users watched than a session may.
+        /// The session would watch more users than `limits.watches` of its welcome.
         WatchLimit => "watch_limit",
-        /// The token does not allow it.
+        /// The token does not permit to see a user.
         NotAllowed => "not_allowed",
-        /// The new token is another user's.
+        /// The new token belongs to another user than the session.
         WrongUser => "wrong_user",
-        /// It cannot be answered at the moment.
+        /// The server cannot answer at the moment; the client may ask again.
         Unavailable => "unavailable",
-        /// The token was refused.
+        /// The new token was refused; the session keeps the one it had.
         BadToken => "bad_token",
     }
 }
@@ -45,41 +45,41 @@ words! {
 /// A message that is not a list of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerMessage<'a> {
-    /// The session stands.
+    /// The session is accepted.
     Welcome(Welcome<'a>),
-    /// Done.
+    /// A request was carried out that needs no other answer.
     Ok {
-        /// Of the message it answers.
+        /// The id of the message that it answers.
         id: Option<&'a MessageId>,
     },
-    /// The answer to `ping`.
+    /// The answer to a client's `ping`.
     Pong {
-        /// Of the message it answers.
+        /// The id of the message that it answers.
         id: Option<&'a MessageId>,
     },
-    /// A message was refused.
+    /// A message was refused; the session stays.
     Error {
-        /// Of the message it answers.
+        /// The id of the message that it answers, when that could be read.
         id: Option<&'a MessageId>,
-        /// Why, for programs.
+        /// The kind of mistake, for programs.
         code: ErrorCode,
-        /// Why, for people.
+        /// What is wrong and what is allowed, for people.
         message: &'a str,
     },
-    /// The user's vnode moves.
+    /// The user's vnode moves: the client connects to the address, and this session ends with 1012.
     Move {
-        /// A whole WebSocket URL.
+        /// The whole WebSocket URL of the new owner.
         address: &'a str,
     },
-    /// The token ends soon.
+    /// The session's token ends soon and wants to be refreshed.
     Expiring {
-        /// Seconds from now.
+        /// Whole seconds until the token ends.
         seconds: u64,
     },
 }
 
 impl ServerMessage<'_> {
-    /// Appends the message.
+    /// Appends the message's bytes to `out`, without a frame header.
     pub fn encode(&self, encoding: Encoding, out: &mut Vec<u8>) {
         let mut object = Object::begin(encoding, out);
         match *self {
@@ -111,10 +111,10 @@ impl ServerMessage<'_> {
     }
 }
 
-/// Which list of records.
+/// The kind of a list of records, with the id of the message that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListKind<'a> {
-    /// Changes of watched users.
+    /// Changes of watched users since the last flush.
     Presence,
     /// The answer to `watch`.
     Snapshot(Option<&'a MessageId>),
@@ -172,7 +172,7 @@ pub fn list_record(
     object.end();
 }
 
-/// Ends what [`begin_list`] began.
+/// Ends the message that [`begin_list`] began.
 pub fn end_list(encoding: Encoding, out: &mut Vec<u8>) {
     out.extend_from_slice(match encoding {
         Encoding::Json => b"]}",
@@ -185,7 +185,7 @@ const CBOR_MAP: u8 = 0xbf;
 const CBOR_ARRAY: u8 = 0x9f;
 const CBOR_BREAK: u8 = 0xff;
 
-/// An object that is being written.
+/// An object that is being written into a buffer, member by member.
 struct Object<'a> {
     encoding: Encoding,
     out: &'a mut Vec<u8>,

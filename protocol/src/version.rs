@@ -13,9 +13,9 @@ impl Version {
 
     /// The version of a record that nobody ever wrote.
     pub const NEVER: Self = Self(0);
-    /// The highest sequence within an epoch.
+    /// The highest sequence within an epoch, 2^33 - 1.
     pub const MAX_SEQ: u64 = (1 << Self::SEQ_BITS) - 1;
-    /// The highest epoch.
+    /// The highest epoch that a version holds, 2^20 - 1.
     pub const MAX_EPOCH: u32 = (1 << 20) - 1;
 
     /// The version of `seq` under `epoch`; `None` when either is out of range.
@@ -31,7 +31,7 @@ impl Version {
         (value < 1 << 53).then_some(Self(value))
     }
 
-    /// The wire value, below 2^53.
+    /// The number on the wire, below 2^53.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
@@ -49,7 +49,7 @@ impl Version {
         Self(self.0 + u64::from(self.seq() < Self::MAX_SEQ))
     }
 
-    /// The sequence within the epoch.
+    /// The sequence within the epoch, at most [`Version::MAX_SEQ`].
     #[must_use]
     pub fn seq(self) -> u64 {
         self.0 & Self::MAX_SEQ

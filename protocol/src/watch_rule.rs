@@ -4,9 +4,10 @@
 /// Whom a session may watch and query, by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchRule {
-    /// Everyone.
+    /// The session may see every user.
     Anyone,
-    /// The users that one of these allows.
+    /// The session may see the users that at least one pattern matches; with none it sees nobody
+    /// else.
     Only(Box<[Pattern]>),
 }
 
@@ -15,7 +16,7 @@ pub enum WatchRule {
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// Every text is a pattern.
+    /// The pattern in `pattern`; every text is one.
     #[must_use]
     pub fn new(pattern: &str) -> Self {
         Self(pattern.into())

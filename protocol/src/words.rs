@@ -16,10 +16,10 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every value, in the order of declaration.
+            /// Every value of the enum, in the order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word on the wire.
+            /// The word that stands for the value on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {

@@ -3,36 +3,36 @@
 
 use crate::{Vnode, VnodeSet};
 
-/// What a member is to get.
+/// The weight and the pins of one candidate for vnodes: a node of the cluster, or a core of a node.
 #[derive(Debug, Clone, Default)]
 pub struct Member {
-    /// Its share is this over the sum of all weights. With 0 it gets its pins only.
+    /// The member's share is this over the sum of all weights. With 0 it gets its pins only.
     pub weight: u32,
-    /// Vnodes it gets before anything is shared out.
+    /// Vnodes that the member gets before anything is shared out.
     pub pins: VnodeSet,
 }
 
-/// Why nothing can be assigned.
+/// Why [`assign`] has no answer. Both cases are mistakes in pins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AssignError {
-    /// Two members want the same vnode.
+    /// Two members pin the same vnode.
     #[error("vnode {vnode} is pinned to member {first} and to member {second}")]
     PinnedTwice {
-        /// Which vnode.
+        /// The vnode that both pins name.
         vnode: Vnode,
-        /// The member whose pin comes first.
+        /// Index of the first member that pins it.
         first: usize,
-        /// The other.
+        /// Index of the later member that pins it.
         second: usize,
     },
-    /// A pin is beyond the map.
+    /// A pin names a vnode that the map does not have.
     #[error("member {member} pins vnode {vnode}, and there are {count} vnodes")]
     NoSuchVnode {
-        /// Which vnode.
+        /// The vnode that the pin names.
         vnode: Vnode,
-        /// Whose pin.
+        /// Index of the member with that pin.
         member: usize,
-        /// How many there are.
+        /// The map's number of vnodes.
         count: usize,
     },
 }
@@ -45,6 +45,9 @@ pub enum AssignError {
 /// pins included. Which of them get one more is chosen so that the number of vnodes that leave a
 /// living owner is the least that these bounds allow. Without any weight, unpinned vnodes stay
 /// with nobody. O(Q + N log N) without pins. The same input gives the same output.
+///
+/// # Errors
+/// When two members pin one vnode, or a pin is beyond `current`.
 pub fn assign(
     current: &[Option<usize>],
     members: &[Member],

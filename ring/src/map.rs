@@ -5,23 +5,23 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Epoch, MapVersion, NodeId, Vnode, VnodeCount};
 
-/// A node as the map knows it.
+/// A node in the map: its name, its process, and where its clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its name.
+    /// The node's configured name, unique in the cluster.
     pub id: NodeId,
-    /// Which life of it: another process under the same name has another, and none of the former
-    /// one's vnodes.
+    /// The process behind the name, drawn at random at its start: another process under the same
+    /// name has another one, and none of the former one's vnodes.
     pub boot: u64,
     /// The whole WebSocket URL that clients of its vnodes use; at most 65,535 bytes.
     pub address: String,
-    /// Its weight in the rebalance.
+    /// The node's weight in [`crate::assign`], as in [`crate::Member`].
     pub weight: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot {
-    /// Index into the nodes, or `NOBODY`.
+    /// Index into `Map::nodes`, or [`NOBODY`].
     owner: u16,
     epoch: Epoch,
 }
@@ -29,7 +29,9 @@ struct Slot {
 const NOBODY: u16 = u16::MAX;
 const MAGIC: &[u8; 4] = b"OSM\x02";
 
-/// Who owns each vnode, under which epoch.
+/// The owner and the epoch of each vnode: one immutable version of the cluster's layout. The
+/// leading
+/// coordinator makes the next one with [`Map::apply`]; edges follow the newest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
     version: MapVersion,
@@ -37,13 +39,13 @@ pub struct Map {
     slots: Vec<Slot>,
 }
 
-/// Why bytes are not a map.
+/// Why [`Map::decode`] refuses bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
-    /// They do not begin like a map of this release.
+    /// The bytes do not begin like a map of this release.
     #[error("not a map of a known format")]
     Format,
-    /// They were cut off or changed on the way.
+    /// The bytes were cut off or changed on the way.
     #[error("the map's checksum is wrong: it was cut off or changed")]
     Checksum,
     /// A part has a value it cannot have.
@@ -52,7 +54,7 @@ pub enum MapError {
 }
 
 impl Map {
-    /// The map in which nobody owns anything.
+    /// The map of a new cluster: version 0, no nodes, no owners, every epoch 0.
     #[must_use]
     pub fn empty(count: VnodeCount) -> Self {
         let slot = Slot {
@@ -66,19 +68,19 @@ impl Map {
         }
     }
 
-    /// Grows with every change.
+    /// The map's version: each map that [`Map::apply`] or [`Map::raised`] makes has a higher one.
     #[must_use]
     pub fn version(&self) -> MapVersion {
         self.version
     }
 
-    /// How many vnodes it has.
+    /// The number of vnodes, the same in every map of a cluster.
     #[must_use]
     pub fn count(&self) -> VnodeCount {
         VnodeCount::new(self.slots.len()).expect("a map is only made with an allowed count")
     }
 
-    /// The nodes.
+    /// The nodes of the map, in the order that [`Map::apply`] was given; some may own nothing.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -96,7 +98,10 @@ impl Map {
             .map(|node| (node, slot.epoch))
     }
 
-    /// The vnode's epoch, which outlives its owner.
+    /// The newest epoch of `vnode`; it stays when the vnode loses its owner.
+    ///
+    /// # Panics
+    /// When the vnode is beyond the map's count.
     #[must_use]
     pub fn epoch(&self, vnode: Vnode) -> Epoch {
         self.slots[vnode.index()].epoch
@@ -126,7 +131,7 @@ impl Map {
         self.slots.iter().map(owner).collect()
     }
 
-    /// The highest epoch of any vnode.
+    /// The highest epoch of any vnode; 0 in an empty map.
     #[must_use]
     pub fn highest_epoch(&self) -> Epoch {
         self.slots
@@ -228,6 +233,9 @@ impl Map {
     }
 
     /// The map in `bytes`, which may come from anywhere.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly what [`Map::encode`] writes.
     pub fn decode(bytes: &[u8]) -> Result<Self, MapError> {
         use MapError::{Bad, Checksum, Format};
         if !bytes.starts_with(MAGIC) {

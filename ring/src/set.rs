@@ -4,21 +4,21 @@ use std::fmt;
 
 use crate::{Vnode, VnodeCount};
 
-/// What is wrong with a set's text.
+/// Why a text is not a set of vnodes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VnodeSetError {
     /// A part is neither a number nor a range of numbers.
     #[error("{0:?} is neither a vnode nor a range like 0-99")]
     Part(String),
-    /// A vnode does not exist.
+    /// A number is above the highest vnode; the second value is the highest.
     #[error("vnode {0} does not exist: allowed are 0 to {1}")]
     Range(u64, usize),
-    /// A range ends before it starts.
+    /// The first number of a range is above its last.
     #[error("the range {0:?} ends before it starts")]
     Backwards(String),
 }
 
-/// A set of vnodes.
+/// A set of vnodes, kept as ranges: a node's pins.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct VnodeSet {
     /// Sorted, without gaps of zero between two: (first, last).
@@ -26,7 +26,10 @@ pub struct VnodeSet {
 }
 
 impl VnodeSet {
-    /// The set that `text` names; empty parts and spaces are allowed.
+    /// The set that `text` names, such as `0-99,200`; empty parts and spaces are allowed.
+    ///
+    /// # Errors
+    /// When a part is no vnode below `count` and no ascending range of them.
     pub fn parse(text: &str, count: VnodeCount) -> Result<Self, VnodeSetError> {
         let mut ranges = Vec::new();
         for part in text
@@ -66,13 +69,13 @@ impl VnodeSet {
         Self { ranges: merged }
     }
 
-    /// Whether the set has no vnode.
+    /// Whether the set holds no vnode at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Whether `vnode` is in the set.
+    /// Whether `vnode` belongs to the set. O(log ranges).
     #[must_use]
     pub fn contains(&self, vnode: Vnode) -> bool {
         let after = self
@@ -81,7 +84,7 @@ impl VnodeSet {
         after > 0 && self.ranges[after - 1].1 >= vnode.get()
     }
 
-    /// The vnodes, in order.
+    /// The vnodes of the set in ascending order, each once.
     pub fn iter(&self) -> impl Iterator<Item = Vnode> + '_ {
         self.ranges
             .iter()

@@ -10,13 +10,13 @@ macro_rules! number {
         pub struct $name($inner);
 
         impl $name {
-            /// Wraps the number.
+            /// Wraps a raw number; every value of the type is allowed.
             #[must_use]
             pub const fn new(value: $inner) -> Self {
                 Self(value)
             }
 
-            /// The number.
+            /// The raw number, as it is encoded and logged.
             #[must_use]
             pub const fn get(self) -> $inner {
                 self.0
@@ -44,12 +44,12 @@ number! {
     MapVersion(u64)
 }
 number! {
-    /// A pinned thread of a node.
+    /// A core: one pinned thread of a node, counted from 0.
     CoreId(u16)
 }
 
 impl Vnode {
-    /// The vnode as an index.
+    /// The vnode as an index into a table with one entry a vnode.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -57,10 +57,13 @@ impl Vnode {
 }
 
 impl Epoch {
-    /// Above every epoch that an owner gets.
+    /// The highest epoch that the type holds; no owner ever gets it.
     pub const MAX: Self = Self(u32::MAX);
 
     /// The epoch of the next owner.
+    ///
+    /// # Panics
+    /// In debug builds, after [`Epoch::MAX`].
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -77,7 +80,10 @@ pub struct NodeIdError(String);
 pub struct NodeId(Box<str>);
 
 impl NodeId {
-    /// Takes `name` when it is one.
+    /// The name in `name`.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 64 bytes, or has other characters than those above.
     pub fn parse(name: &str) -> Result<Self, NodeIdError> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if (1..=64).contains(&name.len()) && name.bytes().all(good) {
@@ -119,14 +125,17 @@ pub struct VnodeCount {
 }
 
 impl Default for VnodeCount {
-    /// 4,096.
+    /// 4,096 vnodes, the count of every cluster that does not choose another.
     fn default() -> Self {
         Self { log2: 12 }
     }
 }
 
 impl VnodeCount {
-    /// Takes `count` when it is allowed.
+    /// A count of vnodes.
+    ///
+    /// # Errors
+    /// When `count` is no power of two, or above 65,536.
     pub fn new(count: usize) -> Result<Self, VnodeCountError> {
         if count.is_power_of_two() && count <= 1 << 16 {
             Ok(Self {
@@ -137,7 +146,7 @@ impl VnodeCount {
         }
     }
 
-    /// The count.
+    /// The number of vnodes, 1 to 65,536.
     #[must_use]
     pub const fn get(self) -> usize {
         1 << self.log2
@@ -150,7 +159,7 @@ impl VnodeCount {
         Vnode((u128::from(hash(user)) >> (64 - self.log2)) as u16)
     }
 
-    /// All vnodes, in order.
+    /// All vnodes in ascending order.
     pub fn all(self) -> impl DoubleEndedIterator<Item = Vnode> + ExactSizeIterator {
         (0..self.get()).map(|index| Vnode(index as u16))
     }

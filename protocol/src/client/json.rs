@@ -40,7 +40,7 @@ impl<'de> Visitor<'de> for MessageVisitor {
     }
 }
 
-/// `null` is as good as no member.
+/// The value of a member; `None` for `null`, which counts as a missing member.
 fn value(raw: &RawValue) -> Option<Value<'_>> {
     let text = raw.get();
     let value = match text.as_bytes()[0] {
@@ -60,7 +60,7 @@ fn value(raw: &RawValue) -> Option<Value<'_>> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// An object of versions.
+/// A JSON object whose values are versions, in the order of the text.
 struct Numbers<'a>(Vec<(Cow<'a, str>, u64)>);
 
 impl<'de> Deserialize<'de> for Numbers<'de> {

@@ -32,7 +32,8 @@ struct Arguments<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The message, when all rules are kept.
+    /// The checked message, when all members keep the protocol's rules; else the error to answer
+    /// with.
     pub(super) fn check(self) -> Result<ClientMessage<'a>, BadMessage> {
         let id = self.id.map(Value::into_id).transpose();
         let id = id.map_err(|what| bad_member(Member::Id, what))?;
@@ -66,7 +67,7 @@ pub(super) enum Value<'a> {
     Text(Cow<'a, str>),
     Texts(Vec<Cow<'a, str>>),
     Numbers(Vec<(Cow<'a, str>, u64)>),
-    /// Anything else.
+    /// A value of a type that no member has: a float, a boolean, an object where none belongs.
     Other,
 }
 

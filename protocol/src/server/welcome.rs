@@ -7,14 +7,14 @@ use crate::{
     names::{Member, MessageType},
 };
 
-/// What a client has to keep within.
+/// The limits that a client has to keep; the edge's settings decide them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message; more close with 1009.
     pub message: u64,
-    /// Users that a message may name.
+    /// Users that one message may name; more are refused with `too_many_users`.
     pub users: u32,
-    /// Users that a session may watch.
+    /// Users that a session may watch; more are refused with `watch_limit`.
     pub watches: u32,
     /// Messages a second in the long run; more close with 4429.
     pub messages: u32,
@@ -23,15 +23,15 @@ pub struct Limits {
 /// What a session is told when it stands, and again when its token or its mode is known anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome<'a> {
-    /// Of the `auth` that it answers.
+    /// The id of the `auth` that it answers.
     pub id: Option<&'a MessageId>,
-    /// The token's user.
+    /// The user whose session this is, the token's `sub`.
     pub user: &'a str,
-    /// The session's name, for logs.
+    /// The session's name, unique in the cluster, for logs.
     pub session: &'a str,
-    /// The node's name.
+    /// The name of the node that serves the session.
     pub node: &'a str,
-    /// Seconds between two pings of the server.
+    /// Seconds between two pings of the server, a little spread.
     pub heartbeat: u32,
     /// Seconds within which the client has promised to say something; 0 = no promise (left out).
     pub alive: u32,
@@ -39,9 +39,9 @@ pub struct Welcome<'a> {
     pub expires: u64,
     /// What the person chose; `None` while the store has not said it.
     pub mode: Option<Mode>,
-    /// The user's text; left out when empty.
+    /// The user's text; empty is left out.
     pub text: &'a str,
-    /// What the client has to keep within.
+    /// The limits that hold for this session.
     pub limits: Limits,
 }
 
