@@ -13,7 +13,7 @@ use std::{
 use kafka_bus::{
     BadMessage, Consumer, Options, Producer, Report, Reports, Sink, testing::KafkaServer,
 };
-use protocol::{Cause, Event, Status, Version};
+use protocol::{Cause, Event, Record, Status, Version};
 use ring::{Epoch, Vnode, VnodeCount};
 
 #[derive(Default)]
@@ -68,20 +68,14 @@ fn users() -> Vec<User> {
 
 fn value(user: &User, since: u64, out: &mut Vec<u8>) {
     out.clear();
-    Event {
-        user: user.name.as_str().into(),
+    let record = Record {
         status: Status::Online,
-        text: "".into(),
         since,
-        last_seen: 0,
         devices: 1,
         version: Version::new(Epoch::new(20_000), since).expect("below 2^33"),
-        vnode: user.vnode,
-        epoch: Epoch::new(20_000),
-        node: "edge-1".into(),
-        cause: Cause::Connect,
-    }
-    .encode(out);
+        ..Record::default()
+    };
+    Event::of(&user.name, &record, user.vnode, "edge-1", Cause::Connect).encode(out);
 }
 
 /// The CPU time of this process, all threads.

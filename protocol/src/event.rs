@@ -105,6 +105,33 @@ struct Format {
     v: u64,
 }
 
+impl<'a> Event<'a> {
+    /// The event that announces `record` of `user`: `node` wrote it as the owner of `vnode`, under
+    /// the epoch of the record's version.
+    #[must_use]
+    pub fn of(
+        user: &'a str,
+        record: &'a Record,
+        vnode: Vnode,
+        node: &'a str,
+        cause: Cause,
+    ) -> Self {
+        Self {
+            user: user.into(),
+            status: record.status,
+            text: (*record.text).into(),
+            since: record.since,
+            last_seen: record.last_seen,
+            devices: record.devices,
+            version: record.version,
+            vnode,
+            epoch: record.version.epoch(),
+            node: node.into(),
+            cause,
+        }
+    }
+}
+
 impl Event<'_> {
     /// Appends the event's JSON. Does not allocate beyond growing `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {

@@ -111,24 +111,11 @@ impl Bus for Kafka {
             user,
             record,
             vnode,
-            epoch,
             cause,
+            ..
         } = publication;
-        let event = Event {
-            user: (&*user).into(),
-            status: record.status,
-            text: (&*record.text).into(),
-            since: record.since,
-            last_seen: record.last_seen,
-            devices: record.devices,
-            version: record.version,
-            vnode,
-            epoch,
-            node: (&*self.node).into(),
-            cause,
-        };
         self.value.clear();
-        event.encode(&mut self.value);
+        Event::of(&user, &record, vnode, &self.node, cause).encode(&mut self.value);
         let core = self.core as u16;
         self.under_way += 1;
         match self

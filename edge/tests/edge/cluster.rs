@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use protocol::{Cause, Event, Status, Version};
+use protocol::{Cause, Event, Record, Status, Version};
 use rdkafka::{
     ClientConfig,
     mocking::MockCluster,
@@ -130,19 +130,14 @@ impl Cluster {
 
 /// The other node's event.
 fn event(user: &str, seq: u64) -> Event<'static> {
-    Event {
-        user: user.to_owned().into(),
+    let record = Record {
         status: Status::Away,
-        text: "".into(),
         since: 1,
-        last_seen: 0,
         devices: 1,
         version: Version::new(Epoch::new(EPOCH), seq).expect("in range"),
-        vnode: Vnode::new(1),
-        epoch: Epoch::new(EPOCH),
-        node: "n2".into(),
-        cause: Cause::Connect,
-    }
+        ..Record::default()
+    };
+    Event::of(user, &record, Vnode::new(1), "n2", Cause::Connect).into_owned()
 }
 
 fn encoded(event: &Event<'_>) -> Vec<u8> {

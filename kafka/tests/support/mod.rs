@@ -15,7 +15,7 @@ use kafka_bus::{
     BadMessage, Options, Producer, Report, Reports, Sink,
     testing::{KafkaServer, Ports},
 };
-use protocol::{Cause, Event, Status, Version};
+use protocol::{Cause, Event, Record, Status, Version};
 use ring::{Epoch, VnodeCount};
 
 /// For everything that has to happen: the machine may be busy.
@@ -102,19 +102,15 @@ pub(crate) fn give_rights(server: &KafkaServer, user: &str, topic: &str, operati
 
 /// An event of `user` with the sequence number `seq`.
 pub(crate) fn event(user: &str, seq: u64) -> Event<'static> {
-    Event {
-        user: user.to_owned().into(),
+    let record = Record {
         status: Status::Online,
-        text: "".into(),
         since: seq,
-        last_seen: 0,
         devices: 1,
         version: Version::new(Epoch::new(1), seq).expect("a small number"),
-        vnode: VnodeCount::default().vnode(user),
-        epoch: Epoch::new(1),
-        node: "n1".into(),
-        cause: Cause::Connect,
-    }
+        ..Record::default()
+    };
+    let vnode = VnodeCount::default().vnode(user);
+    Event::of(user, &record, vnode, "n1", Cause::Connect).into_owned()
 }
 
 pub(crate) fn encoded(event: &Event<'_>) -> Vec<u8> {

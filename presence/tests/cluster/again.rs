@@ -316,19 +316,9 @@ fn without_a_grace_period_a_new_owner_is_not_waited_for_without_end() {
     let of_another_core = PeerMessage::Interest(USER.into());
     bench.core.peer_message(CoreId::new(1), of_another_core);
     bench.store(true, &[]);
-    bench.core.bus_event(&Event {
-        user: USER.into(),
-        status: Status::Online,
-        text: "".into(),
-        since: 0,
-        last_seen: 0,
-        devices: 1,
-        version: version(1, 5),
-        vnode: vnode_of(USER),
-        epoch: Epoch::new(1),
-        node: "c".into(),
-        cause: Cause::Connect,
-    });
+    let record = online(version(1, 5)).record;
+    let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Connect);
+    bench.core.bus_event(&event);
     let nodes = [node("b", 1), node("d", 1)].to_vec();
     let next = bench.map.apply(nodes, &[Some(1), Some(1)]);
     bench.core.follow(&next, Some(&bench.map), &id("b"), 1);

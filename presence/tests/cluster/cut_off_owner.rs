@@ -58,19 +58,15 @@ impl Taker {
         }
         node.run(100, recent);
         let vnode = vnodes().vnode(USER);
-        node.core.bus_event(&Event {
-            user: USER.into(),
+        let record = Record {
             status: Status::Online,
-            text: "".into(),
             since: 50,
-            last_seen: 0,
             devices: 1,
             version: version(2, 8),
-            vnode,
-            epoch: Epoch::new(2),
-            node: "a".into(),
-            cause: Cause::Connect,
-        });
+            ..Record::default()
+        };
+        let event = Event::of(USER, &record, vnode, "a", Cause::Connect);
+        node.core.bus_event(&event);
         // Node a is gone for the coordinator.
         let heir = usize::from(heir == "c");
         let second = first.apply(nodes[1..].to_vec(), &[Some(heir), Some(heir)]);

@@ -60,11 +60,11 @@ pub(crate) fn stored(epoch: u32, seq: u64, connected: bool) -> Stored {
     Stored {
         record: Record {
             status,
-            text: "".into(),
             since: 1_000,
             last_seen: 2_000,
             devices: u32::from(connected),
             version: Version::new(Epoch::new(epoch), seq).expect("in range"),
+            ..Record::default()
         },
         mode: Mode::Auto,
         connected,

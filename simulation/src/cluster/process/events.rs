@@ -31,19 +31,9 @@ impl World {
             seat.publishing += 1;
             let partition = Kafka::partition(publication.vnode, self.plan.vnodes);
             let record = publication.record;
-            let event = Event {
-                user: String::from(publication.user).into(),
-                status: record.status,
-                text: String::from(record.text.clone()).into(),
-                since: record.since,
-                last_seen: record.last_seen,
-                devices: record.devices,
-                version: record.version,
-                vnode: publication.vnode,
-                epoch: publication.epoch,
-                node: process.id.to_string().into(),
-                cause: publication.cause,
-            };
+            let (vnode, cause) = (publication.vnode, publication.cause);
+            let event = Event::of(&publication.user, &record, vnode, &process.id, cause);
+            let event = event.into_owned();
             let lost = seat.lost.get(&event.vnode).copied();
             // What it claimed itself it has not lost; the answer may be under way.
             let accepted = self.accepted[event.vnode.index()];
