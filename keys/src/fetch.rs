@@ -23,20 +23,20 @@ use crate::{Source, in_time::Limit};
 
 /// The most bytes of a set: some hundred keys.
 const MAX_SET: u64 = 256 << 10;
-/// The most bytes of an answer's head.
+/// The most bytes of the head of a web server's answer.
 const MAX_HEAD: usize = 16 << 10;
-/// Redirects that are followed.
+/// The most redirects that one fetch follows.
 const MAX_REDIRECTS: usize = 5;
 
-/// What makes a source unusable.
+/// A mistake in the settings of a key set's source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The address.
+    /// The setting `auth.jwks_url` is no address that can be fetched.
     #[error(
         "auth.jwks_url = {0:?}: allowed is http:// or https://, a host without a user, and a path"
     )]
     Url(String),
-    /// The file of authorities.
+    /// The file of authorities (first) cannot be used, for the reason (second).
     #[error("auth.jwks_ca_file = {0:?}: {1}")]
     CaFile(String, String),
     /// The proxy, without what may be a password.
@@ -44,27 +44,27 @@ pub enum SourceError {
         "auth.jwks_proxy = {0:?}: allowed is http:// or https://, maybe user:password@, a host and a port"
     )]
     Proxy(String),
-    /// Nobody is trusted.
+    /// The system's store of authorities is empty, so that no server is trusted.
     #[error("the system has no certificate authorities; set auth.jwks_ca_file")]
     NoAuthorities,
 }
 
-/// Why a fetch failed.
+/// Why a fetch of the key set failed; the keys in force stay.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No answer, or none that HTTP allows.
+    /// The server did not answer, or broke the rules of HTTP.
     #[error("{0}")]
     Http(Box<ureq::Error>),
-    /// Another answer than the set.
+    /// The server answered with a status other than 200.
     #[error("the answer has the status {0}")]
     Status(u16),
     /// A redirect, and why it is not followed.
     #[error("the answer leads to {0:?}, {1}")]
     Redirect(String, &'static str),
-    /// Another encoding than those that are understood.
+    /// The answer has a content encoding that is not understood.
     #[error("the answer is encoded ({0:?}), though identity was asked for")]
     Encoded(String),
-    /// It is not what it should be.
+    /// The answer's body is no JSON Web Key Set; the text says why.
     #[error("{0}")]
     Set(String),
     /// It has no key that would be of use, and why not.

@@ -16,11 +16,11 @@ use ureq::{
 #[derive(Debug)]
 pub(crate) struct Limit;
 
-/// A connection that ends at a time.
+/// A connection that fails every read and write after an instant.
 #[derive(Debug)]
 pub(crate) struct InTime<T> {
     inner: T,
-    /// `None` = never.
+    /// When the connection ends; `None` = never.
     ends: Option<Instant>,
 }
 

@@ -46,14 +46,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Where a key set is fetched, and when; the first four are settings of the section `auth`.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// `http://…` or `https://…`.
+    /// The address of the key set, `http://…` or `https://…`.
     pub jwks_url: String,
     /// For https, a PEM file with the authorities to trust; `None` = the system's.
     pub jwks_ca_file: Option<PathBuf>,
     /// Asked to connect to the server (HTTP CONNECT), `http://…` or `https://…`, maybe with a user
     /// and a password; empty = none.
     pub jwks_proxy: Secret,
-    /// Between two fetches.
+    /// Time between two fetches, when nothing asks for one earlier.
     pub jwks_refresh: Duration,
     /// At least that long between two fetches, when tokens that no key verifies ask for one; at most
     /// 1 s after one that brought other keys. Less than a token waits, so that no other token has
@@ -86,19 +86,19 @@ impl Source {
     }
 }
 
-/// Why there are no keys.
+/// Why [`Keys`] cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// Those of the options cannot be used.
+    /// The keys that the options name cannot be used.
     #[error(transparent)]
     Options(#[from] KeyError),
     /// They cannot be fetched, whatever the server does.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// They were not fetched.
+    /// The first fetch failed.
     #[error("auth.jwks_url: the keys of tokens cannot be fetched: {0}")]
     Fetch(#[from] FetchError),
-    /// The thread that fetches cannot be started.
+    /// The operating system gives no thread to fetch in.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -106,26 +106,26 @@ pub enum KeysError {
 /// What was fetched so far, and what waited for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fetches {
-    /// Fetches that gave keys.
+    /// Fetches that brought a key set.
     pub good: u64,
-    /// Fetches that failed, and changed nothing.
+    /// Fetches that failed; the keys in force stayed.
     pub failed: u64,
-    /// Keys in force that were fetched.
+    /// Keys of the fetched set that are in force.
     pub keys: usize,
-    /// Tokens that wait for a fetch.
+    /// Tokens that wait for a fetch now.
     pub waiting: usize,
-    /// How the waiting of others ended.
+    /// How the waiting of earlier tokens ended.
     pub waited: Waited,
 }
 
 /// How the waiting of tokens for a fetch ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waited {
-    /// The new keys let them in.
+    /// Tokens that the new keys let in.
     pub let_in: u64,
-    /// The new keys did not.
+    /// Tokens that the new keys refused as well.
     pub refused: u64,
-    /// There were none in time.
+    /// Tokens for which no set came in time.
     pub in_vain: u64,
     /// They were refused without waiting, since [`MAX_WAITING`] did already.
     pub too_many: u64,
@@ -147,9 +147,10 @@ impl Waited {
 /// Why a token is refused, and what kept newer keys from being looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
-    /// By the keys in force.
+    /// The rule that the token breaks by the keys in force.
     pub error: TokenError,
-    /// For those that are not.
+    /// Why newer keys were not waited for; `None` when the token was tried with them, or they could
+    /// not help.
     pub no_wait: Option<NoWait>,
 }
 
@@ -162,7 +163,7 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// The keys in force.
+/// The keys of tokens that are in force, and the thread that keeps a fetched set current.
 pub struct Keys {
     options: Options,
     verifier: ArcSwap<Verifier>,
@@ -340,7 +341,7 @@ impl Keys {
         Ok(())
     }
 
-    /// What was fetched so far.
+    /// Counts of the fetches since the start, and of the tokens that waited for them.
     #[must_use]
     pub fn fetches(&self) -> Fetches {
         let verifier = self.verifier.load();
@@ -369,7 +370,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Fetches for ever.
+    /// Fetches the set again and again, until the process ends.
     fn keep(&self, client: &Client, source: &Source) {
         let mut trouble: Option<String> = None;
         let mut named = HashSet::new();

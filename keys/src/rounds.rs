@@ -15,7 +15,7 @@ pub const MAX_WAITING: usize = 1_000;
 /// strangers say changes no set, so that only whoever changes it makes it be fetched so often.
 const AFTER_CHANGE: Duration = Duration::from_secs(1);
 
-/// The fetches so far, and the waiting.
+/// The rounds of fetching, and the tokens that wait for one to end.
 pub(crate) struct Rounds {
     state: Mutex<State>,
     /// Something is due earlier than the thread knows.
@@ -23,21 +23,21 @@ pub(crate) struct Rounds {
 }
 
 struct State {
-    /// Somebody knows that there is something new.
+    /// Somebody knows of a change: the next fetch is due at once.
     told: bool,
     /// A token came that a newer set may let in.
     missed: bool,
     /// Fetches that began, and that ended: as many, or one fewer.
     begun: u64,
     ended: u64,
-    /// How the last one ended.
+    /// Whether the last fetch failed.
     failed: bool,
     /// When tokens may ask for the next one.
     open_at: Instant,
     waiting: Slab<Option<Waker>>,
 }
 
-/// How a fetch ended.
+/// The result of one fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Changed,
@@ -48,13 +48,13 @@ pub(crate) enum Outcome {
 /// Why a token does not wait, or waits no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoWait {
-    /// As many wait as may.
+    /// [`MAX_WAITING`] tokens wait already.
     #[error("{MAX_WAITING} others wait for the key set already")]
     Full,
     /// The set was fetched a moment ago, and is not again in time.
     #[error("the key set was fetched a moment ago, try again in {0} s")]
     TooSoon(u64),
-    /// The fetch did not end in time.
+    /// The fetch did not end within the token's patience.
     #[error("the key set did not come in time")]
     Late,
     /// The fetch that the token waited for failed.
@@ -62,7 +62,7 @@ pub enum NoWait {
     Failed,
 }
 
-/// A token's place among those that wait.
+/// The place of one token among those that wait; dropping it gives the place back.
 pub(crate) struct Place {
     rounds: Arc<Rounds>,
     key: usize,
@@ -93,7 +93,7 @@ impl Rounds {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the next fetch due at once.
+    /// Makes the next fetch due at once, as after SIGHUP.
     pub(crate) fn tell(&self) {
         self.lock().told = true;
         self.sooner.notify_all();
@@ -127,7 +127,7 @@ impl Rounds {
         })
     }
 
-    /// Tokens that wait for a fetch now.
+    /// The number of tokens that wait for a fetch now.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
@@ -175,7 +175,7 @@ impl Rounds {
 }
 
 impl State {
-    /// Whether a fetch can begin before `deadline`.
+    /// Whether a fetch can begin before `deadline`; else why the token does not wait.
     fn in_time(&self, now: Instant, deadline: Instant) -> Result<(), NoWait> {
         let left = self.open_at.saturating_duration_since(now);
         match self.open_at < deadline || left.is_zero() {

@@ -6,14 +6,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::{Setting, Table};
 
-/// What the command `config` is asked for.
+/// What the subcommand `config` has to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigAction {
     /// The settings in effect, or all that is wrong.
     Check,
-    /// [`Table::default_file`].
+    /// A file with every setting at its default: [`Table::default_file`].
     Default,
-    /// [`Table::reference`].
+    /// The reference page in Markdown: [`Table::reference`].
     Doc,
 }
 

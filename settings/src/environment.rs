@@ -8,7 +8,7 @@ use std::{
 
 use crate::{Setting, Sources, Table, near::did_you_mean, read::Given, sources::Place};
 
-/// How the variables of these programs begin.
+/// The prefix of every variable that names a setting of these programs.
 const OWN: &str = "ONLINE_STATUS_";
 
 impl Table {
@@ -74,7 +74,7 @@ impl Table {
             .any(|setting| setting.variables().any(|known| known == name))
     }
 
-    /// Whether the variable `name` is another program's.
+    /// Whether the variable `name` belongs to another program, by `others` and `foreign_sections`.
     fn is_foreign(&self, name: &str) -> bool {
         let in_section = |setting: &Setting| {
             let rest = name.strip_prefix(OWN).unwrap_or_default();

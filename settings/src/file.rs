@@ -89,7 +89,7 @@ impl Table {
     }
 }
 
-/// The line of a byte, from 1.
+/// The number of the line, counted from 1, that has the byte at `at`.
 fn line_at(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }

@@ -12,10 +12,13 @@ pub trait Kind: Sized {
     /// What is allowed, for errors and the reference.
     const ALLOWED: &'static str;
 
-    /// Whether no error may show it.
+    /// Whether values are hidden in errors and in `config check`.
     const IS_SECRET: bool = false;
 
-    /// `Err` says what is wrong.
+    /// The value in `text`.
+    ///
+    /// # Errors
+    /// What is wrong with the text, as a clause for an error message.
     fn parse(text: &str) -> Result<Self, String>;
 
     /// The text that gives this value again; secrets are hidden.
@@ -61,24 +64,24 @@ impl Kind for String {
     }
 }
 
-/// A text that is never shown.
+/// A text that is never shown, such as a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `text`.
+    /// A secret with this text; empty = not set.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// The text itself.
+    /// The text itself, for the one place that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is not empty.
+    /// Whether a secret is set, that is, not empty.
     #[must_use]
     pub fn is_set(&self) -> bool {
         !self.0.is_empty()
@@ -120,7 +123,7 @@ impl Kind for PathBuf {
     }
 }
 
-/// Empty = none.
+/// An optional path: an empty text is none.
 impl Kind for Option<PathBuf> {
     const ALLOWED: &'static str = PathBuf::ALLOWED;
 
@@ -213,7 +216,7 @@ impl Kind for Duration {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes, written like `16KiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub usize);
 
@@ -253,7 +256,7 @@ impl Kind for Bytes {
     }
 }
 
-/// Texts separated by commas.
+/// A list of texts, written with commas between them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct List(pub Vec<String>);
 

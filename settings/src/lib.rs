@@ -29,7 +29,10 @@ pub use crate::{
     table::{Section, Setting, Table},
 };
 
-/// A duration like `25s`.
+/// The duration in a text like `25s` or `2m`.
+///
+/// # Errors
+/// What is wrong with the text.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     Kind::parse(text)
 }

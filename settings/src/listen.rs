@@ -12,18 +12,18 @@ use std::{
 /// How long a start waits for an address that is in use. The kernel needs some 100 ms to take the
 /// sockets and rings of a dead process apart, and longer under load.
 pub const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two attempts to bind.
+/// Time between two attempts to bind an address that is in use.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why nothing can listen at an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} = {address}: cannot listen there: {error}; {}", Fix(*.address, .error))]
 pub struct ListenError {
-    /// The setting's name.
+    /// The name of the setting that has the address.
     pub setting: &'static str,
-    /// The address that the setting has.
+    /// The address that could not be bound.
     pub address: SocketAddr,
-    /// The kernel's word.
+    /// The kernel's error.
     pub error: io::Error,
 }
 
@@ -63,7 +63,7 @@ pub fn listen<T>(
     }
 }
 
-/// What to do about an error.
+/// The advice to print for an error of the kernel at an address.
 struct Fix<'a>(SocketAddr, &'a io::Error);
 
 impl fmt::Display for Fix<'_> {

@@ -9,7 +9,7 @@ pub(crate) fn did_you_mean(wrong: &str, names: impl Iterator<Item = String>) -> 
     }
 }
 
-/// The edit distance (Levenshtein, 1965).
+/// The edit distance of two names (Levenshtein, 1965).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

@@ -2,7 +2,7 @@
 //! went away (a pager, a logger that died) is no reason to end: then nothing is said.
 //! `#[macro_use(print, println, eprintln)] extern crate settings;` puts them in their place.
 
-/// [`std::print`], heard or not.
+/// [`std::print`] that ignores a closed output.
 #[macro_export]
 macro_rules! print {
     ($($said:tt)*) => {{
@@ -11,7 +11,7 @@ macro_rules! print {
     }};
 }
 
-/// [`std::println`], heard or not.
+/// [`std::println`] that ignores a closed output.
 #[macro_export]
 macro_rules! println {
     ($($said:tt)*) => {{
@@ -20,7 +20,7 @@ macro_rules! println {
     }};
 }
 
-/// [`std::eprintln`], heard or not.
+/// [`std::eprintln`] that ignores a closed output.
 #[macro_export]
 macro_rules! eprintln {
     ($($said:tt)*) => {{

@@ -33,7 +33,7 @@ impl Table {
         out
     }
 
-    /// The reference page, in Markdown.
+    /// The reference page of every setting, in Markdown, as `config doc` prints it.
     #[must_use]
     pub fn reference(&self) -> String {
         let Self {

@@ -5,12 +5,12 @@ use crate::{
     sources::{Place, Sources},
 };
 
-/// All that is wrong with the configuration.
+/// All mistakes in a configuration, one text each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SettingsError(pub Vec<String>);
 
-/// A setting's text, and where it stands.
+/// The text given for a setting, and the place that gave it.
 pub(crate) struct Given {
     pub(crate) text: String,
     pub(crate) place: Place,

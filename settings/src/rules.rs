@@ -9,7 +9,8 @@ use crate::{Bytes, Kind, SettingsError};
 pub struct Rules(Vec<String>);
 
 impl Rules {
-    /// Notes `error` unless the rule is `kept`.
+    /// Notes `error` unless the rule is `kept`. The error names the setting, the rule and the
+    /// value.
     pub fn rule(&mut self, kept: bool, error: impl Into<String>) {
         if !kept {
             self.0.push(error.into());
@@ -31,12 +32,12 @@ impl Rules {
         );
     }
 
-    /// A number's range.
+    /// Checks that a number lies in a range.
     pub fn number(&mut self, name: &str, value: u64, allowed: RangeInclusive<u64>) {
         self.range(name, &value, allowed.start(), allowed.end());
     }
 
-    /// A duration's range, in ms.
+    /// Checks that a duration lies in a range, given in ms.
     pub fn duration(&mut self, name: &str, value: Duration, allowed: RangeInclusive<u64>) {
         let (least, most) = (
             Duration::from_millis(*allowed.start()),
@@ -45,7 +46,7 @@ impl Rules {
         self.range(name, &value, &least, &most);
     }
 
-    /// A range of bytes.
+    /// Checks that a number of bytes lies in a range.
     pub fn bytes(&mut self, name: &str, value: usize, allowed: RangeInclusive<u64>) {
         let bytes = |count: u64| Bytes(usize::try_from(count).unwrap_or(usize::MAX));
         self.range(
@@ -56,7 +57,7 @@ impl Rules {
         );
     }
 
-    /// One of a few words.
+    /// Checks that a text is one of a few words.
     pub fn word(&mut self, name: &str, value: &str, allowed: &[&str]) {
         let listed = allowed.join(" and ");
         self.rule(
@@ -88,7 +89,10 @@ impl Rules {
         );
     }
 
-    /// `Err` with everything that is broken.
+    /// Ends the checks.
+    ///
+    /// # Errors
+    /// Every rule that was broken, when one was.
     pub fn finish(self) -> Result<(), SettingsError> {
         if self.0.is_empty() {
             Ok(())

@@ -3,25 +3,25 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
 
-/// Where settings come from.
+/// The sources of settings, read once; later ones of file, environment and flags win.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// A TOML file.
+    /// The TOML file, when one was named.
     pub file: Option<File>,
-    /// The process's environment.
+    /// The process's environment variables whose values are UTF-8.
     pub environment: BTreeMap<String, String>,
-    /// Variables whose values are no UTF-8.
+    /// Names of variables whose values are not UTF-8.
     pub unreadable: Vec<String>,
-    /// Flags that were given, by [`Setting::flag`](crate::Setting::flag).
+    /// The flags that were given, by the name that [`Setting::flag`](crate::Setting::flag) makes.
     pub flags: BTreeMap<String, String>,
 }
 
 /// A file, or why it cannot be read.
 #[derive(Debug)]
 pub struct File {
-    /// As it was named.
+    /// The file's path, as the user wrote it.
     pub name: String,
-    /// What is in it.
+    /// The file's content, or why it cannot be read.
     pub text: std::io::Result<String>,
 }
 
@@ -37,7 +37,7 @@ impl Sources {
         .with_file(file)
     }
 
-    /// The same, with a file.
+    /// The same sources with this file in place of another.
     #[must_use]
     pub fn with_file(mut self, file: Option<&Path>) -> Self {
         self.file = file.map(|path| File {
@@ -47,7 +47,7 @@ impl Sources {
         self
     }
 
-    /// The same, with an environment.
+    /// The same sources with these variables besides.
     #[must_use]
     pub(crate) fn with_environment(
         mut self,
@@ -74,7 +74,7 @@ pub(crate) enum Place {
     /// The file's name and the line in it, from 1.
     File(String, usize),
     Variable(String),
-    /// Without the dashes before it.
+    /// The flag's name, without the dashes before it.
     Flag(String),
 }
 

@@ -1,41 +1,41 @@
 //! The table: each setting's name, kind, default and meaning, once. The macro that declares it
 //! also makes the structs that hold the values.
 
-/// A setting as text.
+/// One setting of a program, its values as text.
 #[derive(Debug)]
 pub struct Setting {
-    /// The section of the file.
+    /// The section of the file that has the setting.
     pub section: &'static str,
-    /// The key in the section.
+    /// The key of the setting in its section.
     pub key: &'static str,
-    /// The value when nobody gives one.
+    /// The text of the value when no source gives one.
     pub default: &'static str,
-    /// What it means.
+    /// What the setting means, for the reference, the file and `--help`.
     pub doc: &'static str,
-    /// What is allowed.
+    /// What values are allowed, for errors and the reference.
     pub allowed: &'static str,
     /// What is wrong with a text for it.
     pub check: fn(&str) -> Result<(), String>,
-    /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`.
+    /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`, such as `NODE_ID`.
     pub short_env: Option<&'static str>,
-    /// Whether its value is never shown.
+    /// Whether the value is never shown, as of a password.
     pub is_secret: bool,
 }
 
 impl Setting {
-    /// As errors and the file name it.
+    /// The setting's name in errors, `section.key`.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}.{}", self.section, self.key)
     }
 
-    /// The flag, without the dashes before it.
+    /// The setting's flag, without the dashes before it.
     #[must_use]
     pub fn flag(&self) -> String {
         format!("{}-{}", self.section, self.key).replace('_', "-")
     }
 
-    /// The environment name that each setting has.
+    /// The environment name that every setting has.
     #[must_use]
     pub fn env(&self) -> String {
         format!("ONLINE_STATUS_{}_{}", self.section, self.key).to_uppercase()
@@ -48,10 +48,10 @@ impl Setting {
     }
 }
 
-/// All settings of a program.
+/// All settings of one program, and what its environment may have besides.
 #[derive(Debug)]
 pub struct Table {
-    /// The program, like `online-status-edge`.
+    /// The program's name, like `online-status-edge`.
     pub program: &'static str,
     /// What its reference page calls it, like `the edge`.
     pub subject: &'static str,
@@ -65,7 +65,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Every setting, in the table's order.
+    /// Every setting of all sections, in the table's order.
     pub(crate) fn settings(&self) -> impl Iterator<Item = &'static Setting> {
         self.sections.iter().copied().flatten()
     }
@@ -73,7 +73,7 @@ impl Table {
 
 /// Settings of one section that stand together; [`sections`](crate::sections) declares them.
 pub trait Section: Sized {
-    /// As a table.
+    /// The settings of the section, in the order of the struct's fields.
     const SETTINGS: &'static [Setting];
 
     /// The values of the next texts, one text a setting.
@@ -82,7 +82,7 @@ pub trait Section: Sized {
     /// When there are too few, or one is not what its setting's `check` accepts.
     fn from_checked<'a>(texts: &mut impl Iterator<Item = &'a String>) -> Self;
 
-    /// The text of each setting, secrets hidden.
+    /// The text of each value, in the same order, secrets hidden.
     fn show(&self) -> Vec<String>;
 }
 
@@ -159,7 +159,7 @@ macro_rules! sections {
 #[macro_export]
 macro_rules! settings {
     ($vis:vis struct $config:ident { $($name:ident: $section:ty),+ $(,)? }) => {
-        /// The whole configuration.
+        /// The values of all settings of the program.
         #[derive(Debug, Clone)]
         $vis struct $config { $(
             #[doc = concat!("The settings `", stringify!($name), "`.")]

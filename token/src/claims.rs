@@ -5,27 +5,27 @@ use serde_json::{Map, Value};
 
 use crate::{Options, TokenError};
 
-/// What a good token says.
+/// What a verified token says of its bearer.
 #[derive(Debug)]
 pub struct Claims {
-    /// Whose token it is.
+    /// The user whom the token names.
     pub user: UserId,
-    /// ms since 1970.
+    /// When the token ends, ms since 1970.
     pub expires: u64,
-    /// Whom its bearer may see.
+    /// Which users the bearer may watch and ask for.
     pub rule: WatchRule,
     scopes: Vec<String>,
 }
 
 impl Claims {
-    /// Whether `scope` is among the token's.
+    /// Whether the token grants `scope`.
     #[must_use]
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|have| have == scope)
     }
 }
 
-/// What claims must say.
+/// The rules that claims must keep, made from [`Options`].
 pub(crate) struct Rules {
     issuers: Vec<String>,
     audiences: Vec<String>,

@@ -6,7 +6,7 @@ use crate::MAX_TOKEN;
 /// Why a token is refused. The text never has the token in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not three parts of the right form.
+    /// The token is not three parts of base64url with JSON in them (RFC 7515 §3).
     #[error("the token is no JWT")]
     Malformed,
     /// Longer than any token that is looked at.
@@ -15,7 +15,7 @@ pub enum TokenError {
     /// Five parts: a JWE (RFC 7516), whose content only its audience can read.
     #[error("the token is encrypted (JWE): a signed one (JWS) is needed")]
     Encrypted,
-    /// Its algorithm is not in the allow-list.
+    /// The token's algorithm is not in the allow-list.
     #[error("the token's algorithm (alg) is not in auth.algorithms")]
     Algorithm,
     /// Its `typ` says that it is there for something else (RFC 8725 §3.11).
@@ -30,31 +30,31 @@ pub enum TokenError {
     /// No key has the name that it gives.
     #[error("there is no key with the name that the token gives (kid)")]
     UnknownKey,
-    /// The signature is another one.
+    /// The signature is not one of the key that the token names.
     #[error("the token's signature is wrong")]
     Signature,
-    /// It has no `exp`.
+    /// The token has no `exp`.
     #[error("the token has no expiry: exp is missing or null")]
     NoExpiry,
     /// One of its times is none, and which.
     #[error("the token's {0} is no time in seconds since 1970")]
     Time(&'static str),
-    /// Its `exp` is over.
+    /// The token's `exp` is past.
     #[error("the token has expired")]
     Expired,
-    /// Its `nbf` is to come.
+    /// The token's `nbf` is still to come.
     #[error("the token is not valid yet (nbf)")]
     Early,
-    /// Its `iss` is another one.
+    /// The token's `iss` is not one of those accepted.
     #[error("the token's issuer (iss) is not in auth.issuer")]
     Issuer,
-    /// Its audience is another one.
+    /// The token's audience is not one of those accepted; the value names the claims.
     #[error("the token's audience (auth.audience_claims: {0}) is not in auth.audience")]
     Audience(String),
     /// The claim of its user, and why that is no user.
     #[error("the token's user (auth.user_claim: {0}): {1}")]
     User(String, String),
-    /// Its `watch` is no list of texts.
+    /// The token's `watch` is not a list of texts.
     #[error("the token's watch claim is not a list of texts")]
     Watch,
     /// It is bound to a key that its sender proves to have (RFC 7800), which nobody asked for here.
@@ -63,7 +63,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// For a metric's label.
+    /// The word for this error in a metric's label.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
@@ -89,10 +89,10 @@ impl TokenError {
     }
 }
 
-/// Why the keys cannot be used.
+/// Why the configured keys or algorithms cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// An algorithm that is not supported.
+    /// The configured algorithm is not supported.
     #[error(
         "auth.algorithms: {0:?} is not one of HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA Ed25519"
     )]
@@ -100,7 +100,7 @@ pub enum KeyError {
     /// An accepted algorithm without a key, and where one could come from.
     #[error("auth.algorithms: {0} is accepted, but there is no key for it ({1})")]
     NoKey(String, &'static str),
-    /// No algorithm is accepted at all.
+    /// The list of accepted algorithms is empty.
     #[error("auth.algorithms is empty: at least one is needed")]
     NoAlgorithm,
     /// A setting, the file that it names, and what is wrong with that.

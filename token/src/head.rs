@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::TokenError;
 
-/// A token, taken apart.
+/// A token's decoded head, and its other parts as they came.
 pub(crate) struct Parts<'a> {
     pub(crate) head: Head,
     /// What is signed: the head, a dot and the payload.
@@ -52,7 +52,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// What the payload says, true or not.
+    /// The claims in the payload, before anything vouches for them.
     pub(crate) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
         serde_json::from_slice(&decoded(self.payload)?).map_err(|_| TokenError::Malformed)
     }

@@ -54,7 +54,7 @@ pub(crate) fn algorithm_of(name: &str) -> Option<Algorithm> {
 }
 
 pub(crate) struct Key {
-    /// The name that tokens give (`kid`).
+    /// The name by which tokens choose the key (`kid`); `None` when it has none.
     pub(crate) id: Option<String>,
     pub(crate) kind: KeyKind,
     /// The only algorithm it may be used with, when its owner says so.

@@ -60,15 +60,15 @@ pub struct Options {
     pub audiences: Vec<String>,
     /// Where the audience stands: the first of these claims that a token has.
     pub audience_claims: Vec<String>,
-    /// Where the user stands.
+    /// The claim that names the user.
     pub user_claim: String,
-    /// Where scopes stand: all of these claims.
+    /// The claims that hold scopes; those of all count.
     pub scope_claims: Vec<String>,
     /// What `typ` may be besides JWT and at+jwt.
     pub token_types: Vec<String>,
     /// Tokens that are bound to their sender are taken for bearer tokens.
     pub accept_bound_tokens: bool,
-    /// By how much clocks may differ.
+    /// How far the issuer's clock may be from this one's.
     pub leeway: Duration,
     /// A token only lets see whom its `watch` claim lists.
     pub by_claim: bool,
@@ -111,20 +111,20 @@ impl Options {
 /// A token that is not good by the keys there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The rule that the token breaks.
+    /// The rule that the token breaks by the keys at hand.
     pub error: TokenError,
     /// Nothing is wrong with it but its key, and a set that is served now may have that.
     pub may_be_newer: bool,
 }
 
-/// Checks tokens.
+/// Verifies tokens by the options' keys and by a served key set. Cheap to make anew from another.
 pub struct Verifier {
     fixed: Arc<Fixed>,
-    /// What was served last.
+    /// The key set that was served last; `None` before the first.
     served: Option<Arc<KeySet>>,
 }
 
-/// What the options say.
+/// What the options determine for a verifier's whole life.
 struct Fixed {
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
@@ -136,7 +136,11 @@ struct Fixed {
 }
 
 impl Verifier {
-    /// Reads the keys.
+    /// A verifier with the keys that the options name; it reads their files.
+    ///
+    /// # Errors
+    /// When a key file cannot be used, an algorithm is not supported or has no key, or none is
+    /// accepted.
     pub fn new(options: &Options) -> Result<Self, KeyError> {
         let known =
             |name: &String| algorithm_of(name).ok_or_else(|| KeyError::Algorithm(name.clone()));
@@ -196,7 +200,7 @@ impl Verifier {
         }
     }
 
-    /// What was served last.
+    /// The key set that was served last; `None` before the first.
     #[must_use]
     pub fn served(&self) -> Option<&Arc<KeySet>> {
         self.served.as_ref()
@@ -283,7 +287,7 @@ impl Verifier {
 }
 
 impl Fixed {
-    /// The keys without a name.
+    /// The configured keys that have no name: the secret and the public key.
     fn own(&self) -> impl Iterator<Item = &Key> {
         self.secret.iter().chain(&self.public)
     }

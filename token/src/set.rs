@@ -40,7 +40,7 @@ pub struct KeySet {
     digest: u64,
 }
 
-/// A key that is not used.
+/// A key of a set that is passed over, and why.
 struct LeftOut {
     what: String,
     /// It could have been, were it what it should be; others are there for something else.
@@ -123,18 +123,18 @@ impl KeySet {
         named.chain(all)
     }
 
-    /// Whether any key has that name.
+    /// Whether any usable key of the set has the name `id`.
     pub(crate) fn has_name(&self, id: &str) -> bool {
         self.by_id.contains_key(id)
     }
 
-    /// How many keys can be used.
+    /// The number of keys that can be used.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether none can be used.
+    /// Whether the set has no key that can be used.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -177,11 +177,11 @@ impl KeySet {
     }
 }
 
-/// Why a key is not used.
+/// Why a key of a set is passed over.
 enum Reason {
-    /// It is there for something else.
+    /// The key is of a kind or for a use that tokens do not need here.
     NotForUs(String),
-    /// It is not what it should be.
+    /// The key is malformed or too weak.
     Broken(String),
 }
 
@@ -263,7 +263,7 @@ fn curve(name: Option<&str>) -> String {
     }
 }
 
-/// The bytes that a member stands for.
+/// The bytes that a member holds in base64url.
 fn bytes(jwk: &Value, name: &str) -> Result<Vec<u8>, Reason> {
     let text = jwk.get(name).and_then(Value::as_str);
     let text = text.ok_or_else(|| Reason::Broken(format!("it has no {name}")))?;

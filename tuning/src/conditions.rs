@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-/// Where values come from.
+/// The source of the values that are checked: a real host, or a test's.
 pub(crate) trait Host {
     /// A file of /proc or /sys, without the newline at its end.
     fn read(&self, path: &str) -> Option<String>;
@@ -14,18 +14,18 @@ pub(crate) trait Host {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
-    /// So many sessions cannot be served without.
+    /// The host cannot serve so many sessions without it.
     Fatal,
-    /// They can, worse.
+    /// The host serves them, with less headroom.
     Warn,
 }
 
-/// One condition, looked at.
+/// The result of one condition on one host.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Finding {
     pub(crate) condition: &'static str,
     pub(crate) required: String,
-    /// `None` = the host does not say.
+    /// The host's value; `None` = the host does not say.
     pub(crate) current: Option<String>,
     pub(crate) severity: Severity,
     pub(crate) passed: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Finding {
 /// A kernel parameter that must have a value of at least or at most so much.
 struct Parameter {
     name: &'static str,
-    /// Which of several numbers.
+    /// The index of the number that counts, when the file has several.
     field: usize,
     bound: Bound,
     severity: Severity,
@@ -136,7 +136,7 @@ fn parameters(sessions: u64) -> Vec<Parameter> {
     ]
 }
 
-/// Looks at everything that `sessions` sessions need.
+/// Checks every condition for `sessions` sessions, in the order of the report.
 pub(crate) fn check(host: &dyn Host, sessions: u64) -> Vec<Finding> {
     let mut findings = vec![open_files(host, sessions)];
     for parameter in parameters(sessions) {

@@ -43,7 +43,7 @@ enum Command {
     },
 }
 
-/// The host this runs on.
+/// The host that this process runs on.
 struct ThisHost;
 
 impl Host for ThisHost {
