@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Servers that a run may be sent to; a redirect to one more is not followed.
 const MAX_PLACES: usize = 4_096;
 
-/// Why a URL is of no use.
+/// Why a URL cannot be used as a server's or a coordinator's address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AddressError {
     #[error("{url:?}: expected {scheme}host:port/path")]
@@ -23,13 +23,13 @@ pub(crate) enum AddressError {
     TooMany,
 }
 
-/// A URL taken apart.
+/// A URL taken apart into what a connection and its first request need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Address {
     pub(crate) socket: SocketAddr,
-    /// For the `Host` header.
+    /// The value of the `Host` header: host and port.
     pub(crate) host: String,
-    /// Begins with `/`.
+    /// The path of the request; it begins with `/`.
     pub(crate) path: String,
 }
 
@@ -57,7 +57,7 @@ impl Address {
     }
 }
 
-/// A server in [`Places`].
+/// An index into [`Places`]: one server that sessions connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place(u16);
 
@@ -69,7 +69,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// The server behind a whole WebSocket URL.
+    /// The server behind a whole WebSocket URL, added when it is new.
     pub(crate) fn find(&mut self, url: &str) -> Result<Place, AddressError> {
         if let Some(place) = self.by_url.get(url) {
             return Ok(*place);
@@ -80,7 +80,7 @@ impl Places {
         Ok(place)
     }
 
-    /// A server that is known already.
+    /// The server at a parsed address, added when it is new.
     pub(crate) fn add(&mut self, address: Address) -> Result<Place, AddressError> {
         if self.known.len() >= MAX_PLACES {
             return Err(AddressError::TooMany);
@@ -101,7 +101,7 @@ impl Places {
         self.known[usize::from(place.0)].1 -= 1;
     }
 
-    /// Open connections, by address.
+    /// The number of open connections, by server address.
     pub(crate) fn census(&self) -> BTreeMap<SocketAddr, u64> {
         let mut census = BTreeMap::new();
         for (address, open) in &self.known {

@@ -36,7 +36,7 @@ enum Commands {
     Worker,
 }
 
-/// What a run is made of.
+/// The options of a run, as the command line gives them.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// Where the sessions connect (ws:// only).
@@ -119,10 +119,10 @@ pub(crate) struct Options {
     pub(crate) scenario: Scenario,
 }
 
-/// A declared outage, seconds.
+/// A declared outage of what deliveries travel over; both members in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Outage {
-    /// From the start of the measured part.
+    /// The beginning, counted from the start of the measured part.
     pub(crate) start: f64,
     pub(crate) length: f64,
 }
@@ -141,7 +141,7 @@ fn parse_outage(text: &str) -> Result<Outage, String> {
 pub(crate) struct Limit {
     /// Of the deliveries that a lost session held up; else of all others.
     pub(crate) disturbed: bool,
-    /// 0 to 100; 100 is the maximum.
+    /// The percentile of the delivery latency, 0 to 100; 100 is the maximum.
     pub(crate) percentile: f64,
     pub(crate) below: Duration,
     pub(crate) text: String,
@@ -180,7 +180,7 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
     })
 }
 
-/// What to do.
+/// The command that the arguments ask for.
 pub(crate) enum Command {
     /// To be a worker of the process that started this one.
     Worker,

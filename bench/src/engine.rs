@@ -48,7 +48,7 @@ const AFTERGLOW: u64 = 1_000_000;
 /// Between two looks at whether the run is over or a connection is silent, µs.
 const LOOK: u64 = 250_000;
 
-/// Why a worker cannot go on.
+/// Why a worker ends its run early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkError {
     #[error("the plan cannot be read: {0}")]
@@ -67,21 +67,21 @@ struct Engine {
     timer: OwnedFd,
     orders: Receiver<Order>,
     connections: Slab<Connection>,
-    /// By number ÷ workers.
+    /// This worker's users, by user number ÷ workers.
     users: Vec<User>,
-    /// By number ÷ workers.
+    /// The disturbances of those users, by user number ÷ workers.
     truths: Vec<Truth>,
     /// Of the one that all watch, when another worker has it.
     distant: Truth,
     places: Places,
-    /// The server of a run without coordinators.
+    /// The server of a run without coordinators; `None` with them.
     home: Option<Place>,
     router: Option<Router>,
     queue: BinaryHeap<Reverse<(u64, u32, Todo)>>,
     results: Results,
     present: Present,
     go: Option<u64>,
-    /// The next change of all.
+    /// The number of the next change to make, counted over all workers.
     next_change: u64,
     holders: u64,
     told_ready: bool,
@@ -90,7 +90,7 @@ struct Engine {
     disturbed: bool,
     last_progress: u64,
     last_look: u64,
-    /// When the last expected thing came.
+    /// The time at which the last expected delivery came, µs; `None` before.
     complete: Option<u64>,
     mask: u32,
     scratch: Box<[u8]>,
@@ -330,7 +330,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells of the seconds that are over.
+    /// Reports each second of the run that is over.
     fn pass(&mut self, now: u64) -> Result<(), WorkError> {
         let Some(since_go) = self.go.and_then(|go| now.checked_sub(go)) else {
             return Ok(());

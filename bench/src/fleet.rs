@@ -49,11 +49,11 @@ struct Server {
     at_rest_cpu: u64,
     /// Processor time since then of processes that ended, µs.
     past_cpu: u64,
-    /// Processes that it was.
+    /// The number of processes that ran at this address one after the other.
     lives: u32,
 }
 
-/// What one server was seen to cost.
+/// The cost of one server in CPU time and memory.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ServerCost {
     pub(crate) name: String,
@@ -63,7 +63,7 @@ pub(crate) struct ServerCost {
     pub(crate) lives: u32,
     /// Connections of the run that are open in the end.
     pub(crate) sessions: Option<u64>,
-    /// Resident memory in the end, bytes.
+    /// Resident memory at the end, bytes.
     pub(crate) resident: u64,
     /// By how much it grew when the sessions were opened, bytes.
     pub(crate) grown: u64,
@@ -85,7 +85,7 @@ pub(crate) struct Cost {
     pub(crate) each: Vec<ServerCost>,
 }
 
-/// The servers of a run.
+/// The server processes of a run, found by the addresses they listen at.
 pub(crate) struct Fleet {
     servers: Vec<Server>,
     /// The kernel's slabs before the first session and at rest with all, bytes.

@@ -10,7 +10,7 @@ use hdrhistogram::{
 };
 use serde::{Deserialize, Serialize};
 
-/// To a worker, after its plan.
+/// An instruction of the parent process to a worker, after its plan.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -18,7 +18,7 @@ pub(crate) enum Order {
     Go(u64),
     /// The one that all watch lost its session, or has it again.
     Away(Away),
-    /// Tell the results and end.
+    /// Report the results and end.
     Stop,
 }
 
@@ -28,38 +28,38 @@ pub(crate) enum Order {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Away {
     Lost(u64),
-    /// By no server's wish.
+    /// The bench itself cut the connection.
     Cut,
     Back(u64),
 }
 
-/// From a worker.
+/// A report of a worker to the parent process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum News {
-    /// About twice a second.
+    /// The state of the run, about twice a second.
     Progress {
         ready: u64,
         delivered: u64,
-        /// Of the deliveries so far, µs.
+        /// The 99th percentile of the delivery latency so far, µs.
         p99: u64,
     },
     /// All sessions of this worker are open and have their snapshots.
     Ready,
     /// A second of the measured part is over.
     Second(Box<Second>),
-    /// For the other workers.
+    /// A disturbance of the user that all sessions watch, for the other workers.
     Away(Away),
-    /// The end.
+    /// The results of the run; nothing follows.
     Done(Box<Results>),
 }
 
-/// What a worker counted.
+/// What one worker, or all together, counted in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// Sessions that are open and have their snapshot.
     pub(crate) ready: u64,
-    /// Connections opened.
+    /// Connections that were opened.
     pub(crate) connects: u64,
     /// Connections that could not be opened, or were not upgraded.
     pub(crate) refused: u64,
@@ -75,20 +75,20 @@ pub(crate) struct Counts {
     pub(crate) silent: u64,
     /// Sessions that did not answer a ping in time, and did later.
     pub(crate) stalled: u64,
-    /// Questions for a user's route.
+    /// Questions to a coordinator for a user's route.
     pub(crate) routes: u64,
     /// Of these, asked again after a failed dial or because the route was old.
     pub(crate) rerouted: u64,
-    /// Questions that a coordinator could not answer.
+    /// Questions that a coordinator answered without a route.
     pub(crate) unrouted: u64,
     /// Connections to a coordinator that failed.
     pub(crate) coordinators_lost: u64,
-    /// Changes made.
+    /// Changes that were made.
     pub(crate) changes: u64,
     /// Of these, made within 1 ms and 10 ms of their time.
     pub(crate) within_1ms: u64,
     pub(crate) within_10ms: u64,
-    /// Changes that every watcher should have seen.
+    /// Changes that each watcher should have seen, summed over the watchers.
     pub(crate) expected: u64,
     pub(crate) delivered: u64,
     /// Changes that a user could not report when it meant to, for want of a session.
@@ -105,15 +105,15 @@ pub(crate) struct Counts {
     pub(crate) rolled_back: u64,
     /// Watched users whose last state seen is not the one that the schedule ends with.
     pub(crate) wrong_at_end: u64,
-    /// Other records outside the schedule.
+    /// Records outside the schedule that are no fault.
     pub(crate) other: u64,
     /// Watches that could not be answered for the time being.
     pub(crate) unavailable: u64,
-    /// `error` messages.
+    /// `error` messages other than `unavailable`.
     pub(crate) errors: u64,
-    /// By code.
+    /// Closed sessions, by close code.
     pub(crate) closes: BTreeMap<u16, u64>,
-    /// How often, by what went wrong.
+    /// Occurrences of each cause of a failure or a reconnect.
     pub(crate) causes: BTreeMap<String, u64>,
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Counts {
 const MAX_CAUSES: usize = 50;
 
 impl Counts {
-    /// Counts what went wrong.
+    /// Counts one occurrence of a cause.
     pub(crate) fn cause(&mut self, cause: &str) {
         let cause = match self.causes.len() {
             ..MAX_CAUSES => cause,
@@ -131,7 +131,7 @@ impl Counts {
         *self.causes.entry(cause.to_owned()).or_default() += 1;
     }
 
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
             (&mut self.ready, other.ready),
@@ -218,9 +218,9 @@ impl<'de> Deserialize<'de> for Times {
 /// What a worker saw in one second of the measured part.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Second {
-    /// Which second it is, from 0.
+    /// The second of the measured part, counted from 0.
     pub(crate) second: u32,
-    /// Sessions that were open in its end.
+    /// Sessions that were open at its end.
     pub(crate) sessions: u64,
     /// Connections that were cut, and sessions that were sent elsewhere.
     pub(crate) cut: u64,
@@ -229,7 +229,7 @@ pub(crate) struct Second {
     pub(crate) times: Times,
 }
 
-/// What a worker measured.
+/// The measurements of one worker, or of all together.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) counts: Counts,
@@ -237,13 +237,13 @@ pub(crate) struct Results {
     pub(crate) status: Times,
     /// The same for a user that comes, its connection and token included.
     pub(crate) come: Times,
-    /// The same for a user that goes.
+    /// The latency of deliveries that show a user as gone.
     pub(crate) leave: Times,
     /// The same for any of them when a session of the user or of the watcher was lost meanwhile.
     pub(crate) disturbed: Times,
-    /// How long users were disturbed.
+    /// The length of each user's disturbances.
     pub(crate) outage: Times,
-    /// From the intended connection to `welcome`.
+    /// The time from the intended connection to `welcome`.
     pub(crate) handshake: Times,
     /// From the question for a route to its answer.
     pub(crate) route: Times,
@@ -255,7 +255,7 @@ pub(crate) struct Results {
     pub(crate) examples: BTreeMap<String, Vec<String>>,
 }
 
-/// Examples that are kept of each kind.
+/// The most examples that are kept of each kind of fault.
 const MAX_EXAMPLES: usize = 5;
 
 impl Results {
@@ -271,7 +271,7 @@ impl Results {
         }
     }
 
-    /// Adds another worker's.
+    /// Adds the measurements of another worker.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         let pairs = [

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{address::Address, truth::Span};
 
-/// The kinds of runs.
+/// The kind of load that a run makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
@@ -20,15 +20,15 @@ pub(crate) enum Scenario {
 /// What a user does, in turns, from its second turn on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Has one session all the time.
+    /// A user with one session for the whole run.
     Stays,
     /// Stays, and is away and online in turns.
     Toggles,
-    /// Comes and goes.
+    /// A user that comes and goes by the schedule.
     Moves,
 }
 
-/// What a watcher is shown.
+/// The state of a user as a record shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
     Online,
@@ -36,13 +36,13 @@ pub(crate) enum Shown {
     Offline,
 }
 
-/// Where a user's session is opened.
+/// Where the bench opens a user's session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Entrance {
     /// At this server, unless it sends the user elsewhere.
     Server(Address),
-    /// Where one of these coordinators says.
+    /// At the address that one of these coordinators names.
     Coordinators(Vec<Address>),
 }
 
@@ -61,9 +61,9 @@ pub(crate) struct Plan {
     pub(crate) movers: u32,
     /// Every so many changes one is a user that comes or goes; 0 = none is.
     pub(crate) move_every: u64,
-    /// Changes in all.
+    /// The number of changes of the whole run.
     pub(crate) changes: u64,
-    /// Changes a second.
+    /// The rate of changes, a second.
     pub(crate) rate: f64,
     /// Seconds that idle sessions are held, when there are no changes.
     pub(crate) hold: f64,
@@ -80,7 +80,7 @@ pub(crate) struct Plan {
     pub(crate) probe: u64,
     pub(crate) connect_rate: f64,
     pub(crate) workers: u32,
-    /// Which worker this is.
+    /// The index of this worker, from 0.
     pub(crate) worker: u32,
 }
 
@@ -110,7 +110,7 @@ impl Plan {
         self.sessions + u32::from(self.scenario == Scenario::Fanout)
     }
 
-    /// All users.
+    /// The number of users of the whole run.
     pub(crate) fn users(&self) -> u32 {
         self.holders() + self.movers
     }
@@ -124,7 +124,7 @@ impl Plan {
         }
     }
 
-    /// First and number of those that toggle.
+    /// The first of the users that toggle, and their number.
     fn togglers(&self) -> (u32, u32) {
         match self.scenario {
             Scenario::Presence => (0, self.sessions),
@@ -203,7 +203,7 @@ impl Plan {
         (n as f64 * 1e6 / self.rate) as u64
     }
 
-    /// How many changes the user makes.
+    /// The number of changes that the schedule has for a user.
     pub(crate) fn changes_of(&self, user: u32) -> u64 {
         let moves = self.changes.checked_div(self.move_every).unwrap_or(0);
         let (turns, first, count) = match self.kind(user) {
@@ -229,7 +229,7 @@ impl Plan {
         }
     }
 
-    /// Whether the user belongs to this worker.
+    /// Whether the user's session is this worker's to open.
     pub(crate) fn mine(&self, user: u32) -> bool {
         user % self.workers == self.worker
     }

@@ -19,7 +19,7 @@ use crate::{
 /// Share of changes that must be made within 10 ms of their time for the latencies to count.
 const PUNCTUAL: f64 = 0.95;
 
-/// Percentiles of a latency, µs.
+/// Percentiles of one latency, µs.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Percentiles {
     count: u64,
@@ -48,7 +48,7 @@ impl Percentiles {
     }
 }
 
-/// The whole of it.
+/// The report of a run, as `--json` prints it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) scenario: Scenario,
@@ -57,9 +57,9 @@ pub(crate) struct Report {
     watch: u32,
     rate: f64,
     seconds: f64,
-    /// Declared ones, µs of the measured part.
+    /// The declared outages, in µs of the measured part.
     outages: Vec<Span>,
-    /// Sessions a second that were opened.
+    /// The rate at which sessions were opened, a second.
     connected_per_second: f64,
     handshake: Option<Percentiles>,
     /// From a question to a coordinator until its answer.
@@ -76,12 +76,12 @@ pub(crate) struct Report {
     /// Until the last session was back after a storm, s.
     recovered: Option<f64>,
     counts: Counts,
-    /// All servers.
+    /// The cost of all servers together; `None` when no process was found.
     server: Option<Cost>,
     timeline: Vec<Row>,
     /// The first of what was wrong, by the name of its count.
     examples: BTreeMap<String, Vec<String>>,
-    /// What was wrong; empty = passed.
+    /// What was wrong, one text each; empty = the run passed.
     pub(crate) failures: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{address::Address, link::Counts};
 
-/// Connections to a coordinator.
+/// The number of connections to a coordinator.
 pub(crate) const WIRES: usize = 4;
 /// Questions under way on each; the others wait, a user at most once.
 const DEPTH: usize = 64;
@@ -25,17 +25,17 @@ const REST: Range<u64> = 100_000..2_000_000;
 /// Longest head and body of an answer, bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// What became of a question.
+/// The end of one question for a route.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) user: u32,
-    /// When it was asked, µs.
+    /// The time at which it was asked, µs.
     pub(crate) asked: u64,
-    /// The server's URL, or what is wrong.
+    /// The server's URL, or why there is none.
     pub(crate) outcome: Result<String, Refusal>,
 }
 
-/// Why there is no route.
+/// Why a coordinator gave no route.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("route: HTTP {0}")]
@@ -64,13 +64,13 @@ struct Wire {
     answered: bool,
 }
 
-/// The questions of a worker.
+/// The questions of one worker and the connections that they travel on.
 pub(crate) struct Router {
     coordinators: Vec<Address>,
     current: usize,
     wires: [Option<Wire>; WIRES],
     waiting: VecDeque<Question>,
-    /// Failures since the last answer.
+    /// The number of failures since the last answer.
     failed: u32,
     rest_until: u64,
     /// Wires have this token and those after it.
@@ -115,7 +115,7 @@ pub(crate) fn response(bytes: &[u8]) -> io::Result<Option<(u16, &[u8], usize)>> 
     Ok(body.map(|body| (status, body, end + 4 + length)))
 }
 
-/// The server's URL in an answer.
+/// The server's URL in a coordinator's answer.
 pub(crate) fn address(status: u16, body: &[u8], user: &str) -> Result<String, Refusal> {
     #[derive(Deserialize)]
     struct Route<'a> {
@@ -149,7 +149,7 @@ impl Router {
         }
     }
 
-    /// Takes a question; [`Router::send`] sends it.
+    /// Queues a question; [`Router::send`] sends it.
     pub(crate) fn ask(&mut self, user: u32, now: u64) {
         self.waiting.push_back(Question { user, asked: now });
     }
@@ -226,7 +226,7 @@ impl Router {
         })
     }
 
-    /// Reads what came on a wire.
+    /// Reads the answers that came on one wire.
     pub(crate) fn serve(
         &mut self,
         at: usize,
@@ -306,7 +306,7 @@ impl Wire {
         }
     }
 
-    /// Reads until there is nothing more.
+    /// Reads from the socket until it has no more.
     fn read(
         &mut self,
         name: &impl Fn(u32) -> String,

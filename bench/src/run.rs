@@ -27,7 +27,7 @@ const MAX_SPAN: f64 = 7.0 * 86_400.0;
 /// Between the last session and the start, so that both sides are at rest.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
-/// Why there are no results.
+/// Why a run has no results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("--{0}: {1}")]
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
     Ok(report.failures.is_empty())
 }
 
-/// Where sessions are opened, by the options.
+/// The entrance that the options ask for.
 fn entrance(options: &Options) -> Result<Entrance, RunError> {
     let parse = |option, url: &str, scheme| {
         Address::parse(url, scheme).map_err(|error| RunError::Address(option, error))

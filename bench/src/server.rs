@@ -9,12 +9,12 @@ use std::{
 
 use rustix::param::clock_ticks_per_second;
 
-/// A look at a process.
+/// One look at a process: its CPU time and memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sample {
-    /// User and system time so far, µs.
+    /// CPU time in user and system mode so far, µs.
     pub(crate) cpu_us: u64,
-    /// Resident memory, bytes.
+    /// Resident memory, in bytes.
     pub(crate) resident: u64,
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn listeners(addresses: &[SocketAddr]) -> Vec<Option<u32>> {
     pids
 }
 
-/// What the numbers were taken on.
+/// The kernel and processors that the figures were taken on.
 pub(crate) fn host() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::link::{Counts, Second};
 
-/// The present second of a worker.
+/// The second that a worker is in, until it is over.
 #[derive(Debug, Default)]
 pub(crate) struct Present {
     second: Second,
-    /// Counts in its beginning.
+    /// The count of cut connections when the second began.
     cut: u64,
     moved: u64,
 }
@@ -37,7 +37,7 @@ impl Present {
         Ok(())
     }
 
-    /// Something was delivered.
+    /// Notes a delivery that took `took` µs.
     pub(crate) fn delivered(&mut self, took: u64) {
         self.second.times.record(took);
     }
@@ -64,7 +64,7 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// Takes a second of one of `workers`.
+    /// Adds the same second of one of `workers` workers.
     pub(crate) fn take(&mut self, other: &Second, workers: u32) {
         let (told, sum) = self.partial.entry(other.second).or_default();
         *told += 1;

@@ -18,11 +18,11 @@ pub(crate) const CLOSE: u64 = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Span {
     pub(crate) from: u64,
-    /// `u64::MAX` = not over.
+    /// The end, µs; `u64::MAX` = it is not over.
     pub(crate) until: u64,
 }
 
-/// The disturbances of one user.
+/// The disturbances of one user, and whether it is there by the schedule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Truth {
     /// The present disturbance; its end is known when the user does not mean to come back.
@@ -30,7 +30,7 @@ pub(crate) struct Truth {
     past: VecDeque<Span>,
     /// The present one is none that a server asked for: that may have crashed.
     cut: bool,
-    /// The end of the last such, µs.
+    /// The end of the last cut connection, µs.
     cut_until: u64,
     /// The last time without a session that the user did not mean to be without.
     absent: Option<Span>,

@@ -18,9 +18,9 @@ pub(crate) struct Entry {
     /// So many times two fewer may be the truth: what was taken for the newest state after a
     /// disturbance may have been an older one that looks the same.
     doubt: u16,
-    /// The newest version seen.
+    /// The newest version that this watcher has seen of the user.
     pub(crate) version: u64,
-    /// The last state seen.
+    /// The state that this watcher was shown last.
     shown: Option<Shown>,
 }
 
@@ -28,20 +28,20 @@ pub(crate) struct Entry {
 struct Found {
     k: u64,
     intended: u64,
-    /// It was taken for passed over before.
+    /// The state was already counted as passed over.
     again: bool,
 }
 
-/// What a record is judged by.
+/// The circumstances by which a record is judged.
 pub(crate) struct Scene<'a> {
     pub(crate) plan: &'a Plan,
-    /// When the changes began, µs.
+    /// The time at which the changes began, µs; `None` before.
     pub(crate) go: Option<u64>,
-    /// When the record was read, µs.
+    /// The time at which the record was read, µs.
     pub(crate) now: u64,
-    /// In a snapshot.
+    /// Whether the record came in a snapshot.
     pub(crate) answer: bool,
-    /// Of the user that is shown.
+    /// The disturbances of the user that is shown.
     pub(crate) user: &'a Truth,
     /// Of the user that it is shown to.
     pub(crate) watcher: &'a Truth,
@@ -50,9 +50,9 @@ pub(crate) struct Scene<'a> {
 /// How a record that was read has to be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// A change that was due.
+    /// The record shows a change that was due.
     Delivered {
-        /// When it was meant to happen, µs.
+        /// The time at which it was meant to happen, µs.
         intended: u64,
         /// Whether a session of the two was lost since, or there was a declared outage.
         disturbed: bool,
@@ -63,9 +63,9 @@ pub(crate) enum Verdict {
     Other,
     /// The answer to a question repeats what is known.
     Known,
-    /// The same version again.
+    /// The record has the version of the one before.
     Duplicate,
-    /// An older version.
+    /// The record has a lower version than the one before.
     Reordered,
     /// Offline, and the user was there all the time.
     Flap,
@@ -82,7 +82,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Skipped {
     /// The protocol lets the newer one stand for these.
     pub(crate) conflated: u64,
-    /// There was time enough to deliver these.
+    /// The number of states that were passed over though there was time to deliver them.
     pub(crate) missed: u64,
     /// These were taken for conflated before, and were not.
     pub(crate) came_after_all: u64,
@@ -95,7 +95,7 @@ impl Scene<'_> {
         (at <= self.now).then_some(at)
     }
 
-    /// The declared outages that have begun.
+    /// The declared outages that have begun by now.
     fn outages(&self) -> impl Iterator<Item = Span> {
         let Self { plan, now, go, .. } = *self;
         let begun = plan.outages.iter().filter_map(move |outage| {
@@ -137,7 +137,7 @@ impl Entry {
         }
     }
 
-    /// Judges a record.
+    /// Judges a record that the watcher was shown.
     pub(crate) fn see(&mut self, scene: &Scene<'_>, version: u64, shown: Shown) -> Verdict {
         if version < self.version {
             return Verdict::Reordered;

@@ -15,7 +15,7 @@ pub(crate) const PONG: u8 = 0xa;
 /// The key and its answer of RFC 6455 §1.3: any key will do for a server that is not a cache.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// How long tokens live, seconds.
+/// The life of the bench's tokens, seconds.
 const TTL: u64 = 6 * 3_600;
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// The upgrade request of a user.
+/// The upgrade request of a user, with its token.
 pub(crate) fn request(
     address: &Address,
     secret: &str,
@@ -61,7 +61,7 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     Err(first.to_owned())
 }
 
-/// Appends a masked frame.
+/// Appends a masked frame of a client to `out`.
 pub(crate) fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: u32) {
     out.push(0x80 | opcode);
     match payload.len() {
@@ -125,21 +125,21 @@ pub(crate) struct Message<'a> {
     pub(crate) users: Vec<Record<'a>>,
     #[serde(borrow, default)]
     pub(crate) message: Option<Cow<'a, str>>,
-    /// Of an `error`.
+    /// The code of an `error`.
     #[serde(borrow, default)]
     pub(crate) code: Option<Cow<'a, str>>,
-    /// Which of the session's questions is answered.
+    /// The id of the session's question that is answered.
     #[serde(default)]
     pub(crate) id: Option<u64>,
-    /// Of a `move`.
+    /// The address of a `move`.
     #[serde(borrow, default)]
     pub(crate) address: Option<Cow<'a, str>>,
-    /// Of `welcome`, seconds.
+    /// The heartbeat of a `welcome`, seconds.
     #[serde(default)]
     pub(crate) heartbeat: Option<u64>,
 }
 
-/// A presence record.
+/// One presence record of a server's message.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Record<'a> {
     #[serde(borrow)]

@@ -16,10 +16,10 @@ use crate::{
     timeline::Timeline,
 };
 
-/// Between two looks at the servers.
+/// Time between two looks at the servers' processes.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A worker did not do its work.
+/// A worker process failed; the run has no results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkersError {
     #[error("a worker cannot be started: {0}")]
@@ -35,7 +35,7 @@ pub(crate) enum WorkersError {
 /// Which worker says what; `None` = nothing more.
 type Told = (usize, Option<News>);
 
-/// The worker processes of a run.
+/// The worker processes of a run, and the pipes to them.
 pub(crate) struct Workers {
     children: Vec<(Child, ChildStdin)>,
     news: Receiver<Told>,
@@ -65,7 +65,7 @@ fn listen(worker: usize, stdout: impl io::Read, sender: &Sender<Told>) {
 }
 
 impl Workers {
-    /// Starts as many as the plan has.
+    /// Starts the number of workers that the plan names.
     pub(crate) fn start(plan: &Plan) -> Result<Self, WorkersError> {
         let (sender, news) = mpsc::channel();
         let mut workers = Self {
@@ -95,7 +95,7 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Gives all of them an order.
+    /// Gives every worker an order.
     pub(crate) fn order(&mut self, order: Order) -> Result<(), WorkersError> {
         let line = serde_json::to_string(&order)?;
         for (_, stdin) in &mut self.children {

@@ -18,7 +18,7 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-/// What a broker refused.
+/// A broker's refusal of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: RDKafkaErrorCode,
@@ -26,13 +26,13 @@ pub(crate) struct Refusal {
     pub(crate) words: String,
 }
 
-/// A topic that is wished for.
+/// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewTopic<'a> {
     pub(crate) name: &'a str,
-    /// -1 = the brokers' default.
+    /// The number of partitions; -1 = the brokers' default.
     pub(crate) partitions: i32,
-    /// -1 = the brokers' default.
+    /// The replication factor; -1 = the brokers' default.
     pub(crate) replication: i32,
     pub(crate) config: Vec<(&'static str, String)>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct NewTopic<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicId(i64, i64);
 
-/// Something of librdkafka's, freed at the end.
+/// An object of librdkafka, destroyed when this is dropped.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
@@ -133,7 +133,7 @@ impl<K> Question<K> {
         }
     }
 
-    /// The answer, if it comes within `patience`.
+    /// The answer, if it comes within `patience`; else `None`.
     fn answer(&self, patience: Duration) -> Option<Result<Answer, Refusal>> {
         // SAFETY: the queue lives as long as `self`; the event is freed by `Owned`.
         unsafe {
@@ -156,7 +156,7 @@ impl<K> Question<K> {
 /// An answer that is no error as a whole.
 struct Answer(Owned<rd::rd_kafka_event_t>);
 
-/// Creates a topic; waits at most `patience`.
+/// Creates a topic and waits `patience` for the answer, at most.
 pub(crate) fn create_topic<C: ClientContext>(
     client: &Client<C>,
     wished: &NewTopic<'_>,

@@ -7,9 +7,9 @@ use rdkafka::ClientConfig;
 /// What can be left out of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Built {
-    /// TLS and SCRAM.
+    /// Whether the build has TLS and SCRAM.
     pub(crate) tls: bool,
-    /// OAUTHBEARER with tokens of an identity provider.
+    /// Whether the build has OAUTHBEARER with tokens of an identity provider.
     pub(crate) oidc: bool,
 }
 

@@ -54,16 +54,16 @@ pub trait Sink: Send {
     fn idle(&mut self);
 }
 
-/// Why a message is not an event.
+/// Why a message of the topic is passed over.
 #[derive(Debug, thiserror::Error)]
 pub enum BadMessage {
-    /// A message without a key.
+    /// The message has no key.
     #[error("a message has no key; an event's key is its user")]
     NoKey,
-    /// A message without a value.
+    /// The message has no value: a tombstone of a compacted topic.
     #[error("a message has no value")]
     NoValue,
-    /// A value that is no event.
+    /// The message's value is not an event.
     #[error(transparent)]
     Event(#[from] EventError),
     /// A key that is not the event's user.
@@ -72,14 +72,14 @@ pub enum BadMessage {
     /// A vnode that is not the user's: a writer with another count of vnodes.
     #[error("an event has the vnode {found}; its user's is {expected}")]
     Vnode {
-        /// The event's.
+        /// The vnode that the event names.
         found: Vnode,
-        /// The user's.
+        /// The vnode of the event's user.
         expected: Vnode,
     },
 }
 
-/// Reads events. One for each process.
+/// The reader of every partition of the topic, on a thread of its own. One for each process.
 #[derive(Debug)]
 pub struct Consumer {
     health: Arc<ConsumerHealth>,
@@ -94,7 +94,7 @@ type Client = BaseConsumer<Callbacks>;
 const TURN: Duration = Duration::from_millis(100);
 /// Between two attempts at what needs a broker.
 const RETRY: Duration = Duration::from_secs(1);
-/// Messages of a batch at most.
+/// The most messages that are taken at once.
 const BATCH: usize = 1024;
 /// A stop may find the thread waiting for a broker's answer, or creating the topic.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -172,7 +172,7 @@ fn make(options: &Options, health: &Arc<ConsumerHealth>) -> Result<Client, OpenE
         .map_err(|error| open_error(&error, &health.notes))
 }
 
-/// What the consumer's thread has.
+/// The state of the consumer's thread.
 struct Reader {
     options: Options,
     health: Arc<ConsumerHealth>,
@@ -184,7 +184,7 @@ struct Reader {
     looking: Looking,
 }
 
-/// When to look at the topic's partitions.
+/// When the thread looks at the topic's partitions next.
 struct Looking {
     last: Instant,
     wait: Duration,
@@ -496,7 +496,7 @@ fn check<'a>(
     Ok(event)
 }
 
-/// What librdkafka calls, on the consumer's thread.
+/// The callbacks of librdkafka; they run on the consumer's thread.
 struct Callbacks {
     topic: String,
     health: Arc<ConsumerHealth>,

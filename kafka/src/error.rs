@@ -7,27 +7,27 @@ use crate::{health::Notes, options::RESERVED};
 /// Why a producer or consumer cannot be opened. None of these goes away by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// No broker to begin with.
+    /// The list of brokers is empty.
     #[error(
         "kafka.brokers (KAFKA_BROKERS) is not set: a cluster's events travel on Kafka; set host:port, \
          several separated by commas. A standalone edge needs none: it is started by \
          `online-status-edge standalone`"
     )]
     NoBrokers,
-    /// A name that no topic can have.
+    /// The topic's name breaks Kafka's rules.
     #[error("kafka.topic = {0:?}: allowed are 1 to 249 of A-Z a-z 0-9 . _ -")]
     Topic(String),
-    /// A number outside its range.
+    /// A setting's number is outside its range.
     #[error("kafka.{name} = {value}: allowed is {rule}")]
     Range {
         /// The setting, without its section.
         name: &'static str,
-        /// What is allowed.
+        /// The allowed values.
         rule: &'static str,
-        /// What it was.
+        /// The value that was given.
         value: String,
     },
-    /// What this build of librdkafka cannot do.
+    /// A setting needs a feature that this build of librdkafka does not have.
     #[error(
         "kafka.{setting} = {value}: this build has no TLS for Kafka; build with the feature \
          kafka-tls, which is on unless it is turned off"
@@ -38,7 +38,7 @@ pub enum OpenError {
         /// The value that was given.
         value: String,
     },
-    /// A setting that another one needs.
+    /// A setting is missing that another one needs.
     #[error("kafka.{name} is not set: {needed_by} needs it")]
     Missing {
         /// The setting that is missing.
@@ -49,26 +49,26 @@ pub enum OpenError {
     /// Settings that nothing would come of, so that another one was forgotten.
     #[error("{settings} are used with {needed} only")]
     Unused {
-        /// Those that are set.
+        /// The settings that are set.
         settings: &'static str,
-        /// The one to set.
+        /// The setting that has to be set as well.
         needed: &'static str,
     },
-    /// A property that the guarantees rest on.
+    /// A property is given that must keep its value for the bus's guarantees.
     #[error("kafka.properties has {0}, which is not free to choose: {1}")]
     Reserved(&'static str, &'static str),
-    /// A property that librdkafka does not take.
+    /// A property is given that librdkafka does not take.
     #[error("kafka.properties: {name}: {reason}")]
     Property {
-        /// Which property.
+        /// The property's name.
         name: String,
-        /// What librdkafka says about it.
+        /// The words of librdkafka.
         reason: String,
     },
     /// The client could not be made; what librdkafka says, and the setting if it is about one.
     #[error("{0}")]
     Client(String),
-    /// The thread could not be started.
+    /// The operating system gives no thread.
     #[error("the Kafka client's thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
 }

@@ -17,12 +17,12 @@ use crate::{
     rights::Rights,
 };
 
-/// The last thing that went wrong.
+/// The last error of a client, and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// What; never with a secret.
+    /// The error in words, without any secret.
     pub text: String,
-    /// When, ms since 1970.
+    /// The time of the error, ms since 1970.
     pub at: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct ProducerStats {
     pub unreachable: bool,
     /// The topic's partitions; 0 = not known yet, so that nothing is accepted.
     pub partitions: i32,
-    /// Events that were accepted.
+    /// Events that were accepted for sending.
     pub accepted: u64,
     /// Events that the brokers confirmed.
     pub delivered: u64,
@@ -52,7 +52,7 @@ pub struct ProducerStats {
 }
 
 impl ProducerStats {
-    /// Accepted events without a report.
+    /// The number of accepted events without a report.
     #[must_use]
     pub const fn waiting(&self) -> u64 {
         self.accepted
@@ -72,9 +72,9 @@ pub struct ConsumerStats {
     pub unreachable: bool,
     /// The partitions that are read; 0 = none yet.
     pub partitions: i32,
-    /// Messages that were read.
+    /// Messages that were read from the topic.
     pub consumed: u64,
-    /// Messages whose key was wanted.
+    /// Messages whose key somebody on this node wants.
     pub wanted: u64,
     /// Messages that are no events.
     pub bad: u64,
@@ -234,7 +234,7 @@ impl ProducerHealth {
         }
     }
 
-    /// The numbers now.
+    /// The producer's counts and gauges at this moment.
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
         ProducerStats {
@@ -252,7 +252,7 @@ impl ProducerHealth {
         }
     }
 
-    /// The last thing that went wrong.
+    /// The last error; `None` before the first.
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {
         self.notes.last_error()
@@ -260,7 +260,7 @@ impl ProducerHealth {
 }
 
 impl ConsumerHealth {
-    /// Why no event can be read.
+    /// Why events cannot be read now; `None` while they can.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let load = |flag: &AtomicBool| flag.load(Relaxed);
@@ -285,7 +285,7 @@ impl ConsumerHealth {
         }
     }
 
-    /// The numbers now.
+    /// The consumer's counts and gauges at this moment.
     #[must_use]
     pub fn stats(&self) -> ConsumerStats {
         ConsumerStats {
@@ -302,7 +302,7 @@ impl ConsumerHealth {
         }
     }
 
-    /// The last thing that went wrong.
+    /// The last error; `None` before the first.
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {
         self.notes.last_error()
@@ -369,7 +369,7 @@ impl Notes {
         }
     }
 
-    /// Something went wrong.
+    /// Notes an error, for health and log.
     pub(crate) fn error(&self, text: &str) {
         let mut text = with_setting(&self.without_secrets(text), self.login);
         if let Some(missing) = self.rights.in_words(&text) {
@@ -380,7 +380,7 @@ impl Notes {
         last.error = Some(LastError { text, at: now_ms() });
     }
 
-    /// Something changed.
+    /// Notes a change of state, for the log.
     pub(crate) fn change(&self, text: &str) {
         let mut last = self.last();
         last.lines.clear();
@@ -434,7 +434,7 @@ impl Notes {
     }
 }
 
-/// Ms since 1970.
+/// The time, ms since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -30,7 +30,7 @@ pub struct Options {
     pub client_id: String,
     /// How long an event waits for others to share its batch; adds to the latency.
     pub linger: Duration,
-    /// How batches are compressed.
+    /// The compression of batches.
     pub compression: Compression,
     /// After this time without the brokers' confirmation an event counts as not delivered.
     pub message_timeout: Duration,
@@ -40,7 +40,7 @@ pub struct Options {
     pub queue_kbytes: u32,
     /// Creates the topic when it does not exist.
     pub create_topic: bool,
-    /// Partitions of a topic that is created.
+    /// The number of partitions of a topic that is created.
     pub partitions: i32,
     /// Replicas of a topic that is created; `None` = the brokers' default.
     pub replication: Option<u16>,
@@ -61,18 +61,18 @@ pub struct Options {
     pub log: fn(&str),
 }
 
-/// How batches are compressed.
+/// The compression of a batch, chosen by the producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// Batches are not compressed.
     None,
-    /// Slow and small.
+    /// Gzip: much CPU, small batches.
     Gzip,
-    /// Fast.
+    /// Snappy: little CPU.
     Snappy,
-    /// Fast.
+    /// LZ4: the least CPU.
     Lz4,
-    /// Smaller than lz4, for more CPU.
+    /// Zstandard: smaller than LZ4, for more CPU.
     Zstd,
 }
 
@@ -291,7 +291,7 @@ impl Options {
             .collect()
     }
 
-    /// What both clients have in common.
+    /// The properties that both clients have.
     fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -317,7 +317,7 @@ impl Options {
         config
     }
 
-    /// The properties of the producer.
+    /// The properties of the producer, for librdkafka.
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = self.common();
         config
@@ -335,7 +335,7 @@ impl Options {
         self.with_extra(config)
     }
 
-    /// The properties of the consumer.
+    /// The properties of the consumer, for librdkafka.
     pub(crate) fn consumer(&self) -> ClientConfig {
         let mut config = self.common();
         config
@@ -382,16 +382,16 @@ fn ms(duration: Duration) -> String {
 }
 
 impl Compression {
-    /// Every value.
+    /// Every compression.
     pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
-    /// The value that settings call so.
+    /// The compression with this name in settings; `None` for another name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|value| value.name() == name)
     }
 
-    /// How settings call it.
+    /// The name of the compression in settings.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

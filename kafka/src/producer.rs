@@ -34,18 +34,18 @@ use crate::{
     topic::{self, Found, Missing},
 };
 
-/// What became of an accepted event.
+/// The delivery report of one accepted event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// As given to [`Producer::send`].
+    /// The core as given to [`Producer::send`].
     pub core: u16,
-    /// As given to [`Producer::send`].
+    /// The ticket as given to [`Producer::send`].
     pub ticket: u32,
     /// Whether the brokers confirmed it. If not, it may still be on the topic.
     pub delivered: bool,
 }
 
-/// Takes what became of the accepted events.
+/// The receiver of delivery reports.
 pub trait Reports: Send + Sync {
     /// A batch of reports, not empty; called on the producer's thread, which it must not block
     /// for long. Reports of one vnode come in the order of sending, except for failed ones.
@@ -206,13 +206,13 @@ impl Producer {
 }
 
 impl Drop for Producer {
-    /// Stops without waiting for confirmations.
+    /// Stops without waiting for delivery reports.
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
 }
 
-/// The producer's thread.
+/// Runs the producer's thread until it is stopped.
 fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<()>) {
     let mut looking = Looking {
         last: Instant::now(),
@@ -256,7 +256,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
     }
 }
 
-/// When to look at the topic's partitions.
+/// When the thread looks at the topic's partitions next.
 struct Looking {
     last: Instant,
     wait: Duration,
@@ -360,7 +360,7 @@ impl Shared {
     }
 }
 
-/// Reports that are handed over together.
+/// Delivery reports that are handed over together.
 struct Batch {
     reports: Vec<Report>,
     begun: Instant,
@@ -372,7 +372,7 @@ const BATCH: usize = 512;
 /// How old the first report of a batch becomes while others come.
 const BATCH_AGE: Duration = Duration::from_millis(2);
 
-/// What librdkafka calls, on the producer's thread.
+/// The callbacks of librdkafka; they run on the producer's thread.
 struct Callbacks {
     health: Arc<ProducerHealth>,
     reports: Arc<dyn Reports>,

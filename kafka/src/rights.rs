@@ -3,16 +3,16 @@
 
 use crate::options::Options;
 
-/// What a client needs.
+/// A right that a client needs on the cluster (Kafka's ACLs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
-    /// To see the topic's partitions.
+    /// `Describe` on the topic: to see its partitions.
     Describe,
     /// `Write` on the topic: to publish.
     Write,
     /// `Read` on the topic: to consume.
     Read,
-    /// To create the topic.
+    /// `Create` on the topic: to create it.
     Create,
     /// To use a producer that neither doubles nor reorders; comes with `Write` since Kafka 2.8.
     IdempotentWrite,
@@ -20,12 +20,12 @@ pub(crate) enum Right {
     Group,
 }
 
-/// Tells which right is missing.
+/// Names the missing right when a broker refuses a request.
 #[derive(Debug)]
 pub(crate) struct Rights {
     brokers: String,
     topic: String,
-    /// Empty = known to the brokers only.
+    /// The user that the brokers know this client by; empty = not known here.
     user: String,
 }
 

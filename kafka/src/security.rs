@@ -7,12 +7,12 @@ use rdkafka::ClientConfig;
 
 use crate::{built::Built, error::OpenError};
 
-/// How brokers are reached.
+/// The transport to the brokers, with or without a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecurityProtocol {
-    /// TCP.
+    /// TCP without TLS or login.
     Plaintext,
-    /// TLS; needs this crate's feature `tls`.
+    /// TLS, without a login by name; needs this crate's feature `tls`.
     Ssl,
     /// TCP and SASL: only inside a network that is trusted.
     SaslPlaintext,
@@ -23,9 +23,9 @@ pub enum SecurityProtocol {
 /// How this process proves who it is with SASL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// The password itself is sent.
+    /// SASL PLAIN (RFC 4616): the password itself is sent.
     Plain,
-    /// RFC 7677; needs this crate's feature `tls`.
+    /// SCRAM with SHA-256 (RFC 7677); needs this crate's feature `tls`.
     ScramSha256,
     /// RFC 7677 with SHA-512; needs this crate's feature `tls`.
     ScramSha512,
@@ -36,23 +36,23 @@ pub enum Mechanism {
 /// How brokers are reached and this process proves who it is.
 #[derive(Clone)]
 pub struct Security {
-    /// The transport.
+    /// The transport to the brokers.
     pub protocol: SecurityProtocol,
-    /// For the SASL protocols.
+    /// The login mechanism, for the SASL protocols.
     pub mechanism: Mechanism,
-    /// For PLAIN and SCRAM.
+    /// The name to log in with, for PLAIN and SCRAM.
     pub username: String,
-    /// For PLAIN and SCRAM. Never shown.
+    /// The password, for PLAIN and SCRAM; never shown.
     pub password: String,
-    /// For OAUTHBEARER.
+    /// The identity provider, for OAUTHBEARER.
     pub oidc: Oidc,
     /// Certificate authorities to trust, PEM; `None` = the system's.
     pub ca_file: Option<PathBuf>,
     /// This process's certificate chain, PEM, where brokers ask for one; together with `key_file`.
     pub cert_file: Option<PathBuf>,
-    /// The certificate's private key, PEM.
+    /// The file of the certificate's private key, PEM.
     pub key_file: Option<PathBuf>,
-    /// Opens an encrypted `key_file`. Never shown.
+    /// The password of an encrypted `key_file`; never shown.
     pub key_password: String,
 }
 
@@ -60,9 +60,9 @@ pub struct Security {
 /// (RFC 6749 §4.4). librdkafka fetches them and fetches new ones in time.
 #[derive(Clone, Default)]
 pub struct Oidc {
-    /// `https://` or `http://`.
+    /// The address that gives tokens, `https://` or `http://`.
     pub token_url: String,
-    /// This process's name at the identity provider.
+    /// The name of this process at the identity provider.
     pub client_id: String,
     /// The client's secret at the token endpoint; no message and no metric has it.
     pub client_secret: String,
@@ -101,7 +101,7 @@ impl fmt::Debug for Security {
 }
 
 impl SecurityProtocol {
-    /// Every value.
+    /// Every protocol.
     pub const ALL: [Self; 4] = [
         Self::Plaintext,
         Self::Ssl,
@@ -109,13 +109,13 @@ impl SecurityProtocol {
         Self::SaslSsl,
     ];
 
-    /// The value that settings call so.
+    /// The protocol with this name in settings; `None` for another name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|value| value.name() == name)
     }
 
-    /// How settings call it, as librdkafka does.
+    /// The protocol's name in settings, as librdkafka spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -136,7 +136,7 @@ impl SecurityProtocol {
 }
 
 impl Mechanism {
-    /// Every value.
+    /// Every mechanism.
     pub const ALL: [Self; 4] = [
         Self::Plain,
         Self::ScramSha256,
@@ -144,13 +144,13 @@ impl Mechanism {
         Self::OauthBearer,
     ];
 
-    /// The value that settings call so.
+    /// The mechanism with this name in settings; `None` for another name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|value| value.name() == name)
     }
 
-    /// How settings call it, as librdkafka does.
+    /// The mechanism's name in settings, as librdkafka spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

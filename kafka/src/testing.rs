@@ -45,12 +45,12 @@ cd /
 [ "$word" = keep ] || rm -rf "$dir"
 "#;
 
-/// Where a broker listens on 127.0.0.1.
+/// The ports of a test broker on 127.0.0.1.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
-    /// For clients without TLS and SASL.
+    /// The port for clients without TLS and SASL.
     pub client: u16,
-    /// For itself.
+    /// The port of the broker's own controller.
     pub controller: u16,
     /// Free for a listener that a test adds.
     pub other: u16,
@@ -58,13 +58,13 @@ pub struct Ports {
     pub third: u16,
 }
 
-/// A broker.
+/// A real Apache Kafka broker for tests, ended when this is dropped.
 #[derive(Debug)]
 pub struct KafkaServer {
     folder: PathBuf,
     ports: Ports,
     java: Vec<String>,
-    /// `None` while it does not run.
+    /// The process; `None` while the broker is stopped.
     running: Option<Running>,
 }
 
@@ -123,13 +123,13 @@ impl KafkaServer {
         Ok(server)
     }
 
-    /// What clients begin with: `host:port`.
+    /// The address for clients, `host:port`.
     #[must_use]
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.ports.client)
     }
 
-    /// Where it listens.
+    /// The broker's ports.
     #[must_use]
     pub const fn ports(&self) -> Ports {
         self.ports
@@ -422,7 +422,7 @@ broker.heartbeat.interval.ms=500
     )
 }
 
-/// Wakes the thread that waits.
+/// A waker that unparks the waiting thread.
 struct Unpark(Thread);
 
 impl Wake for Unpark {

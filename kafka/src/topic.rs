@@ -21,17 +21,17 @@ use crate::{
 /// How long one question waits for a broker.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the brokers say about the topic.
+/// The brokers' answer about the topic.
 pub(crate) enum Found {
-    /// It has so many partitions.
+    /// The topic has this number of partitions.
     Partitions(i32),
-    /// It does not exist.
+    /// The topic does not exist.
     Missing,
     /// No answer, or one that has to be asked for again; why, unless librdkafka tells it.
     Unknown(Option<String>),
 }
 
-/// Asks how many partitions the topic has.
+/// Asks the brokers how many partitions the topic has.
 pub(crate) fn look_up<C: ClientContext>(client: &Client<C>, topic: &str, notes: &Notes) -> Found {
     let metadata = match client.fetch_metadata(Some(topic), PATIENCE) {
         Ok(metadata) => metadata,
@@ -67,7 +67,7 @@ pub(crate) struct Range {
     pub(crate) end: i64,
 }
 
-/// Where the partitions `0..count` begin and end.
+/// The first and the next offset of each of the partitions `0..count`.
 pub(crate) fn ranges<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -107,7 +107,7 @@ fn offsets<C: ConsumerContext>(
 
 /// What is done about a topic that does not exist.
 pub(crate) struct Missing {
-    /// What was said of it last.
+    /// The last thing said about the topic, so that it is said once.
     told: Option<String>,
     next_try: Instant,
     wait: Duration,
@@ -125,7 +125,7 @@ impl Missing {
         }
     }
 
-    /// Notes that the topic exists.
+    /// Notes that the topic exists and its trouble is over.
     pub(crate) fn over(&mut self) {
         *self = Self::new();
     }
@@ -139,7 +139,7 @@ impl Missing {
         );
     }
 
-    /// Creates it when that is allowed.
+    /// Creates the topic when the options allow it.
     pub(crate) fn create<C: ClientContext>(
         &mut self,
         client: &Client<C>,
@@ -324,7 +324,7 @@ fn kafka_topics(options: &Options) -> String {
     line + "`"
 }
 
-/// The same for a topic that exists.
+/// The topic's configuration as arguments of `kafka-configs.sh`.
 fn kafka_configs(options: &Options) -> String {
     let Options { brokers, topic, .. } = options;
     let config = wished_config(options);

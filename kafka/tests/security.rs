@@ -153,7 +153,7 @@ fn start(options: &Options) -> (Producer, Arc<Ledger>, Consumer, Arc<Log>) {
     (producer, ledger, consumer, log)
 }
 
-/// Events pass for so long.
+/// Events pass from a producer to a consumer for `time`.
 fn assert_events_pass(options: &Options, time: Duration) {
     options.check_client().expect("good options");
     let (producer, ledger, consumer, log) = start(options);

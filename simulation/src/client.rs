@@ -13,7 +13,7 @@ pub(crate) struct View {
     pub(crate) status: String,
     pub(crate) text: String,
     pub(crate) devices: u64,
-    /// Of its own user.
+    /// The member `mode`, which a record of the own user has.
     pub(crate) mode: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl View {
         (record["user"].as_str().expect("a user").to_owned(), view)
     }
 
-    /// What a record would show.
+    /// What a client sees when it is sent `record`.
     pub(crate) fn of(record: &Record) -> Self {
         Self {
             version: record.version.get(),
@@ -47,7 +47,7 @@ impl View {
     }
 }
 
-/// How a client's session begins.
+/// The opening of a session of `user`.
 pub(crate) fn hello(user: &str, opening: Opening) -> Hello<'_> {
     Hello {
         opening,
@@ -66,7 +66,7 @@ pub(crate) struct Client {
     pub(crate) session: Option<SessionId>,
     /// Users that it watches in this session.
     pub(crate) watched: BTreeSet<String>,
-    /// Survives reconnects.
+    /// What the client last saw of each user; it survives reconnects.
     pub(crate) views: BTreeMap<String, View>,
     /// It reads nothing; what is sent waits in the socket.
     pub(crate) slow: bool,
@@ -77,13 +77,13 @@ pub(crate) struct Client {
     pub(crate) blocked: bool,
     /// Its last welcome did not say what its user chose.
     pub(crate) uninformed: bool,
-    /// It neither reads nor sends nor closes.
+    /// The client neither reads nor sends nor closes any more.
     pub(crate) vanished: bool,
-    /// It promises to say something in time.
+    /// The client has promised a message of its own in time.
     pub(crate) promises: bool,
     /// It says nothing any more; what answers pings for it goes on.
     pub(crate) frozen: bool,
-    /// When it last said something.
+    /// The time of its last message, ms.
     pub(crate) said: u64,
 }
 
@@ -95,7 +95,7 @@ pub(crate) enum Frame {
     Close { code: u16, reason: String },
 }
 
-/// The frames in `bytes`, which are whole.
+/// The frames in `bytes`, which hold nothing but whole ones.
 pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {

@@ -12,15 +12,15 @@ use crate::random::Random;
 /// How long ago a user may have left to be adopted all the same, ms.
 const UNCERTAIN: u64 = 10_000;
 
-/// The store: answers come later, failures too.
+/// The simulated store: answers and failures come later.
 #[derive(Default)]
 pub(crate) struct SimStore {
     pub(crate) users: BTreeMap<Box<str>, Stored>,
-    /// When each was written last.
+    /// The time of each user's last write, ms.
     written: BTreeMap<Box<str>, u64>,
     pub(crate) away: bool,
     pub(crate) delay: u64,
-    /// By core: when, and what.
+    /// Requests under way, by core: the time of the answer, and the request.
     waiting: Vec<VecDeque<(u64, StoreRequest)>>,
 }
 
@@ -37,7 +37,7 @@ impl SimStore {
         64_usize.saturating_sub(self.waiting[core].len())
     }
 
-    /// What is kept of the user.
+    /// The stored record of a user.
     pub(crate) fn stored(&self, user: &str) -> Stored {
         self.users.get(user).cloned().unwrap_or_default()
     }
@@ -89,7 +89,7 @@ impl SimStore {
     }
 }
 
-/// The bus: remembers each user's last event.
+/// The simulated bus: it remembers each user's last event.
 #[derive(Default)]
 pub(crate) struct SimBus {
     pub(crate) last: BTreeMap<Box<str>, Record>,
@@ -135,7 +135,7 @@ impl SimBus {
     }
 }
 
-/// The rings: by receiver, by sender.
+/// The simulated rings between cores: by receiver, then by sender.
 #[derive(Default)]
 pub(crate) struct SimMesh(Vec<Vec<VecDeque<(u64, PeerMessage)>>>);
 

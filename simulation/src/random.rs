@@ -1,17 +1,17 @@
 //! The generator of a run: everything random in it comes from its seed (splitmix64, Steele 2014).
 
-/// Random numbers of one seed.
+/// A generator of random numbers from one seed.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of `seed`.
+    /// The generator that `seed` determines.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// The next 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -25,7 +25,7 @@ impl Random {
         self.bits() % end
     }
 
-    /// True once in `times`.
+    /// Whether one of `times` equal chances came up.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -10,7 +10,7 @@ use crate::{
     wire::{self, Message},
 };
 
-/// Users in one `watch` message.
+/// The most users that one `watch` message of the bench names.
 const WATCH_AT_ONCE: usize = 500;
 /// Before a watch that could not be answered is asked for again, µs.
 const WATCH_AGAIN: u64 = 500_000;

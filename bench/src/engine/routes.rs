@@ -40,7 +40,7 @@ impl Engine {
         }
     }
 
-    /// A coordinator answered.
+    /// Takes the answers that a coordinator sent on a wire.
     pub(super) fn routed(&mut self, wire: usize) -> Result<(), WorkError> {
         let now = now_us();
         let plan = &self.plan;

@@ -26,24 +26,24 @@ pub(super) enum Todo {
     Connect,
     /// Asks again with the `watch` message of this number.
     Watch(u64),
-    /// Asks for a sign of life.
+    /// A ping is due, to see whether the server answers.
     Probe,
 }
 
-/// How a connection came to its end.
+/// The way in which a connection ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End<'a> {
     /// By what the socket, or a close code, says.
     Cut(&'a str),
-    /// Nothing was heard.
+    /// The server said nothing for too long; the value names what was waited for.
     Silent(&'static str),
-    /// The upgrade was refused; its first line.
+    /// The server refused the upgrade; the value is the first line of its answer.
     NotUpgraded(&'a str),
-    /// The answer to `bye`.
+    /// The server answered `bye` with a close.
     Bye,
     /// The user was told to go to another server, or to ask for it.
     Moved(Option<Place>),
-    /// The user belongs to another server.
+    /// The server does not own the user; the value is the one that does, when it said so.
     WrongNode(Option<Place>),
     /// Later (1013), maybe because the user is another server's that this one does not know.
     PutOff,
@@ -52,7 +52,7 @@ pub(super) enum End<'a> {
 pub(super) struct User {
     pub(super) connection: Option<usize>,
     pub(super) entries: Vec<Entry>,
-    /// It ought to have a session.
+    /// Whether the user should have a session by the schedule.
     pub(super) wanted: bool,
     /// The server may take it for there: a request was sent, and no `bye` was answered since.
     pub(super) there: bool,
@@ -65,14 +65,14 @@ pub(super) struct User {
     pub(super) attempts: u32,
     pub(super) hops: u32,
     pub(super) last_hop: u64,
-    /// Snapshots that are under way.
+    /// The number of snapshots that the session waits for.
     pub(super) unanswered: usize,
     pub(super) ready: bool,
     /// When the connection was meant to be opened.
     pub(super) started: u64,
-    /// Its server, as far as is known.
+    /// The server that has the user, as far as the bench knows.
     pub(super) place: Option<Place>,
-    /// When a coordinator said so.
+    /// The time of the coordinator's answer that named `place`, µs.
     pub(super) routed: u64,
 }
 
@@ -222,7 +222,7 @@ impl Engine {
         self.retry(number)
     }
 
-    /// The server closed a session.
+    /// Handles a close frame by which the server ended a session.
     pub(super) fn closed(
         &mut self,
         connection: usize,
@@ -393,7 +393,7 @@ impl Engine {
         self.back(number, now)
     }
 
-    /// The user has no session since `at`.
+    /// Notes that the user has had no session since `at`.
     pub(super) fn lose(&mut self, number: u32, at: u64) -> Result<(), WorkError> {
         self.disturbed |= self.go.is_some();
         let position = self.at(number);

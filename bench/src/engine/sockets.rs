@@ -19,9 +19,9 @@ const MOVE_PATIENCE: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Until the request is sent.
+    /// The connection is open or opening, and the upgrade request is not sent.
     Dialing,
-    /// Until its answer came.
+    /// The request is sent, and its answer has not come.
     Upgrading,
     Open,
 }
@@ -31,15 +31,15 @@ pub(super) struct Connection {
     pub(super) user: u32,
     pub(super) place: Place,
     pub(super) phase: Phase,
-    /// A part of a frame.
+    /// The beginning of a frame whose rest has not come.
     input: Vec<u8>,
-    /// What the socket did not take yet.
+    /// Bytes that the socket did not take yet.
     output: Vec<u8>,
-    /// When anything came last, µs.
+    /// The time at which bytes came last, µs.
     heard: u64,
-    /// When it was pinged last, µs.
+    /// The time of the last ping, µs.
     pinged: u64,
-    /// It did not answer.
+    /// The last ping was not answered within a second.
     stalled: bool,
     /// How long nothing may come, µs; `None` before `welcome`.
     pub(super) heartbeat: Option<u64>,
@@ -65,7 +65,7 @@ impl Connection {
         self.pinged > self.heard && self.pinged + CLOSE < now
     }
 
-    /// Has the close be a reset.
+    /// Makes the coming close a reset instead of an orderly end.
     pub(super) fn reset_on_close(&self) -> io::Result<()> {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(std::time::Duration::ZERO))
@@ -104,7 +104,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes a connection and forgets it.
+    /// Closes a connection and takes it out of the table.
     pub(super) fn remove(&mut self, connection: usize) -> Connection {
         let closed = self.connections.remove(connection);
         self.places.closed(closed.place);
@@ -151,7 +151,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes came; usually they are whole frames.
+    /// Takes bytes that came; usually they are whole frames.
     fn take(&mut self, connection: usize, bytes: &[u8]) -> Result<(), WorkError> {
         let open = &mut self.connections[connection];
         let mut input = std::mem::take(&mut open.input);
@@ -213,7 +213,7 @@ impl Engine {
         Ok(bytes.len() - rest.len())
     }
 
-    /// Something came, which ends a stall.
+    /// Notes a sign of life, which ends a stall.
     fn heard(&mut self, connection: usize, now: u64) -> Result<(), WorkError> {
         let open = &mut self.connections[connection];
         let stalled = open.stalled || open.is_stalled(now);

@@ -61,7 +61,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// How sessions found their servers.
+    /// Writes how sessions found their servers: moves, redirects, routes.
     fn ways(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts {
             moved,

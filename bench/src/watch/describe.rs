@@ -4,7 +4,7 @@ use super::{Entry, Scene, Verdict};
 use crate::{plan::Shown, truth::Truth};
 
 impl Verdict {
-    /// The name of what is wrong.
+    /// The name of the fault in a verdict; `None` when it is none.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         match self {
             Self::Delivered { skipped, .. } if skipped.missed > 0 => Some("missed"),
@@ -61,7 +61,7 @@ impl Entry {
         )
     }
 
-    /// What it looks like in the end.
+    /// The last state seen beside the expected one, in words.
     pub(crate) fn describe_end(&self, scene: &Scene<'_>) -> String {
         let last = scene.plan.changes_of(self.user).checked_sub(1);
         let right = scene.plan.shown(self.user, last);

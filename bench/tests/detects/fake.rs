@@ -17,7 +17,7 @@ use tungstenite::{
     protocol::Role,
 };
 
-/// The report at which the fault begins.
+/// The number of the report at which the fault begins.
 const FAULT_AT: u64 = 30;
 /// How long a server that is down stays so.
 const OUTAGE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const THAW: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
     None,
-    /// One delivery is dropped.
+    /// The server drops one delivery.
     Missed,
     Duplicated,
     Reordered,
@@ -42,7 +42,7 @@ pub(crate) enum Fault {
     StaleRoutes,
     /// The sessions of the first server are told to move to the second, and closed.
     Drained,
-    /// The same without a word where to.
+    /// As the variant before, without an address to go to.
     Closed,
     /// The same, and what the watchers know comes once more.
     DrainedTwice,
@@ -50,7 +50,7 @@ pub(crate) enum Fault {
     DrainedDeaf,
     /// The connections of the first server are cut, and it is down for a while.
     Crashed,
-    /// The same, and there is no grace.
+    /// As the variant before, with no grace period.
     CrashedGraceless,
     /// The same, and a user's last change was not stored.
     CrashedForgetful,
@@ -80,10 +80,10 @@ impl Fault {
 struct User {
     status: &'static str,
     version: u64,
-    /// By session.
+    /// The watchers of the user, with their sessions' numbers.
     watchers: Vec<(u64, TcpStream)>,
     sessions: u64,
-    /// Sessions that it ever had.
+    /// The number of sessions that the user ever had.
     came: u64,
 }
 
@@ -97,10 +97,10 @@ struct Hub {
     grace: Duration,
     urls: [String; 2],
     reports: u64,
-    /// From the fault on.
+    /// Whether the fault has begun.
     faulty: bool,
     down_until: Option<Instant>,
-    /// Of whom nothing is told for now.
+    /// The users whose changes are withheld for now.
     untold: Option<HashSet<String>>,
     /// The user that a forgetful server forgot about.
     forgotten: String,

@@ -67,7 +67,7 @@ pub(crate) struct Provider {
     pub(crate) asked: Arc<AtomicUsize>,
 }
 
-/// How long its tokens are good, s.
+/// The life of the provider's tokens, seconds.
 pub(crate) const TOKEN_LIFE: u64 = 6;
 
 impl Provider {

@@ -8,9 +8,9 @@ pub(crate) const PARTITIONS: usize = 4;
 
 #[derive(Default)]
 pub(crate) struct Log {
-    /// The first offset that is still there.
+    /// The first offset that is not deleted.
     pub(crate) begin: usize,
-    /// All that was ever published, by offset.
+    /// Every event ever published, by offset.
     pub(crate) events: Vec<Event<'static>>,
 }
 
@@ -34,7 +34,7 @@ impl Kafka {
         partition(vnode, PARTITIONS as i32, vnodes as u32) as usize
     }
 
-    /// Deletes everything that is there.
+    /// Deletes every event there is, as retention does.
     pub(crate) fn delete(&mut self) {
         for log in &mut self.logs {
             log.begin = log.events.len();

@@ -164,7 +164,7 @@ impl World {
             })
     }
 
-    /// I3: what a client is sent.
+    /// Checks I3 on the frames that a client is sent.
     pub(crate) fn check_sent(&mut self, pid: usize, client: usize, frames: &[Frame], slow: bool) {
         for frame in frames {
             let Frame::Message(message) = frame else {
@@ -284,7 +284,7 @@ impl World {
         }
     }
 
-    /// I2: everyone agrees with the truth.
+    /// Checks I2: store, bus and watchers agree with the truth.
     pub(crate) fn check_agreement(&mut self) {
         let moment = self.moment();
         for index in 0..self.truths.len() {

@@ -16,7 +16,7 @@ use crate::client::{Frame, View};
 
 /// How long a client waits for a sign of life beyond the server's pings.
 const PATIENCE: u64 = 3_000;
-/// How long it waits for its welcome.
+/// How long a client waits for its welcome, ms.
 const WELCOME: u64 = 1_500;
 
 /// What comes to a client through its socket.
@@ -26,7 +26,7 @@ pub(crate) enum ToClient {
     End,
 }
 
-/// A client's connection.
+/// The client's side of a connection.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) id: u64,
@@ -37,10 +37,10 @@ pub(crate) struct Line {
 
 #[derive(Default)]
 pub(crate) struct Client {
-    /// Of its user.
+    /// The name of the client's user.
     pub(crate) name: String,
     pub(crate) line: Option<Line>,
-    /// It wants to be connected.
+    /// Whether the client wants to be connected.
     pub(crate) wanted: bool,
     /// What it says with its token, or after the welcome.
     status: &'static str,
@@ -51,7 +51,7 @@ pub(crate) struct Client {
     pub(crate) watched: BTreeSet<String>,
     pub(crate) views: BTreeMap<String, View>,
     pub(crate) slow: bool,
-    /// Since when it reads what comes.
+    /// The time from which on it reads what comes, ms.
     pub(super) reads_since: u64,
     /// Since when it watches whom in its connection, as far as it has asked.
     watching: BTreeMap<String, u64>,
@@ -84,7 +84,7 @@ impl Client {
 }
 
 impl World {
-    /// One client does something.
+    /// Lets one client do something at random.
     pub(crate) fn act(&mut self) {
         let client = self.random.below(self.clients.len() as u64) as usize;
         let state = &self.clients[client];
@@ -199,7 +199,7 @@ impl World {
         self.send_up(client, FromClient::Text(text));
     }
 
-    /// Sends something through the client's connection.
+    /// Sends an input through the client's connection.
     fn send_up(&mut self, client: usize, input: FromClient) {
         if let Some(line) = &self.clients[client].line {
             let (id, process) = (line.id, line.process);
@@ -327,7 +327,7 @@ impl World {
         self.schedule(self.now + 500, Event::Watchdog(client, conn));
     }
 
-    /// Something comes through a client's socket.
+    /// Brings what the client's socket received to the client.
     pub(crate) fn client(&mut self, client: usize, conn: u64, what: ToClient) {
         let now = self.now;
         let Some(line) = self.clients[client]
@@ -360,7 +360,7 @@ impl World {
         }
     }
 
-    /// The server has ended the connection.
+    /// Notes that the server has ended the connection.
     fn cut(&mut self, client: usize, conn: u64) {
         if self.clients[client]
             .line

@@ -13,13 +13,13 @@ use super::{
     world::{End, Event, World},
 };
 
-/// What comes to a coordinator.
+/// What reaches a coordinator.
 pub(crate) enum ToCoordinator {
     Poll,
     Answer(u64, Option<Answer>),
 }
 
-/// Which answer it waits for.
+/// The answer that a coordinator waits for.
 enum Waiting {
     Nothing,
     Lead(u64),

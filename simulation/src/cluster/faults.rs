@@ -7,7 +7,7 @@ use super::{
     world::{Event, World},
 };
 
-/// What a fault is undone with.
+/// How a lasting fault is undone.
 #[derive(Debug, Clone)]
 pub(crate) enum Heal {
     StoreBack,
@@ -28,7 +28,7 @@ pub(crate) enum Heal {
 }
 
 impl World {
-    /// Something may go wrong.
+    /// Lets something go wrong, by chance and the plan.
     pub(crate) fn disturb(&mut self) {
         if self.plan.faults.is_empty() {
             return;
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// A fault that lasts for a while.
+    /// Begins a fault that lasts between `least` and `most` ms.
     fn fault(&mut self, what: &str, least: u64, most: u64, heal: Heal) {
         let lasts = least + self.random.below(most);
         self.note(|| format!("FAULT {what} for {lasts} ms"));
@@ -189,7 +189,7 @@ impl World {
         self.look_who_is_gone();
     }
 
-    /// A fault that is over at once.
+    /// Makes a fault that is over at once.
     pub(crate) fn instant(&mut self) {
         self.calm_at = self.now;
     }

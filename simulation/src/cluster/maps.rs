@@ -79,7 +79,7 @@ impl World {
         );
     }
 
-    /// I7: every node has its share.
+    /// Checks I7: every node has its share.
     pub(crate) fn check_shares(&self) {
         let map = self.store.map().expect("there is a map");
         let living: Vec<_> = self.processes.iter().filter(|p| p.alive).collect();

@@ -3,23 +3,23 @@
 
 use crate::random::Random;
 
-/// A node's lease, ms.
+/// The TTL of a node's lease, ms.
 pub(crate) const LEASE: u64 = 2_000;
 pub(crate) const GRACE: u64 = 6_000;
 pub(crate) const HEARTBEAT: u64 = 4_000;
 pub(crate) const TIMEOUT: u64 = 2_000;
 /// How long a process waits for an answer of the store.
 pub(crate) const RESPONSE: u64 = 1_000;
-/// Between two looks of a coordinator.
+/// Time between two looks of a coordinator, ms.
 pub(crate) const POLL: u64 = 300;
-/// A leader's key.
+/// The TTL of the leader's key, ms.
 pub(crate) const LEADER: u64 = 1_500;
 /// Between a client and a node, at most.
 pub(crate) const LATENCY: u64 = 40;
-/// Two wheel slots and ticks.
+/// How late a timer may be, ms: two slots of the wheel and two ticks.
 pub(crate) const TIMERS: u64 = 500;
 
-/// Kinds of faults.
+/// The kinds of faults that a run may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The store refuses everybody.
@@ -63,7 +63,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// Every kind of fault.
     pub const ALL: [Self; 19] = [
         Self::StoreAway,
         Self::StoreSlow,
@@ -87,20 +87,20 @@ impl Fault {
     ];
 }
 
-/// What a run is made of.
+/// The plan of a run: everything follows from it.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Makes everything else.
+    /// The seed of every random choice.
     pub seed: u64,
     /// Nodes at the start, one or two cores each.
     pub nodes: u64,
-    /// Users, each with up to three clients.
+    /// The number of users, each with up to three clients.
     pub users: u64,
-    /// Vnodes, a power of two.
+    /// The number of vnodes, a power of two.
     pub vnodes: usize,
-    /// How long things happen, ms.
+    /// The time in which things happen, ms.
     pub time: u64,
-    /// Which faults may happen.
+    /// The kinds of faults that may happen.
     pub faults: Vec<Fault>,
 }
 
@@ -130,7 +130,7 @@ impl Plan {
         }
     }
 
-    /// The same with these faults only.
+    /// The same plan with these faults only.
     #[must_use]
     pub fn with(self, faults: &[Fault]) -> Self {
         Self {

@@ -9,7 +9,7 @@ use ring::{Epoch, Map, MapVersion, Vnode};
 
 use super::plan::{LEADER, LEASE};
 
-/// What a process asks the store.
+/// A request to the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     Claim {
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What it answers.
+/// The store's answer to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// And whether the former owner had let go of the vnode.
@@ -74,7 +74,7 @@ pub(crate) enum Answer {
     Fenced(Epoch),
     Users(Vec<(Box<str>, Stored)>),
     Done,
-    /// The accepted epoch and the record.
+    /// The accepted epoch of the vnode, and the user's record.
     Record(Epoch, Option<Stored>),
     Renewal(Renewal),
     Map(Option<Map>),
@@ -82,11 +82,11 @@ pub(crate) enum Answer {
     Led(Option<u64>),
     Leases {
         leases: Vec<Lease>,
-        /// Names without a lease.
+        /// Names of nodes whose lease has ended.
         gone: Vec<String>,
         drained: BTreeSet<String>,
     },
-    /// A newer leader has written one.
+    /// The store has the map of a newer leader.
     Superseded,
     /// Another map is there than the one it was to follow.
     NotNext,
@@ -96,7 +96,7 @@ pub(crate) enum Answer {
 pub(crate) struct VnodeData {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) released: Option<Epoch>,
-    /// With the score in `seen`.
+    /// The vnode's users, each with its record and its score in `seen`.
     pub(crate) users: BTreeMap<Box<str>, (Stored, u64)>,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct Data {
 pub(crate) struct Redis {
     pub(crate) data: Data,
     pub(crate) away: bool,
-    /// Of each way, at most, ms.
+    /// The longest time that a request or an answer travels, ms.
     pub(crate) delay: u64,
     /// One answer in so many is lost; 0 = none.
     pub(crate) lossy: u64,
@@ -135,7 +135,7 @@ impl Redis {
         }
     }
 
-    /// Everything is gone; `restarted`: with the process.
+    /// Removes everything; with `restarted` the process is another one, too.
     pub(crate) fn wipe(&mut self, restarted: bool) {
         let run_id = self.data.run_id;
         self.data = Self::new(self.data.vnodes.len()).data;
@@ -145,13 +145,13 @@ impl Redis {
         }
     }
 
-    /// The same, with this content.
+    /// Replaces the content with an older copy, after a restart.
     pub(crate) fn restore(&mut self, data: Data) {
         self.data = data;
         self.restart();
     }
 
-    /// Another process.
+    /// Makes the store another process, with the same content.
     pub(crate) fn restart(&mut self) {
         self.run_ids += 1;
         self.data.run_id = self.run_ids;

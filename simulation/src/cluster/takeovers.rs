@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    /// A claim is about to be accepted.
+    /// Notes that a claim is about to be accepted.
     fn takes(&mut self, pid: usize, vnode: Vnode, epoch: Epoch, released: bool) {
         let accepted = &mut self.accepted[vnode.index()];
         let before = accepted.by;

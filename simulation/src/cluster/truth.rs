@@ -21,11 +21,11 @@ pub(crate) struct Held {
 /// The truth about one user. Times are of the world, ms.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Truth {
-    /// By client.
+    /// The user's sessions, by client.
     pub(crate) sessions: BTreeMap<usize, Held>,
     /// When the last session ended, and whether a grace period follows; `None` before the first.
     pub(crate) left: Option<(u64, bool)>,
-    /// When a session last ended cleanly.
+    /// The time at which a session last ended cleanly, ms.
     closed: u64,
     /// In a takeover sessions are counted, and cannot be told apart: one that says goodbye before
     /// another is back counts for that one. Until then that may show the user as offline.

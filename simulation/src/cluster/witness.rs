@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// The server has closed the client's session.
+    /// Notes that the server has closed the client's session.
     pub(super) fn closed(&mut self, client: usize, code: u16) {
         if code == CloseCode::MOVED.get() {
             self.truth_is_cut(client);

@@ -25,14 +25,14 @@ use crate::random::Random;
 /// How long maps may be lost after the store has lost something.
 const LOST_MAPS: u64 = 5_000;
 
-/// Who asks the store.
+/// A program that asks the store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
     Process(usize),
     Coordinator(usize),
 }
 
-/// What happens at a time.
+/// An event of the simulated time.
 pub(crate) enum Event {
     Process(usize, In),
     Client(usize, u64, ToClient),
@@ -40,12 +40,12 @@ pub(crate) enum Event {
     Watchdog(usize, u64),
     WatchAgain(usize, u64),
     Coordinator(usize, u64, ToCoordinator),
-    /// A request reaches the store.
+    /// A request of a program reaches the store.
     Store(End, u64, u64, Command),
     Heal(Heal),
     /// A user was shown offline at that time, and seemed not to be.
     Doubt(usize, u64, String),
-    /// A node that has left comes back.
+    /// A node that has left joins again.
     Rejoin(usize),
 }
 
@@ -70,7 +70,7 @@ impl PartialOrd for Entry {
 }
 
 impl Ord for Entry {
-    /// The heap gives the earliest first.
+    /// Orders events so that the heap gives the earliest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.order).cmp(&(self.at, self.order))
     }
@@ -83,7 +83,7 @@ pub(crate) struct Accepted {
     pub(crate) by: usize,
     /// Who claimed it last; by the store's word another may write when it has lost that.
     pub(crate) taken_by: usize,
-    /// When the writer took it.
+    /// The time at which the writer took the state, ms.
     pub(crate) at: u64,
     /// The highest there ever was, whatever the store has lost since.
     pub(crate) highest: Epoch,
@@ -93,14 +93,14 @@ pub(crate) struct Accepted {
     pub(crate) let_go: bool,
 }
 
-/// A run in progress.
+/// A run in progress: every process, client, store and bus of it.
 pub struct World {
     pub(crate) plan: Plan,
     pub(crate) random: Random,
     pub(crate) trace: bool,
-    /// Of the world, ms.
+    /// The world's time, ms since the run began.
     pub(crate) now: u64,
-    /// What wall clocks show at 0.
+    /// The wall clocks' time at the world's 0, ms since 1970.
     pub(crate) wall: u64,
     events: BinaryHeap<Entry>,
     order: u64,
@@ -111,7 +111,7 @@ pub struct World {
     pub(crate) store: Redis,
     pub(crate) bus: Kafka,
     pub(crate) processes: Vec<Process>,
-    /// The newest process of each node.
+    /// The newest process of each node's name; `None` while there is none.
     pub(crate) names: Vec<Option<usize>>,
     pub(crate) coordinators: Vec<Coordinator>,
     pub(crate) clients: Vec<Client>,
@@ -128,7 +128,7 @@ pub struct World {
     /// Every state that a core ever gave away, by user and version.
     pub(crate) made: BTreeMap<(String, u64), (Status, u32, Box<str>)>,
     pub(crate) accepted: Vec<Accepted>,
-    /// By user.
+    /// The states that users were given, by user.
     pub(crate) changes: Vec<Changes>,
 }
 
@@ -356,7 +356,7 @@ impl World {
         self.look_who_is_gone();
     }
 
-    /// Sends a request to the store.
+    /// Sends a request to the store, which travels for a while.
     pub(crate) fn send_command(&mut self, end: End, ticket: u64, command: Command) {
         let at = self.now + self.random.below(self.store.delay + 1);
         let life = self.life(end);
@@ -545,7 +545,7 @@ impl World {
         }
     }
 
-    /// The vnodes of a user, for traces.
+    /// The vnode of a user, for traces.
     #[must_use]
     pub fn vnode_of(&self, user: &str) -> Vnode {
         self.count().vnode(user)

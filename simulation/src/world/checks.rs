@@ -8,7 +8,7 @@ use crate::{
     kept,
 };
 
-/// Two wheel slots and ticks.
+/// How late a timer may be, ms: two slots of the wheel and two ticks.
 const TIMERS: u64 = 500;
 
 impl World {
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// I2: everyone agrees with the truth.
+    /// Checks I2: store, bus and watchers agree with the truth.
     pub(super) fn check_agreement(&self) {
         let seed = self.plan.seed;
         for (user, truth) in &self.truths {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl World {
-    /// One client does something.
+    /// Lets one client do something at random.
     pub(super) fn act(&mut self) {
         let client = self.random.below(self.clients.len() as u64) as usize;
         if self.clients[client].vanished || self.clients[client].frozen {
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// Who has promised to say something does.
+    /// Makes clients that have promised a message send one.
     pub(super) fn keep_promises(&mut self) {
         for client in 0..self.clients.len() {
             let state = &self.clients[client];
@@ -179,7 +179,7 @@ impl World {
         self.say(client, &message.to_string());
     }
 
-    /// The client's connection ends from its side.
+    /// Ends the client's connection from its side.
     pub(super) fn end(&mut self, client: usize, how: How, what: &str) {
         let Some(id) = self.clients[client].session.take() else {
             return;

@@ -29,19 +29,19 @@ const ALIVE: u16 = 4;
 /// How long a change may be under way inside the node: rings, turns, a slow store.
 const TRANSIT: u64 = 4_000;
 
-/// The vnodes of every simulation.
+/// The number of vnodes of every simulation of one node.
 pub(crate) fn vnodes() -> VnodeCount {
     VnodeCount::new(64).expect("a power of two")
 }
 
-/// What a run is made of.
+/// The plan of a run: everything follows from it.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Makes everything else.
+    /// The seed of every random choice.
     pub seed: u64,
-    /// Users, each with up to three clients.
+    /// The number of users, each with up to three clients.
     pub users: u64,
-    /// Steps in which things happen.
+    /// The number of steps in which things happen.
     pub steps: u64,
 }
 
@@ -57,12 +57,12 @@ impl Plan {
     }
 }
 
-/// A run in progress.
+/// A run in progress: the cores, the store, the bus and the clients.
 pub struct World {
     plan: Plan,
     random: Random,
     trace: bool,
-    /// Of the world, ms; pauses left out.
+    /// The world's time, ms; pauses are left out.
     now: u64,
     mono_us: u64,
     /// What the wall clock is off by, ms.
@@ -217,7 +217,7 @@ impl World {
         self.check_nothing_left();
     }
 
-    /// Something happens to the node.
+    /// Lets something happen to the node, by chance.
     fn disturb(&mut self) {
         match self.random.below(250) {
             0 => {
@@ -251,7 +251,7 @@ impl World {
         self.truths.get_mut(user).expect("all users exist")
     }
 
-    /// The process is killed and starts again.
+    /// Kills the process and starts it again.
     fn restart(&mut self) {
         self.note(|| "the process is killed and starts again".into());
         for client in 0..self.clients.len() {

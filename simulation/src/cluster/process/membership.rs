@@ -21,7 +21,7 @@ pub(super) struct Reading {
 }
 
 impl World {
-    /// Carries out what the membership wants.
+    /// Carries out the steps that the membership asks for.
     pub(super) fn steps(&mut self, pid: usize) {
         let mono = self.mono(pid);
         let process = &mut self.processes[pid];

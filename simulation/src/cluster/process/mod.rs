@@ -44,7 +44,7 @@ enum News {
     Gap,
 }
 
-/// What comes to a process.
+/// What reaches a process.
 pub(crate) enum In {
     Tick(usize),
     Pump(usize),
@@ -54,7 +54,7 @@ pub(crate) enum In {
     Event(usize, Event<'static>),
     /// To a request of the store; `None` = it did not come in time.
     Answer(u64, Option<Answer>),
-    /// Failures that were held back.
+    /// Failures of the store that the bridge held back for a while.
     Failed(usize, StoreReply),
     Hint,
     Produce(usize),
@@ -88,7 +88,7 @@ pub(crate) struct Process {
     pub(crate) gone_quietly: bool,
     /// It stands still: what comes waits, by sender.
     pub(crate) stalled: bool,
-    /// It has just gone on.
+    /// The process has just gone on after a stall.
     pub(crate) stood_still: bool,
     pub(crate) backlog: BTreeMap<u64, VecDeque<In>>,
     /// It wants to be relieved of its vnodes, and ends then.
@@ -104,7 +104,7 @@ pub(crate) struct Process {
     pub(crate) kafka_late: bool,
     /// Since when it can take no part: see `World::gone`.
     pub(crate) gone: Option<u64>,
-    /// When it last came back from that.
+    /// The time at which it last went on after a stall, ms.
     pub(crate) back: u64,
     /// Of how many losses of the store it can know, and since when.
     pub(crate) losses: (u64, u64),
@@ -276,7 +276,7 @@ impl World {
         vnode.index() % self.processes[pid].seats.len()
     }
 
-    /// Something comes to a process.
+    /// Brings an input to a process.
     pub(crate) fn process(&mut self, pid: usize, input: In) {
         let process = &mut self.processes[pid];
         if !process.alive {
@@ -378,7 +378,7 @@ impl World {
         }
     }
 
-    /// Moves a core's outputs.
+    /// Moves the outputs of one core to where they go.
     fn pump(&mut self, pid: usize, n: usize) {
         self.take_news(pid, n);
         let seat = &mut self.processes[pid].seats[n];

@@ -13,7 +13,7 @@ use crate::{
 /// How long a client waits for a node that may be behind.
 const CATCH_UP: u64 = 1_000;
 
-/// What comes through a client's socket.
+/// What comes from a client to its server.
 pub(crate) enum FromClient {
     /// The first message, with its token: who, and for the `n`-th time.
     Open {
@@ -22,14 +22,14 @@ pub(crate) enum FromClient {
     },
     Text(String),
     Pong,
-    /// The socket takes bytes again.
+    /// The client's socket takes bytes again.
     Drained,
     End(How),
     /// The client had its time to hang up after a close frame.
     HangUp,
 }
 
-/// A client's socket.
+/// The server's side of a connection.
 pub(crate) struct Conn {
     pub(super) client: usize,
     pub(crate) core: usize,
@@ -38,7 +38,7 @@ pub(crate) struct Conn {
     blocked: bool,
     /// When it was last blocked: what it was answered before comes now.
     slow_at: u64,
-    /// Bytes that the client has not read.
+    /// The number of bytes that the client has not read.
     unread: usize,
 }
 
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Something comes through a client's socket.
+    /// Brings what came through a client's socket to its core.
     pub(super) fn socket(&mut self, pid: usize, conn: u64, input: FromClient) {
         if let FromClient::Open { client, tries } = input {
             self.open(pid, conn, client, tries);
