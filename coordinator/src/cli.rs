@@ -8,18 +8,18 @@ use settings::{ConfigAction, Table};
 
 use crate::config::TABLE;
 
-/// What to do.
+/// The command that the arguments ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Run,
     Config(ConfigAction),
 }
 
-/// The command line, read.
+/// The arguments, parsed.
 pub(crate) struct Invocation {
     pub(crate) action: Action,
     pub(crate) file: Option<PathBuf>,
-    /// By [`settings::Setting::flag`].
+    /// The settings that were given as flags, by [`settings::Setting::flag`].
     pub(crate) flags: BTreeMap<String, String>,
 }
 

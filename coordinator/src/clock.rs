@@ -7,13 +7,13 @@ use std::{
 
 use coordinator::control::Now;
 
-/// Milliseconds since 1970 (UTC).
+/// The wall clock, ms since 1970 (UTC).
 pub(crate) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_millis() as u64
 }
 
-/// Both clocks.
+/// The time by both clocks.
 pub(crate) fn now() -> Now {
     static START: OnceLock<Instant> = OnceLock::new();
     Now {

@@ -72,7 +72,7 @@ settings::settings! {
     }
 }
 
-/// The settings, and whose they are.
+/// The coordinator's settings, and how its environment tells them from other programs'.
 pub(crate) const TABLE: Table = Table {
     program: "online-status-coordinator",
     subject: "the coordinator",
@@ -88,7 +88,10 @@ pub(crate) const TABLE: Table = Table {
 };
 
 impl Config {
-    /// Reads and checks everything.
+    /// The checked configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its setting and place.
     pub(crate) fn load(sources: &Sources) -> Result<Self, SettingsError> {
         let config = Self::from_checked(&TABLE.read(sources)?);
         config.check()?;
@@ -197,7 +200,7 @@ impl Config {
         rules.finish()
     }
 
-    /// What decides.
+    /// The settings that the control decides by.
     pub(crate) fn control(&self) -> control::Options {
         let ms = |duration: Duration| duration.as_millis() as u64;
         let rebalance = &self.rebalance;

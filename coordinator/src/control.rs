@@ -29,7 +29,7 @@ const MAX_EPOCH: u32 = Version::MAX_EPOCH - (1 << 16);
 /// How the fleet is led; durations in milliseconds.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many vnodes the cluster has.
+    /// The cluster's number of vnodes.
     pub vnodes: VnodeCount,
     /// How long a lease lasts without renewal: that of the nodes.
     pub lease_ttl: u64,
@@ -46,15 +46,15 @@ pub struct Options {
     /// A node that came back so often within `return_window`, without having left as it should, is
     /// penalised; at least 1.
     pub returns: usize,
-    /// See `returns`.
+    /// The time within which `returns` are counted, ms.
     pub return_window: u64,
     /// How long a penalised node has to stay before it gets vnodes; doubles with each return.
     pub penalty: u64,
-    /// The longest penalty.
+    /// The longest penalty, ms.
     pub penalty_limit: u64,
     /// By how many percent load may change a node's weight, up to 50; 0 = not at all.
     pub load_shift: u32,
-    /// Between two changes of weights by load.
+    /// Time between two changes of weights by load, ms.
     pub load_interval: u64,
 }
 
@@ -82,17 +82,17 @@ impl Default for Options {
 pub struct Now {
     /// Milliseconds of a clock that never goes back.
     pub mono_ms: u64,
-    /// Milliseconds since 1970 (UTC); may step.
+    /// The wall clock, ms since 1970 (UTC); it may step.
     pub wall_ms: u64,
 }
 
-/// The map as the store has it.
+/// The map in the store, as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stored {
-    /// There is none.
+    /// The store has no map.
     #[default]
     Nothing,
-    /// This one.
+    /// The store has this map.
     Map(Map),
     /// Something that is no map any more; a new one may follow this version.
     Corrupt(MapVersion),
@@ -103,37 +103,37 @@ pub enum Stored {
 pub struct Reading {
     /// Another number when the connection, the server or its content is another one.
     pub source: u64,
-    /// In any order.
+    /// The leases in the store, in any order.
     pub leases: Vec<Lease>,
     /// Names whose lease is there and cannot be read, and why.
     pub unreadable: Vec<(String, String)>,
-    /// Names without a lease.
+    /// Names of nodes that are known to the store and have no lease.
     pub gone: Vec<String>,
     /// The names of the nodes that an operator drains.
     pub drained: BTreeSet<String>,
-    /// The map.
+    /// The map that the store has.
     pub map: Stored,
 }
 
-/// What there is to decide on.
+/// All that one look at the store gives to decide on.
 #[derive(Debug, Clone)]
 pub struct Observation {
-    /// Whether this replica leads.
+    /// Whether this replica leads and may write.
     pub leading: bool,
-    /// `None` when the store did not answer.
+    /// The content that was read; `None` when the store did not answer.
     pub reading: Option<Reading>,
 }
 
-/// A map to write.
+/// A map that the leader has to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     /// The version that the map in the store must still have; 0 = none.
     pub after: MapVersion,
-    /// The map.
+    /// The map to write.
     pub map: Map,
 }
 
-/// What is to be done.
+/// The outcome of one look: what to write, and what to log.
 #[derive(Debug, Default)]
 pub struct Decision {
     /// What to write, which only a leader gets. Whether it was written shows in the next reading;
@@ -141,7 +141,7 @@ pub struct Decision {
     pub write: Option<Write>,
     /// Names without a lease that the store may forget; only a leader gets them.
     pub forget: Vec<String>,
-    /// What has happened, for the log.
+    /// Events of this look, for the log.
     pub notes: Vec<Note>,
 }
 
@@ -179,7 +179,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Knows nothing yet.
+    /// A control that has read nothing yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
@@ -204,7 +204,7 @@ impl Control {
         }
     }
 
-    /// The newest map that was ever read.
+    /// The newest map that was ever read; `None` before the first.
     #[must_use]
     pub fn map(&self) -> Option<&Map> {
         self.map.as_ref()
@@ -314,7 +314,7 @@ impl Control {
         decision
     }
 
-    /// Takes a newer map than before.
+    /// Takes over a map that is newer than the one before.
     fn adopt(&mut self, map: Map, mono: u64, notes: &mut Vec<Note>) {
         let pause = self
             .map

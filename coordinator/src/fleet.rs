@@ -27,20 +27,20 @@ use crate::{
 /// How long after a new map the looks come more often: the nodes report what they have done, and
 /// the next step of a move waits for that.
 const AFTER_A_MAP: Duration = Duration::from_secs(2);
-/// How much more often.
+/// The factor by which looks come more often in that time.
 const MORE_OFTEN: u32 = 5;
 /// The shortest time between two looks, whoever asks for them.
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// The highest version of a damaged map that another one can follow.
 const MAX_VERSION: u64 = 1 << 52;
 
-/// What others see of the fleet.
+/// The receivers of what the loop shows.
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) picture: watch::Receiver<Arc<Picture>>,
-    /// Changes with the map's version only.
+    /// The newest map; it changes with the map's version only.
     pub(crate) map: watch::Receiver<Option<Arc<Published>>>,
-    /// Asks for a look at once.
+    /// Notified to ask for a look at once.
     pub(crate) look: Arc<Notify>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Fleet {
     look: Arc<Notify>,
     events: VecDeque<Happened>,
     read_at: Option<Instant>,
-    /// When the map last changed.
+    /// The time at which the map changed last.
     changed_at: Option<Instant>,
     leader: Option<Leader>,
     /// What was last said to be wrong with reading and with writing, so that it is said once.
@@ -102,7 +102,7 @@ impl Fleet {
         (fleet, shown)
     }
 
-    /// Looks and decides until `stop`.
+    /// Looks, decides and writes until `stop`.
     pub(crate) async fn run(mut self, mut stop: Stop) {
         let mut announced = self.link.watch_map();
         let mut leadership = self.leadership.clone();

@@ -32,7 +32,7 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 /// Says for how many seconds an answer may be outdated; absent when it is not.
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
-/// Every path, as the metrics name it.
+/// Every path, as the metrics' label `path` names it.
 const PATHS: [&str; 14] = [
     "/",
     "/client.js",
@@ -53,7 +53,7 @@ const OTHER: &str = "other";
 /// Requests that read from the store at a time.
 const READERS: usize = 64;
 
-/// What the answers are made of.
+/// The state that the handlers answer from.
 pub(crate) struct App {
     pub(crate) id: String,
     pub(crate) shown: Shown,
@@ -64,7 +64,7 @@ pub(crate) struct App {
     pub(crate) development: bool,
     pub(crate) admin_scope: String,
     pub(crate) allowed_origins: Vec<String>,
-    /// Older pictures are called outdated.
+    /// The age from which on a picture is called stale.
     pub(crate) fresh: Duration,
     pub(crate) map_wait: Duration,
     pub(crate) request_timeout: Duration,
@@ -73,7 +73,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// It was told to end, and answers on for a while.
     pub(crate) leaving: Stop,
-    /// It ends: nobody waits any more.
+    /// Ends waiting requests at shutdown.
     pub(crate) stopping: Stop,
 }
 
@@ -93,7 +93,7 @@ impl App {
     }
 }
 
-/// All paths.
+/// The routes of every path, with their limits.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(operator::console))

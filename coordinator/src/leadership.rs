@@ -11,12 +11,12 @@ use tokio::{
 
 use crate::{metrics::Metrics, stop::Stop};
 
-/// A leadership.
+/// A term of leadership: its token and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lead {
     /// The fencing token of what the leader writes.
     pub(crate) token: u64,
-    /// Until when, without another renewal.
+    /// The end of the term, unless it is renewed.
     pub(crate) until: Instant,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
-    /// The token, while this replica leads.
+    /// The fencing token; `None` while this replica does not lead.
     pub(crate) fn token(&self) -> Option<u64> {
         let lead = *self.lead.borrow();
         lead.filter(|lead| Instant::now() < lead.until)
@@ -55,7 +55,7 @@ impl Leadership {
     }
 }
 
-/// What [`Candidate::run`] needs.
+/// The parameters of [`Candidate::run`].
 pub(crate) struct Candidate {
     pub(crate) link: Link,
     pub(crate) id: String,

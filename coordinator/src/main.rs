@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why the process ends.
+/// The reason for which the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the configuration is wrong\n{0}")]

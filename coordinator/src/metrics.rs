@@ -22,10 +22,10 @@ const BUCKETS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 
-/// A histogram of latencies.
+/// A histogram of latencies, with fixed bounds.
 #[derive(Debug, Default)]
 struct Latency {
-    /// One more than there are bounds.
+    /// The count of each bucket; one more than there are bounds.
     counts: [AtomicU64; BUCKETS.len() + 1],
     sum_us: AtomicU64,
 }
@@ -39,7 +39,7 @@ impl Latency {
     }
 }
 
-/// The process's counters.
+/// The counters of the process, which every thread may add to.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     looks: Mutex<BTreeMap<&'static str, u64>>,
@@ -52,10 +52,10 @@ pub(crate) struct Metrics {
     refused: AtomicU64,
     waiters: AtomicU64,
     waiters_refused: AtomicU64,
-    /// By the route's path and the status.
+    /// Responses, by the route's path and the status.
     responses: Mutex<BTreeMap<(&'static str, u16), u64>>,
     request: Latency,
-    /// By kind of mistake.
+    /// Refused tokens, by the kind of mistake.
     bad_tokens: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -130,7 +130,7 @@ impl Metrics {
         count(&self.bad_tokens, reason);
     }
 
-    /// All, in Prometheus' text format 0.0.4.
+    /// Every metric in the text format 0.0.4 of Prometheus.
     pub(crate) fn render(
         &self,
         id: &str,

@@ -15,7 +15,7 @@ const EVENTS: usize = 50;
 /// A map in the forms that are handed out.
 pub(crate) struct Published {
     pub(crate) map: Map,
-    /// [`Map::encode`].
+    /// The map in the form of [`Map::encode`].
     pub(crate) binary: Bytes,
     /// JSON without its last brace, so that a member can be added.
     json: String,
@@ -70,7 +70,7 @@ fn map_json(map: &Map) -> Value {
     })
 }
 
-/// The fleet at the last look.
+/// The fleet as the last look showed it; never changed once it is made.
 pub(crate) struct Picture {
     pub(crate) map: Option<Arc<Published>>,
     pub(crate) members: Vec<MemberView>,
@@ -84,7 +84,7 @@ pub(crate) struct Picture {
     pub(crate) read_at: Option<Instant>,
 }
 
-/// Something that has happened.
+/// An event of the fleet, with its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Happened {
     pub(crate) wall_ms: u64,
@@ -92,7 +92,7 @@ pub(crate) struct Happened {
 }
 
 impl Picture {
-    /// Before the first look.
+    /// The picture before the first look.
     pub(crate) fn empty() -> Self {
         Self {
             map: None,
@@ -107,7 +107,7 @@ impl Picture {
     }
 }
 
-/// Keeps the newest things that have happened.
+/// Adds an event, and forgets the oldest above the limit.
 pub(crate) fn remember(events: &mut VecDeque<Happened>, wall_ms: u64, text: String) {
     if events.len() == EVENTS {
         events.pop_front();

@@ -26,7 +26,7 @@ use crate::{
     stop::stop,
 };
 
-/// Descriptors that are not connections of clients.
+/// Descriptors that are kept for other purposes than clients' connections.
 const RESERVED_DESCRIPTORS: u64 = 64;
 /// How long the end of the leadership may take.
 const RESIGNING: Duration = Duration::from_secs(3);
@@ -52,7 +52,7 @@ pub(crate) enum RunError {
     Failed(&'static str),
 }
 
-/// Runs until a signal ends it.
+/// Runs the coordinator until a signal ends it.
 pub(crate) fn run(config: Config) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -166,7 +166,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1_024)
 }
 
-/// What runs beside each other.
+/// The parts that run beside each other.
 struct Parts {
     candidate: JoinHandle<()>,
     fleet: JoinHandle<()>,
@@ -247,7 +247,7 @@ fn descriptors() -> u64 {
     allowed.saturating_sub(RESERVED_DESCRIPTORS).max(1)
 }
 
-/// The host and the process.
+/// The default of `coordinator.id`: the host's name and the process's number.
 fn default_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let good = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);

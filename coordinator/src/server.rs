@@ -22,12 +22,12 @@ use crate::{metrics::Metrics, stop::Stop};
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head, one of the longest tokens among them; more are answered 431.
 const MAX_HEAD: usize = token::MAX_TOKEN + (4 << 10);
-/// The answer to a connection too many.
+/// The answer to a connection above the limit.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
 content-length: 100\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
 {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}  \n";
 
-/// How connections are limited.
+/// The limits of connections and of their steps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,

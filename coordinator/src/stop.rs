@@ -2,11 +2,11 @@
 
 use tokio::sync::watch;
 
-/// Says when to end.
+/// The receiving end of the signal to stop.
 #[derive(Clone)]
 pub(crate) struct Stop(watch::Receiver<bool>);
 
-/// Makes it be said.
+/// The sending end of the signal to stop.
 pub(crate) struct Stopper(watch::Sender<bool>);
 
 pub(crate) fn stop() -> (Stopper, Stop) {

@@ -32,32 +32,32 @@ const MAX_DELAY: Duration = Duration::from_secs(20);
 /// How long changes wait for others to share a message, ms.
 const BATCH: u64 = 5;
 
-/// A setting that cannot be.
+/// A mistake in a client's settings, found by [`Builder::connect`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Nothing says where to connect.
+    /// Neither a route nor an address is set.
     #[error("neither `route` nor `address` is set: the client does not know where to connect")]
     NoTarget,
     /// The builder was given a route and an address.
     #[error("both `route` and `address` are set; one of them says where to connect")]
     TwoTargets,
-    /// A route that is no URL.
+    /// A route is no URL of http or https; the value is the text.
     #[error("`route` is {0:?}; it has to be like https://presence.example, without a query")]
     Route(String),
-    /// An address that is no WebSocket URL.
+    /// The address is no URL of ws or wss; the value is the text.
     #[error("`address` is {0:?}; it has to be like wss://presence.example/socket")]
     Address(String),
-    /// There is no token function.
+    /// No function that gives tokens is set.
     #[error("`token` is not set: it has to return the user's JWT")]
     NoToken,
     /// A heartbeat that costs too much, or shows too little.
     #[error("`heartbeat` is {0:?}; it has to be from 5 s to 4 min")]
     Heartbeat(Duration),
-    /// A delay that is none.
+    /// The shortest delay is zero or above the longest; the values are both.
     #[error("`reconnect_delay` is from {0:?} to {1:?}; it has to be from more than 0 to no less")]
     Delay(Duration, Duration),
-    /// A certificate authority that is none.
+    /// A certificate authority is no PEM; the value says why.
     #[error("`certificate_authority` is no PEM certificate: {0}")]
     Authority(String),
     /// There is nothing to check a server's certificate with.
@@ -260,7 +260,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// Ends the client with its last handle.
+/// The owner of a client among its handles: the client ends when the last one is dropped.
 struct Handle(Arc<Shared>);
 
 impl Drop for Handle {
@@ -380,7 +380,7 @@ impl Client {
         self.shared().input(Input::Wake);
     }
 
-    /// The state, and its changes.
+    /// The client's state, as a channel that tells of each change.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared().state.subscribe()

@@ -41,7 +41,7 @@ const COMMANDS: usize = 256;
 pub(crate) type TokenFunction =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, NoToken>> + Send>> + Send + Sync>;
 
-/// What all handles of a client share.
+/// The state that all handles of a client share.
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
     changed: Notify,
@@ -304,7 +304,7 @@ impl Driver {
     }
 }
 
-/// Reads and writes until the connection ends.
+/// Moves bytes and messages until the connection ends.
 async fn run(
     shared: &Shared,
     link: LinkId,

@@ -28,21 +28,21 @@ const CLOCK_CHECK: u64 = 10_000;
 /// A timer that is late by so much, or a clock that jumped so far, means sleep. ms.
 const JUMP: u64 = 5_000;
 
-/// A moment.
+/// The time of an input, by both clocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Now {
     /// Of a clock that nobody sets; it may stand still while the machine sleeps. ms.
     pub(crate) steady: u64,
-    /// Since 1970, ms.
+    /// The wall clock, ms since 1970.
     pub(crate) wall: u64,
 }
 
 /// How the client finds the server: by asking for the route, or at a fixed address.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
-    /// Asked in turn for the user's address.
+    /// The URLs of coordinators or edges, which are asked in turn for the user's address.
     Routes(Vec<String>),
-    /// A whole WebSocket URL.
+    /// The whole WebSocket URL of one server.
     Address(String),
 }
 
@@ -67,16 +67,16 @@ pub(crate) type Ticket = u64;
 /// The number of a connection, used once in a client's life.
 pub(crate) type LinkId = u64;
 
-/// Why there is no token.
+/// Why the application gave no token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoToken {
-    /// It is tried again.
+    /// The token function failed; it is asked again later.
     Failed(String),
     /// The application must not connect; the text says why.
     NotAllowed(String),
 }
 
-/// Why there is no route.
+/// Why a route was not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NoRoute {
     /// The HTTP status, if there was an answer.
@@ -90,35 +90,35 @@ pub(crate) struct NoRoute {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     Unreachable(String),
-    /// By an HTTP status.
+    /// The server refused the upgrade with an HTTP status.
     Refused {
         status: u16,
         message: String,
         retry_after: Option<u64>,
     },
-    /// 1006: without a close code.
+    /// The connection was closed; 1006 stands for a missing close code.
     Closed {
         code: u16,
         message: String,
     },
 }
 
-/// What happens to a client.
+/// An input of the machine: what the application, the network or the clock brings.
 #[derive(Debug)]
 pub(crate) enum Input {
     Connect,
-    /// Forgets token, watches and versions.
+    /// The application disconnects: token, watches and versions are forgotten.
     Disconnect,
     Watch(Arc<str>),
     Unwatch(Arc<str>),
     Mode(Mode, Ticket),
     Text(String, Ticket),
     Query(Vec<String>, Ticket),
-    /// Nobody waits for that question any more.
+    /// The application waits no longer for the answer to a question.
     Cancel(Ticket),
     /// The application's own report, or that the idle time says it.
     Activity(Option<Activity>),
-    /// Somebody used the device.
+    /// The person used the device.
     Active,
     /// The machine slept, or the network is another.
     Wake,
@@ -131,7 +131,7 @@ pub(crate) enum Input {
         result: Result<String, NoRoute>,
     },
     Opened(LinkId),
-    /// A ping of the server.
+    /// A WebSocket ping of the server came.
     Heard(LinkId),
     Message(LinkId, String),
     Ended(LinkId, End),
@@ -139,19 +139,19 @@ pub(crate) enum Input {
     Tick,
 }
 
-/// What the client's surroundings have to do.
+/// An output of the machine: what its driver has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Ask the application's function, and answer with [`Input::Token`].
     FetchToken {
         request: u64,
     },
-    /// GET, and answer with [`Input::Route`].
+    /// Ask for the route by GET, and answer with [`Input::Route`].
     FetchRoute {
         request: u64,
         url: String,
     },
-    /// Connect, and answer with [`Input::Opened`] or [`Input::Ended`].
+    /// Open a connection, and answer with [`Input::Opened`] or [`Input::Ended`].
     Open {
         link: LinkId,
         address: String,
@@ -170,15 +170,15 @@ pub(crate) enum Output {
         link: LinkId,
     },
     State(State),
-    /// A newer record of a watched user.
+    /// Give the application a newer record of a watched user.
     Change(Record),
     Problem(Problem),
-    /// What became of a mode or text.
+    /// Tell the application the outcome of setting a mode or text.
     Set {
         ticket: Ticket,
         result: Result<(), SetError>,
     },
-    /// The answer to a question.
+    /// Give the application the answer to a question.
     Result {
         ticket: Ticket,
         result: Result<Vec<Record>, QueryError>,
@@ -188,23 +188,23 @@ pub(crate) enum Output {
 /// The state of a client: inputs and their times go in, outputs are taken out.
 pub(crate) struct Machine {
     settings: Settings,
-    /// Numbers from 0 to below 1.
+    /// The source of random numbers, each from 0 to below 1.
     random: Box<dyn FnMut() -> f64 + Send>,
     now: Now,
     wanted: bool,
     failure: Option<Reason>,
     effort: Effort,
     session: Option<Link>,
-    /// Who the session is.
+    /// The session that the server welcomed last.
     identity: Option<Session>,
     /// Connections that another one replaced, and when they are dropped.
     retiring: Vec<(LinkId, u64)>,
-    /// Where the server said to connect.
+    /// The address of the last `move` or 4421, until it is used.
     redirect: Option<String>,
     last_address: Option<String>,
     /// The route is asked before the next attempt.
     ask_route: bool,
-    /// Which of the routes is asked first.
+    /// The index of the route that is asked first.
     route: usize,
     /// Attempts and sessions that failed since one lasted.
     failures: u32,
@@ -272,7 +272,7 @@ impl Machine {
         (!self.wanted || self.failure.is_some()) && self.retiring.is_empty()
     }
 
-    /// What to do next.
+    /// The next thing for the driver to do; `None` when nothing is left.
     pub(crate) fn output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -289,7 +289,7 @@ impl Machine {
         }
     }
 
-    /// The newest record of a watched user.
+    /// The newest record of a watched user; `None` before the first.
     pub(crate) fn record(&self, user: &str) -> Option<&Record> {
         self.watches.record(user)
     }
@@ -356,7 +356,7 @@ impl Machine {
         wall > steady + JUMP || late > JUMP
     }
 
-    /// When [`Input::Tick`] is due at the latest.
+    /// The latest time at which [`Input::Tick`] is due, on the monotonic clock.
     pub(crate) fn deadline(&self) -> Option<u64> {
         if !self.wanted || self.failure.is_some() {
             return self.retiring.iter().map(|(_, until)| *until).min();
@@ -379,7 +379,7 @@ impl Machine {
         due.into_iter().min()
     }
 
-    /// Does what is due.
+    /// Does everything whose time has come.
     fn tick(&mut self) {
         let steady = self.now.steady;
         while let Some(at) = self.retiring.iter().position(|(_, until)| *until <= steady) {

@@ -81,7 +81,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
     }
 }
 
-/// A connection, encrypted or not.
+/// A byte stream to a server, with or without TLS.
 pub(crate) type Stream = Box<dyn Duplex>;
 
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -119,7 +119,7 @@ impl Dialer {
         Ok(Box::new(stream))
     }
 
-    /// The address that a route names.
+    /// The address in the answer of the route at `url`.
     pub(crate) async fn route(&self, url: &str) -> Result<String, NoRoute> {
         let no = |message: String| NoRoute {
             status: None,
@@ -172,7 +172,7 @@ impl Dialer {
         answer
     }
 
-    /// A WebSocket to that address.
+    /// An open WebSocket to `address`.
     pub(crate) async fn socket(&self, address: &str) -> Result<WebSocketStream<Stream>, End> {
         let unreachable = |message: String| End::Unreachable(format!("{address}: {message}"));
         let request = address.into_client_request();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What others see of a user.
+/// The status of a user that others see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -18,13 +18,13 @@ pub enum Status {
     Offline,
 }
 
-/// What a device reports of itself.
+/// The activity that a device reports of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activity {
-    /// The device is in use.
+    /// The person uses the device.
     Online,
-    /// Nobody uses the device.
+    /// The person does not use the device.
     Away,
 }
 
@@ -32,20 +32,20 @@ pub enum Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The devices decide: online or away.
+    /// The activities of the devices decide: online or away.
     Auto,
     /// Others see `busy` while any session is connected.
     Busy,
-    /// Shown as offline to everyone else.
+    /// The user is shown as offline to everyone else.
     Invisible,
 }
 
-/// A user's public state.
+/// The public state of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The user's name.
+    /// The name of the user.
     pub user: String,
-    /// The status that others see.
+    /// The status of the user for others.
     pub status: Status,
     /// The text that the user set, at most 128 bytes; empty when there is none.
     #[serde(default)]
@@ -56,7 +56,7 @@ pub struct Record {
     /// When the last device left, in ms since 1970; `None` unless the user is offline.
     #[serde(default)]
     pub last_seen: Option<u64>,
-    /// How many devices are connected.
+    /// The number of connected devices.
     pub devices: u32,
     /// A number that grows with each change; 0 for a user never seen.
     pub version: u64,
@@ -65,25 +65,25 @@ pub struct Record {
     pub mode: Option<Mode>,
 }
 
-/// A session that stands.
+/// The session that a server has welcomed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// The user that the token names.
     pub user: String,
     /// The session's name on the server, for logs.
     pub session: String,
-    /// The node that serves it, for logs.
+    /// The name of the node that serves the session, for logs.
     pub node: String,
     /// The user's mode when the session began; `None` from a server that does not tell it.
     pub mode: Option<Mode>,
-    /// The user's text when the session began.
+    /// The user's text when the session began; `None` when the server did not say.
     pub text: Option<String>,
 }
 
-/// How a client stands to its server.
+/// The state of a client towards its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Closed by the application.
+    /// The application has closed the connection, or not opened one.
     Disconnected,
     /// On the way to a session, or back to one.
     Connecting {
@@ -92,25 +92,25 @@ pub enum State {
         /// Why the last attempt or session ended; `None` before the first.
         reason: Option<Reason>,
     },
-    /// A session stands.
+    /// The client has a session.
     Connected(Session),
-    /// Given up: trying again would not help.
+    /// The client has given up, since trying again would not help; the value says why.
     Failed(Reason),
 }
 
 impl State {
-    /// Whether a session stands.
+    /// Whether the client has a session.
     #[must_use]
     pub const fn is_connected(&self) -> bool {
         matches!(self, Self::Connected(_))
     }
 }
 
-/// Why there is no session.
+/// The reason for which a client has no session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The application's token function failed.
+    /// The application's token function failed; the value is its error.
     #[error("the token function failed: {0}")]
     Token(String),
     /// The application's token function says that this user may not connect.
@@ -119,32 +119,32 @@ pub enum Reason {
     /// The token is of another user than the client: each user needs a client of its own.
     #[error("{0}")]
     WrongUser(String),
-    /// The server refused a new token.
+    /// The server refused a new token; the value says why.
     #[error("the server refused the token: {0}")]
     TokenRefused(String),
-    /// Nobody told where the user connects.
+    /// No route told where the user connects; the value says why.
     #[error("the route is unknown: {0}")]
     Route(String),
-    /// The server could not be reached.
+    /// The server could not be reached; the value says why.
     #[error("the server cannot be reached: {0}")]
     Unreachable(String),
     /// The server answered the upgrade with an HTTP status.
     #[error("the server refused the connection with HTTP status {status}: {message}")]
     Refused {
-        /// The HTTP status.
+        /// The HTTP status of the answer.
         status: u16,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
-    /// The connection was closed.
+    /// The server closed the connection.
     #[error("the connection was closed with {code}: {message}")]
     Closed {
         /// The close code; 1006 when the connection broke without one.
         code: u16,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
-    /// The server did not answer in time.
+    /// The server did not answer in time; the value is what was awaited.
     #[error("the server did not answer {0}")]
     Silent(Waited),
     /// An address that a token must not be sent to.
@@ -152,7 +152,7 @@ pub enum Reason {
     Plaintext(String),
 }
 
-/// What a client waited for in vain.
+/// The answer that a client waited for in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
     /// To the connection, its upgrade and its token.
@@ -174,14 +174,14 @@ impl fmt::Display for Waited {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A user cannot be watched.
+    /// The server refused to have a user watched.
     #[error("{user} is not watched: {message}")]
     Watch {
-        /// The user whom the token names.
+        /// The user who is not watched.
         user: String,
-        /// The server's word, like `not_allowed`.
+        /// The server's error code, like `not_allowed`.
         code: String,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
     /// More users are watched than the server allows a session: some wait.
@@ -190,28 +190,28 @@ pub enum Problem {
          are watched no more"
     )]
     WatchLimit {
-        /// How many users the application watches.
+        /// The number of users that the application watches.
         wanted: usize,
-        /// How many the server allows.
+        /// The number of users that the server allows.
         allowed: usize,
     },
-    /// The device's activity was refused.
+    /// The server refused the device's activity.
     #[error("the activity was not set: {message}")]
     Activity {
-        /// The server's word.
+        /// The server's error code.
         code: String,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
     /// There is no new token yet for a session whose token ends.
     #[error("the session's token is not replaced yet: {0}")]
     Token(Reason),
-    /// The server refuses something else.
+    /// The server refused another message.
     #[error("the server answered {code}: {message}")]
     Server {
-        /// The server's word.
+        /// The server's error code.
         code: String,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
     /// A message of the server makes no sense.
@@ -219,16 +219,16 @@ pub enum Problem {
     Message(String),
 }
 
-/// A name that no user can have.
+/// Why a text cannot be a user's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// The name is empty.
+    /// The name has no bytes.
     #[error("a user's name is empty; allowed are 1 to 256 bytes")]
     Empty,
-    /// The name is too long.
+    /// The name is longer than 256 bytes; the value is its length.
     #[error("a user's name has {0} bytes; allowed are 1 to 256")]
     TooLong(usize),
-    /// The name has a control character.
+    /// The name has the control character in the value.
     #[error("a user's name has the control character {0:?}; none is allowed")]
     Control(char),
 }
@@ -243,13 +243,13 @@ pub(crate) fn check_user(user: &str) -> Result<(), UserError> {
     }
 }
 
-/// A text that no user can have.
+/// Why a text cannot be what a user shows to others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// The text is too long.
+    /// The text is longer than 128 bytes; the value is its length.
     #[error("the text has {0} bytes; allowed are 128")]
     TooLong(usize),
-    /// The text has a control character.
+    /// The text has the control character in the value.
     #[error("the text has the control character {0:?}; none is allowed")]
     Control(char),
 }
@@ -272,44 +272,44 @@ pub enum SetError {
     /// A later call took its place before a server had answered.
     #[error("a later call took its place")]
     Superseded,
-    /// The server refused it.
+    /// The server refused the message.
     #[error("the server refused it with {code}: {message}")]
     Refused {
-        /// The server's word.
+        /// The server's error code.
         code: String,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
-    /// The client was closed.
+    /// The application closed the client.
     #[error("the client is closed")]
     Closed,
-    /// The client has failed.
+    /// The client has failed, for the reason in the value.
     #[error("the client has failed: {0}")]
     Failed(Reason),
 }
 
-/// Why a question was not answered.
+/// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueryError {
     /// No user can have one of the names.
     #[error(transparent)]
     User(#[from] UserError),
-    /// Too many questions wait for a session.
+    /// Too many questions wait for a session; the value is the limit.
     #[error("{0} questions wait already")]
     TooMany(usize),
-    /// The server refused it.
+    /// The server refused the question.
     #[error("the server refused it with {code}: {message}")]
     Refused {
-        /// The server's word.
+        /// The server's error code.
         code: String,
-        /// What the server says.
+        /// The server's words.
         message: String,
     },
-    /// The client was closed.
+    /// The application closed the client.
     #[error("the client is closed")]
     Closed,
-    /// The client has failed.
+    /// The client has failed, for the reason in the value.
     #[error("the client has failed: {0}")]
     Failed(Reason),
 }

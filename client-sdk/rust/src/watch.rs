@@ -16,7 +16,7 @@ use crate::{
     types::{Record, UserError, check_user},
 };
 
-/// All watches of a client.
+/// The application's watches of one client, by user.
 #[derive(Default)]
 pub(crate) struct Watchers {
     all: HashMap<u64, Watcher>,
@@ -41,7 +41,7 @@ impl Watchers {
         self.next
     }
 
-    /// No more changes come.
+    /// Ends every watch: no more changes come.
     pub(crate) fn end(&mut self, wakers: &mut Vec<Waker>) {
         self.ended = true;
         wakers.extend(
@@ -51,7 +51,7 @@ impl Watchers {
         );
     }
 
-    /// Tells all who watch the user.
+    /// Gives a record to every watch of its user.
     pub(crate) fn change(&mut self, record: &Record, wakers: &mut Vec<Waker>) {
         let Some((user, watchers)) = self.of_user.get_key_value(&*record.user) else {
             return;

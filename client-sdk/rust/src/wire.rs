@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{Activity, Mode, Record};
 
-/// What is offered as `Sec-WebSocket-Protocol`.
+/// The subprotocol that is offered in `Sec-WebSocket-Protocol`.
 pub(crate) const SUBPROTOCOL: &str = "online-status.v1.json";
 
-/// What a client sends.
+/// A message that a client sends.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum ClientMessage<'a> {
@@ -51,7 +51,7 @@ pub(crate) enum ClientMessage<'a> {
     Bye {},
 }
 
-/// What a server sends.
+/// A message that a server sends.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum ServerMessage {
@@ -83,10 +83,10 @@ pub(crate) enum ServerMessage {
         address: String,
     },
     Expiring {
-        /// Seconds until the token ends.
+        /// The seconds until the token ends.
         r#in: u64,
     },
-    /// A newer server's.
+    /// A message of a type that this release does not know.
     #[serde(other)]
     Unknown,
 }
@@ -99,10 +99,10 @@ pub(crate) struct Welcome {
     pub(crate) session: String,
     #[serde(default)]
     pub(crate) node: String,
-    /// Seconds between the server's pings.
+    /// The seconds between the server's pings.
     #[serde(default)]
     pub(crate) heartbeat: Option<u32>,
-    /// When the token ends, ms since 1970.
+    /// The time at which the token ends, ms since 1970.
     #[serde(default)]
     pub(crate) expires: Option<u64>,
     #[serde(default)]
@@ -113,15 +113,15 @@ pub(crate) struct Welcome {
     pub(crate) limits: Limits,
 }
 
-/// What a session may do.
+/// The limits that the session has to keep.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
 pub(crate) struct Limits {
-    /// Bytes of a message.
+    /// The most bytes of a message.
     pub(crate) message: usize,
-    /// Users that a message may name.
+    /// The most users that a message may name.
     pub(crate) users: usize,
-    /// Users watched at a time.
+    /// The most users that the session may watch.
     pub(crate) watches: usize,
     /// Messages that the server takes of a session in a second.
     pub(crate) messages: u32,
@@ -139,7 +139,7 @@ impl Default for Limits {
     }
 }
 
-/// The answer to `GET /route`.
+/// The body of the answer to `GET /route`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Route {
     pub(crate) address: String,

@@ -7,14 +7,14 @@ use ring::{Node, NodeId};
 
 use super::{Note, Options};
 
-/// Doublings of a penalty, at most.
+/// The most doublings of a penalty.
 const MAX_LEVEL: u32 = 20;
 /// The weight factor of a node that load has not changed, in percent.
 pub(super) const UNCHANGED: u32 = 100;
 
 #[derive(Debug)]
 pub(super) struct Member {
-    /// The newest that was read.
+    /// The newest lease that was read.
     pub(super) lease: Lease,
     /// Its lease was there at the last reading.
     pub(super) present: bool,
@@ -22,12 +22,12 @@ pub(super) struct Member {
     left: bool,
     /// When it was judged: its lease is gone for good.
     pub(super) dead_since: Option<u64>,
-    /// When this stay of it began.
+    /// The time at which the node's present stay began.
     pub(super) here_since: u64,
     pub(super) last_seen: u64,
     /// When it came back within the window, as many as it takes for a penalty.
     returns: VecDeque<u64>,
-    /// Penalties in a row.
+    /// The number of penalties in a row.
     level: u32,
     pub(super) penalty_until: u64,
     /// What load has made of its weight, in percent.
@@ -87,7 +87,7 @@ impl Member {
         self.left |= gave_back;
     }
 
-    /// Its lease is there.
+    /// Notes that the node's lease is there.
     pub(super) fn renewed(&mut self, lease: Lease, mono: u64, options: &Options) -> Option<Note> {
         let back = self.is_dead() || self.lease.boot != lease.boot;
         let left = std::mem::take(&mut self.left) || self.lease.draining;

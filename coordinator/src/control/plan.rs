@@ -8,13 +8,13 @@ use super::{Control, Problem, member::Member};
 /// What a living node is to the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
-    /// Gets its share.
+    /// The node gets its share of vnodes.
     Sharing,
-    /// Is new and gets its share soon.
+    /// The node is new and gets its share soon.
     Joining,
     /// Came back too often and gets its share later.
     Penalised,
-    /// An operator wants it to be relieved.
+    /// An operator drains the node.
     Drained,
     /// It wants to be relieved itself, since it is about to end.
     Leaving,
@@ -28,7 +28,7 @@ struct Plan {
 }
 
 impl Control {
-    /// `None` for a dead node.
+    /// The role of a node in the next map; `None` for a dead one.
     pub(super) fn role(&self, id: &NodeId, member: &Member, mono: u64) -> Option<Role> {
         if member.is_dead() {
             None

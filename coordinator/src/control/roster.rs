@@ -114,7 +114,7 @@ impl Control {
     }
 }
 
-/// What makes a lease unusable.
+/// The reason for which a lease is ignored; `None` for a good one.
 fn wrong_with(lease: &Lease) -> Option<&'static str> {
     if NodeId::parse(&lease.node).is_err() {
         Some("its name is none")

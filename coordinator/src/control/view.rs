@@ -7,25 +7,25 @@ use ring::{Map, MapVersion, NodeId, Vnode, VnodeSetError};
 
 use super::{Control, Now, plan::Role};
 
-/// What a node is doing.
+/// The state of a node, for display and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It is there and gets vnodes soon.
+    /// The node is new and gets vnodes soon.
     Joining,
     /// It has its share, or is on the way to it.
     Active,
-    /// It is being relieved of its vnodes.
+    /// The node is being relieved of its vnodes.
     Draining,
-    /// It has been.
+    /// The node has been relieved of all its vnodes.
     Drained,
     /// It came back too often and has to stay for a while first.
     Penalised,
-    /// Its lease is gone.
+    /// The node's lease has ended.
     Dead,
 }
 
 impl State {
-    /// All of them.
+    /// Every state.
     pub const ALL: [Self; 6] = [
         Self::Joining,
         Self::Active,
@@ -35,7 +35,7 @@ impl State {
         Self::Dead,
     ];
 
-    /// Its word.
+    /// The state's word in answers and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,12 +49,12 @@ impl State {
     }
 }
 
-/// A node, for display.
+/// A node as operators see it.
 #[derive(Debug, Clone)]
 pub struct MemberView {
     /// Its newest lease; of a node that only the map knows, what that says.
     pub lease: Lease,
-    /// What it is doing.
+    /// The state of the node.
     pub state: State,
     /// Whether its lease was there at the last reading.
     pub present: bool,
@@ -64,9 +64,9 @@ pub struct MemberView {
     pub vnodes: usize,
     /// The share of all vnodes that its weight in that map stands for, 0 to 1.
     pub share: f64,
-    /// Whether an operator drains it.
+    /// Whether an operator drains the node.
     pub drained: bool,
-    /// How long its penalty still lasts, ms.
+    /// The rest of the node's penalty, ms; 0 = none.
     pub penalty: u64,
 }
 
@@ -75,30 +75,30 @@ pub struct MemberView {
 pub enum Problem {
     /// A vnode that two nodes want before others; the first by name gets it.
     PinnedTwice {
-        /// The lowest such vnode.
+        /// The lowest vnode that both pin.
         vnode: Vnode,
-        /// Who gets it.
+        /// The node that gets it.
         first: NodeId,
-        /// Who does not.
+        /// The node that does not.
         second: NodeId,
     },
-    /// Pins that are ignored.
+    /// A node's pins are ignored.
     Pin {
-        /// Whose.
+        /// The node whose pins they are.
         node: NodeId,
-        /// Why.
+        /// The mistake in the pins.
         error: VnodeSetError,
     },
-    /// A lease that is ignored.
+    /// A lease is ignored.
     Lease {
-        /// The name in it.
+        /// The node that the lease names.
         node: String,
-        /// Why.
+        /// The mistake in the lease.
         what: String,
     },
     /// A node whose changes do not reach the others.
     NotPublishing {
-        /// The node that says so of itself.
+        /// The node that reports the trouble.
         node: NodeId,
         /// The reason in the node's own words, from its lease.
         why: String,
@@ -107,9 +107,9 @@ pub enum Problem {
     TooMany(usize),
     /// The map in the store has another number of vnodes; nothing is decided.
     Vnodes {
-        /// How many it has.
+        /// The map's number of vnodes.
         map: usize,
-        /// How many it should.
+        /// The configured number of vnodes.
         configured: usize,
     },
     /// The map in the store is damaged and gets replaced.
@@ -117,7 +117,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The kinds, for a metric's label.
+    /// Every kind of problem, as a metric's label.
     pub const KINDS: [&str; 7] = [
         "pinned_twice",
         "pin",
@@ -137,7 +137,7 @@ impl Problem {
         }
     }
 
-    /// Which of [`Problem::KINDS`] it is.
+    /// The kind of the problem, one of [`Problem::KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
         let at = match self {
@@ -189,7 +189,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Something that has happened.
+/// An event of the fleet, for the log and the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A node came for the first time.
@@ -198,13 +198,13 @@ pub enum Note {
     Returned(NodeId),
     /// A node came back once too often and has to stay for so many ms before it gets vnodes.
     Penalised(NodeId, u64),
-    /// A node's lease is gone.
+    /// A node's lease has ended.
     Dead(NodeId),
-    /// A newer map was read.
+    /// A newer map was read from the store.
     Map(MapVersion),
-    /// A map is to be written.
+    /// A map is about to be written.
     Writing {
-        /// Its version.
+        /// The version of the map.
         version: MapVersion,
         /// All its epochs are raised, since the store has lost a newer one.
         raised: bool,
@@ -239,7 +239,7 @@ impl fmt::Display for Note {
 }
 
 impl Control {
-    /// The nodes, by name.
+    /// The nodes of the fleet, by name.
     #[must_use]
     pub fn members(&self, now: Now) -> Vec<MemberView> {
         let mono = now.mono_ms;

@@ -11,7 +11,7 @@ use token::Claims;
 use super::{App, STALE};
 use crate::clock;
 
-/// Bytes of a body that are read.
+/// The most bytes of a body that are read; more are answered 413.
 const MAX_BODY: usize = 512 << 10;
 
 /// An answer that is an error, in the form of RFC 9457.
@@ -19,7 +19,7 @@ const MAX_BODY: usize = 512 << 10;
 pub(super) struct Refusal {
     status: StatusCode,
     detail: String,
-    /// Seconds after which to try again.
+    /// Seconds for `retry-after`; `None` = no such header.
     retry: Option<u64>,
 }
 
@@ -84,12 +84,12 @@ pub(super) fn with_type(
     (status, [(header::CONTENT_TYPE, content_type)], body.into()).into_response()
 }
 
-/// Before the first map was read.
+/// The refusal before the first map was read.
 pub(super) fn no_map() -> Refusal {
     Refusal::unavailable("there is no map yet", 1)
 }
 
-/// The store cannot be asked.
+/// The refusal while the store cannot be asked.
 pub(super) fn no_store() -> Refusal {
     Refusal::unavailable("the store does not answer", 1)
 }
@@ -122,7 +122,7 @@ pub(super) fn user_of(query: Option<&str>) -> Result<String, Refusal> {
     }
 }
 
-/// The whole body, within its limit.
+/// The whole body, within [`MAX_BODY`].
 pub(super) async fn whole(body: Body) -> Result<Bytes, Refusal> {
     let detail = format!("a body is at most {MAX_BODY} bytes");
     let too_large = |_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
@@ -152,7 +152,7 @@ impl App {
         }
     }
 
-    /// Whether the caller is an administrator.
+    /// Refuses a caller whose token lacks the administrator's scope.
     pub(super) async fn administrator(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let forbidden = |what: String| Err(Refusal::new(StatusCode::FORBIDDEN, what));
         match self.caller(headers).await? {
@@ -167,7 +167,7 @@ impl App {
     }
 }
 
-/// The token of `Authorization: Bearer`.
+/// The token of the header `Authorization: Bearer`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

@@ -17,7 +17,7 @@ use super::{
     answer::{self, Refusal},
 };
 
-/// Users that one bulk request may name.
+/// The most users that one bulk request may name.
 const MAX_BULK: usize = 1_000;
 
 pub(super) async fn one(

@@ -23,7 +23,7 @@ use serde_json::Value;
 pub(crate) const SECRET: &str = "a secret of the tests, long enough for HS256";
 /// Far longer than anything takes, so that a slow machine fails no test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// Everything in a second or so.
+/// Settings with short times, so that a test takes seconds.
 const QUICK: [&str; 10] = [
     "--coordinator-poll",
     "100ms",
@@ -38,7 +38,7 @@ const QUICK: [&str; 10] = [
 ];
 const LEASE_TTL: Duration = Duration::from_millis(1_500);
 
-/// Asks until the answer is good.
+/// Asks again and again until there is an answer.
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -58,7 +58,7 @@ pub(crate) struct Coordinator {
 }
 
 impl Coordinator {
-    /// With a secret, and quick.
+    /// Starts one with a secret and short times.
     pub(crate) fn start(redis: &RedisServer, id: &str, flags: &[&str]) -> Self {
         let secret = ["--auth-secret", SECRET];
         Self::start_with(redis, id, &[&secret[..], flags].concat())
@@ -92,7 +92,7 @@ impl Coordinator {
         }
     }
 
-    /// One whose output nobody reads any more.
+    /// Starts one whose output nobody reads any more.
     pub(crate) fn start_unheard(redis: &RedisServer, id: &str) -> Self {
         let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = probe.local_addr().expect("an address");
@@ -163,7 +163,7 @@ impl Coordinator {
         self.json("/nodes")["mapVersion"].as_u64().unwrap_or(0)
     }
 
-    /// How many vnodes each node owns.
+    /// The number of vnodes that each node owns.
     pub(crate) fn owned(&self) -> BTreeMap<String, u64> {
         let fleet = self.json("/nodes");
         let nodes = fleet["nodes"].as_array().expect("a list").iter();
@@ -241,7 +241,7 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// The command that runs one, quick.
+/// The command that runs one with short times.
 fn run(url: &str, id: &str, listen: &str, flags: &[&str]) -> Command {
     let mut command = command();
     command
@@ -334,7 +334,7 @@ pub(crate) fn admin() -> String {
 /// Plays an edge: renews its lease, follows the map and reports it. Like a process that is
 /// killed, it leaves its lease when it is dropped.
 pub(crate) struct Edge {
-    /// The newest map that it follows.
+    /// The newest map that the edge follows.
     map: Arc<Mutex<Option<Map>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -391,7 +391,7 @@ impl Edge {
         }
     }
 
-    /// The newest map that it follows.
+    /// The newest map that the edge follows.
     pub(crate) fn map(&self) -> Option<Map> {
         self.map.lock().expect("nobody panics with it").clone()
     }

@@ -8,7 +8,7 @@ use coordinator::control::{
 use protocol::{Lease, Load};
 use ring::{Map, MapVersion, NodeId, VnodeCount};
 
-/// How often the control looks, ms.
+/// Time between two looks of the control, ms.
 pub(crate) const STEP: u64 = 500;
 /// 2026-01-01, and its day since 1970.
 pub(crate) const START: u64 = 1_767_225_600_000;
@@ -25,7 +25,7 @@ pub(crate) struct Process {
 pub(crate) struct Fleet {
     pub(crate) options: Options,
     pub(crate) control: Control,
-    /// Another replica, which only looks.
+    /// Another replica, which looks and never writes.
     pub(crate) standby: Control,
     pub(crate) now: u64,
     pub(crate) up: bool,
@@ -34,7 +34,7 @@ pub(crate) struct Fleet {
     pub(crate) processes: BTreeMap<String, Process>,
     /// What the store has: leases with the time at which each ends.
     pub(crate) leases: BTreeMap<String, (Lease, u64)>,
-    /// The names that the store has.
+    /// The nodes' names that the store has.
     names: BTreeSet<String>,
     pub(crate) drained: BTreeSet<String>,
     pub(crate) stored: Stored,
@@ -73,7 +73,7 @@ impl Fleet {
         }
     }
 
-    /// With nodes of weight 100, and settled.
+    /// A fleet of nodes with weight 100, after its first map.
     pub(crate) fn settled(options: Options, nodes: &[&str]) -> Self {
         let mut fleet = Self::new(options);
         for node in nodes {
@@ -83,7 +83,7 @@ impl Fleet {
         fleet
     }
 
-    /// Starts the node, or its next life.
+    /// Starts the node, or another process under its name.
     pub(crate) fn start(&mut self, name: &str) -> &mut Lease {
         self.boots += 1;
         let (weight, pins) = self
@@ -138,7 +138,7 @@ impl Fleet {
         self.drained.insert(name.into());
     }
 
-    /// Loses the store's content.
+    /// Loses the content of the store.
     pub(crate) fn flush(&mut self) {
         self.leases.clear();
         self.names.clear();
@@ -213,7 +213,7 @@ impl Fleet {
         }
     }
 
-    /// What the store shows now.
+    /// The observation of what the store has now.
     pub(crate) fn observation(&mut self) -> Observation {
         let mut leases: Vec<Lease> = self.leases.values().map(|(l, _)| l.clone()).collect();
         if !leases.is_empty() {

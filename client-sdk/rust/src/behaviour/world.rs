@@ -45,7 +45,7 @@ pub(super) struct World {
     claims: Value,
     names: HashMap<String, LinkId>,
     links: HashMap<LinkId, Connection>,
-    /// Questions without an answer.
+    /// Token requests without an answer: the number of the call, and that of the machine's request.
     tokens: Vec<(u64, u64)>,
     token_calls: u64,
     routes: Vec<u64>,
@@ -249,7 +249,7 @@ impl World {
         self.settle();
     }
 
-    /// Somebody sets the wall clock.
+    /// Sets the wall clock, as somebody at the machine does.
     pub(super) fn set(&mut self, ms: i64) {
         self.now.wall = self.now.wall.saturating_add_signed(ms);
     }
@@ -536,7 +536,7 @@ fn no_route(status: Option<u16>) -> NoRoute {
     }
 }
 
-/// A list, or a pattern of one.
+/// The users in a list, or those that a pattern makes.
 fn users(value: &Value) -> Vec<String> {
     if let Some(list) = value.as_array() {
         return list

@@ -24,23 +24,23 @@ const TOO_FAST: u64 = 5_000;
 /// What a connection is given after a timer was late. ms.
 const EXCUSE: u64 = 3_000;
 
-/// The way to the next session.
+/// The stage on the way to the next session.
 #[derive(Debug, Default)]
 pub(super) enum Effort {
     /// No connection is wanted.
     #[default]
     None,
-    /// The application is asked for a token.
+    /// The application was asked for a token, and has not answered.
     Token,
     Route {
         request: u64,
-        /// How many routes were asked before it.
+        /// The number of routes that were asked before this one.
         asked: usize,
         until: u64,
     },
-    /// A connection that was not welcomed yet.
+    /// A connection is open or opening, and not welcomed yet.
     Dial { link: Box<Link>, until: u64 },
-    /// The next attempt is later.
+    /// The client waits before its next attempt.
     Wait { until: u64 },
 }
 
@@ -56,7 +56,7 @@ impl Effort {
 }
 
 impl Machine {
-    /// Takes the next step to a session.
+    /// Takes the next step on the way to a session.
     pub(super) fn go(&mut self) {
         // A new token for the session there is comes too late: the next session asks for its own.
         self.tokens.forget_question();
@@ -76,7 +76,7 @@ impl Machine {
         }
     }
 
-    /// Asks one of the routes.
+    /// Asks one of the routes, after `asked` others.
     fn ask_route(&mut self, asked: usize) {
         let Target::Routes(routes) = &self.settings.target else {
             return;
@@ -145,7 +145,7 @@ impl Machine {
         };
     }
 
-    /// The connection stands: the token is sent.
+    /// Handles an open connection: sends the token.
     pub(super) fn opened(&mut self, id: LinkId) {
         let (mut link, until) = match std::mem::take(&mut self.effort) {
             Effort::Dial { link, until } if link.id == id => (link, until),
@@ -163,7 +163,7 @@ impl Machine {
         self.effort = Effort::Dial { link, until };
     }
 
-    /// A connection ended.
+    /// Handles the end of a connection.
     pub(super) fn ended(&mut self, id: LinkId, end: End) {
         if let Some(at) = self.retiring.iter().position(|(link, _)| *link == id) {
             self.retiring.swap_remove(at);
@@ -177,7 +177,7 @@ impl Machine {
         }
     }
 
-    /// The connection ended before the welcome.
+    /// Handles a connection that ended before its welcome.
     fn not_welcomed(&mut self, end: End) {
         if !matches!(
             end,
@@ -291,7 +291,7 @@ impl Machine {
         self.go();
     }
 
-    /// Gives up what is under way.
+    /// Gives up the attempt that is under way.
     pub(super) fn abandon(&mut self) {
         if let Effort::Dial { link, .. } = std::mem::take(&mut self.effort) {
             self.outputs.push_back(Output::Abort { link: link.id });

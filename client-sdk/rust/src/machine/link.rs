@@ -8,12 +8,12 @@ use crate::{
     wire::{ClientMessage, Limits},
 };
 
-/// What an answer is awaited to.
+/// The kind of message whose answer is awaited.
 #[derive(Debug)]
 pub(super) enum Asked {
-    /// The connection's first `auth`.
+    /// The first `auth` of the connection.
     Auth,
-    /// A new token for the session.
+    /// A later `auth`, with a new token for the session.
     Refresh,
     Watch(Vec<Arc<str>>),
     Unwatch,
@@ -26,11 +26,11 @@ pub(super) enum Asked {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: LinkId,
-    /// When the server welcomed it.
+    /// The time of the welcome.
     pub(super) since: u64,
-    /// When anything came from the server.
+    /// The time at which anything came from the server last.
     heard: u64,
-    /// When a message was sent.
+    /// The time at which a message was sent last.
     sent: u64,
     /// How often this client speaks at least, ms.
     speaks: u64,
@@ -72,7 +72,7 @@ impl Link {
         }
     }
 
-    /// `heartbeat`: seconds between the server's pings.
+    /// Notes the welcome. `heartbeat`: seconds between the server's pings.
     pub(super) fn welcomed(&mut self, now: Now, heartbeat: Option<u32>, limits: Limits) {
         self.since = now.steady;
         self.pinged = heartbeat.map(|seconds| u64::from(seconds.max(1)) * 1_000);
@@ -81,12 +81,12 @@ impl Link {
         self.budget_at = now.steady;
     }
 
-    /// Something came from the server.
+    /// Notes a sign of life of the server.
     pub(super) fn heard(&mut self, now: Now) {
         self.heard = now.steady;
     }
 
-    /// Counts a message that is sent.
+    /// Counts a message that is sent, for the rate and the promise.
     pub(super) fn sent(&mut self, now: Now) {
         self.sent = now.steady;
         self.refill(now);
@@ -117,7 +117,7 @@ impl Link {
         self.sent.min(self.heard) + self.speaks
     }
 
-    /// When the server's ping is missing.
+    /// The time from which on a ping of the server is missing; `None` while none is expected.
     pub(super) fn missing_at(&self) -> Option<u64> {
         self.pinged.map(|every| self.heard + every + every / 4)
     }
@@ -131,7 +131,7 @@ impl Link {
     }
 }
 
-/// A message as text.
+/// The message as JSON.
 pub(super) fn text(message: &ClientMessage<'_>) -> String {
     serde_json::to_string(message).expect("texts and numbers are always JSON")
 }

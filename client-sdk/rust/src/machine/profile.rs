@@ -37,7 +37,7 @@ impl Change {
         self.status.is_none() && self.mode.is_none() && self.text.is_none()
     }
 
-    /// Whether it sets nothing else.
+    /// Whether the message sets nothing but the activity.
     pub(super) fn is_activity(&self) -> bool {
         self.mode.is_none() && self.text.is_none()
     }
@@ -50,7 +50,7 @@ impl Change {
         all
     }
 
-    /// Tells the application what became of it.
+    /// The outputs that tell the application the outcome of what it set.
     pub(super) fn done(&self, result: &Result<(), SetError>) -> impl Iterator<Item = Output> {
         self.tickets().into_iter().map(move |ticket| Output::Set {
             ticket,
@@ -86,13 +86,13 @@ impl Profile {
         }
     }
 
-    /// Replaces a mode that was not sent.
+    /// Replaces a mode that was not sent yet; the output tells who set that one.
     pub(super) fn set_mode(&mut self, value: Mode, ticket: Ticket) -> Option<Output> {
         self.newest_mode = ticket;
         replace(&mut self.wanted.mode, value, ticket)
     }
 
-    /// Replaces a text that was not sent.
+    /// Replaces a text that was not sent yet; the output tells who set that one.
     pub(super) fn set_text(&mut self, value: String, ticket: Ticket) -> Option<Output> {
         self.newest_text = ticket;
         replace(&mut self.wanted.text, value, ticket)
@@ -144,7 +144,7 @@ impl Profile {
         Some(std::mem::take(&mut self.wanted))
     }
 
-    /// Whether [`Self::next`] has something.
+    /// Whether [`Self::next`] has something to send.
     pub(super) fn has_more(&self, told: Activity, now: Now, auto_away: Option<u64>) -> bool {
         let waits = self.retry_at.is_some_and(|at| now.steady < at);
         !waits && (!self.wanted.is_empty() || self.activity(now, auto_away) != told)
@@ -180,7 +180,7 @@ impl Profile {
         self.wanted.status = None;
     }
 
-    /// Nothing is set any more.
+    /// Ends every wait: the client was closed, or has failed for `reason`.
     pub(super) fn closed(&mut self, reason: Option<&Reason>) -> Vec<Output> {
         let error = reason.map_or(SetError::Closed, |reason| SetError::Failed(reason.clone()));
         std::mem::take(&mut self.wanted).done(&Err(error)).collect()

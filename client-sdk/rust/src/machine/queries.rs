@@ -12,7 +12,7 @@ use crate::{
     wire::Limits,
 };
 
-/// Questions that may wait for a session.
+/// The most questions that wait for a session; more are refused.
 const MOST: usize = 1_000;
 /// What a message has beside its users, bytes.
 const OVERHEAD: usize = 64;
@@ -27,7 +27,7 @@ pub(super) struct Part {
 #[derive(Debug)]
 struct Query {
     records: Vec<Record>,
-    /// How many users have no record yet.
+    /// The number of users whose record has not come.
     left: usize,
 }
 
@@ -57,7 +57,7 @@ impl Queries {
         !self.waiting.is_empty()
     }
 
-    /// Users for one message.
+    /// The next users to ask for, as many as one message may name.
     pub(super) fn next(&mut self, limits: &Limits) -> Option<Part> {
         let part = self.waiting.front_mut()?;
         let mut left = limits.message.saturating_sub(OVERHEAD);
@@ -102,13 +102,13 @@ impl Queries {
         })
     }
 
-    /// Nobody waits for it any more.
+    /// Drops a question whose asker waits no longer.
     pub(super) fn cancel(&mut self, ticket: Ticket) {
         self.open.remove(&ticket);
         self.waiting.retain(|part| part.ticket != ticket);
     }
 
-    /// What was not answered is asked again.
+    /// Queues again what a lost connection did not answer.
     pub(super) fn link_lost(&mut self, link: &mut Link) {
         let parts = link
             .asked
@@ -122,7 +122,7 @@ impl Queries {
         }
     }
 
-    /// Nothing is answered any more.
+    /// Ends every wait: the client was closed, or has failed for `reason`.
     pub(super) fn closed(&mut self, reason: Option<&Reason>) -> Vec<Output> {
         let error = reason.map_or(QueryError::Closed, |reason| {
             QueryError::Failed(reason.clone())

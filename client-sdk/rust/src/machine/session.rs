@@ -44,7 +44,7 @@ impl Machine {
         link.asked.insert(id, asked);
     }
 
-    /// The server's WebSocket ping.
+    /// Handles a WebSocket ping of the server.
     pub(super) fn heard(&mut self, id: LinkId) {
         if let Some(link) = self.session.as_mut().filter(|link| link.id == id) {
             link.heard(self.now);

@@ -20,9 +20,9 @@ const MAX_REFUSED: u32 = 2;
 #[derive(Debug, Clone)]
 struct Token {
     text: String,
-    /// When it ends, ms since 1970.
+    /// The time of the token's end, ms since 1970; `None` when it does not say.
     expires: Option<u64>,
-    /// A server took it once.
+    /// Whether a server took the token.
     accepted: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Tokens {
     have: Option<Token>,
     /// One that a server refused: it is not used again.
     bad: Option<String>,
-    /// The user of the first token.
+    /// The user of the first token; a token of another one is refused.
     user: Option<String>,
     question: Option<Question>,
     /// The last questions for a session that were in vain.
@@ -73,7 +73,7 @@ impl Tokens {
         }
     }
 
-    /// A token to connect with.
+    /// The token, if it is good for a connection now.
     pub(super) fn usable(&self, now: Now) -> Option<&str> {
         let token = self.have.as_ref()?;
         let ends = token
@@ -84,7 +84,7 @@ impl Tokens {
         (good && self.bad.as_ref() != Some(&token.text)).then_some(&*token.text)
     }
 
-    /// The user that the token names.
+    /// The user that the token names; empty before the first token.
     pub(super) fn user(&self) -> &str {
         self.user.as_deref().unwrap_or_default()
     }
@@ -109,7 +109,7 @@ impl Tokens {
         }
     }
 
-    /// A server took the token.
+    /// Notes that a server took the token.
     fn accepted(&mut self) {
         (self.refused, self.failures) = (0, 0);
         self.bad = None;
@@ -132,7 +132,7 @@ impl Machine {
         self.outputs.push_back(Output::FetchToken { request });
     }
 
-    /// The application's answer.
+    /// Takes the application's answer to a request for a token.
     pub(super) fn token(&mut self, request: u64, result: Result<String, NoToken>) {
         let Some(question) = self
             .tokens

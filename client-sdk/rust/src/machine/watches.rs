@@ -37,13 +37,13 @@ enum Told {
     Grouped,
     /// A question is under way, or was answered.
     Yes,
-    /// The server refused it.
+    /// The server refused to have the user watched.
     Refused,
 }
 
 #[derive(Debug)]
 struct Watched {
-    /// How often the application watches the user.
+    /// The number of the application's watches of the user.
     count: u32,
     told: Told,
     record: Option<Record>,
@@ -51,7 +51,7 @@ struct Watched {
     shown: bool,
     /// Since when the server says that it never saw the user.
     doubt: Option<u64>,
-    /// The refusal that the application was told.
+    /// The refusal that the application was told of, so that it is told once.
     refusal: Option<String>,
 }
 
@@ -59,7 +59,7 @@ struct Watched {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     users: HashMap<Arc<str>, Watched>,
-    /// To be asked, oldest first.
+    /// The users to watch on this connection, oldest first.
     queue: BTreeMap<u64, Arc<str>>,
     /// Parts of a question that was refused as a whole: who of them is the reason shows alone.
     groups: VecDeque<VecDeque<Arc<str>>>,
@@ -159,7 +159,7 @@ impl Watches {
         (self.told, self.over_told, self.retry_at, self.trying) = (0, 0, None, None);
     }
 
-    /// A server that was told nothing yet.
+    /// Begins with a server that was told nothing yet.
     pub(super) fn link_begins(&mut self) {
         self.link_lost();
         self.queue.clear();
@@ -202,7 +202,7 @@ impl Watches {
         }
     }
 
-    /// Changes of watched users.
+    /// Takes changes of watched users.
     pub(super) fn presence(&mut self, records: Vec<Record>, outputs: &mut VecDeque<Output>) {
         for record in records {
             self.take(record, outputs);
@@ -333,7 +333,7 @@ impl Watches {
         self.groups.push_back(users.into());
     }
 
-    /// Whether [`Self::next`] has something for this session.
+    /// Whether [`Self::next`] has something to send in this session.
     pub(super) fn has_more(&self, link: &Link, now: u64) -> bool {
         if !self.leaving.is_empty() {
             return true;

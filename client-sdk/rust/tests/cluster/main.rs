@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use view::{SECRET, View, ready, token};
 
 const USERS: usize = 60;
-/// Whom each watches: those after it.
+/// The number of users that each watches: those after it.
 const WATCHED: usize = 10;
 /// Longer than a takeover, a back-off and an outage of Kafka together.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Cluster {
         String::from_utf8(done.stdout).expect("UTF-8")
     }
 
-    /// The same, while this goes on.
+    /// Runs a command of the development cluster, while the load goes on.
     async fn does(self: &Arc<Self>, verb: &'static str, name: &'static str) {
         let cluster = self.clone();
         let done = tokio::task::spawn_blocking(move || cluster.run(&[verb, name]));

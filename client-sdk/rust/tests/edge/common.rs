@@ -101,13 +101,13 @@ impl Edge {
         }
     }
 
-    /// Kills it without a word.
+    /// Kills the edge with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child");
     }
 
-    /// Starts it again where it was.
+    /// Starts the edge again at the same address.
     pub(crate) fn restart(&mut self) {
         self.child = launch(self.address, self.admin, &self.flags);
         self.until_ready();
@@ -117,7 +117,7 @@ impl Edge {
         format!("http://{}", self.address)
     }
 
-    /// A client of the user.
+    /// A client of `user` at this edge.
     pub(crate) fn client(&self, user: &str) -> Client {
         self.builder(user).connect().expect("good settings")
     }

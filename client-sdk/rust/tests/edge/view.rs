@@ -54,7 +54,7 @@ impl View {
         Some(record)
     }
 
-    /// Waits until a user is shown so.
+    /// Waits until the user's record is `good`.
     pub(crate) async fn until(&mut self, user: &str, good: impl Fn(&Record) -> bool) -> Record {
         let found = timeout(PATIENCE, async {
             if let Some(last) = self.last(user).filter(|last| good(last)) {
@@ -76,7 +76,7 @@ impl View {
         self.until(user, |record| record.status == status).await
     }
 
-    /// Takes what comes in that time.
+    /// Takes the changes that come within `time`.
     pub(crate) async fn look_for(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(record) = tokio::time::timeout_at(end, self.next()).await {
@@ -100,14 +100,14 @@ impl View {
         assert!(flaps.is_empty(), "{user} was shown offline: {seen:?}");
     }
 
-    /// The watch's end.
+    /// Waits for the end of the watch.
     pub(crate) async fn ended(&mut self) {
         let end = timeout(PATIENCE, async { while self.next().await.is_some() {} });
         end.await.expect("the watch ends");
     }
 }
 
-/// Waits for a state.
+/// Waits until the client's state is `good`.
 pub(crate) async fn until_state(client: &Client, good: impl FnMut(&State) -> bool) -> State {
     let mut states = client.state();
     let found = timeout(PATIENCE, states.wait_for(good)).await;
