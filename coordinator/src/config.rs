@@ -26,7 +26,7 @@ settings::sections! {
         max_connections: u64 = "10000",
         /// Requests for `/map` that wait for the next map at a time; more are answered 503.
         max_waiters: u64 = "1000",
-        /// The longest that one of them waits; then 204.
+        /// The longest time that a request for `/map` waits for the next map; then 204.
         map_wait: Duration = "25s",
         /// Time for a request's head, between two requests of a connection too; later, it is closed.
         header_timeout: Duration = "15s",
@@ -49,15 +49,15 @@ settings::sections! {
         step_timeout: Duration = "30s",
         /// An edge that came back so often within `return_window` is penalised. One that was told to end, and did, does not count as having come back.
         returns: u64 = "3",
-        /// See `returns`.
+        /// The time within which `returns` are counted.
         return_window: Duration = "5m",
         /// How long a penalised edge has to stay before it gets vnodes; doubles with each return.
         penalty: Duration = "30s",
-        /// The longest penalty.
+        /// The longest penalty, however often an edge comes back.
         penalty_limit: Duration = "10m",
         /// By how many percent load may change an edge's weight; 0 = not at all.
         load_shift: u64 = "0",
-        /// Between two such changes, of 2 percent each.
+        /// Time between two changes of weights by load, of 2 percent each.
         load_interval: Duration = "1m",
     }
 }

@@ -24,7 +24,7 @@ settings::sections! {
         /// `jwks_refresh`, on SIGHUP, and when a token comes that none of its keys verifies. Public
         /// keys only.
         jwks_url: String = "",
-        /// Between two fetches.
+        /// Time between two fetches of `jwks_url`, when nothing asks for one earlier.
         jwks_refresh: Duration = "5m",
         /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
         jwks_ca_file: Option<PathBuf> = "",
@@ -47,7 +47,7 @@ settings::sections! {
         /// Accepts tokens that are bound to their sender (`cnf`: DPoP, mTLS) as if whoever has one
         /// were who it was made for.
         accept_bound_tokens: bool = "false",
-        /// By how much clocks may differ.
+        /// How far the issuer's clock may be from this one's, for `exp` and `nbf`.
         leeway: Duration = "0s",
         /// The scope that administration, and questions for many users at once, need.
         admin_scope: String = "presence:admin",

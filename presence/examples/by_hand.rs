@@ -3,7 +3,7 @@
 //! `cargo run --release -p online-status-presence --example by_hand`
 
 use online_status_presence::{
-    Core, Hello, Now, Opening, Settings, StoreReply, StoreRequest, WatchRule,
+    Core, Hello, Now, Opening, Settings, StoreReply, StoreRequest, WatchBudget, WatchRule,
 };
 use protocol::{Encoding, decode};
 use ring::{CoreId, Epoch, VnodeCount};
@@ -98,10 +98,14 @@ fn settings() -> Result<Settings, Box<dyn std::error::Error>> {
         heartbeat_timeout: 25_000,
         store_patience: 2_000,
         max_devices: 10,
+        newest_wins: false,
         max_watches: 1_000,
+        watches: WatchBudget::new(10_000),
         outbox: 65_536,
         max_message: 16_384,
         message_rate: 20,
         message_burst: 200,
+        byte_rate: 65_536,
+        byte_burst: 262_144,
     })
 }

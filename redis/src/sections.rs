@@ -19,7 +19,7 @@ settings::sections! {
         /// `rediss+sentinel://`.
         #[env("REDIS_URL")]
         url: Secret = "",
-        /// What every key begins with.
+        /// The text that every key in Redis begins with, the same everywhere.
         prefix: String = "os:",
         /// The certificate authorities to trust with `rediss://`, in PEM; empty = the system's.
         ca_file: Option<PathBuf> = "",
@@ -27,9 +27,9 @@ settings::sections! {
         sentinel_username: String = "",
         /// The password that the Sentinels ask for; empty = the server's, or none.
         sentinel_password: Secret = "",
-        /// How long a connection may take.
+        /// How long connecting to Redis may take; then the next attempt follows.
         connect_timeout: Duration = "1s",
-        /// How long an answer may take.
+        /// How long an answer of Redis may take; then Redis counts as away.
         response_timeout: Duration = "2s",
     }
 

@@ -84,19 +84,21 @@ settings::sections! {
     pub(crate) struct Presence in presence {
         /// How long a user stays online after its last session broke.
         grace: Duration = "15s",
-        /// The same after a clean close; 0s = offline at once.
+        /// How long a user stays online after its last session closed cleanly; 0s = offline at
+        /// once.
         clean_close_grace: Duration = "0s",
-        /// Between two pings.
+        /// Time between two pings of the server to a session.
         heartbeat: Duration = "25s",
         /// A session is dead when nothing came for `heartbeat` and this.
         heartbeat_timeout: Duration = "10s",
         /// The shortest time within which a client may promise a message of its own (`alive`), in whole
         /// seconds. For who has promised, messages are the sign of life, and not pongs.
         alive_min: Duration = "10s",
-        /// The longest. A client that has stopped and whose pings something else answers is dead to the
-        /// server after what it promised and `heartbeat_timeout`.
+        /// The longest time that a client may promise. A client that has stopped and whose pings something
+        /// else answers is dead to the server after what it promised and `heartbeat_timeout`.
         alive_max: Duration = "10m",
-        /// How long a question waits for the store.
+        /// How long a session's question waits for the store; then it is answered with
+        /// `unavailable`.
         store_patience: Duration = "2s",
         /// Sessions of one user; one more ends with 4409, or another does.
         max_devices: u64 = "100",
@@ -125,7 +127,7 @@ settings::sections! {
     pub(crate) struct Tls in tls {
         /// The certificate chain in PEM; with `key` it turns TLS on. Read again on SIGHUP.
         certificate: PathBuf = "",
-        /// The private key in PEM.
+        /// The private key of `certificate`, in PEM.
         key: PathBuf = "",
     }
 
@@ -189,7 +191,7 @@ settings::sections! {
         ca_file: Option<PathBuf> = "",
         /// This client's certificate chain, in PEM.
         certificate: Option<PathBuf> = "",
-        /// Its private key, in PEM.
+        /// The private key of `certificate`, in PEM.
         key: Option<PathBuf> = "",
         /// The password of an encrypted private key.
         key_password: Secret = "",
