@@ -130,15 +130,16 @@ fn written(message: &ServerMessage<'_>) -> Value {
 fn list(kind: ListKind<'_>) -> Value {
     let mut bytes = Vec::new();
     begin_list(Encoding::Json, kind, &mut bytes);
+    let mut full = Record {
+        text: "lunch".into(),
+        since: 1,
+        last_seen: 2,
+        devices: u32::MAX,
+        version: Version::from_u64((1 << 53) - 1).expect("the largest"),
+        ..Record::default()
+    };
     for (n, &status) in Status::ALL.iter().enumerate() {
-        let full = Record {
-            status,
-            text: "lunch".into(),
-            since: 1,
-            last_seen: 2,
-            devices: u32::MAX,
-            version: Version::from_u64((1 << 53) - 1).expect("the largest"),
-        };
+        full.status = status;
         list_record(
             Encoding::Json,
             n == 0,

@@ -141,16 +141,21 @@ fn presence_is_read_from_the_store() {
     let _a = Edge::start(&redis, "a");
     coordinator.ready();
     let vnodes = ring::VnodeCount::new(64).expect("a power of two");
-    let stored = |status| Stored {
+    let lunch = Stored {
         record: Record {
-            status,
             since: 5,
             last_seen: 7,
             devices: 2,
             text: "lunch".into(),
             version: Version::from_u64(1 << 40).expect("in range"),
+            ..Record::default()
         },
         ..Stored::default()
+    };
+    let stored = |status| {
+        let mut stored = lunch.clone();
+        stored.record.status = status;
+        stored
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
