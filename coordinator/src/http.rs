@@ -5,6 +5,7 @@ mod answer;
 mod map;
 mod nodes;
 mod operator;
+mod policy;
 mod route;
 mod status;
 
@@ -33,8 +34,9 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics' label `path` names it.
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 16] = [
     "/",
+    "/blocks",
     "/client.js",
     "/healthz",
     "/map",
@@ -44,6 +46,7 @@ const PATHS: [&str; 14] = [
     "/nodes/{id}/undrain",
     "/openapi.json",
     "/readyz",
+    "/revocations",
     "/route",
     "/status",
     "/version",
@@ -63,6 +66,8 @@ pub(crate) struct App {
     /// Tokens of the public development secret are accepted, and none is needed.
     pub(crate) development: bool,
     pub(crate) admin_scope: String,
+    /// How long a revocation is kept, ms; 0 = for ever.
+    pub(crate) longest_life: u64,
     pub(crate) allowed_origins: Vec<String>,
     /// The age from which on a picture is called stale.
     pub(crate) fresh: Duration,
@@ -97,6 +102,12 @@ impl App {
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(operator::console))
+        .route(
+            "/blocks",
+            get(policy::blocks)
+                .put(policy::set_blocks)
+                .delete(policy::empty_blocks),
+        )
         .route("/client.js", get(operator::client))
         .route("/healthz", get(operator::healthz))
         .route("/map", get(map::map))
@@ -106,6 +117,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/nodes/{id}/undrain", post(nodes::undrain))
         .route("/openapi.json", get(operator::openapi))
         .route("/readyz", get(operator::readyz))
+        .route(
+            "/revocations",
+            get(policy::revocations)
+                .post(policy::revoke)
+                .delete(policy::take_back),
+        )
         .route("/route", get(route::route).options(route::preflight))
         .route("/status", get(status::one).post(status::many))
         .route("/version", get(operator::version))

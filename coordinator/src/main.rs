@@ -12,6 +12,7 @@ mod http;
 mod leadership;
 mod metrics;
 mod picture;
+mod policy;
 mod run;
 mod server;
 mod stop;

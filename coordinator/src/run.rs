@@ -22,6 +22,7 @@ use crate::{
     http::{self, App},
     leadership::Candidate,
     metrics::Metrics,
+    policy,
     server::{self, Limits},
     stop::stop,
 };
@@ -106,8 +107,9 @@ async fn serve(config: Config) -> Result<(), RunError> {
         shown,
         link,
         vnodes,
-        keys,
+        keys: Arc::clone(&keys),
         development,
+        longest_life: config.auth.longest_life(),
         admin_scope: config.auth.admin_scope.clone(),
         allowed_origins: own.allowed_origins.0.clone(),
         fresh: (own.poll * 3).max(Duration::from_millis(1_500)),
@@ -124,6 +126,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         header_timeout: own.header_timeout,
         shutdown: own.shutdown_timeout,
     };
+    tokio::spawn(policy::keep(app.link.clone(), keys, stopping.clone()));
     let router = http::router(Arc::clone(&app));
     let mut parts = Parts {
         candidate: tokio::spawn(candidate.run(leaving)),

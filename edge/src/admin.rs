@@ -1,5 +1,8 @@
-//! Health and metrics on an address of their own, served by a few threads with blocking sockets, so
-//! that they answer even when a core is busy. It reads what the cores publish and changes nothing.
+//! Health, metrics and administration on an address of their own, served by a few threads with blocking
+//! sockets, so that they answer even when a core is busy. It reads what the cores publish, and changes
+//! nothing but what administrators decree.
+
+mod decree;
 
 use std::{
     io::{self, Read, Write},
@@ -63,6 +66,19 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let (response, head_only) = loop {
         match http::parse(&bytes, shared.config.server.max_header.0) {
             Err(bad) => break (http::Response::problem(bad.0, &bad.1), false),
+            Ok(Some((request, head))) if decree::is_decree(&request) => {
+                let by = match decree::administrator(shared, &request) {
+                    Ok(by) => by,
+                    Err(response) => break (response, false),
+                };
+                let end = head + request.body_length;
+                if bytes.len() >= end {
+                    break (
+                        decree::answer(shared, &request, &by, &bytes[head..end]),
+                        false,
+                    );
+                }
+            }
             Ok(Some((request, _))) => {
                 let response = pages::health(shared, &request).unwrap_or_else(|| {
                     http::Response::problem(404, "there is nothing at this path")

@@ -4,6 +4,7 @@
 mod fleet;
 mod interest;
 mod place;
+mod policy;
 
 use std::{sync::Arc, time::Duration};
 
@@ -165,6 +166,11 @@ pub(crate) fn start(
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 tokio::task::spawn_local(bridge.serve(outlet));
+                let (reading, known, place) =
+                    (link.clone(), Arc::clone(&keys), Arc::clone(&keeper));
+                tokio::task::spawn_local(async move {
+                    policy::keep(reading, &place, &known).await;
+                });
                 fleet::until_ready(&keeper, &keys).await;
                 fleet::keep(link, &keeper, &described).await;
             });

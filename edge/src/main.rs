@@ -11,6 +11,7 @@ mod clock;
 mod cluster;
 mod config;
 mod connection;
+mod decrees;
 mod forwarded;
 mod http;
 mod link;

@@ -62,6 +62,8 @@ pub(crate) struct CoreStats {
     pub(crate) responses: BTreeMap<u16, u64>,
     /// By close code.
     pub(crate) closes: BTreeMap<u16, u64>,
+    /// Sessions ended since their token was revoked.
+    pub(crate) revoked: u64,
     /// By kind of mistake.
     pub(crate) bad_tokens: BTreeMap<&'static str, u64>,
     /// From accept to welcome.
@@ -124,6 +126,7 @@ impl Metrics {
         place: Option<&Place>,
         fetches: Fetches,
         gate: &Gate,
+        policy: usize,
     ) -> String {
         let cores: Vec<CoreStats> = self
             .0
@@ -143,6 +146,9 @@ impl Metrics {
         page.head("draining", "gauge", "Whether the edge is shutting down.");
         page.value("draining", "", u64::from(draining));
         page.memory(gate);
+        let help = "Revocations and lists of blocked users in force.";
+        page.head("policy_entries", "gauge", help);
+        page.value("policy_entries", "", policy as u64);
         for (name, kind, help, read) in PER_CORE {
             page.head(name, kind, help);
             for (core, stats) in cores.iter().enumerate() {
@@ -214,6 +220,7 @@ const PER_CORE: &[PerCore] = numbers! {
     "messages_total" counter "Messages of clients." => |c| c.presence.messages;
     "bad_messages_total" counter "Messages that were not understood."
         => |c| c.presence.bad_messages;
+    "revoked_total" counter "Sessions ended since their token was revoked." => |c| c.revoked;
     "replaced_total" counter "Sessions ended since their user opened a newer one."
         => |c| c.presence.replaced;
     "watch_limit_total" counter "Watches refused, of one session or of all as many as may be."

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use protocol::{Record, Status};
+use protocol::{Policy, Record, Status};
 use serde_json::{Value, json};
 use token::Claims;
 
@@ -171,6 +171,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
                 shared.place.as_deref(),
                 shared.keys.fetches(),
                 &shared.gate,
+                shared.keys.policy().len(),
             );
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
         }
@@ -261,13 +262,20 @@ async fn one_status(worker: &Rc<Worker>, request: &Request, began: u64) -> Respo
         Ok(user) => user,
         Err(response) => return response,
     };
-    if caller.is_some_and(|claims| !claims.rule.allows(&user)) {
+    let policy = worker.shared.keys.policy();
+    if caller.is_some_and(|claims| !may_see(&claims, &user, &policy)) {
         return Response::problem(403, "the token does not allow to see this user");
     }
     match worker.ask(&[&user]).await.records.as_deref() {
         Some([(user, record)]) => Response::json(&record_json(user, record)),
         _ => unavailable(),
     }
+}
+
+/// Whether the bearer of a token may see `user`: its own every one may.
+fn may_see(claims: &Claims, user: &str, policy: &Policy) -> bool {
+    let own = &*claims.user;
+    own == user || (claims.rule.allows(user) && !policy.blocks(user, own))
 }
 
 async fn bulk_status(worker: &Rc<Worker>, body: &[u8]) -> Response {

@@ -6,7 +6,7 @@ use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use monoio::net::TcpStream;
 use presence::{Hello, How, Opening, Refused, SessionId};
-use protocol::{CloseCode, Encoding, ErrorCode, MessageId, Request, ServerMessage};
+use protocol::{CloseCode, Encoding, ErrorCode, MessageId, Request, ServerMessage, policy::Issued};
 use token::Claims;
 
 use crate::{
@@ -90,9 +90,15 @@ impl Handoff {
                 .handshake
                 .record(clock::mono_us().saturating_sub(accepted));
         }
+        let issued = Issued::new(claims.issued, claims.id.as_deref());
+        // It may have been revoked while it was on its way here.
+        let is_revoked = worker.shared.keys.revokes(&claims);
         drop((claims, reply_to));
         let tls = tls.map(|tls| Rc::new(RefCell::new(tls)));
-        worker.register(id, Rc::clone(&stream), tls.clone());
+        worker.register(id, issued, Rc::clone(&stream), tls.clone());
+        if is_revoked {
+            worker.revoke(&mut worker.core.borrow_mut(), id);
+        }
         worker.kick();
         let session = Session {
             id,
@@ -221,7 +227,14 @@ impl Session {
         let mut core = worker.core.borrow_mut();
         core.at(clock::now());
         core.heard(self.id);
-        answer_renewal(&mut core, self.id, verdict, opening, reply_to.as_ref());
+        answer_renewal(
+            worker,
+            &mut core,
+            self.id,
+            verdict,
+            opening,
+            reply_to.as_ref(),
+        );
     }
 
     /// Reads what is there; `false` at the end.
@@ -328,12 +341,13 @@ fn renew(
             Err(refused.error.to_string())
         }
     };
-    answer_renewal(core, id, verdict, opening, reply_to.as_ref());
+    answer_renewal(worker, core, id, verdict, opening, reply_to.as_ref());
     None
 }
 
 /// Takes what the new token says for the session, or tells its client why not.
 fn answer_renewal(
+    worker: &Worker,
     core: &mut presence::Core,
     id: SessionId,
     verdict: Result<Claims, String>,
@@ -343,6 +357,7 @@ fn answer_renewal(
     let own = |claims: &Claims| core.user_of(id) == Some(&*claims.user);
     let (code, message) = match (verdict, opening) {
         (Ok(claims), Ok(opening)) if own(&claims) => {
+            worker.reissued(id, Issued::new(claims.issued, claims.id.as_deref()));
             core.renewed(id, claims.expires, &claims.rule, opening, reply_to);
             return;
         }

@@ -13,6 +13,7 @@ use crate::{
     admission::{Gate, Limits},
     cluster::Place,
     config::Config,
+    decrees::Decrees,
     forwarded::Client,
     metrics::Metrics,
     tls,
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// What clients are told to connect to.
     pub(crate) public_url: String,
     pub(crate) gate: Arc<Gate>,
+    /// What administrators decree here; in a cluster the coordinators do.
+    pub(crate) decrees: Option<Decrees>,
     /// What the log was told already, by [`Hint`].
     hinted: [AtomicBool; 2],
 }
@@ -72,6 +75,7 @@ pub(crate) struct SharedParts {
     pub(crate) place: Option<Arc<Place>>,
     pub(crate) public_url: String,
     pub(crate) limits: Limits,
+    pub(crate) decrees: Option<Decrees>,
 }
 
 impl Shared {
@@ -90,6 +94,7 @@ impl Shared {
             place: parts.place,
             public_url: parts.public_url,
             gate: Gate::new(parts.limits),
+            decrees: parts.decrees,
             hinted: Default::default(),
         }
     }

@@ -26,6 +26,7 @@ use crate::{
     cluster::{self, ClusterError, WorkerLinks},
     config::{Config, DEVELOPMENT_SECRET, Secret},
     connection,
+    decrees::{DecreeError, Decrees},
     mesh::{Bell, Mesh},
     metrics::Metrics,
     shared::{Shared, SharedParts},
@@ -57,6 +58,8 @@ pub(crate) enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    #[error(transparent)]
+    Decree(#[from] DecreeError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
@@ -165,7 +168,15 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     };
     let place = backend.links.first().and_then(Option::as_ref);
     let place = place.map(|links| Arc::clone(&links.place));
+    let decrees = match mode {
+        Mode::Standalone => {
+            let (data, lifetime) = (&config.store.data, config.auth.longest_life());
+            Some(Decrees::open(Arc::clone(&keys), data, lifetime)?)
+        }
+        Mode::Cluster => None,
+    };
     let shared = Arc::new(Shared::new(SharedParts {
+        decrees,
         keys,
         development,
         tls,
@@ -538,6 +549,9 @@ fn wait_for_end(
         if looked.is_none_or(|at| at.elapsed() >= MEMORY_LOOK) {
             looked = Some(Instant::now());
             shared.gate.look_at_memory();
+            if let Some(decrees) = &shared.decrees {
+                decrees.forget(clock::wall_ms());
+            }
         }
         for signal in signals.pending() {
             match signal {

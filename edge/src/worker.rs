@@ -3,6 +3,7 @@
 //! sockets, the store, the bus and the other cores. Nothing here waits for another thread.
 
 mod deadlines;
+mod policy;
 mod sockets;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use keys::Refusal;
 use presence::{Answer, Core, PeerMessage, SessionId};
-use protocol::CloseCode;
+use protocol::{CloseCode, Policy};
 use ring::CoreId;
 use token::Claims;
 
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     /// Up to which index of `conns` a shutdown has told the sessions.
     drained_to: Cell<u32>,
     ready: Cell<bool>,
+    /// What administrators have decreed, as far as this core follows it.
+    policy: RefCell<Arc<Policy>>,
 }
 
 impl Worker {
@@ -107,6 +110,7 @@ impl Worker {
             next_question: Cell::new(0),
             drained_to: Cell::new(0),
             ready: Cell::new(false),
+            policy: RefCell::default(),
         }))
     }
 
@@ -193,6 +197,7 @@ impl Worker {
                 node.watch_for_stalls(&self.core);
             }
             self.store.borrow_mut().tick(now.wall_ms);
+            self.follow_policy();
             let ms = now.mono_us / 1_000;
             self.end_late(ms);
             self.end_closed(ms);

@@ -49,6 +49,9 @@ settings::sections! {
         accept_bound_tokens: bool = "false",
         /// How far the issuer's clock may be from this one's, for `exp` and `nbf`.
         leeway: Duration = "0s",
+        /// How far away the end of a token (`exp`) may be; 0s = any time. So long revocations are kept:
+        /// with 0s until an administrator takes them back.
+        max_lifetime: Duration = "0s",
         /// The scope that administration, and questions for many users at once, need.
         admin_scope: String = "presence:admin",
         /// Whom a token lets see: `open` = everyone, or `claim`: whom its `watch` claim lists.
@@ -75,6 +78,7 @@ impl AuthSettings {
             token_types: self.token_types.0.clone(),
             accept_bound_tokens: self.accept_bound_tokens,
             leeway: self.leeway,
+            max_lifetime: self.max_lifetime,
             by_claim: self.watch_policy == "claim",
         }
     }
@@ -88,6 +92,15 @@ impl AuthSettings {
             jwks_refresh: self.jwks_refresh,
             ..Source::new(&self.jwks_url)
         })
+    }
+
+    /// How long a revocation is kept, ms: as long as a token may be good; 0 = for ever.
+    #[must_use]
+    pub fn longest_life(&self) -> u64 {
+        match self.max_lifetime.as_millis() as u64 {
+            0 => 0,
+            lifetime => lifetime + 2 * self.leeway.as_millis() as u64,
+        }
     }
 
     /// The rules that one setting's syntax does not say.
@@ -110,6 +123,8 @@ impl AuthSettings {
             "auth.audience_claims is empty: with auth.audience one at least is needed, as aud",
         );
         rules.duration("auth.leeway", self.leeway, 0..=600_000);
+        let lifetime = self.max_lifetime;
+        rules.duration("auth.max_lifetime", lifetime, 0..=3_650 * 86_400_000);
         rules.word("auth.watch_policy", &self.watch_policy, &["open", "claim"]);
         rules.secret("auth.secret (JWT_SECRET)", &self.secret, MIN_SECRET);
     }

@@ -27,6 +27,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use protocol::Policy;
 use settings::Secret;
 use token::{Claims, KeyError, KeySet, Options, Refused, TokenError, Verifier};
 
@@ -167,6 +168,8 @@ impl std::fmt::Display for Refusal {
 pub struct Keys {
     options: Options,
     verifier: ArcSwap<Verifier>,
+    /// What administrators have decreed.
+    policy: ArcSwap<Policy>,
     /// Held while another verifier takes the place of the one there.
     changing: Mutex<()>,
     rounds: Arc<Rounds>,
@@ -200,6 +203,7 @@ impl Keys {
         let keys = Arc::new(Self {
             options,
             verifier: ArcSwap::from_pointee(verifier),
+            policy: ArcSwap::default(),
             changing: Mutex::default(),
             rounds: Arc::new(Rounds::new(Instant::now())),
             good: AtomicU64::new(0),
@@ -238,7 +242,7 @@ impl Keys {
     /// # Errors
     /// Why it is refused.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, Refused> {
-        let claims = self.verifier.load().check(token, now);
+        let claims = self.check(token, now);
         claims.inspect_err(|refused| {
             if refused.may_be_newer {
                 self.rounds.miss();
@@ -258,7 +262,7 @@ impl Keys {
         patience: Duration,
         sleep: fn(Duration) -> S,
     ) -> Result<Claims, Refusal> {
-        let refused = match self.verifier.load().check(token, clock()) {
+        let refused = match self.check(token, clock()) {
             Ok(claims) => return Ok(claims),
             Err(refused) => refused,
         };
@@ -282,6 +286,36 @@ impl Keys {
         }
     }
 
+    /// What `token` says, by the keys and the policy in force.
+    fn check(&self, token: &str, now: u64) -> Result<Claims, Refused> {
+        let claims = self.verifier.load().check(token, now)?;
+        match self.revokes(&claims) {
+            false => Ok(claims),
+            true => Err(Refused {
+                error: TokenError::Revoked,
+                may_be_newer: false,
+            }),
+        }
+    }
+
+    /// Whether a token that was good is revoked by now.
+    #[must_use]
+    pub fn revokes(&self, claims: &Claims) -> bool {
+        let policy = self.policy.load();
+        policy.revokes(&claims.user, claims.issued, claims.id.as_deref())
+    }
+
+    /// What administrators have decreed, as far as it is known here.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Puts what they have decreed in force for the tokens that come from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
     /// Waits at the place until a fetch settles what becomes of the token, or it is `late`.
     async fn wait(
         &self,
@@ -300,7 +334,7 @@ impl Keys {
             if !ended.await {
                 break Some(NoWait::Late);
             }
-            match self.verifier.load().check(token, clock()) {
+            match self.check(token, clock()) {
                 Ok(claims) => {
                     self.let_in.fetch_add(1, Relaxed);
                     return Ok(claims);

@@ -2,10 +2,10 @@
 //! and published is pulled out again. Everything here is a function of the inputs and their times.
 //! It owns all state of its users; it never does I/O and never waits.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use protocol::{
-    Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Request,
+    Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Policy, Request,
     ServerMessage, frame,
 };
 use ring::{Epoch, Vnode};
@@ -29,6 +29,8 @@ const MAX_STEP: u64 = 1_000;
 /// The presence of the users of one core.
 pub struct Core {
     pub(crate) settings: Settings,
+    /// What administrators have decreed.
+    pub(crate) policy: Arc<Policy>,
     pub(crate) now: Now,
     /// The monotonic time up to which `clock` has counted, µs.
     ticked: u64,
@@ -85,6 +87,7 @@ impl Core {
             "a node has 1 to 64 cores"
         );
         Self {
+            policy: Arc::default(),
             now,
             ticked: now.mono_us,
             clock: 0,

@@ -171,6 +171,21 @@ impl Core {
         Some(&self.users[self.sessions[session].user].name)
     }
 
+    /// The user's sessions that take part in anything.
+    #[must_use]
+    pub fn sessions_of(&self, user: &str) -> Vec<SessionId> {
+        let mut ids = Vec::new();
+        let mut session = match self.users.find(user) {
+            Some(slot) => self.users[slot].first_session,
+            None => NONE,
+        };
+        while session != NONE {
+            ids.push(self.sessions.id(session));
+            session = self.sessions[session].next;
+        }
+        ids
+    }
+
     /// What the store knows of the user came after its sessions were welcomed without.
     pub(crate) fn welcome_fully(&mut self, slot: u32) {
         let mut session = self.users[slot].first_session;

@@ -1,7 +1,9 @@
 //! The watch index: who watches whom, both ways, with O(1) removal.
 //! It owns the links between sessions and users; what they are told is the fan-out's business.
 
-use protocol::{ErrorCode, MessageId, ServerMessage};
+use std::sync::Arc;
+
+use protocol::{ErrorCode, MessageId, Policy, ServerMessage};
 
 use crate::{
     Core,
@@ -19,14 +21,14 @@ impl Core {
         known: &[(impl AsRef<str>, u64)],
         id: Option<MessageId>,
     ) {
-        if !self.may_ask(session, names, id.as_ref()) {
+        let Some(names) = self.allowed(session, names, id.as_ref()) else {
             return;
-        }
+        };
         self.mark_watches(session);
         let mut users = Vec::with_capacity(names.len());
         let mut added = 0;
-        for name in names {
-            let slot = self.users.find_or_insert(name.as_ref(), &self.vnodes);
+        for name in &names {
+            let slot = self.users.find_or_insert(name, &self.vnodes);
             users.push(slot);
             let user = &mut self.users[slot];
             if user.mark != self.mark {
@@ -65,7 +67,7 @@ impl Core {
             self.sessions[session].watches[user.mark_watch as usize].set(Watch::AWAITING);
         }
         let session = self.sessions.id(session);
-        let known = known_versions(names, known);
+        let known = known_versions(&names, known);
         self.question(Asker::Watch { session, id, known }, users.into());
     }
 
@@ -86,33 +88,74 @@ impl Core {
     }
 
     pub(crate) fn query(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<MessageId>) {
-        if !self.may_ask(session, names, id.as_ref()) {
+        let Some(names) = self.allowed(session, names, id.as_ref()) else {
             return;
-        }
+        };
         let users = names
             .iter()
-            .map(|name| self.users.find_or_insert(name.as_ref(), &self.vnodes))
+            .map(|name| self.users.find_or_insert(name, &self.vnodes))
             .collect();
         let session = self.sessions.id(session);
         self.question(Asker::Query { session, id }, users);
     }
 
-    fn may_ask(&mut self, session: u32, names: &[impl AsRef<str>], id: Option<&MessageId>) -> bool {
+    /// Those of the names that the session may ask for, in their order; the others are named to its
+    /// client. `None` when nothing of the message is done.
+    fn allowed<'n>(
+        &mut self,
+        session: u32,
+        names: &'n [impl AsRef<str>],
+        id: Option<&MessageId>,
+    ) -> Option<Vec<&'n str>> {
         let slot = &self.sessions[session];
-        let own = &*self.users[slot.user].name;
-        let allowed = |name: &str| name == own || slot.may_watch(name);
-        if let Some(name) = names.iter().find(|name| !allowed(name.as_ref())) {
-            let message = format!("the token does not allow to watch {:?}", name.as_ref());
-            self.counters.not_allowed += 1;
-            self.reply_error(session, id, ErrorCode::NotAllowed, &message);
-            return false;
-        }
         if slot.asked >= MAX_ASKED {
             let message = "too many questions wait for an answer";
             self.reply_error(session, id, ErrorCode::Unavailable, message);
-            return false;
+            return None;
         }
-        true
+        let own = &*self.users[slot.user].name;
+        let names = names.iter().map(AsRef::as_ref);
+        let (allowed, refused): (Vec<&str>, Vec<&str>) = names.partition(|name| {
+            *name == own || (slot.may_watch(name) && !self.policy.blocks(name, own))
+        });
+        if refused.is_empty() {
+            return Some(allowed);
+        }
+        self.counters.not_allowed += 1;
+        let is_all = allowed.is_empty();
+        let id = id.filter(|_| is_all);
+        let users = &*refused;
+        self.reply(session, &ServerMessage::NotAllowed { id, users });
+        (!is_all).then_some(allowed)
+    }
+
+    /// Takes what administrators have decreed from now on; the users of `changed` block others than
+    /// before: who watches them and may not any more is told, and watches them no more.
+    pub fn follow_policy(&mut self, policy: Arc<Policy>, changed: &[Box<str>]) {
+        self.policy = policy;
+        for name in changed {
+            let Some(slot) = self.users.find(name) else {
+                continue;
+            };
+            let watchers = self.users[slot].watchers.iter().map(|it| it.session);
+            let blocked: Vec<u32> = watchers
+                .filter(|session| {
+                    let watcher = self.sessions[*session].user;
+                    watcher != slot && self.policy.blocks(name, &self.users[watcher].name)
+                })
+                .collect();
+            for session in blocked {
+                let mut watches = self.sessions[session].watches.iter();
+                let Some(watch) = watches.position(|watch| watch.user() == slot) else {
+                    continue;
+                };
+                self.remove_watch(session, watch as u32);
+                self.settings.watches.give_back(1);
+                self.fanout.relist(&mut self.sessions, session);
+                let users = &[&**name];
+                self.reply(session, &ServerMessage::NotAllowed { id: None, users });
+            }
+        }
     }
 
     pub(crate) fn unwatch(

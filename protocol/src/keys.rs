@@ -113,6 +113,31 @@ impl Keys {
         self.of_fleet("drained")
     }
 
+    /// Hash: field of a [`crate::policy::Subject`] → [`crate::policy::Entry`].
+    #[must_use]
+    pub fn policy(&self) -> String {
+        self.of_fleet("{policy}:entries")
+    }
+
+    /// Sorted set: field of the policy → the version that changed it last.
+    #[must_use]
+    pub fn policy_changes(&self) -> String {
+        self.of_fleet("{policy}:changes")
+    }
+
+    /// List: fields of the policy that were taken away, newest first.
+    #[must_use]
+    pub fn policy_taken_away(&self) -> String {
+        self.of_fleet("{policy}:taken-away")
+    }
+
+    /// Hash: the policy's `version`, `floor`, the version from which on changes are complete, and a random
+    /// `id` that is lost with the store's content.
+    #[must_use]
+    pub fn policy_state(&self) -> String {
+        self.of_fleet("{policy}:state")
+    }
+
     /// String: a random id that is lost with the store's content.
     #[must_use]
     pub fn incarnation(&self) -> String {

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod keys;
 pub mod lease;
 pub mod names;
+pub mod policy;
 pub mod record;
 pub mod server;
 mod varint;
@@ -27,6 +28,7 @@ pub use event::{Cause, Event, EventError};
 pub use frame::{FrameStart, Opcode};
 pub use keys::{Keys, partition};
 pub use lease::{Lease, LeaseError, Load};
+pub use policy::Policy;
 pub use record::{
     Activity, MAX_TEXT, MAX_USER, Mode, Record, Status, Stored, StoredError, UserId, UserIdError,
     check_user,

@@ -66,6 +66,14 @@ pub enum ServerMessage<'a> {
         /// What is wrong and what is allowed, for people.
         message: &'a str,
     },
+    /// An `error` with the code `not_allowed`, about some of the users that a message named. With an
+    /// `id` nothing of that message is done; without, all but these users is, and is answered too.
+    NotAllowed {
+        /// Of the message, when nothing of it is done.
+        id: Option<&'a MessageId>,
+        /// The users that may not be seen; at least one.
+        users: &'a [&'a str],
+    },
     /// The user's vnode moves: the client connects to the address, and this session ends with 1012.
     Move {
         /// The whole WebSocket URL of the new owner.
@@ -97,6 +105,21 @@ impl ServerMessage<'_> {
                 object.id(id);
                 object.text(Member::Code, code.as_str());
                 object.text(Member::Message, message);
+            }
+            Self::NotAllowed { id, users } => {
+                object.kind(MessageType::Error);
+                object.id(id);
+                object.text(Member::Code, ErrorCode::NotAllowed.as_str());
+                let first = users.first().copied().unwrap_or_default();
+                let message = match users.len() {
+                    ..=1 => format!("{first:?} may not be watched with this token"),
+                    more => format!(
+                        "{first:?} and {} more may not be watched with this token",
+                        more - 1
+                    ),
+                };
+                object.text(Member::Message, &message);
+                object.texts(Member::Users, users);
             }
             Self::Move { address } => {
                 object.kind(MessageType::Move);
@@ -260,6 +283,29 @@ impl<'a> Object<'a> {
         match self.encoding {
             Encoding::Json => write_json_number(number, self.out),
             Encoding::Cbor => cbor_head(0, number, self.out),
+        }
+    }
+
+    fn texts(&mut self, member: Member, texts: &[&str]) {
+        self.key(member);
+        match self.encoding {
+            Encoding::Json => {
+                self.out.push(b'[');
+                for (n, text) in texts.iter().enumerate() {
+                    if n > 0 {
+                        self.out.push(b',');
+                    }
+                    json_text(text, self.out);
+                }
+                self.out.push(b']');
+            }
+            Encoding::Cbor => {
+                cbor_head(4, texts.len() as u64, self.out);
+                for text in texts {
+                    cbor_head(3, text.len() as u64, self.out);
+                    self.out.extend_from_slice(text.as_bytes());
+                }
+            }
         }
     }
 

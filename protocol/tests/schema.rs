@@ -200,6 +200,15 @@ fn the_schema_has_every_server_message() {
             let error = ServerMessage::Error { id, code, message };
             valid(&validator, &written(&error));
         }
+        let users = ["eve", "mallory \"x\""];
+        for users in [&users[..1], &users] {
+            let error = written(&ServerMessage::NotAllowed { id, users });
+            valid(&validator, &error);
+            assert_eq!(
+                (&error["code"], &error["users"]),
+                (&json!("not_allowed"), &json!(users))
+            );
+        }
         for kind in [
             ListKind::Presence,
             ListKind::Snapshot(id),

@@ -17,6 +17,7 @@ mod leader;
 mod link;
 mod map;
 mod options;
+mod policy;
 mod reply;
 mod script;
 mod sections;
@@ -36,6 +37,7 @@ pub use crate::{
     link::{BadRecord, Counters, Link},
     map::MapWrite,
     options::{Options, OptionsError},
+    policy::{Decreed, PolicyReader},
     sections::{ClusterSettings, RedisSettings},
     vnode::{Done, Op},
 };

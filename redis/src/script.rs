@@ -47,4 +47,5 @@ scripts! {
     LEAD = "lead.lua",
     RESIGN = "resign.lua",
     KEPT = "kept.lua",
+    POLICY = "policy.lua",
 }

@@ -14,6 +14,10 @@ pub struct Claims {
     pub expires: u64,
     /// Which users the bearer may watch and ask for.
     pub rule: WatchRule,
+    /// When it was issued (`iat`), ms since 1970; 0 = it does not say.
+    pub issued: u64,
+    /// Its name (`jti`).
+    pub id: Option<Box<str>>,
     scopes: Vec<String>,
 }
 
@@ -33,6 +37,8 @@ pub(crate) struct Rules {
     user_claim: String,
     scope_claims: Vec<String>,
     leeway_ms: u64,
+    /// 0 = any.
+    max_lifetime_ms: u64,
     by_claim: bool,
     accept_bound: bool,
 }
@@ -46,6 +52,7 @@ impl Rules {
             user_claim: options.user_claim.clone(),
             scope_claims: options.scope_claims.clone(),
             leeway_ms: options.leeway.as_millis() as u64,
+            max_lifetime_ms: options.max_lifetime.as_millis() as u64,
             by_claim: options.by_claim,
             accept_bound: options.accept_bound_tokens,
         }
@@ -62,6 +69,11 @@ impl Rules {
         if expires.saturating_add(self.leeway_ms) <= now {
             return Err(TokenError::Expired);
         }
+        let longest = self.max_lifetime_ms;
+        if longest != 0 && expires > now.saturating_add(longest + self.leeway_ms) {
+            return Err(TokenError::Lifetime);
+        }
+        let issued = find(claims, "iat").map(|time| millis(time).ok_or(TokenError::Time("iat")));
         if let Some(time) = find(claims, "nbf") {
             let not_before = millis(time).ok_or(TokenError::Time("nbf"))?;
             if not_before > now.saturating_add(self.leeway_ms) {
@@ -93,6 +105,8 @@ impl Rules {
             user: self.user(claims)?,
             expires,
             rule,
+            issued: issued.transpose()?.unwrap_or_default(),
+            id: find(claims, "jti").and_then(Value::as_str).map(Into::into),
             scopes: self.scopes(claims),
         })
     }

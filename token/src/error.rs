@@ -42,6 +42,12 @@ pub enum TokenError {
     /// The token's `exp` is past.
     #[error("the token has expired")]
     Expired,
+    /// The token's `exp` is further away than `auth.max_lifetime` allows.
+    #[error("the token lives longer than auth.max_lifetime")]
+    Lifetime,
+    /// An administrator has revoked the token.
+    #[error("the token was revoked")]
+    Revoked,
     /// The token's `nbf` is still to come.
     #[error("the token is not valid yet (nbf)")]
     Early,
@@ -79,6 +85,8 @@ impl TokenError {
             Self::NoExpiry => "no_expiry",
             Self::Time(_) => "time",
             Self::Expired => "expired",
+            Self::Lifetime => "lifetime",
+            Self::Revoked => "revoked",
             Self::Early => "early",
             Self::Issuer => "issuer",
             Self::Audience(_) => "audience",

@@ -70,6 +70,8 @@ pub struct Options {
     pub accept_bound_tokens: bool,
     /// How far the issuer's clock may be from this one's.
     pub leeway: Duration,
+    /// How far the end of a token may be away; 0 = any time.
+    pub max_lifetime: Duration,
     /// A token only lets see whom its `watch` claim lists.
     pub by_claim: bool,
 }
@@ -92,6 +94,7 @@ impl Default for Options {
             token_types: Vec::new(),
             accept_bound_tokens: false,
             leeway: Duration::ZERO,
+            max_lifetime: Duration::ZERO,
             by_claim: false,
         }
     }

@@ -152,17 +152,17 @@ impl App {
         }
     }
 
-    /// Refuses a caller whose token lacks the administrator's scope.
-    pub(super) async fn administrator(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// The user of the caller's token; refuses a caller whose token lacks the administrator's scope.
+    pub(super) async fn administrator(&self, headers: &HeaderMap) -> Result<String, Refusal> {
         let forbidden = |what: String| Err(Refusal::new(StatusCode::FORBIDDEN, what));
         match self.caller(headers).await? {
-            Some(claims) if claims.has_scope(&self.admin_scope) => Ok(()),
+            Some(claims) if claims.has_scope(&self.admin_scope) => Ok(claims.user.to_string()),
             Some(_) => forbidden(format!("the token needs the scope {}", self.admin_scope)),
             // Nobody proved anything, so at least no other site's page may ask.
             None if is_cross_site(headers) => {
                 forbidden("without a token, pages of other origins may not ask this".into())
             }
-            None => Ok(()),
+            None => Ok("(development)".into()),
         }
     }
 }

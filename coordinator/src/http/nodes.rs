@@ -96,7 +96,7 @@ impl App {
         headers: &HeaderMap,
         drained: bool,
     ) -> Result<Response, Refusal> {
-        self.administrator(headers).await?;
+        let by = self.administrator(headers).await?;
         let picture = self.picture();
         let member = picture
             .members
@@ -112,6 +112,8 @@ impl App {
             false => self.link.undrain(&id).await,
         };
         done.map_err(|_| answer::no_store())?;
+        let what = if drained { "drains" } else { "drains no more" };
+        println!("administration: {by:?} {what} the node {id}");
         self.shown.look.notify_one();
         Ok(answer::json(&json!({ "node": &*id, "drained": drained })))
     }

@@ -27,7 +27,12 @@ pub(super) async fn one(
 ) -> Result<Response, Refusal> {
     let caller = app.caller(&headers).await?;
     let user = answer::user_of(query.as_deref())?;
-    if caller.is_some_and(|claims| !claims.rule.allows(&user)) {
+    let policy = app.keys.policy();
+    let may_see = |claims: &token::Claims| {
+        let own = &*claims.user;
+        own == user || (claims.rule.allows(&user) && !policy.blocks(&user, own))
+    };
+    if caller.is_some_and(|claims| !may_see(&claims)) {
         let what = "the token does not allow to see this user";
         return Err(Refusal::new(StatusCode::FORBIDDEN, what));
     }

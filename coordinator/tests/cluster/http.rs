@@ -171,6 +171,57 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
             asker.ask(("POST", &unknown), &admin, b"", 404);
         }
     }
+    let admins = |method, path, body: &str, answers: &[(&str, u16)]| {
+        asker.ask((method, path), &none, body.as_bytes(), 401);
+        asker.ask((method, path), &user, body.as_bytes(), 403);
+        for (body, status) in answers {
+            asker.ask((method, path), &admin, body.as_bytes(), *status);
+        }
+    };
+    let large = " ".repeat(600 << 10);
+    let revoked = r#"{"user":"carol"}"#;
+    admins(
+        "POST",
+        "/revocations",
+        revoked,
+        &[(revoked, 200), ("{}", 400), (&large, 413)],
+    );
+    let list = r#"{"users":["eve"]}"#;
+    let blocks = "/blocks?userId=carol";
+    admins(
+        "PUT",
+        blocks,
+        list,
+        &[(list, 200), ("[]", 400), (&large, 413)],
+    );
+    admins("GET", blocks, "", &[("", 200)]);
+    admins("GET", "/blocks", "", &[("", 400)]);
+    // What one coordinator wrote, all know a moment later.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let revocations = || coordinator.ask("GET", "/revocations", &admin, b"").json();
+    while revocations()["revocations"][0]["user"] != "carol" {
+        assert!(std::time::Instant::now() < deadline, "{}", revocations());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let carol = token("carol", None);
+    let carol = [("authorization", carol.as_str())];
+    asker.ask(("GET", "/status?userId=carol"), &carol, b"", 401);
+    admins("GET", "/revocations", "", &[("", 200)]);
+    let named = "/revocations?user=carol";
+    admins("DELETE", named, "", &[("", 200), ("", 404)]);
+    admins("DELETE", "/revocations", "", &[("", 400)]);
+    admins("DELETE", blocks, "", &[("", 200)]);
+    admins("DELETE", "/blocks", "", &[("", 400)]);
+    // In pieces, so that the store stands still for no longer than it may.
+    let more = "for n = ARGV[1], ARGV[1] + 4999 do redis.call('HSET', KEYS[1], n, '{}') end";
+    for from in (0..100_000).step_by(5_000) {
+        let from = from.to_string();
+        let _ = redis.cli(&["EVAL", more, "1", "os:{policy}:entries", &from]);
+    }
+    admins("POST", "/revocations", revoked, &[(revoked, 507)]);
+    admins("PUT", blocks, list, &[(list, 507)]);
+    let _ = redis.cli(&["DEL", "os:{policy}:entries"]);
+
     for path in [
         "/",
         "/client.js",
@@ -211,6 +262,10 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     asker.ask(("POST", "/status"), &admin, br#"{"users":["alice"]}"#, 503);
     asker.ask(("POST", "/nodes/a/drain"), &admin, b"", 503);
     asker.ask(("POST", "/nodes/a/undrain"), &admin, b"", 503);
+    asker.ask(("POST", "/revocations"), &admin, revoked.as_bytes(), 503);
+    asker.ask(("DELETE", named), &admin, b"", 503);
+    asker.ask(("PUT", blocks), &admin, list.as_bytes(), 503);
+    asker.ask(("DELETE", blocks), &admin, b"", 503);
     kill_process(store, Signal::CONT).expect("it runs");
 
     let (seen, described) = (asker.seen.into_inner(), described());

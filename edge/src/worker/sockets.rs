@@ -12,7 +12,7 @@ use std::{
 
 use monoio::net::TcpStream;
 use presence::{Core, How, SessionId};
-use protocol::CloseCode;
+use protocol::{CloseCode, policy::Issued};
 
 use super::{TICK, Worker};
 use crate::{clock, socket, tls::TlsSession};
@@ -24,7 +24,9 @@ const CLOSE_PATIENCE: u64 = 2_000;
 
 /// A session's socket.
 pub(super) struct Conn {
-    id: SessionId,
+    pub(super) id: SessionId,
+    /// What its token says of itself.
+    pub(super) issued: Issued,
     stream: Rc<TcpStream>,
     tls: Option<Rc<RefCell<TlsSession>>>,
     /// What the socket did not take; then the session is blocked and a task writes it.
@@ -51,6 +53,7 @@ impl Worker {
     pub(crate) fn register(
         &self,
         id: SessionId,
+        issued: Issued,
         stream: Rc<TcpStream>,
         tls: Option<Rc<RefCell<TlsSession>>>,
     ) {
@@ -61,12 +64,20 @@ impl Worker {
         }
         conns[index] = Some(Conn {
             id,
+            issued,
             stream,
             tls,
             outbox: Vec::new(),
             closing: false,
             paused: None,
         });
+    }
+
+    /// The session has another token now.
+    pub(crate) fn reissued(&self, id: SessionId, issued: Issued) {
+        if let Some(Some(conn)) = self.conns.borrow_mut().get_mut(id.index as usize) {
+            conn.issued = issued;
+        }
     }
 
     pub(crate) fn deregister(&self, id: SessionId) {

@@ -14,7 +14,7 @@ use ring::{Epoch, Map, MapVersion, Node, NodeId, Vnode, VnodeCount};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::{Client, Edge, moment};
+use crate::common::{Client, Edge, bearer, moment, now, request, token, upgrade};
 
 const TOPIC: &str = "user_status_events";
 const EPOCH: u32 = 20_000;
@@ -155,6 +155,48 @@ fn assert_serves(edge: &Edge, watcher: &mut Client, name: &str) {
     drop(client);
     watcher.say(&json!({ "type": "unwatch", "users": [user], "id": "u" }));
     while watcher.message()["id"] != "u" {}
+}
+
+#[test]
+fn what_a_coordinator_decrees_is_in_force_at_once_and_survives_a_store_that_loses_it() {
+    use protocol::policy::{Subject, revocation};
+    let cluster = Cluster::start();
+    let (alice, bob) = (user("alice", 0), user("bob", 0));
+    let (mut good, mut bad) = (cluster.edge.user(&bob), cluster.edge.user(&alice));
+    let body = json!({ "user": alice }).to_string();
+    let (subject, entry) =
+        revocation(body.as_bytes(), "root", now() * 1_000, 0).expect("a revocation");
+    let began = std::time::Instant::now();
+    let decree = |subject: &Subject, entry| {
+        let done = cluster
+            .runtime
+            .block_on(cluster.link.decree(subject, entry));
+        done.expect("an answer")
+    };
+    decree(&subject, Some(&entry));
+    assert_eq!(bad.closed(), 4401);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    good.works();
+    let refused = || request(cluster.edge.address, &upgrade(&bearer(&token(&alice)))).0 == 401;
+    assert!(refused());
+    // Another entry by a new store: both are known then.
+    assert_eq!(cluster.redis.cli(&["FLUSHALL"]).trim(), "OK");
+    decree(&Subject::Token("t".into()), Some(&entry));
+    cluster
+        .edge
+        .until_metric("online_status_policy_entries", "", 2.0);
+    assert!(refused());
+    decree(&subject, Some(&entry));
+    decree(&subject, None);
+    cluster
+        .edge
+        .until_metric("online_status_policy_entries", "", 1.0);
+    assert!(!refused());
+    good.works();
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod claims;
 mod cluster;
 mod common;
 mod conformance;
+mod decrees;
 mod first_error;
 mod http;
 mod keys;

@@ -308,9 +308,19 @@ fn claims_say_whom_a_session_may_watch() {
     let mut alice = Client::open(&edge, &bearer(&signed(&claims)));
     alice.message();
     alice.watch(&["bob", "team-1"]);
-    for kind in ["watch", "query"] {
-        let error = alice.ask(&json!({ "type": kind, "users": ["bob", "carol"] }), "error");
+    for (kind, answer) in [("watch", "snapshot"), ("query", "result")] {
+        let asked = json!({ "type": kind, "users": ["carol", "bob", "dave"], "id": 7 });
+        let error = alice.ask(&asked, "error");
         assert_eq!(error["code"], "not_allowed");
+        assert_eq!(
+            (&error["users"], error.get("id")),
+            (&json!(["carol", "dave"]), None)
+        );
+        // The rest is in force.
+        let rest = alice.message();
+        assert_eq!((&rest["type"], &rest["id"]), (&json!(answer), &json!(7)));
+        assert_eq!(rest["users"][0]["user"], "bob");
+        assert_eq!(rest["users"].as_array().map(Vec::len), Some(1));
     }
     let mut nobody = edge.user("mallory");
     let error = nobody.ask(&json!({ "type": "watch", "users": ["bob"] }), "error");

@@ -1,0 +1,159 @@
+//! What an administrator asks of a standalone edge: tokens to be revoked, and whom a user blocks. It
+//! owns the paths and who may ask; what it means is `protocol`'s.
+
+use protocol::policy::{self, Entry, PolicyError, Subject};
+use serde_json::Value;
+
+use crate::{
+    clock,
+    decrees::{DecreeError, Decrees},
+    http::{NoBearer, Request, Response},
+    shared::Shared,
+    upgrade::NO_KEYS,
+};
+
+const REVOCATIONS: &str = "/revocations";
+const BLOCKS: &str = "/blocks";
+
+/// Whether the path is one of these.
+pub(super) fn is_decree(request: &Request) -> bool {
+    [REVOCATIONS, BLOCKS].contains(&request.path.as_str())
+}
+
+/// Who asks, if that one may; asked before a body is read.
+pub(super) fn administrator(shared: &Shared, request: &Request) -> Result<String, Response> {
+    let keys = &shared.keys;
+    match request.bearer() {
+        // Nobody proved anything, so at least no page may ask.
+        Ok(None) if shared.development && request.header("origin").is_none() => {
+            Ok("(development)".into())
+        }
+        Ok(None) if shared.development => {
+            let what = "without a token, pages may not ask this";
+            Err(Response::problem(403, what))
+        }
+        Ok(None) => Err(Response::unauthorized("a bearer token is needed", false)),
+        Ok(Some(_)) if !keys.are_ready() => {
+            Err(Response::problem(503, NO_KEYS).with("retry-after", "1"))
+        }
+        Ok(Some(token)) => match keys.verify(token, clock::wall_ms()) {
+            Ok(claims) if claims.has_scope(&shared.config.auth.admin_scope) => {
+                Ok(claims.user.to_string())
+            }
+            Ok(_) => {
+                let scope = &shared.config.auth.admin_scope;
+                let what = format!("the token needs the scope {scope}");
+                Err(Response::problem(403, &what))
+            }
+            Err(refused) => Err(Response::unauthorized(&refused.error.to_string(), true)),
+        },
+        Err(NoBearer) => {
+            let what = "the authorization must be one bearer token";
+            Err(Response::unauthorized(what, true))
+        }
+    }
+}
+
+/// The answer to an administrator.
+pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) -> Response {
+    let Some(decrees) = &shared.decrees else {
+        let what = "in a cluster the coordinators decree: ask one of them";
+        return Response::problem(409, what);
+    };
+    let done = match (request.path.as_str(), request.method.as_str()) {
+        (REVOCATIONS, "GET") => Ok(policy::revocations(&decrees.policy())),
+        (REVOCATIONS, "POST") => revoke(decrees, by, body),
+        (REVOCATIONS, "DELETE") => take_back(decrees, request, by),
+        (BLOCKS, "GET") => one(request, "userId")
+            .and_then(user)
+            .map(|user| policy::blocks(&decrees.policy(), &user)),
+        (BLOCKS, "PUT") => set_blocks(decrees, request, by, body),
+        (BLOCKS, "DELETE") => set_blocks(decrees, request, by, br#"{"users":[]}"#),
+        (REVOCATIONS, _) => return wrong_method("GET, POST, DELETE"),
+        _ => return wrong_method("GET, PUT, DELETE"),
+    };
+    match done {
+        Ok(value) => Response::json(&value),
+        Err(Refusal(status, what)) => Response::problem(status, &what),
+    }
+}
+
+fn wrong_method(allowed: &'static str) -> Response {
+    Response::problem(405, "this path has no such method").with("allow", allowed)
+}
+
+/// A status and why.
+struct Refusal(u16, String);
+
+impl From<PolicyError> for Refusal {
+    fn from(error: PolicyError) -> Self {
+        Self(400, error.to_string())
+    }
+}
+
+impl From<DecreeError> for Refusal {
+    fn from(error: DecreeError) -> Self {
+        Self(507, error.to_string())
+    }
+}
+
+fn revoke(decrees: &Decrees, by: &str, body: &[u8]) -> Result<Value, Refusal> {
+    let (subject, entry) = policy::revocation(body, by, clock::wall_ms(), decrees.lifetime)?;
+    let shown = policy::shown(&subject, &entry);
+    decree(decrees, by, subject, Some(entry))?;
+    Ok(shown)
+}
+
+fn take_back(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Refusal> {
+    let [user, jti, everyone] = ["user", "jti", "everyone"].map(|name| one(request, name));
+    let subject = policy::named(
+        user.as_deref().ok(),
+        jti.as_deref().ok(),
+        everyone.as_deref().ok(),
+    )?;
+    match decree(decrees, by, subject, None)? {
+        true => Ok(policy::revocations(&decrees.policy())),
+        false => Err(Refusal(404, "there is no such revocation".into())),
+    }
+}
+
+fn set_blocks(
+    decrees: &Decrees,
+    request: &Request,
+    by: &str,
+    body: &[u8],
+) -> Result<Value, Refusal> {
+    let user = one(request, "userId").and_then(user)?;
+    let entry = policy::block_list(body, by, clock::wall_ms())?;
+    decree(decrees, by, Subject::Blocks(user.as_str().into()), entry)?;
+    Ok(policy::blocks(&decrees.policy(), &user))
+}
+
+fn decree(
+    decrees: &Decrees,
+    by: &str,
+    subject: Subject,
+    entry: Option<Entry>,
+) -> Result<bool, DecreeError> {
+    let line = policy::audit(by, &subject, entry.as_ref());
+    let done = decrees.decree(subject, entry)?;
+    if done {
+        println!("{line}");
+    }
+    Ok(done)
+}
+
+/// The value of a parameter that is there once.
+fn one(request: &Request, name: &str) -> Result<String, Refusal> {
+    match request.parameters(name).as_slice() {
+        [Some(value)] => Ok(value.clone()),
+        _ => Err(Refusal(400, format!("{name} must be given once, in UTF-8"))),
+    }
+}
+
+fn user(name: String) -> Result<String, Refusal> {
+    match protocol::check_user(&name) {
+        Ok(()) => Ok(name),
+        Err(error) => Err(Refusal(400, error.to_string())),
+    }
+}

@@ -1,0 +1,57 @@
+//! What administrators decree, on a core: sessions whose token is revoked end, and who is blocked
+//! watches no more. It owns which policy the core has followed.
+
+use std::sync::Arc;
+
+use presence::{How, SessionId};
+use protocol::{CloseCode, policy::Issued};
+
+use super::Worker;
+use crate::clock;
+
+impl Worker {
+    /// With each tick: follows the policy in force, when it is another one.
+    pub(super) fn follow_policy(&self) {
+        let policy = self.shared.keys.policy();
+        let before = self.policy.replace(Arc::clone(&policy));
+        if Arc::ptr_eq(&before, &policy) {
+            return;
+        }
+        let news = policy.news_since(&before);
+        let mut core = self.core.borrow_mut();
+        core.at(clock::now());
+        let conns = self.conns.borrow();
+        let mut revoked: Vec<SessionId> = Vec::new();
+        for (user, before) in &news.users {
+            let issued = |id: &SessionId| {
+                let conn = conns.get(id.index as usize)?.as_ref()?;
+                Some(conn.issued)
+            };
+            let sessions = core.sessions_of(user).into_iter();
+            let is_before = |id: &SessionId| issued(id).is_some_and(|it: Issued| it.at < *before);
+            revoked.extend(sessions.filter(is_before));
+        }
+        if news.are_of_all() {
+            let all = conns.iter().flatten();
+            revoked.extend(
+                all.filter(|conn| news.revoke(conn.issued))
+                    .map(|conn| conn.id),
+            );
+        }
+        for id in revoked {
+            self.revoke(&mut core, id);
+        }
+        core.follow_policy(policy, &news.blocks);
+        drop(core);
+        self.kick();
+    }
+
+    /// Ends a session whose token is revoked.
+    pub(crate) fn revoke(&self, core: &mut presence::Core, id: SessionId) {
+        if core.user_of(id).is_some() {
+            self.stats.borrow_mut().revoked += 1;
+            let reason = "the token was revoked";
+            core.close(id, How::Broken, CloseCode::BAD_TOKEN, reason);
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! What administrators have decreed: tokens that count no more, and users who keep others from
+//! watching them. It owns the entries' form in the store and what they mean together; who may
+//! decree, others decide.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::record::{UserIdError, check_user};
+
+/// Entries that there may be.
+pub const MAX_ENTRIES: usize = 100_000;
+/// Users that one user may block.
+pub const MAX_BLOCKED: usize = 1_000;
+/// Bytes of a token's name (`jti`).
+pub const MAX_TOKEN_ID: usize = 256;
+
+/// What an entry is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// Tokens of everyone that were issued before a time.
+    Everyone,
+    /// Tokens of a user that were issued before a time.
+    User(Box<str>),
+    /// The token of that name.
+    Token(Box<str>),
+    /// Who may not watch a user.
+    Blocks(Box<str>),
+}
+
+impl Subject {
+    /// The subject's name in the store.
+    #[must_use]
+    pub fn field(&self) -> String {
+        match self {
+            Self::Everyone => "everyone".into(),
+            Self::User(user) => format!("user:{user}"),
+            Self::Token(id) => format!("token:{id}"),
+            Self::Blocks(user) => format!("blocks:{user}"),
+        }
+    }
+
+    /// The subject of that name; `None` for a name that no release knows.
+    #[must_use]
+    pub fn of_field(field: &str) -> Option<Self> {
+        match field.split_once(':') {
+            None if field == "everyone" => Some(Self::Everyone),
+            Some(("user", user)) => Some(Self::User(user.into())),
+            Some(("token", id)) => Some(Self::Token(id.into())),
+            Some(("blocks", user)) => Some(Self::Blocks(user.into())),
+            _ => None,
+        }
+    }
+}
+
+/// What was decreed of a subject, by whom and when; times in ms since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Tokens that were issued before this count no more; of one token it has no meaning.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub before: u64,
+    /// When the entry is forgotten, since no token that it is about is good any longer; 0 = never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub until: u64,
+    /// Who may not watch the user.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub blocked: Box<[Box<str>]>,
+    /// The administrator: the user of the token that was shown.
+    pub by: Box<str>,
+    /// When that was.
+    pub at: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Why something is no entry.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// Not the JSON of an entry.
+    #[error("it is no entry: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A name that no user can have.
+    #[error("{0}")]
+    User(#[from] UserIdError),
+    /// A token's name that is none.
+    #[error("a token's name (jti) has 1 to {MAX_TOKEN_ID} bytes")]
+    TokenId,
+    /// Not exactly one subject.
+    #[error(
+        "one of these is needed: \"user\", \"jti\", or \"everyone\": true, and \"before\" at most with \
+         the first and the last"
+    )]
+    Subject,
+    /// Too many at once.
+    #[error("a user may block at most {MAX_BLOCKED} users")]
+    TooManyBlocked,
+}
+
+impl Entry {
+    /// As it is kept.
+    ///
+    /// # Panics
+    /// Never: its members are numbers and texts.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).expect("numbers and texts are JSON")
+    }
+
+    /// What was kept.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PolicyError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// A revocation as an administrator asks for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    user: Option<Box<str>>,
+    jti: Option<Box<str>>,
+    #[serde(default)]
+    everyone: bool,
+    before: Option<u64>,
+    expires: Option<u64>,
+}
+
+/// Reads a revocation from JSON: `{"user":"alice"}`, `{"everyone":true,"before":ms}` or `{"jti":"…"}`,
+/// as `by` asks for it at `now`. Without `before` it is of all tokens so far. It is forgotten `lifetime`
+/// ms later, the longest that a token may live, and never with 0; `expires` (ms since 1970) says so of
+/// one token.
+pub fn revocation(
+    body: &[u8],
+    by: &str,
+    now: u64,
+    lifetime: u64,
+) -> Result<(Subject, Entry), PolicyError> {
+    let asked: Asked = serde_json::from_slice(body)?;
+    let subject = match (asked.user, asked.jti, asked.everyone) {
+        (Some(user), None, false) => {
+            check_user(&user)?;
+            Subject::User(user)
+        }
+        (None, Some(id), false) if (1..=MAX_TOKEN_ID).contains(&id.len()) => Subject::Token(id),
+        (None, Some(_), false) => return Err(PolicyError::TokenId),
+        (None, None, true) => Subject::Everyone,
+        _ => return Err(PolicyError::Subject),
+    };
+    let is_token = matches!(subject, Subject::Token(_));
+    if (is_token && asked.before.is_some()) || (!is_token && asked.expires.is_some()) {
+        return Err(PolicyError::Subject);
+    }
+    // A time to come would shut out tokens that are yet to be issued.
+    let before = asked.before.unwrap_or(now).min(now);
+    let forgotten = match lifetime {
+        0 => 0,
+        lifetime => now.saturating_add(lifetime),
+    };
+    let entry = Entry {
+        before: if is_token { 0 } else { before },
+        until: asked.expires.unwrap_or(forgotten),
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    };
+    Ok((subject, entry))
+}
+
+/// Reads a list of users from JSON, `{"users":["bob"]}`: who may not watch `user`, as `by` asks for it
+/// at `now`. `None` = nobody.
+pub fn block_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
+    #[derive(Deserialize)]
+    struct Asked {
+        users: Vec<Box<str>>,
+    }
+    let mut users = serde_json::from_slice::<Asked>(body)?.users;
+    users.iter().try_for_each(|user| check_user(user))?;
+    users.sort_unstable();
+    users.dedup();
+    if users.len() > MAX_BLOCKED {
+        return Err(PolicyError::TooManyBlocked);
+    }
+    Ok((!users.is_empty()).then(|| Entry {
+        blocked: users.into(),
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    }))
+}
+
+/// An entry as administrators see it.
+#[must_use]
+pub fn shown(subject: &Subject, entry: &Entry) -> Value {
+    let mut value = match subject {
+        Subject::Everyone => json!({ "everyone": true, "before": entry.before }),
+        Subject::User(user) => json!({ "user": user, "before": entry.before }),
+        Subject::Token(id) => json!({ "jti": id }),
+        Subject::Blocks(user) => json!({ "user": user, "users": entry.blocked }),
+    };
+    if entry.until != 0 {
+        value["until"] = entry.until.into();
+    }
+    value["by"] = (*entry.by).into();
+    value["at"] = entry.at.into();
+    value
+}
+
+/// All revocations, as administrators see them.
+#[must_use]
+pub fn revocations(policy: &Policy) -> Value {
+    let mut entries = policy.entries();
+    entries.retain(|(subject, _)| !matches!(subject, Subject::Blocks(_)));
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let shown: Vec<Value> = entries
+        .iter()
+        .map(|(subject, entry)| shown(subject, entry))
+        .collect();
+    json!({ "revocations": shown })
+}
+
+/// The list of a user, as administrators see it; a user without one blocks nobody.
+#[must_use]
+pub fn blocks(policy: &Policy, user: &str) -> Value {
+    let subject = Subject::Blocks(user.into());
+    match policy.get(&subject) {
+        Some(entry) => shown(&subject, &entry),
+        None => json!({ "user": user, "users": [] }),
+    }
+}
+
+/// The revocation that parameters name, to be taken back: `user`, `jti`, or `everyone=true`.
+pub fn named(
+    user: Option<&str>,
+    jti: Option<&str>,
+    everyone: Option<&str>,
+) -> Result<Subject, PolicyError> {
+    match (user, jti, everyone) {
+        (Some(user), None, None) => Ok(Subject::User(user.into())),
+        (None, Some(id), None) => Ok(Subject::Token(id.into())),
+        (None, None, Some("true")) => Ok(Subject::Everyone),
+        _ => Err(PolicyError::Subject),
+    }
+}
+
+/// The line in the log for what `by` has decreed.
+#[must_use]
+pub fn audit(by: &str, subject: &Subject, entry: Option<&Entry>) -> String {
+    let what = match (subject, entry) {
+        (Subject::Everyone, Some(entry)) => {
+            format!("revoked everyone's tokens issued before {}", entry.before)
+        }
+        (Subject::User(user), Some(entry)) => {
+            format!(
+                "revoked the tokens of {user:?} issued before {}",
+                entry.before
+            )
+        }
+        (Subject::Token(id), Some(_)) => format!("revoked the token {id:?}"),
+        (Subject::Blocks(user), Some(entry)) => {
+            format!(
+                "set the list of whom {user:?} blocks: {} users",
+                entry.blocked.len()
+            )
+        }
+        (Subject::Everyone, None) => "took back the revocation of everyone's tokens".into(),
+        (Subject::User(user), None) => format!("took back the revocation of {user:?}'s tokens"),
+        (Subject::Token(id), None) => format!("took back the revocation of the token {id:?}"),
+        (Subject::Blocks(user), None) => format!("emptied the list of whom {user:?} blocks"),
+    };
+    format!("administration: {by:?} {what}")
+}
+
+/// All that is decreed.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    everyone: Option<Arc<Entry>>,
+    users: HashMap<Box<str>, Arc<Entry>>,
+    tokens: HashMap<Box<str>, Arc<Entry>>,
+    blocks: HashMap<Box<str>, Arc<Entry>>,
+}
+
+/// What a token says of itself, for what was decreed later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Issued {
+    /// When, ms since 1970; 0 = it does not say.
+    pub at: u64,
+    /// The hash of its name; 0 = it has none.
+    pub token: u64,
+}
+
+impl Issued {
+    /// Of a token that says this.
+    #[must_use]
+    pub fn new(at: u64, id: Option<&str>) -> Self {
+        Self {
+            at,
+            token: id.map_or(0, |id| ring::hash(id).max(1)),
+        }
+    }
+}
+
+/// What is new since another policy.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Tokens of everyone issued before this are revoked now; 0 = none are.
+    pub before: u64,
+    /// Of these users, those issued before these times.
+    pub users: Vec<(Box<str>, u64)>,
+    /// Hashes of tokens' names.
+    pub tokens: Vec<u64>,
+    /// Users whose lists have changed.
+    pub blocks: Vec<Box<str>>,
+}
+
+impl News {
+    /// Whether sessions of any user may be concerned.
+    #[must_use]
+    pub fn are_of_all(&self) -> bool {
+        self.before != 0 || !self.tokens.is_empty()
+    }
+
+    /// Whether the token of a session is revoked, whosever it is.
+    #[must_use]
+    pub fn revoke(&self, issued: Issued) -> bool {
+        issued.at < self.before || (issued.token != 0 && self.tokens.contains(&issued.token))
+    }
+}
+
+impl Policy {
+    /// Takes an entry, or that there is none of the subject any more.
+    pub fn set(&mut self, subject: Subject, entry: Option<Entry>) {
+        let entry = entry.map(Arc::new);
+        let (map, name) = match subject {
+            Subject::Everyone => {
+                self.everyone = entry;
+                return;
+            }
+            Subject::User(user) => (&mut self.users, user),
+            Subject::Token(id) => (&mut self.tokens, id),
+            Subject::Blocks(user) => (&mut self.blocks, user),
+        };
+        match entry {
+            Some(entry) => map.insert(name, entry),
+            None => map.remove(&name),
+        };
+    }
+
+    /// Takes what `other` has and this lacks, for a store that has lost what it had.
+    pub fn keep_from(&mut self, other: &Self) {
+        for (subject, entry) in other.entries() {
+            if self.get(&subject).is_none() {
+                self.set(subject, Some((*entry).clone()));
+            }
+        }
+    }
+
+    /// The entry of a subject.
+    #[must_use]
+    pub fn get(&self, subject: &Subject) -> Option<Arc<Entry>> {
+        let entry = match subject {
+            Subject::Everyone => self.everyone.as_ref(),
+            Subject::User(user) => self.users.get(user),
+            Subject::Token(id) => self.tokens.get(id),
+            Subject::Blocks(user) => self.blocks.get(user),
+        };
+        entry.cloned()
+    }
+
+    /// All entries, in the order of their subjects' kinds.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(Subject, Arc<Entry>)> {
+        let everyone = self.everyone.iter().map(|entry| (Subject::Everyone, entry));
+        let users = (self.users.iter()).map(|(user, entry)| (Subject::User(user.clone()), entry));
+        let tokens = (self.tokens.iter()).map(|(id, entry)| (Subject::Token(id.clone()), entry));
+        let blocks =
+            (self.blocks.iter()).map(|(user, entry)| (Subject::Blocks(user.clone()), entry));
+        let all = everyone.chain(users).chain(tokens).chain(blocks);
+        all.map(|(subject, entry)| (subject, Arc::clone(entry)))
+            .collect()
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.everyone.is_some())
+            + self.users.len()
+            + self.tokens.len()
+            + self.blocks.len()
+    }
+
+    /// Whether nothing is decreed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entries that are to be forgotten at `now`.
+    #[must_use]
+    pub fn outlived(&self, now: u64) -> Vec<(Subject, Arc<Entry>)> {
+        let mut entries = self.entries();
+        entries.retain(|(_, entry)| entry.until != 0 && entry.until <= now);
+        entries
+    }
+
+    /// Whether a token of `user`, issued at `issued` (ms; 0 = it does not say) and of that name, counts
+    /// no more.
+    #[must_use]
+    pub fn revokes(&self, user: &str, issued: u64, id: Option<&str>) -> bool {
+        let is_before = |entry: Option<&Arc<Entry>>| entry.is_some_and(|it| issued < it.before);
+        is_before(self.everyone.as_ref())
+            || is_before(self.users.get(user))
+            || id.is_some_and(|id| self.tokens.contains_key(id))
+    }
+
+    /// Whether `user` keeps `watcher` from watching it.
+    #[must_use]
+    pub fn blocks(&self, user: &str, watcher: &str) -> bool {
+        self.blocked_by(user)
+            .binary_search_by(|blocked| (**blocked).cmp(watcher))
+            .is_ok()
+    }
+
+    /// Whom `user` keeps from watching it.
+    #[must_use]
+    pub fn blocked_by(&self, user: &str) -> &[Box<str>] {
+        self.blocks.get(user).map_or(&[], |entry| &entry.blocked)
+    }
+
+    /// What this has that `old` had not.
+    #[must_use]
+    pub fn news_since(&self, old: &Self) -> News {
+        fn changed<'a>(
+            new: &'a HashMap<Box<str>, Arc<Entry>>,
+            old: &'a HashMap<Box<str>, Arc<Entry>>,
+        ) -> impl Iterator<Item = (&'a Box<str>, &'a Arc<Entry>)> {
+            let same = |name, entry| old.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
+            new.iter().filter(move |(name, entry)| !same(*name, entry))
+        }
+        let before = |policy: &Self| policy.everyone.as_ref().map_or(0, |entry| entry.before);
+        let tokens = changed(&self.tokens, &old.tokens);
+        let mut blocks: Vec<Box<str>> = changed(&self.blocks, &old.blocks)
+            .map(|(user, _)| user.clone())
+            .collect();
+        let gone = old
+            .blocks
+            .keys()
+            .filter(|user| !self.blocks.contains_key(*user));
+        blocks.extend(gone.cloned());
+        News {
+            before: if before(self) > before(old) {
+                before(self)
+            } else {
+                0
+            },
+            users: changed(&self.users, &old.users)
+                .map(|(user, entry)| (user.clone(), entry.before))
+                .collect(),
+            tokens: tokens
+                .map(|(id, _)| Issued::new(0, Some(id)).token)
+                .collect(),
+            blocks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revoked(body: &str) -> (Subject, Entry) {
+        revocation(body.as_bytes(), "root", 5_000, 1_000).expect(body)
+    }
+
+    #[test]
+    fn a_revocation_is_of_tokens_issued_before_it_and_of_no_other() {
+        let mut policy = Policy::default();
+        for body in [
+            r#"{"user":"alice"}"#,
+            r#"{"jti":"t1"}"#,
+            r#"{"everyone":true,"before":3000}"#,
+        ] {
+            let (subject, entry) = revoked(body);
+            assert_eq!(Subject::of_field(&subject.field()).as_ref(), Some(&subject));
+            let kept = Entry::decode(entry.encode().as_bytes()).expect("JSON");
+            assert_eq!(kept, entry);
+            policy.set(subject, Some(kept));
+        }
+        for (user, issued, id, is_revoked) in [
+            ("alice", 4_999, None, true),
+            ("alice", 5_000, None, false),
+            ("alice", 0, None, true),
+            ("bob", 2_999, None, true),
+            ("bob", 3_000, None, false),
+            ("bob", 9_000, Some("t1"), true),
+            ("bob", 9_000, Some("t2"), false),
+        ] {
+            assert_eq!(
+                policy.revokes(user, issued, id),
+                is_revoked,
+                "{user} {issued} {id:?}"
+            );
+        }
+        assert!(policy.outlived(5_999).is_empty());
+        assert_eq!(policy.outlived(6_000).len(), 3);
+    }
+
+    #[test]
+    fn news_are_what_was_not_there_before() {
+        let mut old = Policy::default();
+        old.set(
+            Subject::User("alice".into()),
+            Some(revoked(r#"{"user":"alice"}"#).1),
+        );
+        old.set(
+            Subject::Blocks("eve".into()),
+            block_list(br#"{"users":["x"]}"#, "root", 1).expect("a list"),
+        );
+        let mut new = old.clone();
+        assert_eq!(new.news_since(&old), News::default());
+        let (subject, entry) = revoked(r#"{"jti":"t1"}"#);
+        new.set(subject, Some(entry));
+        new.set(
+            Subject::User("bob".into()),
+            Some(revoked(r#"{"user":"bob"}"#).1),
+        );
+        new.set(Subject::Blocks("eve".into()), None);
+        let news = new.news_since(&old);
+        assert_eq!(news.users, [("bob".into(), 5_000)]);
+        assert_eq!(news.blocks, ["eve".into()]);
+        assert!(news.are_of_all() && news.revoke(Issued::new(9_999, Some("t1"))));
+        assert!(!news.revoke(Issued::new(0, None)));
+        // A store that has lost all takes nothing from who knows it.
+        let mut empty = Policy::default();
+        empty.keep_from(&new);
+        assert_eq!(empty.len(), 3);
+    }
+
+    #[test]
+    fn a_list_of_blocked_users_is_sorted_and_bounded() {
+        let list = block_list(r#"{"users":["zoë","bob","bob"]}"#.as_bytes(), "root", 1);
+        let mut policy = Policy::default();
+        policy.set(Subject::Blocks("alice".into()), list.expect("a list"));
+        assert_eq!(policy.blocked_by("alice"), ["bob".into(), "zoë".into()]);
+        assert!(policy.blocks("alice", "zoë") && !policy.blocks("alice", "carol"));
+        assert!(!policy.blocks("bob", "alice"));
+        assert_eq!(
+            block_list(br#"{"users":[]}"#, "root", 1).expect("a list"),
+            None
+        );
+        let many: Vec<String> = (0..=MAX_BLOCKED).map(|n| n.to_string()).collect();
+        let many = serde_json::json!({ "users": many }).to_string();
+        for bad in [&*many, r#"{"users":[""]}"#, r#"{"users":"bob"}"#, "[]"] {
+            block_list(bad.as_bytes(), "root", 1).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn what_is_no_revocation_is_named() {
+        for bad in [
+            "{}",
+            "null",
+            r#"{"user":""}"#,
+            r#"{"jti":""}"#,
+            r#"{"user":"a","jti":"b"}"#,
+            r#"{"everyone":false}"#,
+            r#"{"jti":"b","before":1}"#,
+            r#"{"user":"a","expires":1}"#,
+            r#"{"user":"a","befor":1}"#,
+            r#"{"user":"a","before":-1}"#,
+        ] {
+            revocation(bad.as_bytes(), "root", 5_000, 0).expect_err(bad);
+        }
+        let (_, entry) =
+            revocation(br#"{"user":"a","before":9000}"#, "root", 5_000, 0).expect("good");
+        assert_eq!((entry.before, entry.until), (5_000, 0));
+        assert_eq!(Subject::of_field("nobody:x"), None);
+    }
+}

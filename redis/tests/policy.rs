@@ -1,0 +1,115 @@
+//! What administrators decree, in the store: read by what has changed, and kept when it is lost there.
+
+mod common;
+
+use common::connect;
+use protocol::policy::{Entry, Subject, block_list, revocation};
+use redis_store::{Decreed, PolicyReader, testing::RedisServer};
+
+fn user(name: &str) -> Subject {
+    Subject::User(name.into())
+}
+
+fn entry(until: u64) -> Entry {
+    Entry {
+        before: 5_000,
+        until,
+        by: "root".into(),
+        at: 5_000,
+        ..Entry::default()
+    }
+}
+
+#[tokio::test]
+async fn readers_take_what_changes_and_keep_it_when_the_store_loses_it() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let mut reader = PolicyReader::default();
+    assert_eq!(reader.read(&link).await, Ok(false));
+    assert_eq!(
+        link.decree(&user("nobody"), None).await,
+        Ok(Decreed::Nothing)
+    );
+    let (everyone, all) = revocation(br#"{"everyone":true}"#, "root", 4_000, 0).expect("good");
+    let blocks = block_list(br#"{"users":["eve"]}"#, "root", 1).expect("good");
+    let alice = Subject::Blocks("alice".into());
+    for (subject, entry) in [
+        (&everyone, Some(&all)),
+        (&alice, blocks.as_ref()),
+        (&user("alice"), Some(&entry(9_000))),
+        (&user("bob"), Some(&entry(0))),
+    ] {
+        assert_eq!(link.decree(subject, entry).await, Ok(Decreed::Done));
+    }
+    assert_eq!(reader.read(&link).await, Ok(true));
+    assert_eq!(reader.read(&link).await, Ok(false));
+    assert_eq!(reader.policy().len(), 4);
+    assert!(reader.policy().revokes("carol", 3_999, None));
+    assert!(reader.policy().blocks("alice", "eve"));
+
+    // A change and one that is taken away, for who has read before and for who has not.
+    assert_eq!(link.decree(&everyone, None).await, Ok(Decreed::Done));
+    assert_eq!(
+        link.decree(&user("carol"), Some(&entry(0))).await,
+        Ok(Decreed::Done)
+    );
+    let mut late = PolicyReader::default();
+    for reader in [&mut reader, &mut late] {
+        assert_eq!(reader.read(&link).await, Ok(true));
+        assert_eq!(reader.policy().len(), 4);
+        assert!(!reader.policy().revokes("dave", 3_999, None));
+        assert!(reader.policy().revokes("carol", 4_999, None));
+    }
+
+    // What is outlived is cleared, but not what has taken its place meanwhile.
+    let outlived = reader.forget(9_000);
+    assert_eq!(outlived.len(), 1);
+    let newer = entry(99_000);
+    assert_eq!(
+        link.decree(&user("alice"), Some(&newer)).await,
+        Ok(Decreed::Done)
+    );
+    assert_eq!(link.clear(&outlived[0].0, &outlived[0].1).await, Ok(()));
+    assert_eq!(reader.read(&link).await, Ok(true));
+    assert!(reader.policy().revokes("alice", 4_999, None));
+
+    // A store that has lost all takes nothing from who knows it, and what comes then is taken.
+    assert_eq!(server.cli(&["FLUSHALL"]).trim(), "OK");
+    assert_eq!(reader.read(&link).await, Ok(true));
+    assert!(reader.policy().revokes("bob", 4_999, None));
+    assert_eq!(
+        link.decree(&user("dave"), Some(&entry(0))).await,
+        Ok(Decreed::Done)
+    );
+    assert_eq!(reader.read(&link).await, Ok(true));
+    assert!(reader.policy().revokes("dave", 4_999, None));
+    assert!(reader.policy().revokes("bob", 4_999, None));
+}
+
+#[tokio::test]
+async fn a_foreign_entry_is_named_and_takes_nothing_away() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let mut reader = PolicyReader::default();
+    assert_eq!(
+        link.decree(&user("bob"), Some(&entry(0))).await,
+        Ok(Decreed::Done)
+    );
+    assert_eq!(reader.read(&link).await, Ok(true));
+    let _ = server.cli(&[
+        "HSET",
+        "os:{policy}:entries",
+        "user:bob",
+        "no JSON",
+        "who:x",
+        "{}",
+    ]);
+    let _ = server.cli(&["ZADD", "os:{policy}:changes", "7", "user:bob", "7", "who:x"]);
+    let _ = server.cli(&["HSET", "os:{policy}:state", "version", "7"]);
+    assert_eq!(reader.read(&link).await, Ok(true));
+    let mut bad = reader.take_bad();
+    bad.sort();
+    let fields: Vec<&str> = bad.iter().map(|(field, _)| &**field).collect();
+    assert_eq!(fields, ["user:bob", "who:x"], "{bad:?}");
+    assert!(reader.policy().revokes("bob", 4_999, None));
+}
