@@ -7,14 +7,14 @@ use std::{
 
 use presence::Now;
 
-/// Milliseconds since 1970.
+/// The wall clock, ms since 1970.
 pub(crate) fn wall_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_millis() as u64)
 }
 
-/// Microseconds since the first call.
+/// The monotonic clock, µs since the first call.
 pub(crate) fn mono_us() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
@@ -27,7 +27,7 @@ pub(crate) fn cpu_us() -> u64 {
     used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1_000
 }
 
-/// Wall and monotonic.
+/// The time by both clocks.
 pub(crate) fn now() -> Now {
     Now {
         mono_us: mono_us(),

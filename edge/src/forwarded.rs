@@ -109,13 +109,13 @@ impl Peer {
     }
 }
 
-/// A request's client.
+/// The client of a request, as the proxies that are trusted tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Client<'a> {
     pub(crate) address: IpAddr,
     /// Whether it came by TLS to the outermost trusted proxy, when that is known.
     pub(crate) is_secure: Option<bool>,
-    /// Host and port that it asked for.
+    /// The host and port that the client asked for.
     pub(crate) host: Option<&'a str>,
     /// There is a proxy between it and the edge.
     pub(crate) is_proxied: bool,

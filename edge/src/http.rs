@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write};
 
 /// Bytes of a request's target (RFC 9110 §4.1 wants 8,000 at least).
 const MAX_TARGET: usize = 8 << 10;
-/// Headers that a request may have.
+/// The most headers of a request; more are answered 431.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a body that are read: enough for 1,000 users of 256 bytes, each byte escaped.
 pub(crate) const MAX_BODY: usize = 1_600 << 10;
@@ -17,9 +17,9 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     headers: Vec<(String, String)>,
-    /// Of a target in absolute form.
+    /// The authority of a target in absolute form.
     authority: Option<String>,
-    /// HTTP/1.1, not 1.0.
+    /// Whether the request is HTTP/1.1, not 1.0.
     pub(crate) is_current: bool,
     pub(crate) keep_alive: bool,
     pub(crate) body_length: usize,
@@ -224,7 +224,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct NoBearer;
 
-/// An answer.
+/// An answer to a request.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,

@@ -15,7 +15,7 @@ use atomic_waker::AtomicWaker;
 /// Messages that may wait between two cores; with more, they wait in the sender's own queues.
 const CAPACITY: usize = 4_096;
 
-/// Wakes a core's task.
+/// The wake-up of a core's task, shared by all that have something for it.
 #[derive(Default)]
 pub(crate) struct Bell {
     rung: AtomicBool,
@@ -51,7 +51,7 @@ struct Outgoing<T> {
 
 /// A core's ends of its rings.
 pub(crate) struct Mesh<T> {
-    /// By core; none to itself.
+    /// The ring to each core; none to itself.
     outgoing: Vec<Option<Outgoing<T>>>,
     incoming: Vec<Option<rtrb::Consumer<T>>>,
     pub(crate) bell: Arc<Bell>,

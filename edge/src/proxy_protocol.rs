@@ -11,7 +11,7 @@ const MAX_LINE: usize = 107;
 /// Bytes of a version 2 header, of which the protocol allows 65,551: what proxies add to the
 /// addresses are names, certificates' subjects and identifiers.
 const MAX_HEADER: usize = 4 << 10;
-/// How a version 2 header begins.
+/// The bytes that a version 2 header begins with.
 const SIGNATURE: &[u8] = v2::PROTOCOL_PREFIX;
 /// The command of a connection that is the proxy's own.
 const LOCAL: u8 = 0x20;
@@ -20,13 +20,13 @@ const FIXED: usize = 16;
 /// Bit 0 of the first byte of a TLS entry: the client speaks TLS with the proxy.
 const CLIENT_SSL: u8 = 1;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     /// The client's address; `None` for a connection of the proxy itself, as its health checks are,
     /// and for one whose client has no IP address.
     pub(crate) source: Option<IpAddr>,
-    /// The client speaks TLS with the proxy.
+    /// Whether the client speaks TLS with the proxy.
     pub(crate) is_secure: bool,
 }
 
@@ -69,7 +69,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
     Ok(Some((told, header.header.len())))
 }
 
-/// Version 2.
+/// The content of a version 2 header and its length; `None` while it is not whole.
 fn parse_binary(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
     let Some(fixed) = bytes.first_chunk::<FIXED>() else {
         return Ok(None);

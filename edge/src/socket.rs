@@ -44,7 +44,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// What every client's socket gets.
+/// Sets the options of a client's socket.
 pub(crate) fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     let socket = descriptor(stream);
     sockopt::set_tcp_nodelay(socket, true)?;
@@ -64,7 +64,7 @@ pub(crate) fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Optio
     }
 }
 
-/// Writes what fits; 0 when nothing does.
+/// Sends as many bytes as fit; 0 when none does.
 pub(crate) fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
@@ -83,7 +83,7 @@ pub(crate) fn stop_reading(stream: &TcpStream) {
     let _ = rustix::net::shutdown(descriptor(stream), Shutdown::Read);
 }
 
-/// Says that nothing more will be sent.
+/// Ends the sending side of a socket.
 pub(crate) fn stop_writing(stream: &TcpStream) {
     // As above.
     let _ = rustix::net::shutdown(descriptor(stream), Shutdown::Write);

@@ -17,7 +17,7 @@ pub(crate) use self::{
 
 /// A core's handle to a store.
 pub(crate) trait Store {
-    /// How many more requests it takes now.
+    /// The number of requests that it takes now.
     fn room(&self) -> usize;
 
     /// Takes requests, at most [`Store::room`]; each will be answered.
@@ -26,7 +26,7 @@ pub(crate) trait Store {
     /// Appends the answers that came since the last time.
     fn poll(&mut self, replies: &mut Vec<StoreReply>);
 
-    /// How many requests wait for their answers.
+    /// The number of requests that wait for their answers.
     fn waiting(&self) -> usize;
 
     /// Lets time pass (ms since 1970): users not seen for the retention are forgotten.

@@ -18,10 +18,10 @@ const BEARER: &str = "bearer.";
 /// Why nobody is let in who might be.
 pub(crate) const NO_KEYS: &str = "the keys for tokens are not there yet";
 
-/// A good upgrade.
+/// An upgrade request that keeps the rules.
 pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
-    /// That of the request, unchecked.
+    /// The token of the request, not verified yet.
     pub(crate) token: Option<String>,
     /// How the session begins, as the query of the target says.
     pub(crate) opening: Opening,
@@ -29,7 +29,7 @@ pub(crate) struct Upgrade {
     pub(crate) response: Vec<u8>,
 }
 
-/// A refused one.
+/// A refused upgrade, and the answer to it.
 pub(crate) struct Refused {
     pub(crate) response: Response,
     /// What was wrong with the token, when that was it.
@@ -43,7 +43,7 @@ fn refuse(status: u16, what: &str) -> Refused {
     }
 }
 
-/// Decides on an upgrade request.
+/// Checks an upgrade request (RFC 6455 §4.2.1).
 pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refused> {
     if request.method != "GET" {
         let mut refused = refuse(405, "an upgrade is a GET");

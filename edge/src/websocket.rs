@@ -11,14 +11,14 @@ use self::header::{Broken, Frame, Header, Opcode, broken};
 /// Why a binary frame on the JSON subprotocol, or a text on the other, ends a connection.
 pub(crate) const OTHER_KIND: &str = "this subprotocol has the other kind of frames";
 
-/// What a client sent.
+/// A message or control frame of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound<'a> {
     /// A whole message, with the encoding whose kind of frame it came in; a text is UTF-8.
     Message(Encoding, &'a [u8]),
     /// A ping, to be answered with its payload.
     Ping(&'a [u8]),
-    /// A pong, asked for or not.
+    /// A pong, whether it was asked for or not.
     Pong,
     /// The client says goodbye; nothing follows.
     Close(Option<CloseCode>),
@@ -26,7 +26,7 @@ pub(crate) enum Inbound<'a> {
     Error(CloseCode, &'static str),
 }
 
-/// Reads the frames of one client.
+/// The reader of one client's frames (RFC 6455 §5).
 pub(crate) struct Reader {
     max_message: usize,
     header: Header,
@@ -38,7 +38,7 @@ pub(crate) struct Reader {
     message: Vec<u8>,
     /// Bytes of `message` that are known to be UTF-8.
     checked: usize,
-    /// Frames that continued it.
+    /// The number of frames that continued the message.
     continued: usize,
     /// What has come of a control frame, when it does not come at once.
     control: Vec<u8>,

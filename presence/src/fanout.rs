@@ -14,12 +14,12 @@ use crate::{
     user::{NONE, User, Users},
 };
 
-/// Bytes of [`crate::Core::arena`] for one session.
+/// One send: bytes of [`crate::Core::arena`] for one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// To whom.
+    /// The session whose socket gets the bytes.
     pub session: SessionId,
-    /// Where the bytes lie: whole frames.
+    /// The place of the bytes in the arena: whole frames.
     pub range: Range<usize>,
     /// When the oldest change in it was made, monotonic µs; 0 = no change in it.
     pub since: u64,

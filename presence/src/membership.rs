@@ -13,7 +13,7 @@ const READ_EVERY: u64 = 1_000;
 /// Between two tries when the store does not answer, ms.
 const RETRY: u64 = 200;
 
-/// What the shell has to do.
+/// A step that the shell has to carry out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Renew the lease and answer with [`Membership::renewed`]; `newcomer`: a lease that another
@@ -24,36 +24,36 @@ pub enum Step {
     },
     /// Read the map and the store's incarnation, and answer with [`Membership::map_read`].
     ReadMap,
-    /// Have every core follow this map.
+    /// Every core has to follow this map.
     Follow {
-        /// The new one.
+        /// The map to follow.
         map: Arc<Map>,
-        /// The one until now.
+        /// The map that was followed until now; `None` before the first.
         before: Option<Arc<Map>>,
     },
     /// Let every core go on that stood still.
     Resume,
     /// Have every core claim and write everything again: the store may have lost it.
     Resync,
-    /// End: another process has this node's name.
+    /// The process has to end: another one has this node's name.
     GiveUp,
 }
 
-/// What became of a renewal.
+/// The store's answer to the renewal of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     /// The lease is this process's.
     Held,
-    /// Another process holds it.
+    /// Another process of the same name holds the lease.
     Refused,
-    /// The store did not answer.
+    /// The store did not answer, or not in time.
     Failed,
 }
 
-/// What was found in the store.
+/// The content of the store at one reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// The map, if there is one.
+    /// The map; `None` when there is none, or when it is the one that the node has.
     pub map: Option<Map>,
     /// What tells the store's content from that of before a loss: its incarnation and the server's
     /// run id.
@@ -113,7 +113,7 @@ impl Membership {
         }
     }
 
-    /// The map that the cores follow.
+    /// The map that the cores follow; `None` before the first.
     #[must_use]
     pub fn map(&self) -> Option<&Arc<Map>> {
         self.map.as_ref()
@@ -217,7 +217,7 @@ impl Membership {
         steps
     }
 
-    /// A newer map may be there.
+    /// Notes a hint that the store may have a newer map: it is read at once.
     pub fn map_changed(&mut self) {
         // An answer that is under way may be of before.
         self.read_again = true;

@@ -9,16 +9,16 @@ use crate::slots::Slots;
 
 const NONE: u32 = u32::MAX;
 
-/// What a timer belongs to.
+/// The owner of a timer, which decides what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Heartbeat, token and backlog of a session.
+    /// A session: its heartbeat, its token's end and its backlog.
     Session(u32),
-    /// The grace period of a user.
+    /// A user's grace period.
     Grace(u32),
 }
 
-/// An armed timer, or none.
+/// The handle of an armed timer, or of none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimerId(u32);
 
@@ -28,7 +28,7 @@ impl TimerId {
 
 struct Timer {
     owner: Owner,
-    /// In slots since the start of the clock.
+    /// When the timer is due, in slots since the start of the clock.
     deadline: u32,
     next: u32,
     previous: u32,
@@ -108,7 +108,7 @@ impl Wheel {
         }
     }
 
-    /// Armed timers.
+    /// The number of armed timers.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.timers.len()

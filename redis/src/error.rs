@@ -20,7 +20,7 @@ pub enum StoreError {
     CorruptMap {
         /// What stands where a map's version does; 0 when there is nothing.
         version: MapVersion,
-        /// What is wrong with it.
+        /// The mistake in it.
         error: MapError,
     },
 }

@@ -3,7 +3,7 @@
 
 use crate::server::Server;
 
-/// What may wait to be said.
+/// The most notices that wait to be logged; older ones are dropped.
 const NOTICES: usize = 16;
 
 /// What the store's servers say of themselves, as of the last look.
@@ -21,7 +21,7 @@ pub struct Health {
     pub limit: Option<u64>,
     /// Records were refused since a server's memory is full, and none was taken since.
     pub is_full: bool,
-    /// Why the servers tell nothing of themselves.
+    /// The reason for which servers refuse `INFO`; `None` when they answer it.
     pub silent: Option<String>,
     /// Why the server that was met last cannot be used: too old, a replica, still loading.
     pub unusable: Option<String>,

@@ -7,12 +7,12 @@ use redis::Value;
 
 use crate::{StoreError, call::Call, link::Link, reply, script};
 
-/// Who leads.
+/// The coordinator that leads, with its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader {
-    /// The coordinator.
+    /// The leading coordinator's id.
     pub id: String,
-    /// Its fencing token.
+    /// The leader's fencing token: higher than every former leader's.
     pub token: u64,
 }
 
@@ -62,7 +62,7 @@ impl Link {
         Ok(())
     }
 
-    /// Who leads now.
+    /// The leader by the store's word; `None` when nobody leads.
     pub async fn leader(&self) -> Result<Option<Leader>, StoreError> {
         let answer = self
             .perform_one(Call::command("GET", &self.keys().leader()))

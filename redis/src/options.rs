@@ -13,7 +13,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionI
 
 use crate::sentinel::Credentials;
 
-/// How to reach the store.
+/// The options by which the store is reached.
 #[derive(Clone)]
 pub struct Options {
     /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS. A comma and
@@ -28,7 +28,7 @@ pub struct Options {
     /// How the Sentinels know this client. Without a password they are tried with the URL's, and
     /// without any where they ask for none.
     pub sentinel_username: String,
-    /// See `sentinel_username`.
+    /// The password of `sentinel_username`; empty = the server's password, or none.
     pub sentinel_password: String,
     /// Begins every key; `os:` by default. No braces.
     pub prefix: String,
@@ -41,7 +41,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, for the server at `url`.
+    /// The default options, for the server at `url`.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -68,41 +68,41 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Which option is wrong, and how.
+/// A mistake in an option, named as the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
-    /// There is no URL.
+    /// The URL is empty.
     #[error(
         "redis.url (REDIS_URL) is not set: a cluster meets in Redis; set it, like \
          REDIS_URL=redis://127.0.0.1:6379. A standalone edge needs none: it is started by \
          `online-status-edge standalone`"
     )]
     NoUrl,
-    /// The URL, or one of several.
+    /// A node of the URL is wrong.
     #[error("redis.url (REDIS_URL), node {node}: {reason}")]
     Url {
-        /// Which node of the list, from 1.
+        /// The node's place in the list, from 1.
         node: usize,
-        /// What is wrong with it.
+        /// The mistake, without what may be a password.
         reason: String,
     },
-    /// A timeout out of range.
+    /// A timeout is out of its range.
     #[error("redis.{name} = {value:?}: allowed are 10ms to 60s")]
     Timeout {
-        /// `connect_timeout` or `response_timeout`.
+        /// The timeout's name: `connect_timeout` or `response_timeout`.
         name: &'static str,
-        /// What it was.
+        /// The value that was given.
         value: Duration,
     },
-    /// The prefix.
+    /// The prefix of keys has a brace.
     #[error("redis.prefix: {0}")]
     Prefix(#[from] protocol::keys::PrefixError),
-    /// The file with certificate authorities.
+    /// The file with certificate authorities cannot be used.
     #[error("redis.ca_file = {path:?}: {reason}")]
     CaFile {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The mistake, without what may be a password.
         reason: String,
     },
     /// There is a CA file, and nothing to use it for.
@@ -124,10 +124,10 @@ pub enum OptionsError {
 
 const SCHEMES: &str = "must begin with redis:// or rediss://, or for Sentinels with \
                        redis+sentinel:// or rediss+sentinel://";
-/// Where Sentinels listen.
+/// The port that Sentinels listen at when the URL names none.
 const SENTINEL_PORT: &str = ":26379";
 
-/// What a timeout may be, ms.
+/// The range of both timeouts, ms.
 pub(crate) const TIMEOUT: RangeInclusive<u64> = 10..=60_000;
 
 /// Options that have been checked.
@@ -140,12 +140,12 @@ pub(crate) struct Target {
     pub(crate) sentinel_credentials: Vec<Credentials>,
     /// The nodes as an error may show them.
     pub(crate) address: String,
-    /// What no error may show.
+    /// The passwords, which no error may show.
     pub(crate) secrets: Vec<String>,
     pub(crate) keys: Keys,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
-    /// The content of the CA file.
+    /// The content of the file with certificate authorities; `None` = the system's.
     pub(crate) authorities: Option<Vec<u8>>,
 }
 

@@ -13,7 +13,7 @@ pub(crate) fn server_error(value: &Value) -> Option<&ServerError> {
     }
 }
 
-/// An answer of another form than expected.
+/// The error for an answer of another form than expected.
 pub(crate) fn unexpected(what: &str, value: &Value) -> StoreError {
     let kind = match value {
         Value::Nil => "nothing",
@@ -60,7 +60,7 @@ pub(crate) fn number<T: std::str::FromStr>(value: Value) -> Result<T, StoreError
     text.parse().map_err(bad)
 }
 
-/// The members of a list.
+/// The members of a list that must be there.
 pub(crate) fn list(value: Value) -> Result<Vec<Value>, StoreError> {
     match value {
         Value::Array(values) | Value::Set(values) => Ok(values),
@@ -81,12 +81,12 @@ impl Outcome {
         Ok(Self { word, rest })
     }
 
-    /// The next value.
+    /// The next value of the answer.
     pub(crate) fn next(&mut self) -> Value {
         self.rest.next().unwrap_or(Value::Nil)
     }
 
-    /// The word is none that was expected.
+    /// The error for a word that is none of those expected.
     pub(crate) fn unknown(&self) -> StoreError {
         let shown: String = self.word.chars().take(40).collect();
         StoreError::Unexpected(format!("a script answered {shown:?}"))

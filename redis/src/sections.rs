@@ -42,7 +42,7 @@ settings::sections! {
 }
 
 impl RedisSettings {
-    /// How the store is reached.
+    /// The options by which the store is reached.
     #[must_use]
     pub fn options(&self) -> Options {
         Options {

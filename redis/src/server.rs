@@ -26,17 +26,17 @@ pub(crate) struct Server {
     pub(crate) version: Option<String>,
     pub(crate) is_cluster: bool,
     pub(crate) run_id: Option<String>,
-    /// Of the server that it copies.
+    /// The address of the server that a replica copies; `None` of a master.
     pub(crate) master: Option<String>,
     pub(crate) is_loading: bool,
     pub(crate) policy: Option<String>,
     pub(crate) used: Option<u64>,
-    /// 0 = none.
+    /// The memory limit, bytes; 0 = none.
     pub(crate) limit: Option<u64>,
 }
 
 impl Server {
-    /// From the answer to [`info`] or [`hello`].
+    /// The server as its answer to [`info`] or [`hello`] describes it.
     pub(crate) fn of(answer: &Value) -> Self {
         let field = |name: &str| match answer {
             Value::BulkString(bytes) => info_field(std::str::from_utf8(bytes).ok()?, name),
@@ -72,7 +72,7 @@ impl Server {
         }
     }
 
-    /// Why it can never be used.
+    /// The reason for which the server can never be used, if there is one.
     pub(crate) fn too_old(&self) -> Option<String> {
         let version = self.version.as_deref()?;
         let mut parts = version.split('.').map(str::parse::<u32>);
@@ -88,7 +88,7 @@ impl Server {
         })
     }
 
-    /// Why it takes no writes now.
+    /// The reason for which the server takes no writes now, if there is one.
     pub(crate) fn unfit(&self) -> Option<String> {
         if let Some(master) = &self.master {
             return Some(format!(

@@ -30,7 +30,7 @@ pub struct RedisServer {
     port: u16,
     directory: PathBuf,
     arguments: Vec<String>,
-    /// Of a Sentinel: what its file says.
+    /// The content of a Sentinel's file; `None` of a server.
     sentinel: Option<String>,
     process: Option<Child>,
 }
@@ -76,25 +76,25 @@ impl RedisServer {
         panic!("{} does not start:\n{}", program().display(), server.log());
     }
 
-    /// `redis://127.0.0.1:port`.
+    /// The server's URL, `redis://127.0.0.1:port`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Its port on 127.0.0.1.
+    /// The server's port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where it keeps its files.
+    /// The directory of the server's files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Its process, while it runs.
+    /// The id of the server's process; `None` while it is stopped.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)

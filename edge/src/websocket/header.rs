@@ -63,7 +63,7 @@ impl Frame {
     }
 }
 
-/// What has come of a header.
+/// The bytes of a header that have come.
 #[derive(Default)]
 pub(super) struct Header {
     bytes: [u8; MAX_HEADER],

@@ -74,7 +74,7 @@ impl Detour {
         self.target.store(port, Relaxed);
     }
 
-    /// Ends the connections that there are.
+    /// Ends every connection through the detour.
     pub fn cut(&self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in open.drain(..) {

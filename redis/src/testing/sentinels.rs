@@ -8,14 +8,14 @@ use std::{
 
 use super::{PATIENCE, RedisServer};
 
-/// How the Sentinels call the master.
+/// The name of the master at the Sentinels.
 const NAME: &str = "presence";
 
 /// Three Sentinels and their two servers, all of which are stopped when they are dropped.
 pub struct RedisSentinels {
     /// The first is the master at the start.
     pub servers: Vec<RedisServer>,
-    /// Two of them agree on a failover.
+    /// The Sentinels, two of which have to agree on a failover.
     pub sentinels: Vec<RedisServer>,
 }
 
