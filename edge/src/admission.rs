@@ -21,11 +21,11 @@ use crate::{clock, http::Response};
 /// once, which a client may miss that is still speaking.
 const MAX_HEARD_OUT: usize = 32;
 
-/// The limits.
+/// The limits of connections, by the settings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,
-    /// Of those, without a session.
+    /// The most connections without a session.
     pub(crate) unauthenticated: usize,
     /// Of those, in a TLS handshake.
     pub(crate) handshakes: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
 }
 
-/// Lets connections in.
+/// The gate that counts connections and refuses those above a limit.
 pub(crate) struct Gate {
     pub(crate) limits: Limits,
     connections: AtomicUsize,
@@ -53,7 +53,7 @@ pub(crate) struct Gate {
     addresses: Addresses,
 }
 
-/// Which limit is reached.
+/// The limit that a connection would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
     Memory,
@@ -65,7 +65,7 @@ pub(crate) enum Full {
 }
 
 impl Full {
-    /// For a metric's label.
+    /// The limit's word in a metric's label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -77,7 +77,7 @@ impl Full {
         }
     }
 
-    /// What the client is told.
+    /// The answer to the client that is refused.
     pub(crate) fn response(self) -> Response {
         let (status, what, seconds) = match self {
             Self::Memory => (503, "the edge has as much memory as it may", "5"),

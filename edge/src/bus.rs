@@ -9,7 +9,7 @@ pub(crate) use self::kafka::{Inlet, Kafka, Mailboxes};
 
 /// A core's handle to a bus.
 pub(crate) trait Bus {
-    /// How many more changes it takes now.
+    /// The number of changes that it takes now.
     fn room(&self) -> usize;
 
     /// Takes a change, when there is room; it will be reported.
@@ -18,7 +18,7 @@ pub(crate) trait Bus {
     /// Appends the reports that came since the last time: whether the change is delivered.
     fn poll(&mut self, reports: &mut Vec<(Ticket, bool)>);
 
-    /// How many changes wait for their reports.
+    /// The number of changes that wait for their reports.
     fn waiting(&self) -> usize;
 }
 

@@ -8,7 +8,7 @@ use settings::{ConfigAction, Table};
 
 use crate::{config::TABLE, start::Mode};
 
-/// What to do.
+/// The command that the arguments ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Run(Mode),
@@ -17,11 +17,11 @@ pub(crate) enum Action {
     Config(ConfigAction),
 }
 
-/// The command line, read.
+/// The arguments, parsed.
 pub(crate) struct Invocation {
     pub(crate) action: Action,
     pub(crate) file: Option<PathBuf>,
-    /// By [`settings::Setting::flag`].
+    /// The settings that were given as flags, by [`settings::Setting::flag`].
     pub(crate) flags: BTreeMap<String, String>,
     pub(crate) user: String,
     /// To be checked; without, it comes on the standard input.

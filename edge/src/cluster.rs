@@ -59,7 +59,7 @@ pub(crate) struct Cluster {
     pub(crate) end: End,
 }
 
-/// Ends a cluster's parts.
+/// The handles by which a clustered edge's parts are ended.
 pub(crate) struct End {
     place: Arc<Place>,
     producer: Arc<kafka_bus::Producer>,

@@ -201,7 +201,7 @@ async fn read_proxy_header(link: &mut Link, peer: &mut Peer) -> io::Result<bool>
     }
 }
 
-/// A request that is not served.
+/// The answer to a request that is not served.
 struct Refusal {
     response: Response,
     head_only: bool,

@@ -13,7 +13,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The least that is read at a time, so that what TLS needs for itself comes in few reads.
 const MIN_READ: usize = 4 << 10;
 
-/// What a read of a socket gave.
+/// The result of one read of a socket.
 enum Taken {
     Nothing,
     Bytes,

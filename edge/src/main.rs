@@ -75,7 +75,7 @@ fn keep_pages_small() {
     }
 }
 
-/// Why the process ends.
+/// The reason for which the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the configuration is wrong\n{0}")]

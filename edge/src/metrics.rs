@@ -19,10 +19,10 @@ const BUCKETS: [u64; 14] = [
     2_500_000, 5_000_000,
 ];
 
-/// A histogram of latencies.
+/// A histogram of latencies, with fixed bounds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Latency {
-    /// One more than there are bounds.
+    /// The count of each bucket; one more than there are bounds.
     counts: [u64; BUCKETS.len() + 1],
     sum_us: u64,
 }
@@ -48,7 +48,7 @@ pub(crate) struct CoreStats {
     pub(crate) presence: Counters,
     /// Connections of any kind, now.
     pub(crate) connections: u64,
-    /// Of those, without a session.
+    /// Open connections without a session.
     pub(crate) unauthenticated: u64,
     pub(crate) accepted: u64,
     pub(crate) accept_errors: u64,
@@ -58,7 +58,7 @@ pub(crate) struct CoreStats {
     pub(crate) vnodes_loading: u64,
     /// Connections that were not admitted, by the limit that was reached.
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// By HTTP status.
+    /// Responses, by HTTP status.
     pub(crate) responses: BTreeMap<u16, u64>,
     /// By close code.
     pub(crate) closes: BTreeMap<u16, u64>,
@@ -66,7 +66,7 @@ pub(crate) struct CoreStats {
     pub(crate) revoked: u64,
     /// By kind of mistake.
     pub(crate) bad_tokens: BTreeMap<&'static str, u64>,
-    /// From accept to welcome.
+    /// The time from accept to the session.
     pub(crate) handshake: Latency,
     /// From a change to its bytes' way to the socket.
     pub(crate) delivery: Latency,
@@ -80,7 +80,7 @@ pub(crate) struct Totals {
     pub(crate) changes: u64,
 }
 
-/// The last copies, by core.
+/// The counts that each core published last.
 pub(crate) struct Metrics(Vec<Mutex<CoreStats>>);
 
 impl Metrics {
@@ -88,12 +88,12 @@ impl Metrics {
         Self((0..cores).map(|_| Mutex::default()).collect())
     }
 
-    /// How many cores there are.
+    /// The number of cores.
     pub(crate) fn cores(&self) -> usize {
         self.0.len()
     }
 
-    /// Sums of what the cores published last.
+    /// The sums over what the cores published last.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for core in &self.0 {
@@ -118,7 +118,7 @@ impl Metrics {
         self.0.iter().map(waits).max().unwrap_or(0)
     }
 
-    /// All, in Prometheus' text format 0.0.4.
+    /// Every metric in the text format 0.0.4 of Prometheus.
     pub(crate) fn render(
         &self,
         node: &str,

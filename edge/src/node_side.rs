@@ -40,7 +40,7 @@ impl NodeSide {
         self.followed.get() > MapVersion::default()
     }
 
-    /// Takes what the node told this core.
+    /// Brings what the node told this core to its presence.
     pub(crate) fn take_news(&self, core: &RefCell<Core>) {
         let place = &self.place;
         let mut core = core.borrow_mut();

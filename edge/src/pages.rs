@@ -19,7 +19,7 @@ use crate::{
 const LIVE_PAGE: &str = include_str!("../assets/live.html");
 /// The client library, for the live page and whoever tries it from a page of theirs.
 const CLIENT: &str = include_str!("../../client-sdk/typescript/built/client.js");
-/// Users that one bulk request may name.
+/// The most users that one bulk request may name.
 const MAX_BULK: usize = 1_000;
 /// How long a token of the live page is good, ms.
 const DEMO_TTL: u64 = 86_400_000;

@@ -28,15 +28,15 @@ pub(crate) struct Handoff {
     pub(crate) socket: OwnedFd,
     pub(crate) tls: Option<TlsSession>,
     pub(crate) reader: Reader,
-    /// What came behind the token.
+    /// The bytes that came behind the token.
     pub(crate) inbox: Vec<u8>,
     pub(crate) encoding: Encoding,
     pub(crate) claims: Claims,
-    /// Of the `auth` message, when the token came in one.
+    /// The id of the `auth` message, when the token came in one.
     pub(crate) reply_to: Option<MessageId>,
     pub(crate) opening: Opening,
     pub(crate) admission: Admission,
-    /// Monotonic µs.
+    /// The time of the accept, monotonic µs.
     pub(crate) accepted: u64,
 }
 
@@ -167,7 +167,7 @@ struct Session {
     unread: Vec<u8>,
     /// A new token that newer keys may let in; what is unread waits until that is settled.
     renewal: Option<Box<Renewal>>,
-    /// Nothing follows what is unread.
+    /// The client's side has ended: nothing follows what is unread.
     ended: bool,
 }
 

@@ -27,14 +27,14 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<tls::Acceptor>,
     pub(crate) metrics: Arc<Metrics>,
     draining: AtomicBool,
-    /// Cores whose presence is not ready yet.
+    /// The number of cores whose presence is not ready yet.
     pub(crate) starting: AtomicUsize,
     pub(crate) vnodes: VnodeCount,
     /// The core of each vnode.
     pub(crate) cores: Vec<CoreId>,
     /// Of all vnodes, when all are this edge's.
     pub(crate) epoch: Epoch,
-    /// In a cluster.
+    /// The node's place in the cluster; `None` of a standalone edge.
     pub(crate) place: Option<Arc<Place>>,
     /// What clients are told to connect to.
     pub(crate) public_url: String,
@@ -50,11 +50,11 @@ pub(crate) struct Shared {
 pub(crate) enum Hint {
     /// A trusted proxy sends no PROXY protocol header, and is to.
     NoProxyHeader,
-    /// Somebody sends one, and is not to.
+    /// A client sends a PROXY header and is no trusted proxy.
     ProxyHeader,
 }
 
-/// Where a user's clients connect.
+/// The place where a user's clients connect.
 pub(crate) struct Route {
     pub(crate) node: String,
     pub(crate) address: String,
@@ -99,7 +99,7 @@ impl Shared {
         }
     }
 
-    /// Writes to the log, the first time.
+    /// Writes a hint to the log, the first time it is met.
     pub(crate) fn say_once(&self, hint: Hint, what: &str) {
         if !self.hinted[hint as usize].swap(true, Ordering::Relaxed) {
             eprintln!("{what}");

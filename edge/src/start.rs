@@ -43,7 +43,7 @@ const MEMORY_LOOK: Duration = Duration::from_millis(500);
 /// Descriptors that are not connections: rings, listeners, files.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
-/// Why the edge does not start.
+/// The reason for which the edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(
@@ -81,14 +81,14 @@ pub(crate) enum StartError {
     System(#[from] std::io::Error),
 }
 
-/// What kind of edge.
+/// The kind of edge: standalone, or a node of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Standalone,
     Cluster,
 }
 
-/// What stands behind the cores.
+/// The stores and buses behind the cores.
 struct Backend {
     stores: Vec<Box<dyn Store + Send>>,
     buses: Vec<Box<dyn Bus + Send>>,
@@ -98,7 +98,7 @@ struct Backend {
     end: Option<cluster::End>,
 }
 
-/// Runs until a signal ends it.
+/// Runs the edge until a signal ends it.
 pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
     let development = config.is_development();
@@ -385,7 +385,7 @@ fn raise_descriptor_limit(reserved: u64) -> usize {
     open_files().saturating_sub(reserved).max(1) as usize
 }
 
-/// The limit of open files.
+/// The limit of open files of this process.
 fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }

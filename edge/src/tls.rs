@@ -20,7 +20,7 @@ use rustls::{
 /// Bytes that rustls may hold for a connection at a time.
 const BUFFER_LIMIT: usize = 16 << 10;
 
-/// Why TLS cannot be set up.
+/// The reason for which TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     #[error("{0} = {1:?}: {2}")]
@@ -89,7 +89,7 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// One connection's TLS.
+/// The TLS session of one connection.
 pub(crate) struct TlsSession(Box<ServerConnection>);
 
 impl TlsSession {

@@ -28,14 +28,14 @@ use crate::{
     send_ring::SendRing, session::Handoff, shared::Shared, store::Store, websocket::Reader,
 };
 
-/// Between two ticks.
+/// Time between two ticks of the presence core.
 const TICK: Duration = Duration::from_millis(100);
-/// Messages of other cores taken in one turn.
+/// The most messages of other cores that one turn takes.
 const MAIL_TURN: usize = 4_096;
-/// Bytes read from a socket at a time.
+/// The most bytes read from a socket at a time.
 const SCRATCH: usize = 64 << 10;
 
-/// What one core sends another.
+/// A message from one core to another.
 pub(crate) enum Mail {
     Connection(Box<Handoff>),
     Peer(PeerMessage),
@@ -51,12 +51,12 @@ struct Question {
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: CoreId,
-    /// In a cluster.
+    /// The core's side of the cluster; `None` of a standalone edge.
     node: Option<NodeSide>,
     pub(crate) core: RefCell<Core>,
     conns: RefCell<Vec<Option<Conn>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
-    /// For the sessions that are between two messages.
+    /// The reader that sessions between two messages share.
     reader: Cell<Option<Box<Reader>>>,
     pub(crate) stats: RefCell<CoreStats>,
     mesh: RefCell<Mesh<Mail>>,
@@ -114,7 +114,7 @@ impl Worker {
         }))
     }
 
-    /// A reader between two messages.
+    /// A reader that is between two messages: the core's, or a new one.
     pub(crate) fn lend_reader(&self) -> Box<Reader> {
         let new = || Box::new(Reader::new(self.shared.config.server.max_message.0));
         self.reader.take().unwrap_or_else(new)
@@ -134,7 +134,7 @@ impl Worker {
         }
     }
 
-    /// Moves outputs whenever there may be any.
+    /// Moves the core's outputs whenever there may be any.
     pub(crate) async fn pump_task(self: Rc<Self>) {
         loop {
             poll_fn(|context| {
@@ -153,7 +153,7 @@ impl Worker {
         }
     }
 
-    /// Takes what other cores send.
+    /// Takes the messages of other cores and the news of the node.
     pub(crate) async fn mail_task(self: Rc<Self>) {
         let bell = Arc::clone(&self.mesh.borrow().bell);
         loop {
@@ -185,7 +185,7 @@ impl Worker {
         }
     }
 
-    /// Lets time pass.
+    /// Lets time pass, every 100 ms.
     pub(crate) async fn tick_task(self: Rc<Self>) {
         let mut ticks = 0_u64;
         loop {
@@ -421,7 +421,7 @@ impl Worker {
     }
 }
 
-/// Lets the other tasks run once.
+/// Lets the other tasks of the core run once.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {

@@ -22,9 +22,9 @@ const EPOCHS_AHEAD: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Behind {
     user: u32,
-    /// Whose watch it is for; `None`: of another core.
+    /// The session whose watch it is for; `None` = another core asked.
     session: Option<SessionId>,
-    /// Times of the core's clock, ms.
+    /// When to give up, and when to ask the store next, ms of the core's clock.
     until: u64,
     ask_at: u64,
 }
@@ -63,7 +63,8 @@ impl Core {
         }
     }
 
-    /// What is known of the user is all there is, whatever its watchers claim.
+    /// Ends the search for a newer version: the one that is known is the newest, whatever watchers
+    /// claim.
     pub(crate) fn stop_looking(&mut self, slot: u32) {
         let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
             return;

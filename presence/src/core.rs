@@ -34,7 +34,7 @@ pub struct Core {
     pub(crate) now: Now,
     /// The monotonic time up to which `clock` has counted, µs.
     ticked: u64,
-    /// Milliseconds that passed, pauses left out.
+    /// The core's clock: milliseconds that passed, pauses left out.
     pub(crate) clock: u64,
     pub(crate) users: Users,
     pub(crate) sessions: Sessions,
@@ -49,11 +49,12 @@ pub struct Core {
     /// Claims and releases that are tried again with the next tick.
     pub(crate) held_claims: Vec<(Vnode, Epoch)>,
     pub(crate) failed_releases: Vec<(Vnode, Epoch)>,
-    /// Owned vnodes that are not loaded yet.
+    /// The number of owned vnodes that are not loaded yet.
     pub(crate) loading: usize,
-    /// Left vnodes that are not released yet.
+    /// The number of left vnodes that are not released yet.
     pub(crate) leaving: usize,
-    /// At most one a vnode and epoch, until the shell takes them.
+    /// Vnodes lost to a higher epoch, at most one entry a vnode and epoch, until the shell takes
+    /// them.
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     /// Users of whom a watcher knows something newer.
     pub(crate) behind: Vec<Behind>,
@@ -70,7 +71,7 @@ pub struct Core {
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
     jitter: u64,
-    /// No timer fires: see [`Core::is_held`].
+    /// Whether the core holds its timers after a pause: see [`Core::is_held`].
     held: bool,
     due: Vec<wheel::Owner>,
 }
@@ -120,7 +121,7 @@ impl Core {
         }
     }
 
-    /// Which of the node's cores this is.
+    /// The index of this core on its node.
     #[must_use]
     pub fn id(&self) -> ring::CoreId {
         self.settings.core
@@ -164,7 +165,7 @@ impl Core {
         self.held
     }
 
-    /// The node knows again what it owns, or cannot know.
+    /// Lets timers fire again: the node has read its map, or the store does not answer.
     pub fn resume(&mut self) {
         self.held = false;
     }
@@ -201,7 +202,8 @@ impl Core {
         })
     }
 
-    /// A message came. `auth` is the shell's to check: see [`Core::renewed`].
+    /// Takes a client's message and queues its answer. The shell checks `auth`: see
+    /// [`Core::renewed`].
     pub fn receive(&mut self, id: SessionId, message: ClientMessage<'_>) {
         let Some(session) = self.sessions.live(id) else {
             return;
@@ -234,7 +236,7 @@ impl Core {
         }
     }
 
-    /// Something came that is no message: the session is told and stays.
+    /// Answers bytes that are no message with an `error`; the session stays.
     pub fn reject(&mut self, id: SessionId, bad: &BadMessage) {
         let Some(session) = self.sessions.live(id) else {
             return;
@@ -245,7 +247,8 @@ impl Core {
         }
     }
 
-    /// A ping came.
+    /// Takes a client's WebSocket ping (RFC 6455 §5.5.2) and answers it; `payload` is at most 125
+    /// bytes.
     pub fn ping(&mut self, id: SessionId, payload: &[u8]) {
         if self.spend(id)
             && let Some(session) = self.sessions.live(id)
@@ -256,12 +259,12 @@ impl Core {
         }
     }
 
-    /// A pong came.
+    /// Takes a client's WebSocket pong (RFC 6455 §5.5.3), which counts as life without a promise.
     pub fn pong(&mut self, id: SessionId) {
         self.spend(id);
     }
 
-    /// Sends an answer that the shell made.
+    /// Queues a message that the shell made for the session's client.
     pub fn send_message(&mut self, id: SessionId, message: &ServerMessage<'_>) {
         if let Some(session) = self.sessions.live(id) {
             self.reply(session, message);
@@ -404,19 +407,19 @@ impl Core {
         )
     }
 
-    /// What the last [`Core::flush`] composed.
+    /// The sends that the last [`Core::flush`] composed, at most one a session.
     #[must_use]
     pub fn transmits(&self) -> &[Transmit] {
         &self.fanout.transmits
     }
 
-    /// The bytes of the last [`Core::flush`].
+    /// The bytes of the last [`Core::flush`], into which [`Transmit::range`] points.
     #[must_use]
     pub fn arena(&self) -> &[u8] {
         &self.fanout.arena
     }
 
-    /// What this core counted so far.
+    /// The core's counters since its start, and its gauges now.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;

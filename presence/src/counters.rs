@@ -3,17 +3,17 @@
 /// Counts since the core's start, except where it says "now".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sessions, now.
+    /// Open sessions (gauge).
     pub sessions: u64,
     /// Users in memory (with sessions, watched, or waiting for store or bus), now.
     pub users: u64,
     /// Watches (one a session and user watched), now.
     pub watches: u64,
-    /// Sessions with something to send, now.
+    /// Sessions with something to send (gauge).
     pub ready: u64,
-    /// Requests that wait for the store, now.
+    /// Requests that wait for the store (gauge).
     pub store_queue: u64,
-    /// Changes that wait for the bus, now.
+    /// Users whose change waits for the bus (gauge).
     pub bus_queue: u64,
     /// How long the oldest change has waited for the bus to confirm it, ms, now.
     pub oldest_unreported: u64,
@@ -27,9 +27,9 @@ pub struct Counters {
     pub moved: u64,
     /// Vnodes lost to a higher epoch.
     pub fenced: u64,
-    /// Times the bus may have lost events.
+    /// Gaps: times that the bus may have lost events.
     pub gaps: u64,
-    /// Messages of clients.
+    /// Messages of clients that were taken, pings and pongs included.
     pub messages: u64,
     /// Of those, not understood.
     pub bad_messages: u64,
@@ -47,7 +47,7 @@ pub struct Counters {
     pub frames: u64,
     /// Changes that were merged into one that still waited.
     pub conflations: u64,
-    /// Times a socket took no more.
+    /// Sessions that became blocked because their socket took no more.
     pub blocked: u64,
     /// States of other cores' and nodes' users that were not newer than known.
     pub stale: u64,
@@ -60,10 +60,10 @@ pub struct Counters {
     pub store_writes: u64,
     /// Records that the store refused because of a newer epoch.
     pub refused_writes: u64,
-    /// Requests the store did not answer.
+    /// Requests that the store did not answer, or refused for another reason than an epoch.
     pub store_failures: u64,
-    /// Events delivered to the bus.
+    /// Events that the bus confirmed.
     pub published: u64,
-    /// Events the bus did not take.
+    /// Events that the bus did not take or did not confirm.
     pub bus_failures: u64,
 }

@@ -19,14 +19,14 @@ use crate::{
 /// How long before a token's end its session is told, ms.
 const EXPIRING: u64 = 30_000;
 
-/// How a connection ended.
+/// The way in which a connection ended, which decides about grace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// With a close frame of code 1000, or `bye`.
+    /// The client closed with code 1000, or said `bye`.
     Clean,
-    /// In any other way.
+    /// The connection broke, or was closed with another code.
     Broken,
-    /// With silence.
+    /// Nothing was heard of the client for the heartbeat and its timeout.
     TimedOut,
 }
 
@@ -40,24 +40,24 @@ pub struct Opening {
     pub alive: Option<u16>,
 }
 
-/// A client that has shown its token.
+/// A client with a verified token, for which a session is to be opened.
 #[derive(Debug, Clone)]
 pub struct Hello<'a> {
-    /// The token's `sub`, checked.
+    /// The user that the verified token names.
     pub user: &'a str,
-    /// What the client speaks.
+    /// The encoding of the client's subprotocol.
     pub encoding: Encoding,
     /// When the token ends, ms since 1970; 0 = never.
     pub expires: u64,
-    /// Whom the token lets it watch.
+    /// The rule of the token: which users it may watch and query.
     pub rule: WatchRule,
-    /// What it says of itself.
+    /// The activity and the promise that the client opens with.
     pub opening: Opening,
-    /// Of the `auth` message, when it came in one.
+    /// The id of the `auth` message; `None` when the token came with the upgrade.
     pub id: Option<&'a MessageId>,
 }
 
-/// Why a client gets no session.
+/// The reason for which a client gets no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The user has as many sessions as one may have: 4409.
@@ -164,7 +164,7 @@ impl Core {
         self.arm_session(session);
     }
 
-    /// Whose session it is, until it closes.
+    /// The user of the session; `None` when it is closed.
     #[must_use]
     pub fn user_of(&self, id: SessionId) -> Option<&str> {
         let session = self.sessions.live(id)?;
@@ -280,7 +280,7 @@ impl Core {
         }
     }
 
-    /// The session's socket takes bytes again.
+    /// Notes that the session's socket takes bytes again; what waited is queued.
     pub fn unblocked(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.live(id) {
             self.sessions[session].blocked = false;
@@ -413,7 +413,7 @@ impl Core {
         self.counters.sessions -= 1;
     }
 
-    /// The session hears of nothing any more.
+    /// Removes the session's watches and questions: it hears of nothing any more.
     pub(crate) fn silence(&mut self, session: u32) {
         let mut timer = std::mem::replace(&mut self.sessions[session].timer, TimerId::NONE);
         self.wheel.cancel(&mut timer);

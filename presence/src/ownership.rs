@@ -72,26 +72,26 @@ impl Core {
         }
     }
 
-    /// How many vnodes of this core wait for the store.
+    /// The number of this core's vnodes that wait to be claimed and loaded.
     #[must_use]
     pub fn vnodes_loading(&self) -> usize {
         self.loading
     }
 
-    /// How many vnodes this core has left and not released yet.
+    /// The number of vnodes that this core has left and not released yet.
     #[must_use]
     pub fn vnodes_leaving(&self) -> usize {
         self.leaving
     }
 
-    /// How many vnodes this core owns. O(vnodes).
+    /// The number of vnodes that this core owns. O(vnodes).
     #[must_use]
     pub fn vnodes_owned(&self) -> usize {
         let owned = |vnode: &Vnode| self.vnodes.epoch(*vnode).is_some();
         self.settings.vnodes.all().filter(owned).count()
     }
 
-    /// A vnode that this core lost to a higher epoch since the last call.
+    /// The next vnode that this core lost to a higher epoch since the last call, with that epoch.
     pub fn next_fence(&mut self) -> Option<(Vnode, Epoch)> {
         self.fences.pop_front()
     }

@@ -9,15 +9,17 @@ use crate::{Core, user::Knowledge, vnodes::Owner};
 /// What the cores of a node tell each other. Between two cores messages keep their order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PeerMessage {
-    /// To the owner: tell me this user's state from now on.
+    /// To the owner: this core needs the user's state, now and after each change.
     Interest(Box<str>),
-    /// To the owner: no more.
+    /// To the owner: this core needs the user's state no longer.
     Uninterest(Box<str>),
-    /// To the owner: a watcher has this version of a former owner, make a newer one.
+    /// To the owner: a watcher has seen this version, of a former owner; the owner makes a newer
+    /// one.
     Behind(Box<str>, Version),
-    /// From the owner: the newest state.
+    /// From the owner: the user's newest state.
     State(Box<str>, Record),
-    /// The same, and the owner knows that nobody has made what it was told of by `Behind`.
+    /// From the owner: the user's newest state, and nobody can have made the version that `Behind`
+    /// named.
     Last(Box<str>, Record),
 }
 
@@ -40,13 +42,13 @@ impl Core {
         }
     }
 
-    /// Whether something waits for `core`.
+    /// Whether a message waits for the core `core`.
     #[must_use]
     pub fn has_message_for(&self, core: CoreId) -> bool {
         !self.peers[usize::from(core.get())].is_empty()
     }
 
-    /// The next message for another core of this node.
+    /// The next message for another core of this node; `None` when nothing waits.
     pub fn next_message_for(&mut self, core: CoreId) -> Option<PeerMessage> {
         let bit = 1 << core.get();
         loop {
@@ -102,7 +104,8 @@ impl Core {
         }
     }
 
-    /// Takes a message of another core of this node.
+    /// Takes a message of another core of this node; those of one core come in the order they were
+    /// made.
     pub fn peer_message(&mut self, from: CoreId, message: PeerMessage) {
         let bit = 1 << from.get();
         match message {

@@ -8,9 +8,9 @@ use crate::{WatchRule, slots::Slots, user::NONE, wheel::TimerId};
 /// generation tells its uses apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
-    /// Position in the core's table.
+    /// The position in the core's table, below the most sessions it ever had.
     pub index: u32,
-    /// Which use of that position.
+    /// The number of the position's use: another one for each session that gets it.
     pub generation: u32,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Session {
     pub(crate) generation: u32,
     /// The user's slot; `NONE` once the session has left it.
     pub(crate) user: u32,
-    /// The user's next session.
+    /// The next session of the same user, or `NONE`.
     pub(crate) next: u32,
     /// First of the pieces that wait for a flush.
     pub(crate) pieces: u32,
@@ -81,16 +81,16 @@ pub(crate) struct Session {
     /// It has said itself whether it is away.
     pub(crate) spoke: bool,
     pub(crate) encoding: Encoding,
-    /// In the ready list.
+    /// Whether the session is in the ready list.
     pub(crate) queued: bool,
-    /// The socket takes nothing at the moment.
+    /// Whether the socket takes no bytes at the moment.
     pub(crate) blocked: bool,
     pub(crate) warned: bool,
     pub(crate) welcomed: Welcomed,
     pub(crate) closing: Option<CloseCode>,
-    /// Users in the questions that wait.
+    /// The number of users in the questions that wait.
     pub(crate) asked: u16,
-    /// Messages that may come now, in thousandths.
+    /// The messages that the client may send now, in thousandths (a token bucket).
     pub(crate) tokens: u32,
     /// Bytes that may come now.
     pub(crate) byte_tokens: u32,
@@ -108,9 +108,9 @@ pub(crate) struct Session {
     pub(crate) watches: Vec<Watch>,
     /// Users whose state was not known in time for the snapshot, with the version the client has.
     pub(crate) late: Vec<(u32, u64)>,
-    /// Whole frames to send before any record.
+    /// Answers, as whole frames, that go out before any record.
     pub(crate) replies: Vec<u8>,
-    /// None = anyone.
+    /// The token's rule; `None` = the session may watch anyone.
     pub(crate) rule: Option<Box<WatchRule>>,
 }
 

@@ -10,22 +10,22 @@ use ring::{CoreId, VnodeCount};
 /// The time of an input, read by the shell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Of a clock that never goes back, in microseconds.
+    /// The monotonic clock, in microseconds; it never goes back.
     pub mono_us: u64,
-    /// Milliseconds since 1970 (UTC); may step.
+    /// The wall clock, in milliseconds since 1970 (UTC); it may step.
     pub wall_ms: u64,
 }
 
 /// The limits and durations of a core; durations in milliseconds.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The node's name, as in `welcome`.
+    /// The node's name, told to clients in `welcome`.
     pub node: Box<str>,
-    /// Which of the node's cores this is.
+    /// The index of this core on its node.
     pub core: CoreId,
-    /// How many cores the node has, 1 to 64.
+    /// The node's number of cores, 1 to 64.
     pub cores: u16,
-    /// How many vnodes the cluster has.
+    /// The cluster's number of vnodes.
     pub vnodes: VnodeCount,
     /// Seeds the user table's hash and the heartbeats' jitter. Users choose their names, so it
     /// must be unpredictable in production.
@@ -35,9 +35,9 @@ pub struct Settings {
     pub cluster: bool,
     /// How long a user stays as it was after its last session broke.
     pub grace: u64,
-    /// The same after a clean close; 0 = offline at once.
+    /// Grace after a clean close; 0 = offline at once.
     pub clean_close_grace: u64,
-    /// Between two pings.
+    /// Time between two pings to a session.
     pub heartbeat: u64,
     /// A session is dead when nothing came for `heartbeat + heartbeat_timeout`.
     pub heartbeat_timeout: u64,

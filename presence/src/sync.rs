@@ -12,7 +12,7 @@ use crate::{
     vnodes::{Owner, Stage},
 };
 
-/// A user's place in a core, for the time of one request.
+/// The place of a user in its core, which ties an answer to its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(u32);
 
@@ -23,22 +23,22 @@ impl Ticket {
         Self(number)
     }
 
-    /// Its number.
+    /// The ticket's number, for a shell that sends it elsewhere.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0
     }
 }
 
-/// What a core wants of the store.
+/// A request to the store; each has to be answered by a [`StoreReply`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreRequest {
     /// To claim the vnode: to fence all older epochs off and to list its users that are connected
     /// or left a short time ago.
     Load {
-        /// Which vnode.
+        /// The vnode that it is about.
         vnode: Vnode,
-        /// The core's epoch.
+        /// The epoch under which this core owns the vnode.
         epoch: Epoch,
         /// A former owner that has not released the vnode is waited for when its epoch is below
         /// this one.
@@ -46,31 +46,31 @@ pub enum StoreRequest {
     },
     /// To note that all of the epoch is written: its successor need not wait.
     Release {
-        /// Which vnode.
+        /// The vnode that it is about.
         vnode: Vnode,
         /// The epoch that ended.
         epoch: Epoch,
     },
     /// A user's record.
     Read {
-        /// Comes back with the answer.
+        /// The ticket that comes back with the answer.
         ticket: Ticket,
-        /// The user's vnode.
+        /// The vnode of the user.
         vnode: Vnode,
-        /// Whose.
+        /// The user whose record it is.
         user: Box<str>,
     },
     /// To keep a user's record, unless the vnode has a newer epoch.
     Write {
-        /// Comes back with the answer.
+        /// The ticket that comes back with the answer.
         ticket: Ticket,
-        /// The user's vnode.
+        /// The vnode of the user.
         vnode: Vnode,
-        /// The core's epoch.
+        /// The epoch under which this core owns the vnode.
         epoch: Epoch,
-        /// Whose.
+        /// The user whose record it is.
         user: Box<str>,
-        /// What.
+        /// The record to keep, with what only an owner needs.
         stored: Stored,
     },
 }
@@ -81,13 +81,14 @@ pub enum StoreRequest {
 pub enum StoreReply {
     /// The vnode is claimed.
     Loaded {
-        /// Which.
+        /// The vnode that was claimed.
         vnode: Vnode,
-        /// The core's epoch.
+        /// The epoch under which this core owns the vnode.
         epoch: Epoch,
-        /// The owner right before had let go of it, so that the store has all that it did.
+        /// Whether the owner right before had released the vnode, so that the store has all that it
+        /// did.
         released: bool,
-        /// Who is to be adopted.
+        /// The users to adopt: those connected, and those who left a short time ago.
         users: Vec<(Box<str>, Stored)>,
     },
     /// The vnode could not be loaded.
@@ -103,13 +104,13 @@ pub enum StoreReply {
     /// The epoch that the store had accepted for the vnode when it read (0 = unknown), and the
     /// record, if there is one.
     Read(Ticket, Epoch, Option<Stored>),
-    /// It could not be read.
+    /// The record could not be read.
     ReadFailed(Ticket),
-    /// It is kept.
+    /// The record is kept.
     Written(Ticket),
-    /// It could not be written.
+    /// The record could not be written.
     WriteFailed(Ticket),
-    /// It was refused: the vnode has this newer epoch.
+    /// The write was refused: the vnode has this newer epoch.
     WriteFenced(Ticket, Epoch),
 }
 
@@ -129,17 +130,17 @@ impl StoreRequest {
 /// A change of an owned user, for the bus.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication {
-    /// Comes back with the delivery report.
+    /// The ticket that comes back with the delivery report.
     pub ticket: Ticket,
-    /// Whose.
+    /// The user whose record it is.
     pub user: Box<str>,
-    /// The newest state.
+    /// The newest public record.
     pub record: Record,
-    /// The user's vnode.
+    /// The vnode of the user.
     pub vnode: Vnode,
-    /// The core's epoch.
+    /// The epoch under which this core owns the vnode.
     pub epoch: Epoch,
-    /// What made the newest change.
+    /// What made the newest change, for people who read the topic.
     pub cause: Cause,
 }
 
@@ -225,7 +226,7 @@ impl Core {
         })
     }
 
-    /// Takes the store's answer.
+    /// Takes the store's answer to a request, in any order.
     pub fn store_reply(&mut self, reply: StoreReply) {
         match reply {
             StoreReply::Loaded {

@@ -14,9 +14,9 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// How much this core knows of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Knowledge {
-    /// Nothing, and nobody was asked.
+    /// The core knows nothing, and asked nobody.
     Nothing,
-    /// The store or the owning core was asked.
+    /// The store or the owning core was asked, and has not answered.
     Asked,
     /// The owner works without the store's answer, which did not come in time: nothing may be
     /// written until it does.
@@ -39,7 +39,7 @@ pub(crate) enum Sync {
     Clean,
     Queued,
     InFlight,
-    /// In flight, and changed since.
+    /// In flight, and changed since: the newest state goes out after the answer.
     Stale,
 }
 
@@ -80,11 +80,11 @@ pub(crate) struct Watcher {
 /// made apart from the public ones: nobody else can tell from those that something has changed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Own {
-    /// The newest that they may have.
+    /// The newest version that the user's own sessions may have.
     pub(crate) version: Version,
     /// The status of an invisible user as it is; `Offline` of any other.
     pub(crate) status: Status,
-    /// When that began, ms since 1970.
+    /// When that status began, ms since 1970.
     pub(crate) since: u64,
     /// How many sessions an invisible user has.
     pub(crate) devices: u32,
@@ -96,22 +96,22 @@ pub(crate) struct User {
     pub(crate) watchers: Vec<Watcher>,
     /// Cores of this node that mirror the user, by bit; the owner's.
     pub(crate) interest: u64,
-    /// Of those, who lack the newest state.
+    /// Of those cores, the ones that lack the newest state, by bit.
     pub(crate) unsent: u64,
-    /// Of those, whom to tell that nobody has made what they look for.
+    /// Of those cores, the ones to tell that nobody has made the version they look for, by bit.
     pub(crate) refuted: u64,
     /// Cores in whose outgoing queue the user waits, by bit.
     pub(crate) queued: u64,
     /// The user's sessions here, linked through [`crate::session::Session::next`].
     pub(crate) first_session: u32,
     pub(crate) sessions: u32,
-    /// Armed: the user stays as it was.
+    /// The timer of the grace period; while it is armed the user stays as it was.
     pub(crate) grace: TimerId,
-    /// The grace period is that of a takeover: it runs on when the first session returns.
+    /// The grace period is a takeover's: it runs on when the first session returns.
     pub(crate) adopted: bool,
     /// Sessions that have said goodbye in a takeover: they are not waited for.
     pub(crate) departed: u32,
-    /// Questions that wait for this user.
+    /// The number of questions that wait for this user.
     pub(crate) waiters: u32,
     /// Index in this flush's encoded records, or `NONE`.
     pub(crate) encoded: u32,
@@ -149,14 +149,15 @@ pub(crate) struct User {
     pub(crate) behind_told: bool,
     /// Whether some session has it in its `late`.
     pub(crate) late: bool,
-    /// It was connected when its vnode was left: for the store it is until the successor decides.
+    /// The user was connected when its vnode was left: for the store it is so until the successor
+    /// decides.
     pub(crate) held: bool,
-    /// Its newest state was not stored when its vnode was left.
+    /// The user's newest state was not stored when its vnode was left.
     pub(crate) unsettled: bool,
-    /// Neighbours among the users of the vnode.
+    /// The neighbours in the list of the vnode's users, or `NONE`.
     next_in_vnode: u32,
     previous_in_vnode: u32,
-    /// In the list of those to look at.
+    /// Whether the user is in the list of those who may be forgotten.
     doubted: bool,
 }
 
@@ -227,7 +228,7 @@ pub(crate) struct Users {
     doubted: Vec<u32>,
     hasher: foldhash::quality::FixedState,
     vnodes: VnodeCount,
-    /// First user of each vnode.
+    /// The first user of each vnode's list, or `NONE`.
     heads: Box<[u32]>,
     /// Users that came into or left the table of their home core, by hash, since the shell took
     /// them: which events of the bus are of interest.
@@ -254,7 +255,7 @@ impl Users {
         self.index.find(self.hasher.hash_one(name), same).copied()
     }
 
-    /// The user's slot.
+    /// The slot of the user, which is made when there is none.
     pub(crate) fn find_or_insert(&mut self, name: &str, vnodes: &Vnodes) -> u32 {
         if let Some(slot) = self.find(name) {
             return slot;
@@ -357,7 +358,7 @@ impl Users {
         }
     }
 
-    /// The slots of a vnode's users.
+    /// The slots of all users of a vnode that this core knows.
     pub(crate) fn of_vnode(&self, vnode: Vnode) -> Vec<u32> {
         let mut slots = Vec::new();
         let mut slot = self.heads[vnode.index()];

@@ -18,14 +18,14 @@ pub enum Owner {
 /// How far this core is with a vnode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// It is not this core's.
+    /// The vnode is not this core's.
     Apart,
     /// The store has not fenced the former owner off yet, nor listed its users; until `until` (core
     /// clock, ms) one whose epoch is below `over` is waited for.
     Claiming { over: Epoch, until: u64 },
-    /// It is this core's alone, its users are adopted.
+    /// The vnode is this core's alone, and its users are adopted.
     Loaded,
-    /// It is another node's, but what this core did under `epoch` is not all written yet.
+    /// The vnode is another node's, but what this core did under `epoch` is not all written yet.
     Leaving { epoch: Epoch, unsettled: u32 },
 }
 
@@ -33,11 +33,12 @@ pub(crate) enum Stage {
 struct Slot {
     owner: Owner,
     stage: Stage,
-    /// The last sequence made under the epoch.
+    /// The sequence of the last version that was made under the epoch.
     seq: u64,
     /// The highest epoch that this core has heard of.
     newest: Epoch,
-    /// It was loaded since this core took it: what the store has of it this core has.
+    /// The newest epoch under which this core has had the vnode loaded; `None` = never since it was
+    /// taken.
     had: Option<Epoch>,
     /// It has a newer owner than what some users were last heard from.
     suspect: bool,
@@ -94,7 +95,7 @@ impl Vnodes {
         self.0[vnode.index()].newest
     }
 
-    /// Notes an epoch that somebody has.
+    /// Notes an epoch that the vnode has, or had, somewhere.
     pub(crate) fn heard_of(&mut self, vnode: Vnode, epoch: Epoch) {
         let slot = &mut self.0[vnode.index()];
         slot.newest = slot.newest.max(epoch);

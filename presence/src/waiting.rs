@@ -22,7 +22,7 @@ const WELCOME_PATIENCE: u64 = 1_000;
 /// A user that the asker claims to know nothing of.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Who asked.
+/// The asker of a question, and what its answer needs.
 #[derive(Debug, Clone)]
 pub(crate) enum Asker {
     /// A session that now watches the users; with each the version it knows.
@@ -31,7 +31,7 @@ pub(crate) enum Asker {
         id: Option<MessageId>,
         known: Box<[u64]>,
     },
-    /// A session that only asked.
+    /// A session's `query`.
     Query {
         session: SessionId,
         id: Option<MessageId>,
@@ -41,14 +41,14 @@ pub(crate) enum Asker {
         session: SessionId,
         id: Option<MessageId>,
     },
-    /// The shell, with its ticket.
+    /// The shell's own question, with its ticket.
     Shell(u64),
 }
 
-/// The answer to [`Core::ask`].
+/// The answer to [`Core::ask`], pulled by [`Core::next_answer`].
 #[derive(Debug)]
 pub struct Answer {
-    /// The ticket of the question.
+    /// The ticket that the question came with.
     pub ticket: u64,
     /// A record for each user asked, in order; `None` when some could not be read in time.
     pub records: Option<Vec<(Box<str>, Record)>>,
@@ -56,7 +56,7 @@ pub struct Answer {
 
 struct Question {
     asker: Asker,
-    /// With repetitions, in the asker's order.
+    /// The users asked for, in the asker's order, repetitions included.
     users: Box<[u32]>,
     /// How many of `users` are not known yet.
     missing: u32,

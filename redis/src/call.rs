@@ -20,7 +20,7 @@ const MAX_CALLS: usize = 1_000;
 struct Width {
     /// The most bytes of a pipeline, there or back, as far as they can be foreseen.
     weight: usize,
-    /// The most pipelines.
+    /// The most pipelines that are under way at once.
     pipelines: usize,
 }
 
@@ -36,7 +36,7 @@ const CLUSTER: Width = Width {
 /// After so many response timeouts nothing more of a run is sent.
 const PATIENCE: u32 = 3;
 
-/// One request.
+/// One request: a command or a script with its arguments.
 pub(crate) struct Call {
     slot: Slot,
     body: Body,
@@ -53,7 +53,7 @@ enum Body {
 }
 
 impl Call {
-    /// The command `name` on `key`.
+    /// A call of the command `name` on `key`.
     pub(crate) fn command(name: &str, key: &str) -> Self {
         let mut command = redis::cmd(name);
         command.arg(key);
@@ -83,7 +83,7 @@ impl Call {
         }
     }
 
-    /// With one more argument.
+    /// The same call with one more argument.
     pub(crate) fn arg(mut self, argument: impl Into<Vec<u8>>) -> Self {
         let argument = argument.into();
         self.weight += argument.len() + 16;
@@ -96,7 +96,7 @@ impl Call {
         self
     }
 
-    /// With a number as one more argument.
+    /// The same call with a number as one more argument.
     #[expect(clippy::needless_pass_by_value, reason = "numbers are copied")]
     pub(crate) fn number(self, number: impl ToString) -> Self {
         self.arg(number.to_string())
@@ -161,7 +161,7 @@ impl Link {
         answers.into_iter().map(answered).collect()
     }
 
-    /// Runs one call.
+    /// Runs one call and gives its answer.
     pub(crate) async fn perform_one(&self, call: Call) -> Result<Value, StoreError> {
         let mut answers = self.perform(&[call]).await;
         answers.pop().expect("a call has an answer")

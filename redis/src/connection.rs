@@ -27,12 +27,12 @@ const CLUSTER_RETRIES: u32 = 5;
 /// The shortest and longest wait between those, ms.
 const CLUSTER_RETRY_WAIT: (u64, u64) = (20, 200);
 
-/// A connection; clones share it.
+/// A connection to the store; clones share it.
 #[derive(Clone)]
 pub(crate) enum Connection {
-    /// To one server.
+    /// A connection to one server.
     Single(MultiplexedConnection),
-    /// To the masters of a cluster.
+    /// Connections to the masters of a Redis Cluster.
     Cluster(ClusterConnection),
 }
 
@@ -79,9 +79,9 @@ impl Connection {
     }
 }
 
-/// Why there is no connection.
+/// The reason for which a connection cannot be used.
 pub(crate) enum Unusable {
-    /// Nobody answered, or not well.
+    /// No server answered, or one answered with an error.
     Failed(RedisError),
     /// There is a server, and it is none to use.
     Server(String),
@@ -93,20 +93,20 @@ impl From<RedisError> for Unusable {
     }
 }
 
-/// How the store is reached.
+/// The way to the store, by the URL and what its server says.
 enum Way {
-    /// Through one address, whatever is behind it.
+    /// By one address, whatever server it leads to.
     One,
-    /// Through the nodes of a Redis Cluster.
+    /// By the nodes of a Redis Cluster.
     Cluster,
-    /// As Sentinels say.
+    /// By the master that Sentinels name.
     Sentinels(Sentinels),
 }
 
-/// Makes connections.
+/// The maker of connections, by the options.
 pub(crate) struct Connector {
     way: Way,
-    /// One a node of the URL.
+    /// The clients of the URL's nodes, in its order.
     clients: Vec<Client>,
     /// When there is more than one node, and made on the fly when the one turns out to be a
     /// cluster's.

@@ -15,12 +15,12 @@ use crate::{
     server::{self, Server},
 };
 
-/// What became of a lease.
+/// The store's answer to the renewal of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// It goes on.
+    /// The lease was there, and goes on.
     Kept,
-    /// It is new, or had expired.
+    /// The lease is new, or had expired.
     Created,
     /// It was another life's of the node, which is over.
     TookOver,
@@ -28,7 +28,7 @@ pub enum Renewal {
     Refused,
 }
 
-/// The leases that there are.
+/// The leases in the store at one reading.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Leases {
     /// Those of nodes that are alive, by name.
@@ -194,7 +194,7 @@ impl Link {
         Ok(ids.join(","))
     }
 
-    /// How many masters have slots.
+    /// The number of masters that have slots.
     async fn masters(&self) -> Result<usize, StoreError> {
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");

@@ -77,7 +77,7 @@ struct State {
     failures: u32,
     /// Connections in a row that were given up for what the server is, and when the last one was.
     turned_away: Option<(u32, Instant)>,
-    /// Before that, no attempt; and why.
+    /// The time before which no connection is attempted, and the error to answer with until then.
     blocked: Option<(Instant, StoreError)>,
 }
 
@@ -213,7 +213,7 @@ impl Link {
         before.max(token)
     }
 
-    /// Changes with each new connection.
+    /// A number that changes with each new connection.
     pub(crate) fn connected(&self) -> watch::Receiver<u64> {
         self.shared.connected.subscribe()
     }

@@ -11,24 +11,24 @@ use crate::{
     script,
 };
 
-/// Bytes of the token.
+/// The length of the writer's token before the map's bytes.
 const TOKEN: usize = 8;
 /// Where the version stands: behind the token and the map's magic.
 const VERSION: std::ops::Range<usize> = TOKEN + 4..TOKEN + 12;
 
-/// What became of a map.
+/// The store's answer to the writing of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapWrite {
-    /// It is the map now.
+    /// The map was written, and is announced.
     Written,
-    /// A newer leader has written one.
+    /// A newer leader has written a map; this one was refused.
     Superseded {
-        /// That one's token.
+        /// The fencing token of that leader.
         token: u64,
     },
     /// Another map than the one that it was to follow is there.
     NotNext {
-        /// That one's version.
+        /// The version of that leader's map.
         version: MapVersion,
     },
 }

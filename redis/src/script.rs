@@ -16,7 +16,7 @@ impl Script {
         }
     }
 
-    /// In lower-case hexadecimal.
+    /// The script's SHA-1 in lower-case hexadecimal, as `EVALSHA` wants it.
     pub(crate) fn sha1(&self) -> &str {
         self.hashed.get_hash()
     }

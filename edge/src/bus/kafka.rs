@@ -22,7 +22,7 @@ const FULL: u64 = 20_000;
 /// How long the inlet waits for a core whose ring is full, before it looks again.
 const CORE_FULL: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// By core: what became of its events.
+/// The delivery reports that wait for each core.
 pub(crate) struct Mailboxes(Vec<Mailbox>);
 
 struct Mailbox {
@@ -65,7 +65,7 @@ impl Reports for Mailboxes {
     }
 }
 
-/// A core's handle.
+/// A core's handle to the producer.
 pub(crate) struct Kafka {
     core: usize,
     node: Box<str>,

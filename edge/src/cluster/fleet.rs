@@ -16,7 +16,7 @@ use crate::clock;
 /// The longest time without a look at what is due.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a lease says that never changes.
+/// The members of the lease that never change.
 pub(crate) struct Described {
     pub(crate) address: String,
     pub(crate) cores: u16,
@@ -28,7 +28,7 @@ pub(crate) struct Described {
 enum Answer {
     Renewed {
         sent: u64,
-        /// Or why not.
+        /// The store's answer, or why there is none.
         renewal: Result<Renewal, String>,
     },
     Map {
@@ -245,7 +245,7 @@ impl Trouble {
     }
 }
 
-/// Rates since the last look.
+/// The counts of the last look, from which rates are made.
 #[derive(Default)]
 struct Busyness {
     at: u64,

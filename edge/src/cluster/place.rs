@@ -22,16 +22,16 @@ use crate::{
     metrics::{Latency, Metrics, Totals},
 };
 
-/// What a core is told from outside.
+/// What the node tells its cores.
 pub(crate) enum News {
-    /// To follow a newer map.
+    /// The core has to follow a newer map.
     Follow {
         map: Arc<Map>,
         before: Option<Arc<Map>>,
     },
-    /// To go on after a pause.
+    /// The core may go on after a pause.
     Resume,
-    /// To claim and write everything again.
+    /// The core has to claim its vnodes and write their users again.
     Resync,
     /// To read again what it watches on other nodes.
     Gap,
@@ -42,7 +42,7 @@ struct Inbox {
     bell: Arc<Bell>,
 }
 
-/// How far a core is.
+/// A core's progress with the map, as it noted it last.
 #[derive(Default)]
 struct Progress {
     followed: AtomicU64,
@@ -50,10 +50,10 @@ struct Progress {
     moving: AtomicUsize,
 }
 
-/// What the store's bridge counts.
+/// The counters of the store's bridge.
 #[derive(Default)]
 pub(crate) struct StoreStats {
-    /// From a batch's start to its answer.
+    /// The time from a batch's start to its answer.
     pub(crate) flush: Mutex<Latency>,
     pub(crate) failures: AtomicU64,
     pub(crate) trimmed: AtomicU64,
@@ -75,12 +75,12 @@ pub(crate) struct Place {
     bus_health: OnceLock<(Arc<ProducerHealth>, Arc<ConsumerHealth>)>,
     inboxes: Vec<Inbox>,
     progress: Vec<Progress>,
-    /// A core stood still.
+    /// Whether a core stood still since the last look.
     stalled: AtomicBool,
     highest_met: AtomicU32,
-    /// Somebody wants the map to be read.
+    /// Whether the map is wanted to be read at once.
     read_wanted: AtomicBool,
-    /// How often it was read.
+    /// The number of times that the map was read.
     reads: AtomicU64,
     lease_until: AtomicU64,
     pub(crate) resyncs: AtomicU64,
@@ -203,7 +203,7 @@ impl Place {
         self.inboxes[usize::from(core.get())].bell.ring();
     }
 
-    /// Notes how far a core is.
+    /// Notes a core's progress with the map.
     pub(crate) fn note(&self, core: CoreId, followed: MapVersion, owned: usize, moving: usize) {
         let progress = &self.progress[usize::from(core.get())];
         progress.owned.store(owned, Ordering::Relaxed);
@@ -227,12 +227,12 @@ impl Place {
         (MapVersion::new(followed.unwrap_or(0)), moving)
     }
 
-    /// What the cores have together.
+    /// The sums over the cores.
     pub(super) fn totals(&self) -> Totals {
         self.metrics.totals()
     }
 
-    /// Vnodes that the node owns.
+    /// The number of vnodes that the node owns.
     pub(crate) fn owned(&self) -> usize {
         self.progress
             .iter()
@@ -240,7 +240,7 @@ impl Place {
             .sum()
     }
 
-    /// A core stood still.
+    /// Notes that a core stood still.
     pub(crate) fn stood_still(&self) {
         self.stalls.fetch_add(1, Ordering::Relaxed);
         self.stalled.store(true, Ordering::Release);
@@ -251,7 +251,7 @@ impl Place {
         self.stalled.swap(false, Ordering::AcqRel)
     }
 
-    /// A core met an epoch.
+    /// Notes an epoch that a core has met.
     pub(crate) fn met(&self, epoch: Epoch) {
         self.highest_met.fetch_max(epoch.get(), Ordering::Relaxed);
         self.notify.notify_one();
@@ -305,7 +305,7 @@ impl Place {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Ends what talks to Redis.
+    /// Ends the thread that talks to Redis.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Release);
         self.notify.notify_one();

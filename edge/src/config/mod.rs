@@ -13,7 +13,7 @@ pub(crate) use token::DEVELOPMENT_SECRET;
 pub(crate) use self::table::{Config, Presence};
 use crate::start::Mode;
 
-/// The settings, and whose they are.
+/// The edge's settings, and how its environment tells them from other programs'.
 pub(crate) const TABLE: Table = Table {
     program: "online-status-edge",
     subject: "the edge",
@@ -29,7 +29,7 @@ pub(crate) const TABLE: Table = Table {
 };
 
 impl Config {
-    /// Reads and checks everything.
+    /// The checked configuration, or every mistake in it.
     pub(crate) fn load(sources: &Sources) -> Result<Self, SettingsError> {
         let config = Self::from_checked(&TABLE.read(sources)?);
         config.check()?;

@@ -12,15 +12,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::remote::{Answers, Batch, Handle, Outlet, remote};
 use crate::mesh::Bell;
 
-/// Vnode and user to record.
+/// The table of records, by vnode and user.
 const USERS: TableDefinition<'_, (u16, &str), &[u8]> = TableDefinition::new("users");
 /// `boot` to a number that grows with each opening, which is the epoch of its vnodes.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// Requests in one commit.
+/// The most requests in one commit.
 const BATCH: usize = 4_096;
 const DAY: u64 = 86_400_000;
 
-/// Why the directory cannot be used.
+/// The reason for which the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("store.data = {0}: {1}; it must be a directory that this process may write to")]
@@ -35,7 +35,7 @@ pub(crate) enum OpenError {
     Database(String, redb::Error),
 }
 
-/// The database in a directory.
+/// The store in a database in a directory.
 pub(crate) struct Durable;
 
 impl Durable {
@@ -95,7 +95,7 @@ fn count_boot(database: &Database, today: u64) -> Result<u64, redb::Error> {
 }
 
 struct Keeper {
-    /// None while it cannot be opened again.
+    /// The database; `None` while it cannot be opened again.
     database: Option<Database>,
     open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send>,
     retention: u64,

@@ -20,7 +20,7 @@ const SWEEP: u64 = 60_000;
 struct Kept(Box<[u8]>);
 
 impl Kept {
-    /// Bytes of the name's length.
+    /// The number of bytes that hold a name's length.
     const LENGTH: usize = size_of::<u16>();
 
     fn new(user: &str, stored: &Stored) -> Self {

@@ -46,7 +46,7 @@ type Who = Vec<(usize, Ticket)>;
 /// Users and what is to be kept of them.
 type Records = Vec<(Box<str>, Stored)>;
 
-/// Whose answer an operation is.
+/// The asker who gets an operation's answer.
 enum Asker {
     Load(usize, Vnode, Epoch),
     Release(usize, Vnode, Epoch),

@@ -12,13 +12,13 @@ use crate::mesh::Bell;
 /// Requests of one core that may wait for the store; more wait in the core, a user at most once.
 const ROOM: usize = 4_096;
 
-/// What a core asks at once.
+/// The requests that a core hands over together.
 pub(crate) struct Batch {
     pub(crate) core: usize,
     pub(crate) requests: Vec<StoreRequest>,
 }
 
-/// A core's handle.
+/// A core's handle to a store that lives on another thread.
 pub(crate) struct Handle {
     core: usize,
     requests: UnboundedSender<Batch>,
@@ -37,7 +37,7 @@ pub(crate) struct Outlet {
     pub(crate) answers: Answers,
 }
 
-/// Where answers go.
+/// The mailboxes of the cores, into which answers go.
 #[derive(Clone)]
 pub(crate) struct Answers(Arc<[Mailbox]>);
 

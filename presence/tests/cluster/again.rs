@@ -44,12 +44,12 @@ impl Bench {
         Self { core, map, now: 0 }
     }
 
-    /// The vnodes go to node c.
+    /// Moves the vnodes to node c.
     fn goes(&mut self) {
         self.follow(Some(1));
     }
 
-    /// They come from there.
+    /// Moves the vnodes back from node c.
     fn comes(&mut self) {
         self.follow(Some(0));
     }

@@ -14,7 +14,7 @@ struct Bench {
     core: Core,
     now: u64,
     watcher: SessionId,
-    /// What the watcher was sent.
+    /// The text of all that the watcher was sent.
     sent: String,
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn id(name: &str) -> NodeId {
     NodeId::parse(name).expect("a name")
 }
 
-/// A process of that name.
+/// A node of that name, with that process behind it.
 pub(crate) fn node(name: &str, boot: u64) -> Node {
     Node {
         id: id(name),
@@ -40,7 +40,7 @@ pub(crate) fn hello(user: &str) -> Hello<'_> {
     }
 }
 
-/// When it is `ms` by all clocks.
+/// The time at which every clock shows `ms`.
 pub(crate) fn at(ms: u64) -> Now {
     Now {
         mono_us: ms * 1_000,
@@ -48,7 +48,7 @@ pub(crate) fn at(ms: u64) -> Now {
     }
 }
 
-/// Of the first core of a node.
+/// The settings of a node's first core.
 pub(crate) fn settings(node: &str, cores: u16) -> Settings {
     Settings {
         node: node.into(),
