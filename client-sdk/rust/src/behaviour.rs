@@ -2,12 +2,14 @@
 //! README's. Each file runs twice: with a steady clock that stands still while the machine sleeps, as
 //! Linux has it, and with one that goes on.
 
+pub(crate) mod schema;
 mod world;
 
 use std::path::{Path, PathBuf};
 
+use schema::Checker;
 use serde_json::Value;
-use world::World;
+use world::{Checkers, World};
 
 /// Files about what only a browser does, beside those that say so: to open a connection whose server
 /// named no subprotocol, and to keep the reason for itself why an upgrade was refused.
@@ -41,9 +43,9 @@ fn steps(file: &Value) -> Vec<Value> {
     all
 }
 
-fn run(file: &Value, counts_sleep: bool) -> Result<(), String> {
+fn run(file: &Value, counts_sleep: bool, checkers: &Checkers) -> Result<(), String> {
     let steps = steps(file);
-    let world = std::cell::RefCell::new(World::new(file, counts_sleep));
+    let world = std::cell::RefCell::new(World::new(file, counts_sleep, checkers));
     for (n, step) in steps.iter().enumerate() {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut world = world.borrow_mut();
@@ -90,6 +92,10 @@ fn the_client_does_what_every_client_does() {
         .filter(|name| name.ends_with(".json"))
         .collect();
     names.sort();
+    let checkers = Checkers {
+        sent: Checker::new("clientMessage"),
+        said: Checker::new("serverMessage"),
+    };
     let (mut ran, mut failed) = (0, Vec::new());
     for name in &names {
         let file = read(name);
@@ -101,7 +107,7 @@ fn the_client_does_what_every_client_does() {
         }
         ran += 1;
         for counts_sleep in [false, true] {
-            if let Err(why) = run(&file, counts_sleep) {
+            if let Err(why) = run(&file, counts_sleep, &checkers) {
                 failed.push(format!("{name} ({}), {counts_sleep}: {why}", file["name"]));
             }
         }
@@ -112,6 +118,8 @@ fn the_client_does_what_every_client_does() {
         failed.len(),
         failed.join("\n")
     );
+    assert_eq!(checkers.sent.missing(), [""; 0]);
+    assert_eq!(checkers.said.missing(), [""; 0]);
     assert!(
         ran >= 40,
         "only {ran} files of {} were for this client",

@@ -144,3 +144,84 @@ impl Default for Limits {
 pub(crate) struct Route {
     pub(crate) address: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        behaviour::schema::{Checker, definitions},
+        types::Status,
+    };
+
+    /// A message with every member that the schema has for it, or for the object in it.
+    #[track_caller]
+    fn whole(message: &Value, object: &Value, definition: &str) -> ServerMessage {
+        Checker::new("serverMessage").check(message);
+        let definitions = definitions();
+        let members = |object: &Value| -> BTreeSet<String> {
+            object
+                .as_object()
+                .expect("an object")
+                .keys()
+                .cloned()
+                .collect()
+        };
+        assert_eq!(
+            members(object),
+            members(&definitions[definition]["properties"])
+        );
+        serde_json::from_value(message.clone()).expect("it is read")
+    }
+
+    #[test]
+    fn every_member_that_the_schema_has_for_a_welcome_is_read() {
+        let limits = json!({ "message": 2, "users": 3, "watches": 4, "messages": 5 });
+        let message = json!({
+            "type": "welcome", "id": 1, "user": "alice", "session": "s1", "node": "n1",
+            "heartbeat": 25, "alive": 150, "expires": 1_800_000_000_000_u64, "mode": "busy",
+            "text": "lunch", "limits": limits,
+        });
+        let ServerMessage::Welcome(welcome) = whole(&message, &message, "welcome") else {
+            panic!("a welcome");
+        };
+        let Limits {
+            message,
+            users,
+            watches,
+            messages,
+        } = welcome.limits;
+        assert_eq!((message, users, watches, messages), (2, 3, 4, 5));
+        assert_eq!((welcome.id, welcome.heartbeat), (Some(1), Some(25)));
+        assert_eq!((&*welcome.session, &*welcome.node), ("s1", "n1"));
+        assert_eq!(welcome.expires, Some(1_800_000_000_000));
+        assert_eq!(welcome.mode, Some(Mode::Busy));
+        assert_eq!(welcome.text.as_deref(), Some("lunch"));
+    }
+
+    #[test]
+    fn every_member_that_the_schema_has_for_a_record_is_read() {
+        let record = json!({
+            "user": "alice", "status": "away", "text": "lunch", "since": 1, "last_seen": 2,
+            "devices": 3, "version": 4, "mode": "auto",
+        });
+        let message = json!({ "type": "presence", "users": [record] });
+        let ServerMessage::Presence { users } = whole(&message, &record, "record") else {
+            panic!("changes");
+        };
+        let expected = Record {
+            user: "alice".into(),
+            status: Status::Away,
+            text: "lunch".into(),
+            since: Some(1),
+            last_seen: Some(2),
+            devices: 3,
+            version: 4,
+            mode: Some(Mode::Auto),
+        };
+        assert_eq!(users, [expected]);
+    }
+}

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import * as Client from '@online-status/client';
-import { World } from './world.mjs';
+import { said, sent, World } from './world.mjs';
 
 const folder = new URL('../../behaviour/', import.meta.url);
 const read = (name) => JSON.parse(readFileSync(new URL(`${name}.json`, folder), 'utf8'));
@@ -29,3 +29,7 @@ for (const name of names) {
     world.client.disconnect();
   });
 }
+
+test('these files have each message of the schema, sent by a client or by its server', () => {
+  assert.deepEqual([...sent.missing, ...said.missing], []);
+});

@@ -1,7 +1,11 @@
 // The scripted world that the files of behaviour/ speak of: a clock, sockets, fetch, a token function, a page.
 import assert from 'node:assert/strict';
+import { Checker } from './schema.mjs';
 
 const START = 1_800_000_000_000;
+/** Of all messages that clients send and are sent in these worlds. */
+export const sent = new Checker('clientMessage');
+export const said = new Checker('serverMessage');
 const base64 = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
 
 export function expand(users) {
@@ -59,6 +63,7 @@ export class World {
       send(text) {
         assert.equal(this.readyState, 1, 'a message on a connection that is not open');
         const message = JSON.parse(text);
+        sent.check(message);
         if (message.type === 'ping' && script.pongs !== false) {
           queueMicrotask(() => this.readyState === 1 && this.onmessage({ data: JSON.stringify({ type: 'pong', id: message.id }) }));
         } else this.sent.push(Object.assign(message, { bytes: Buffer.byteLength(text) }));
@@ -230,6 +235,7 @@ export class World {
     if (step.do === 'refuse') return close(1006);
     if (step.close) return close(step.close, step.reason);
     const text = JSON.stringify(step.say, (_, value) => (typeof value === 'string' && value[0] === '$' ? this.ids[value.slice(1)] : value));
+    if (!this.script.unknown) said.check(JSON.parse(text));
     if (socket.readyState === 1) socket.onmessage({ data: text });
   }
 

@@ -9,6 +9,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
+use super::schema::Checker;
 use crate::{
     machine::{
         End, Input, LinkId, Machine, NoRoute, NoToken, Now, Output, Settings, Target, Ticket,
@@ -36,8 +37,17 @@ struct Done {
     sets: VecDeque<(&'static str, Option<Value>)>,
 }
 
-pub(super) struct World {
+/// Of all messages that clients send and are sent in these worlds.
+pub(super) struct Checkers {
+    pub(super) sent: Checker,
+    pub(super) said: Checker,
+}
+
+pub(super) struct World<'a> {
     machine: Machine,
+    checkers: &'a Checkers,
+    /// The server says what the schema does not have.
+    unknown: bool,
     now: Now,
     pongs: bool,
     /// The steady clock goes on while the machine sleeps.
@@ -60,8 +70,8 @@ pub(super) struct World {
     heard_at: u64,
 }
 
-impl World {
-    pub(super) fn new(file: &Value, counts_sleep: bool) -> Self {
+impl<'a> World<'a> {
+    pub(super) fn new(file: &Value, counts_sleep: bool, checkers: &'a Checkers) -> Self {
         let seconds = |name: &str, default: u64| file["options"][name].as_u64().unwrap_or(default);
         let settings = Settings {
             target: Target::Routes(vec!["http://route.test".into()]),
@@ -78,6 +88,8 @@ impl World {
         let random = file["random"].as_f64().unwrap_or(0.5);
         Self {
             machine: Machine::new(settings, Box::new(move || random), now),
+            checkers,
+            unknown: file["unknown"] == true,
             now,
             pongs: file["pongs"].as_bool().unwrap_or(true),
             counts_sleep,
@@ -204,6 +216,7 @@ impl World {
 
     fn sent(&mut self, link: LinkId, text: &str) {
         let message: Value = serde_json::from_str(text).expect("JSON");
+        self.checkers.sent.check(&message);
         let connection = self.links.get_mut(&link).expect("a link");
         assert!(!connection.ended, "{text} after the end");
         if self.pongs && message["type"] == "ping" {
@@ -361,6 +374,9 @@ impl World {
             let mut message = message.clone();
             if let Some(id) = message["id"].as_str().and_then(|id| id.strip_prefix('$')) {
                 message["id"] = self.ids[id].clone();
+            }
+            if !self.unknown {
+                self.checkers.said.check(&message);
             }
             if message["type"] == "welcome" {
                 self.links.get_mut(&link).expect("a link").welcomed = true;

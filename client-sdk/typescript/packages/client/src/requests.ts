@@ -1,12 +1,12 @@
 // What waits to be sent and what waits for its answer: the own state, queries, watches. It keeps the
 // server's limits: messages are split by them, and paced.
-import { Message, PresenceError, UserPresence } from './types.js';
+import { Activity, Message, Mode, PresenceError, UserPresence } from './types.js';
 import { shrunk, type Watches } from './watches.js';
 
 /** Changes of the own state. */
 export interface Wish {
-  status?: string;
-  mode?: string;
+  status?: Activity;
+  mode?: Mode;
   text?: string;
 }
 
