@@ -307,6 +307,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         vnodes: shared.vnodes,
         seed: random_seed(),
         cluster: shared.place.is_some(),
+        starts_empty: shared.place.is_none() && shared.config.store.data.as_os_str().is_empty(),
         grace: ms(presence.grace),
         clean_close_grace: ms(presence.clean_close_grace),
         heartbeat: ms(presence.heartbeat),

@@ -9,6 +9,8 @@ use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
 const OVERTAKE_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
 const OVERTAKE_EVERY: u64 = 300;
+/// Users of whom it is told in one turn that they did not come back.
+const MISSED_IN_A_TURN: usize = 4_096;
 /// Users for whom that is done at a time, and those of them that one session asks for when half of the
 /// places are taken, so that one that makes versions up does not keep others from it; watchers of
 /// further ones get what there is.
@@ -30,6 +32,35 @@ pub(crate) struct Behind {
 }
 
 impl Core {
+    /// Whether the user may have been there before the start and be on its way back: a watcher who
+    /// says that it knows the user keeps what it sees.
+    pub(crate) fn may_come_back(&self, slot: u32) -> bool {
+        self.clock < self.returns_until && self.users[slot].record.version == Version::NEVER
+    }
+
+    /// With a tick: once the time to come back is over, watchers who know a user from before the start
+    /// are told that it is not there.
+    pub(crate) fn tell_of_the_missed(&mut self) {
+        if self.returns_until != 0 && self.clock >= self.returns_until {
+            self.returns_until = 0;
+            let waited_for = |slot: &u32| self.users[*slot].late;
+            self.missed = self.users.slots.indexes().filter(waited_for).collect();
+        }
+        for _ in 0..MISSED_IN_A_TURN {
+            // The owner is another core's, which is asked for no more than so many at a time.
+            if self.behind.len() >= MAX_BEHIND / 2 {
+                return;
+            }
+            let Some(slot) = self.missed.pop() else {
+                return;
+            };
+            // Its place may be another's by now, who is told nothing new.
+            if self.users.slots.get(slot).is_some() {
+                self.answer_late(slot);
+            }
+        }
+    }
+
     /// With a tick: whether what is looked for is there by now, or no use to look for any more.
     pub(crate) fn look_for_what_watchers_know(&mut self) {
         if self.behind.is_empty() {

@@ -58,6 +58,11 @@ pub struct Core {
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     /// Users of whom a watcher knows something newer.
     pub(crate) behind: Vec<Behind>,
+    /// Until then, ms of the clock, a user may come back of whom only watchers know that it was there
+    /// before the start; 0 = that is over.
+    pub(crate) returns_until: u64,
+    /// Users who did not, whose watchers are still to be told.
+    pub(crate) missed: Vec<u32>,
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
@@ -108,6 +113,12 @@ impl Core {
             leaving: 0,
             fences: VecDeque::new(),
             behind: Vec::new(),
+            returns_until: if settings.starts_empty {
+                settings.grace
+            } else {
+                0
+            },
+            missed: Vec::new(),
             absent: VecDeque::new(),
             suspects: VecDeque::new(),
             bus_queue: VecDeque::new(),

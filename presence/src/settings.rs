@@ -33,6 +33,9 @@ pub struct Settings {
     /// Whether there are other nodes: then the interest in users is kept for the shell, and after a
     /// pause of a second or more the core holds its timers until [`crate::Core::resume`].
     pub cluster: bool,
+    /// Whether the store began empty with this process: for `grace` after the start, who was there
+    /// before is known to watchers alone, who are told nothing of a user that may still come back.
+    pub starts_empty: bool,
     /// How long a user stays as it was after its last session broke.
     pub grace: u64,
     /// Grace after a clean close; 0 = offline at once.

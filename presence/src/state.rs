@@ -126,6 +126,7 @@ impl Core {
     pub(crate) fn publish(&mut self, slot: u32, cause: Cause) {
         self.restamp(slot, cause);
         self.tell_watchers(slot);
+        self.answer_late(slot);
     }
 
     /// Gives the user's record a new version, for store, bus and the other cores; this core's

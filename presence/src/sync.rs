@@ -340,6 +340,7 @@ impl Core {
         self.publish_the_absent();
         self.look_at_suspects();
         self.look_for_what_watchers_know();
+        self.tell_of_the_missed();
     }
 
     /// The store cannot have the user's newest state now: the bus may have it all the same.

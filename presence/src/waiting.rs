@@ -345,6 +345,9 @@ impl Core {
         if self.users[slot].record.version >= known {
             return false;
         }
+        if self.may_come_back(slot) {
+            return true;
+        }
         let session = self.sessions.id(session);
         self.overtake(slot, known, Some(session))
     }

@@ -263,6 +263,8 @@ impl World {
         if self.clients[client].user == user {
             let known = status != Status::Offline && view.mode.is_some();
             assert!(known, "{at} is shown {view:?} of itself");
+        } else if self.in_memory && view.version == 0 {
+            // Of somebody that the process does not know: no news to one who knows more, see I4 below.
         } else if self.now > self.clients[client].lags_until && !self.clients[client].blocked {
             self.check_shown(&user, status, &at);
             self.check_hidden(&user, view.version, &at);

@@ -78,6 +78,8 @@ pub struct World {
     seen: BTreeMap<String, u64>,
     /// The store was away, or answers were not waited for: an equal version may come twice.
     outage: bool,
+    /// The store is memory of the process: it answers at once, and a killed process loses it.
+    in_memory: bool,
     steps_done: u64,
 }
 
@@ -115,6 +117,7 @@ impl World {
                 .collect(),
             seen: BTreeMap::new(),
             outage: false,
+            in_memory: plan.seed % 9 == 7,
             steps_done: 0,
         };
         world.start();
@@ -149,6 +152,7 @@ impl World {
                         vnodes: vnodes(),
                         seed: self.plan.seed,
                         cluster: false,
+                        starts_empty: self.in_memory,
                         grace: GRACE,
                         clean_close_grace: 0,
                         heartbeat: HEARTBEAT,
@@ -232,7 +236,7 @@ impl World {
                 self.pass(1_000);
             }
             // A quarter of the worlds has a store that is never away: there nothing at all is forgiven.
-            2 if self.plan.seed % 4 != 3 => {
+            2 if self.plan.seed % 4 != 3 && !self.in_memory => {
                 self.store.away = true;
                 self.outage = true;
                 self.note(|| "the store goes away".into());
@@ -240,9 +244,9 @@ impl World {
             3..7 => self.store.away = false,
             7 => self.bus.away = true,
             8..12 => self.bus.away = false,
-            12 => self.store.delay = self.random.below(300),
+            12 if !self.in_memory => self.store.delay = self.random.below(300),
             13 => self.store.delay = 0,
-            14 if self.random.once_in(4) => self.restart(),
+            14 if self.in_memory || self.random.once_in(4) => self.restart(),
             _ => {}
         }
     }
@@ -257,6 +261,11 @@ impl World {
         for client in 0..self.clients.len() {
             self.ended(client, true);
         }
+        if self.in_memory {
+            self.store = SimStore::default();
+            self.bus = SimBus::default();
+            self.seen.clear();
+        }
         // What was not stored yet is lost: then the store's is the truth. Where the store was away
         // the bus may be ahead of it: two faults in a row are more than is promised.
         if self.outage {
@@ -270,14 +279,17 @@ impl World {
             truth.mode = stored.mode;
             truth.set_at = self.now;
             truth.text = stored.record.text.into();
-            if !stored.connected {
+            if self.in_memory {
+                // Those who were there have the time of grace to come back.
+            } else if !stored.connected {
                 truth.left = None;
             } else if truth.left.is_none_or(|(_, graced)| !graced) {
                 // That it left cleanly was not stored yet.
                 truth.left = Some((self.now, true));
             }
             truth.pass(self.now, GRACE);
-            truth.rightly_offline = if stored.record.status == Status::Offline {
+            let offline = stored.record.status == Status::Offline && !self.in_memory;
+            truth.rightly_offline = if offline {
                 self.now
             } else {
                 truth.rightly_offline

@@ -134,15 +134,9 @@ fn launch(address: SocketAddr, admin: SocketAddr, flags: &[String]) -> Child {
     Command::new(program())
         .args(["standalone", "--listen", &address.to_string()])
         .args(["--server-admin-listen", &admin.to_string()])
-        .args([
-            "--auth-secret",
-            SECRET,
-            "--server-cores",
-            "1",
-            "--server-pin",
-            "false",
-        ])
+        .args(["--auth-secret", SECRET, "--server-pin", "false"])
         .args(flags)
+        .env("ONLINE_STATUS_SERVER_CORES", "1")
         .env_remove("JWT_SECRET")
         .stdout(Stdio::null())
         .stderr(Stdio::null())

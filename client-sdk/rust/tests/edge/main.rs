@@ -2,6 +2,7 @@
 //! overloaded with wishes and refuse.
 
 mod common;
+mod memory;
 mod proxy;
 mod view;
 

@@ -139,6 +139,7 @@ impl Process {
                     vnodes: count,
                     seed: boot,
                     cluster: true,
+                    starts_empty: false,
                     grace: GRACE,
                     clean_close_grace: 0,
                     heartbeat: HEARTBEAT,
