@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{clock, stop::Stop};
 
-/// Between two looks for changes.
+/// Time between two looks for changes.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Keeps the policy until `stop`.

@@ -61,7 +61,7 @@ settings::sections! {
 }
 
 impl AuthSettings {
-    /// What tokens are checked by.
+    /// The options by which tokens are verified.
     #[must_use]
     pub fn options(&self) -> Options {
         Options {
@@ -83,7 +83,7 @@ impl AuthSettings {
         }
     }
 
-    /// Where more keys are fetched.
+    /// The source of fetched keys; `None` when `jwks_url` is empty.
     #[must_use]
     pub fn source(&self) -> Option<Source> {
         (!self.jwks_url.is_empty()).then(|| Source {

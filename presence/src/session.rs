@@ -92,7 +92,7 @@ pub(crate) struct Session {
     pub(crate) asked: u16,
     /// The messages that the client may send now, in thousandths (a token bucket).
     pub(crate) tokens: u32,
-    /// Bytes that may come now.
+    /// The bytes that the client may send now (a token bucket).
     pub(crate) byte_tokens: u32,
     /// When both were brought up to date last, by the low bits of the core's clock, ms.
     pub(crate) refilled: u32,

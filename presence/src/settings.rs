@@ -49,7 +49,7 @@ pub struct Settings {
     pub store_patience: u64,
     /// Sessions a user may have; with one more, that or the oldest ends with 4409.
     pub max_devices: u32,
-    /// It is the oldest session of a user with too many that ends, and not the new one.
+    /// Whether the oldest session of a user with too many ends, and not the new one.
     pub newest_wins: bool,
     /// Users a session may watch; a `watch` beyond is an `error`.
     pub max_watches: u32,
@@ -75,14 +75,14 @@ pub struct Settings {
 pub struct WatchBudget(Arc<AtomicI64>);
 
 impl WatchBudget {
-    /// So many.
+    /// A budget of `most` watches.
     #[must_use]
     pub fn new(most: u64) -> Self {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         Self(Arc::new(AtomicI64::new(most)))
     }
 
-    /// Takes so many, if there are.
+    /// Takes `count` watches, if so many are left.
     pub(crate) fn take(&self, count: usize) -> bool {
         let count = count as i64;
         let has = self.0.fetch_sub(count, Ordering::Relaxed) >= count;

@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 
 use crate::record::{UserIdError, check_user};
 
-/// Entries that there may be.
+/// The most entries of a policy; more are refused.
 pub const MAX_ENTRIES: usize = 100_000;
-/// Users that one user may block.
+/// The most users that one user may block.
 pub const MAX_BLOCKED: usize = 1_000;
-/// Bytes of a token's name (`jti`).
+/// The longest name of a token (`jti`, RFC 7519 §4.1.7), in bytes.
 pub const MAX_TOKEN_ID: usize = 256;
 
-/// What an entry is about.
+/// The subject of an entry: whose tokens are revoked, or whose watchers are kept away.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// Tokens of everyone that were issued before a time.
     Everyone,
     /// Tokens of a user that were issued before a time.
     User(Box<str>),
-    /// The token of that name.
+    /// The token with this name (`jti`).
     Token(Box<str>),
-    /// Who may not watch a user.
+    /// The users who may not watch this one.
     Blocks(Box<str>),
 }
 
@@ -63,12 +63,12 @@ pub struct Entry {
     /// When the entry is forgotten, since no token that it is about is good any longer; 0 = never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub until: u64,
-    /// Who may not watch the user.
+    /// The users who may not watch the subject; empty unless it is `Blocks`.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub blocked: Box<[Box<str>]>,
     /// The administrator: the user of the token that was shown.
     pub by: Box<str>,
-    /// When that was.
+    /// When the entry was decreed.
     pub at: u64,
 }
 
@@ -77,25 +77,25 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Why something is no entry.
+/// The reason for which a request or a stored value is not an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// Not the JSON of an entry.
+    /// The value is not the JSON of an entry.
     #[error("it is no entry: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// A name that no user can have.
+    /// The name of a user breaks the rules of [`check_user`].
     #[error("{0}")]
     User(#[from] UserIdError),
-    /// A token's name that is none.
+    /// The token's name is empty or too long.
     #[error("a token's name (jti) has 1 to {MAX_TOKEN_ID} bytes")]
     TokenId,
-    /// Not exactly one subject.
+    /// The request names no subject, or more than one.
     #[error(
         "one of these is needed: \"user\", \"jti\", or \"everyone\": true, and \"before\" at most with \
          the first and the last"
     )]
     Subject,
-    /// Too many at once.
+    /// The list has more than [`MAX_BLOCKED`] users.
     #[error("a user may block at most {MAX_BLOCKED} users")]
     TooManyBlocked,
 }
@@ -110,7 +110,10 @@ impl Entry {
         serde_json::to_string(self).expect("numbers and texts are JSON")
     }
 
-    /// What was kept.
+    /// The entry in `bytes` of the store.
+    ///
+    /// # Errors
+    /// When they are not the JSON of an entry.
     pub fn decode(bytes: &[u8]) -> Result<Self, PolicyError> {
         Ok(serde_json::from_slice(bytes)?)
     }
@@ -208,7 +211,7 @@ pub fn shown(subject: &Subject, entry: &Entry) -> Value {
     value
 }
 
-/// All revocations, as administrators see them.
+/// Every revocation of the policy, as administrators see them.
 #[must_use]
 pub fn revocations(policy: &Policy) -> Value {
     let mut entries = policy.entries();
@@ -273,7 +276,7 @@ pub fn audit(by: &str, subject: &Subject, entry: Option<&Entry>) -> String {
     format!("administration: {by:?} {what}")
 }
 
-/// All that is decreed.
+/// Every entry in force: what is revoked, and who keeps whom from watching.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     everyone: Option<Arc<Entry>>,
@@ -282,17 +285,17 @@ pub struct Policy {
     blocks: HashMap<Box<str>, Arc<Entry>>,
 }
 
-/// What a token says of itself, for what was decreed later.
+/// The members of a session's token by which a later revocation finds it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Issued {
-    /// When, ms since 1970; 0 = it does not say.
+    /// When the token was issued, ms since 1970; 0 = it does not say.
     pub at: u64,
-    /// The hash of its name; 0 = it has none.
+    /// The hash of the token's name; 0 = it has none.
     pub token: u64,
 }
 
 impl Issued {
-    /// Of a token that says this.
+    /// The members of a token issued at `at` (ms since 1970) with the name `id`.
     #[must_use]
     pub fn new(at: u64, id: Option<&str>) -> Self {
         Self {
@@ -302,16 +305,16 @@ impl Issued {
     }
 }
 
-/// What is new since another policy.
+/// The changes of a policy since another one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
     /// Tokens of everyone issued before this are revoked now; 0 = none are.
     pub before: u64,
-    /// Of these users, those issued before these times.
+    /// Tokens of these users issued before these times, ms since 1970, are revoked now.
     pub users: Vec<(Box<str>, u64)>,
-    /// Hashes of tokens' names.
+    /// The hashes of the names of tokens that are revoked now.
     pub tokens: Vec<u64>,
-    /// Users whose lists have changed.
+    /// Users whose block lists have changed.
     pub blocks: Vec<Box<str>>,
 }
 
@@ -382,7 +385,7 @@ impl Policy {
             .collect()
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::from(self.everyone.is_some())
@@ -423,7 +426,7 @@ impl Policy {
             .is_ok()
     }
 
-    /// Whom `user` keeps from watching it.
+    /// The users whom `user` keeps from watching it.
     #[must_use]
     pub fn blocked_by(&self, user: &str) -> &[Box<str>] {
         self.blocks.get(user).map_or(&[], |entry| &entry.blocked)

@@ -16,7 +16,7 @@ use crate::{
 
 /// The most requests in one pipeline.
 const MAX_CALLS: usize = 1_000;
-/// How much is on its way at a time.
+/// The limits of what is on its way at a time.
 struct Width {
     /// The most bytes of a pipeline, there or back, as far as they can be foreseen.
     weight: usize,
@@ -102,7 +102,7 @@ impl Call {
         self.arg(number.to_string())
     }
 
-    /// So many bytes are expected to come back.
+    /// The same call, of which `bytes` bytes are expected to come back.
     pub(crate) fn expecting(mut self, bytes: usize) -> Self {
         self.weight = self.weight.max(bytes);
         self

@@ -16,19 +16,19 @@ use crate::{
 
 /// Entries that were taken away and are remembered as such, for readers that are behind.
 const MAX_TAKEN_AWAY: usize = 10_000;
-/// Entries that one request reads.
+/// The most entries that one request reads.
 const A_REQUEST: usize = 500;
-/// What an entry is expected to take, bytes.
+/// The expected size of an entry, bytes.
 const ENTRY: usize = 256;
 
-/// What became of an entry that was to be written.
+/// The store's answer to the writing of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decreed {
-    /// It is in the store, or gone from there.
+    /// The entry is in the store, or gone from there.
     Done,
-    /// There was none to be taken away.
+    /// The store had no entry to take away.
     Nothing,
-    /// There are as many as may be.
+    /// The store has as many entries as it may have.
     Full,
 }
 
@@ -44,7 +44,7 @@ pub struct PolicyReader {
 }
 
 impl PolicyReader {
-    /// What was read last.
+    /// The policy as it was read last.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy

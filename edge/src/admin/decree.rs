@@ -15,7 +15,7 @@ use crate::{
 const REVOCATIONS: &str = "/revocations";
 const BLOCKS: &str = "/blocks";
 
-/// Whether the path is one of these.
+/// Whether the path is that of revocations or of block lists.
 pub(super) fn is_decree(request: &Request) -> bool {
     [REVOCATIONS, BLOCKS].contains(&request.path.as_str())
 }
@@ -82,7 +82,7 @@ fn wrong_method(allowed: &'static str) -> Response {
     Response::problem(405, "this path has no such method").with("allow", allowed)
 }
 
-/// A status and why.
+/// A refusal: the HTTP status and the reason.
 struct Refusal(u16, String);
 
 impl From<PolicyError> for Refusal {

@@ -19,7 +19,7 @@ const SHARDS: usize = 16;
 /// its cells with clients that are too fast is refused with them.
 const CELLS: usize = 1 << 16;
 
-/// Who is counted.
+/// The party that a connection is counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Party {
     /// An IPv4 address, or the /64 that one site of IPv6 has at least (RFC 6177).
@@ -28,7 +28,7 @@ pub(super) enum Party {
     Network(IpAddr),
 }
 
-/// Where a client belongs.
+/// The address and network that a client is counted under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     client: Party,
@@ -144,7 +144,7 @@ impl Addresses {
 /// Each cell is the time at which its clients would be back at no connection at all (GCRA); what
 /// counts for a client is the earlier of its two cells.
 struct Rates {
-    /// Between two connections in the long run, µs.
+    /// Time between two connections in the long run, µs.
     interval: u64,
     /// How far a cell may be ahead of the time, µs.
     most_ahead: u64,

@@ -9,7 +9,7 @@ use redis_store::{Link, PolicyReader};
 use super::Place;
 use crate::clock;
 
-/// Between two looks for changes.
+/// Time between two looks for changes.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs until the node ends.

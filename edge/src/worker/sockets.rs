@@ -25,7 +25,7 @@ const CLOSE_PATIENCE: u64 = 2_000;
 /// A session's socket.
 pub(super) struct Conn {
     pub(super) id: SessionId,
-    /// What its token says of itself.
+    /// The members of its token by which a revocation finds it.
     pub(super) issued: Issued,
     stream: Rc<TcpStream>,
     tls: Option<Rc<RefCell<TlsSession>>>,
@@ -73,7 +73,7 @@ impl Worker {
         });
     }
 
-    /// The session has another token now.
+    /// Notes that the session has another token.
     pub(crate) fn reissued(&self, id: SessionId, issued: Issued) {
         if let Some(Some(conn)) = self.conns.borrow_mut().get_mut(id.index as usize) {
             conn.issued = issued;
