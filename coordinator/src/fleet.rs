@@ -124,7 +124,7 @@ impl Fleet {
                 }
                 () = self.look.notified() => sleep(MIN_GAP).await,
                 () = leadership.changed() => sleep(MIN_GAP).await,
-                () = stop.told() => return,
+                () = stop.signalled() => return,
             }
         }
     }

@@ -115,7 +115,7 @@ impl Candidate {
                         self.resign(late).await;
                     }
                 }
-                () = stop.told() => break,
+                () = stop.signalled() => break,
             }
         }
         self.show(lead, None);

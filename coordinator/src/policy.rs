@@ -37,7 +37,7 @@ pub(crate) async fn keep(link: Link, keys: Arc<Keys>, mut stop: Stop) {
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = stop.told() => return,
+            () = stop.signalled() => return,
         }
     }
 }

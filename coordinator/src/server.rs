@@ -52,7 +52,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
             // Takes the finished ones out of the set.
             Some(_) = connections.join_next() => continue,
-            () = stop.told() => break,
+            () = stop.signalled() => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -98,7 +98,7 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, mut stop: S
     // How a client leaves is its own business.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = stop.told() => {}
+        () = stop.signalled() => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

@@ -21,13 +21,13 @@ impl Stopper {
 }
 
 impl Stop {
-    pub(crate) fn is_told(&self) -> bool {
+    pub(crate) fn is_signalled(&self) -> bool {
         *self.0.borrow()
     }
 
     /// Returns when it is told, at once if it was.
-    pub(crate) async fn told(&mut self) {
+    pub(crate) async fn signalled(&mut self) {
         // Who could tell is gone: that is the end, too.
-        let _ = self.0.wait_for(|told| *told).await;
+        let _ = self.0.wait_for(|signalled| *signalled).await;
     }
 }

@@ -266,7 +266,7 @@ impl Reader {
             }
             Found::Unknown(why) => return Err(why),
         };
-        self.looking.missing.over();
+        self.looking.missing.resolved();
         self.health.connected.store(true, Relaxed);
         if (count as usize) < self.positions.len() {
             self.looking.another = true;

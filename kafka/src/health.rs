@@ -126,7 +126,7 @@ pub(crate) struct Reach {
     suspect: Option<String>,
     /// A broker was reached at the address that the brokers tell: what is away now has gone away.
     met: bool,
-    told: Option<Reached>,
+    last_reported: Option<Reached>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Reach {
             None if connected => Reached::Yes,
             None => Reached::Nobody,
         };
-        if self.told.as_ref() == Some(&now) {
+        if self.last_reported.as_ref() == Some(&now) {
             return;
         }
         match &now {
@@ -163,11 +163,11 @@ impl Reach {
             Reached::Nobody => notes.change("no broker can be reached"),
             Reached::NotAt(address) => notes.error(&unreachable(address)),
         }
-        self.told = Some(now);
+        self.last_reported = Some(now);
     }
 
     fn not_at(&self) -> Option<&str> {
-        match &self.told {
+        match &self.last_reported {
             Some(Reached::NotAt(address)) => Some(address),
             _ => None,
         }

@@ -309,7 +309,7 @@ impl Shared {
             match topic::look_up(client.client(), &self.options.topic, &health.notes) {
                 Found::Partitions(count) => {
                     looking.wait = self.options.metadata_interval;
-                    looking.missing.over();
+                    looking.missing.resolved();
                     health.connected.store(true, Relaxed);
                     let used = health.partitions.load(Relaxed);
                     let count = looking.usable(used, count, self.options.metadata_interval);

@@ -108,7 +108,7 @@ fn offsets<C: ConsumerContext>(
 /// What is done about a topic that does not exist.
 pub(crate) struct Missing {
     /// The last thing said about the topic, so that it is said once.
-    told: Option<String>,
+    last_reported: Option<String>,
     next_try: Instant,
     wait: Duration,
 }
@@ -119,14 +119,14 @@ const MOST_PATIENT: Duration = Duration::from_secs(60);
 impl Missing {
     pub(crate) fn new() -> Self {
         Self {
-            told: None,
+            last_reported: None,
             next_try: Instant::now(),
             wait: Duration::from_secs(1),
         }
     }
 
     /// Notes that the topic exists and its trouble is over.
-    pub(crate) fn over(&mut self) {
+    pub(crate) fn resolved(&mut self) {
         *self = Self::new();
     }
 
@@ -186,7 +186,7 @@ impl Missing {
                     }
                     _ => format!("an administrator creates it by {}", kafka_topics(options)),
                 };
-                let refused = refused.told();
+                let refused = refused.description();
                 self.tell(
                     notes,
                     format!("the topic {topic} cannot be created: {refused}: {why}"),
@@ -196,9 +196,9 @@ impl Missing {
     }
 
     fn tell(&mut self, notes: &Notes, text: String) {
-        if self.told.as_ref() != Some(&text) {
+        if self.last_reported.as_ref() != Some(&text) {
             notes.error(&text);
-            self.told = Some(text);
+            self.last_reported = Some(text);
         }
     }
 }
@@ -256,7 +256,7 @@ fn create<C: ClientContext>(client: &Client<C>, options: &Options) -> Created {
         match (result, first.take()) {
             (Ok(()), None) => return Created::AsWished,
             (Ok(()), Some(refused)) => {
-                let refused = Refusal::told(&refused);
+                let refused = Refusal::description(&refused);
                 return Created::WithLess { with, refused };
             }
             (Err(refused), before) => {
@@ -289,7 +289,7 @@ impl Refusal {
         )
     }
 
-    fn told(&self) -> String {
+    fn description(&self) -> String {
         format!("{}: {:?}", self.code, self.words)
     }
 }

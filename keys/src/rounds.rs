@@ -24,7 +24,7 @@ pub(crate) struct Rounds {
 
 struct State {
     /// Somebody knows of a change: the next fetch is due at once.
-    told: bool,
+    refresh_requested: bool,
     /// A token came that a newer set may let in.
     missed: bool,
     /// Fetches that began, and that ended: as many, or one fewer.
@@ -77,7 +77,7 @@ impl Rounds {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             state: Mutex::new(State {
-                told: false,
+                refresh_requested: false,
                 missed: false,
                 begun: 0,
                 ended: 0,
@@ -95,7 +95,7 @@ impl Rounds {
 
     /// Makes the next fetch due at once, as after SIGHUP.
     pub(crate) fn tell(&self) {
-        self.lock().told = true;
+        self.lock().refresh_requested = true;
         self.sooner.notify_all();
     }
 
@@ -142,7 +142,7 @@ impl Rounds {
                 false => due,
             };
             let left = due.saturating_duration_since(now);
-            if state.told || left.is_zero() {
+            if state.refresh_requested || left.is_zero() {
                 return;
             }
             let woken = self.sooner.wait_timeout(state, left);
@@ -152,7 +152,7 @@ impl Rounds {
 
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
-        state.told = false;
+        state.refresh_requested = false;
         state.missed = false;
         state.begun += 1;
     }

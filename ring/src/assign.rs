@@ -133,12 +133,12 @@ fn quotas(pinned: &[Option<usize>], members: &[Member], held: &[usize]) -> Vec<u
         let total: u128 = sharing.iter().map(|n| u128::from(members[*n].weight)).sum();
         let saturated =
             |n: &usize| pins[*n] as u128 * total > vnodes as u128 * u128::from(members[*n].weight);
-        let (over, rest): (Vec<usize>, Vec<usize>) = sharing.into_iter().partition(saturated);
+        let (full, rest): (Vec<usize>, Vec<usize>) = sharing.into_iter().partition(saturated);
         sharing = rest;
-        if over.is_empty() {
+        if full.is_empty() {
             break total;
         }
-        vnodes -= over.iter().map(|n| pins[*n]).sum::<usize>();
+        vnodes -= full.iter().map(|n| pins[*n]).sum::<usize>();
     };
     if sharing.is_empty() {
         return quota;

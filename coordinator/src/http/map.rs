@@ -77,7 +77,7 @@ impl App {
         let wait = async {
             tokio::select! {
                 newer = maps.wait_for(is_newer) => newer.ok().and_then(|map| map.clone()),
-                () = stopping.told() => None,
+                () = stopping.signalled() => None,
             }
         };
         Ok(timeout_at(deadline, wait).await.unwrap_or_default())

@@ -45,7 +45,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let picture = app.picture();
     let stale = app.stale(&picture);
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    if app.leaving.is_told() {
+    if app.leaving.is_signalled() {
         answer::text(unavailable, "shutting down")
     } else if !app.keys.are_ready() {
         answer::text(unavailable, "no keys for tokens yet")
