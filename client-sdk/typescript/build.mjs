@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url);
 
 // Members that only the client's own files use; none is one of the application, the wire or the platform.
 const INTERNAL = `
-wantedBy record call shown asked believeAt recheck renew forget waits beyond undone learn hasNews takeNews count
+wantedBy record call shown asked setTime socket believeAt recheck renew forget waits beyond undone learn hasNews takeNews count
 withToken upgraded welcomedAt told sentAt heardAt pingId pongBy excused
 askToken askRoute hangUp emit requests deadline doubt choose overTold diagnose touched putAside back gotToken gotRoute diagnosed
 opened heard tick lost due limit flush answered fail poke done no
@@ -32,13 +32,14 @@ for (const [name, entries] of [['client', ['index', 'cbor']], ['react', ['index'
       external: ['react', '@online-status/client'],
       mangleProps: name === 'client' ? new RegExp(`^(${INTERNAL.join('|')})$`) : undefined,
       legalComments: 'none',
+      tsconfigRaw: { compilerOptions: { useDefineForClassFields: false } },
     });
   }
   for (const file of readdirSync(`${root}dist`)) {
     const { code } = await minify(readFileSync(`${root}dist/${file}`, 'utf8'), {
       module: file.endsWith('.js'),
       ecma: 2020,
-      compress: { passes: 3 },
+      compress: { passes: 3, reduce_funcs: false },
     });
     writeFileSync(`${root}dist/${file}`, code);
   }

@@ -16,7 +16,7 @@ use futures_util::{
 };
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -242,9 +242,12 @@ impl Driver {
         let shared = self.shared.clone();
         match output {
             Output::FetchToken { request } => {
-                let asked = (self.token)();
+                let token = self.token.clone();
+                // A task of its own: a function that panics gives no token, and ends nothing.
+                let asked = tokio::spawn(async move { token().await });
                 tokio::spawn(async move {
-                    let result = asked.await;
+                    let failed = |error: JoinError| NoToken::Failed(error.to_string());
+                    let result = asked.await.map_err(failed).flatten();
                     shared.input(Input::Token { request, result });
                 });
             }

@@ -206,6 +206,9 @@ pub enum Problem {
     /// There is no new token yet for a session whose token ends.
     #[error("the session's token is not replaced yet: {0}")]
     Token(Reason),
+    /// Three attempts in a row had no token, or no address to connect to; others follow.
+    #[error("nothing is connected to yet, and it is tried on: {0}")]
+    Attempts(Reason),
     /// The server refused another message.
     #[error("the server answered {code}: {message}")]
     Server {

@@ -13,6 +13,9 @@ export const startChromium = () => chromium.launch({
   args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-sync'],
 });
 
+/** In which a page is hidden when another one is in front, and can be frozen; Playwright keeps that from pages. */
+export const startPlainChromium = () => puppeteer.launch({ executablePath: CHROMIUM, headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-quic'] });
+
 export const hasFirefox = existsSync(FIREFOX);
 /** By WebDriver BiDi, which is what it has without changes of its own. */
 export const startFirefox = () => puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true });

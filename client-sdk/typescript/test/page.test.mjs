@@ -1,8 +1,14 @@
 // The client in a real page: the back-forward cache, React components, sizes of what is sent.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { startChromium } from './browsers.mjs';
+import { spawn } from 'node:child_process';
+import { connect } from '@online-status/client';
+import { WebSocket } from 'ws';
+import { startChromium, startPlainChromium } from './browsers.mjs';
+import { token } from './cluster/fleet.mjs';
 import { bundle, Site, until } from './site.mjs';
+
+const EDGE = new URL('../../../target/release/online-status-edge', import.meta.url).pathname;
 
 let browser;
 before(async () => { browser = await startChromium(); });
@@ -47,6 +53,55 @@ test('a page in the back-forward cache has no connection, and has one again when
   assert.deepEqual(site.open[0].of('watch')[0].known, { bob: 7 });
   assert.equal(site.connections.length, 2);
   assert.deepEqual(tab.errors, []);
+});
+
+test('a page that is frozen has no connection, and has one again when it is thawed', async (t) => {
+  const site = await Site.open({ '/': page(CONNECT) });
+  const plain = await startPlainChromium();
+  t.after(async () => {
+    await plain.close();
+    site.close();
+  });
+  const tab = await plain.newPage();
+  await tab.goto(site.url);
+  await tab.waitForFunction(() => window.seen?.length === 1);
+  await (await plain.newPage()).bringToFront();
+  await tab.waitForFunction(() => document.hidden, { polling: 100 });
+  const devtools = await tab.createCDPSession();
+  await devtools.send('Page.setWebLifecycleState', { state: 'frozen' });
+  await until('the connection is closed', () => site.connections[0].code);
+  assert.equal(site.connections[0].code, 4000);
+  await devtools.send('Page.setWebLifecycleState', { state: 'active' });
+  await until('the watch', () => site.open[0]?.of('watch').length === 1);
+  assert.deepEqual(site.open[0].of('watch')[0].known, { bob: 7 });
+  assert.equal(site.connections.length, 2);
+});
+
+test('a user whose page went away for good is offline after the grace period, though the browser keeps the page', async (t) => {
+  const secret = 'a secret of the tests, long enough for HS256';
+  const edge = spawn(EDGE, ['standalone', '--listen', '127.0.0.1:0', '--server-admin-listen', '127.0.0.1:0', '--server-cores', '1', '--presence-grace', '2s'], {
+    env: { ...process.env, JWT_SECRET: secret },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.after(() => edge.kill());
+  const [, host] = /clients +ws:\/\/(\S+)\/socket/.exec(await new Promise((resolve) => {
+    let said = '';
+    edge.stdout.on('data', (data) => /admin/.test((said += data)) && resolve(said));
+  }));
+  const route = `http://${host}`;
+  const { site, tab } = await opened(t, { '/': page(CONNECT.replace('location.origin', JSON.stringify(route))), '/next': page('') });
+  site.token = () => token(secret, 'alice');
+  const bob = connect({ route, token: () => token(secret, 'bob'), WebSocket });
+  t.after(() => bob.disconnect());
+  const seen = [];
+  bob.watch(['alice'], ([{ status }]) => seen.push([status, Date.now()]));
+  const shows = (status) => until(`alice is ${status}`, () => seen.at(-1)?.[0] === status);
+  await tab.goto(site.url);
+  await shows('online');
+  const left = Date.now();
+  await tab.goto(`${site.url}/next`);
+  await shows('offline');
+  assert.ok(seen.at(-1)[1] - left >= 2_000, 'that was no goodbye');
 });
 
 test('logout says goodbye, and nothing of the user is left for the next', async (t) => {

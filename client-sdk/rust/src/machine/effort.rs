@@ -4,7 +4,7 @@ use super::{
     End, LinkId, Machine, NoRoute, Output, Target,
     link::{Asked, Link},
 };
-use crate::types::{Reason, Waited};
+use crate::types::{Problem, Reason, Waited};
 
 /// How long an answer to a route may take. ms.
 const ROUTE_PATIENCE: u64 = 10_000;
@@ -16,6 +16,8 @@ const RETIRE: u64 = 5_000;
 const LASTING: u64 = 10_000;
 /// New attempts without a delay, one after the other.
 const MAX_HASTY: u32 = 3;
+/// Attempts in a row without so much as an address, after which the application is told.
+const TOLD: u32 = 3;
 /// For how many attempts the delay has a lower bound, and which. ms.
 const SOON: u32 = 10;
 const SOON_DELAY: u64 = 5_000;
@@ -309,6 +311,14 @@ impl Machine {
     /// Waits before the next attempt, at least so many ms.
     pub(super) fn attempt_failed(&mut self, reason: Reason, least: u64) {
         self.failures += 1;
+        let no_address = matches!(
+            reason,
+            Reason::Token(_) | Reason::Route(_) | Reason::Plaintext(_)
+        );
+        if self.failures == TOLD && no_address {
+            let problem = Problem::Attempts(reason.clone());
+            self.outputs.push_back(Output::Problem(problem));
+        }
         self.reason = Some(reason);
         let delay = self.back_off(self.failures).max(least);
         self.effort = Effort::Wait {

@@ -181,6 +181,37 @@ async fn tokens_that_are_refused_end_in_a_reason() {
 }
 
 #[tokio::test]
+async fn a_token_function_that_panics_is_asked_again() {
+    let edge = Edge::start(&[]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let alice = Client::builder()
+        .route(edge.route())
+        .token(move || {
+            let calls = count.fetch_add(1, Ordering::Relaxed);
+            assert!(calls != 0, "before its future");
+            async move {
+                assert!(calls != 1, "in its future");
+                token("alice", 3_600)
+            }
+        })
+        .connect()
+        .expect("good settings");
+    let failed = until_state(&alice, |state| {
+        matches!(
+            state,
+            State::Connecting {
+                reason: Some(Reason::Token(_)),
+                ..
+            }
+        )
+    });
+    failed.await;
+    ready(&alice).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
 async fn one_session_too_many_is_final() {
     let edge = Edge::start(&["--presence-max-devices", "1"]);
     let first = edge.client("alice");

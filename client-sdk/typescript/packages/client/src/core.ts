@@ -1,18 +1,18 @@
-// The client's decisions: events and the time in, orders to its shell out. It has no socket, timer,
+// The client's decisions: the time and events in, orders to its shell out. It has no socket, timer,
 // clock or random source of its own.
 import { createRequests } from './requests.js';
 import { claims } from './token.js';
-import { Activity, ConnectionState, Message, PresenceError, Self, StateName, UserPresence } from './types.js';
+import { Activity, ConnectionState, Message, PresenceError, Self, Socket, StateName, UserPresence } from './types.js';
 import { createWatches } from './watches.js';
 
-/** What the core tells its shell to do; jobs and connections are numbers that come back in the answers. */
+/** What the core tells its shell to do; jobs are numbers that come back in the answers. */
 export interface Shell {
   askToken(job: number): void;
   askRoute(job: number, user: string): void;
   diagnose(user: string, address: string): void;
-  dial(connection: number, address: string): void;
-  send(connection: number, message: Message): void;
-  hangUp(connection: number, code: number, reason?: string): void;
+  dial(link: Link): void;
+  send(link: Link, message: Message): void;
+  hangUp(link: Link, code: number): void;
   emit(event: 'state' | 'self' | 'error', value: unknown): void;
 }
 
@@ -20,26 +20,29 @@ export interface Shell {
 export interface Setup {
   autoAway: number;
   heartbeat: number;
+  /** The route is asked over TLS: tokens go over no other connection. */
+  secure: boolean;
   random: () => number;
   /** The bytes of a message on the wire. */
   size: (message: Message) => number;
 }
 
-interface Link {
-  readonly n: number;
+/** A connection. What is heard of one that is over does not count any more. */
+export interface Link {
+  /** The shell's. */
+  socket?: Socket;
   readonly address: string;
   readonly withToken: string;
-  upgraded: boolean;
+  /** What the server was told that this session does; nothing before the upgrade. */
+  told?: Activity;
   welcomedAt: number;
-  /** What the server was told that this session does. */
-  told: Activity;
   sentAt: number;
   heardAt: number;
   /** The ping that is out, and until when its pong has to come. */
-  pingId: number;
+  pingId?: number;
   pongBy: number;
   /** A pong was late once because the timer was: that is no fault of the connection. */
-  excused: boolean;
+  excused?: boolean;
 }
 
 /**
@@ -64,6 +67,8 @@ const LATE = 5_000;
 const HOPS = 3;
 /** Connections in a row whose upgrade was refused, after which the client asks why. */
 const REFUSALS = 3;
+/** Attempts in a row without so much as an address, after which the application is told. */
+const TOLD = 3;
 const NEVER = Infinity;
 /** Close codes that the same client would get again. */
 const FINAL = [1002, 1003, 1007, 1009, 4403, 4409];
@@ -72,7 +77,7 @@ const ASIDE = 4000;
 
 export type Core = ReturnType<typeof createCore>;
 
-export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: Setup) {
+export function createCore(shell: Shell, { autoAway, heartbeat, secure, random, size }: Setup) {
   const complain = (error: PresenceError): void => shell.emit('error', error);
   const watches = createWatches();
   const requests = createRequests(watches, size, random, complain);
@@ -108,6 +113,8 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   let activeAt = 0;
   let chosen: Activity | undefined;
   let lookedAt = NEVER;
+  /** The time of the event that is being dealt with. */
+  let now = 0;
 
   const become = (name: StateName, reason?: PresenceError): void => {
     if (state.state === name && state.reason === reason) return;
@@ -115,7 +122,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     shell.emit('state', state);
   };
 
-  const activity = (now: number): Activity => chosen ?? (autoAway && now - activeAt >= autoAway ? 'away' : 'online');
+  const activity = (): Activity => chosen ?? (autoAway && now - activeAt >= autoAway ? 'away' : 'online');
 
   const idle = (): void => {
     job = 0;
@@ -132,7 +139,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
 
   /** Gives up what is in the making. */
   const abandon = (code = ASIDE): void => {
-    if (next) shell.hangUp(next.n, code);
+    if (next) shell.hangUp(next, code);
     next = undefined;
     retryAt = NEVER;
     idle();
@@ -141,7 +148,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   /** No connection, and none in the making. */
   const end = (code: number): void => {
     abandon(code);
-    if (link) shell.hangUp(link.n, code);
+    if (link) shell.hangUp(link, code);
     link = undefined;
     requests.lost();
     wanted = aside = false;
@@ -158,50 +165,54 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
   /** Full jitter: those who lost a node do not come back in one moment. */
   const delay = (attempt: number): number => random() * Math.min(attempt < SOON ? CAP : LATER_CAP, BASE * 2 ** attempt);
 
-  const later = (error: PresenceError, now: number, least = 0): void => {
+  const later = (error: PresenceError, least = 0): void => {
     if (!link) become('connecting', error);
-    retryAt = now + Math.max(least, delay(attempt++));
+    retryAt = now + Math.max(least, delay(attempt));
+    // For want of a token or a route.
+    if (++attempt === TOLD && typeof error.code === 'string') complain(error);
   };
 
   // -- a connection is made -----------------------------------------------------------------------
 
-  const dial = (to: string, now: number): void => {
+  const dial = (to: string): void => {
+    if (secure && !/^wss:/.test(to)) {
+      address = '';
+      return later(new PresenceError('plaintext', `${to} is without TLS, unlike the route: set server.public_url`));
+    }
     address = lastAddress = to;
-    const n = begin('dial', now + WAIT);
-    next = {
-      n, address, withToken: token, upgraded: false, welcomedAt: 0, told: 'online', sentAt: now, heardAt: now, pingId: 0, pongBy: NEVER, excused: false,
-    };
-    shell.dial(n, address);
+    begin('dial', now + WAIT);
+    next = { address, withToken: token, welcomedAt: 0, sentAt: 0, heardAt: 0, pongBy: NEVER };
+    shell.dial(next);
   };
 
   /** There is a token. */
-  const proceed = (now: number): void => {
-    if (address) dial(address, now);
+  const proceed = (): void => {
+    if (address) dial(address);
     else shell.askRoute(begin('route', now + WAIT), user);
   };
 
   /** Begins a connection, beside the one there is if there is one. */
-  const go = (now: number): void => {
+  const go = (): void => {
     abandon();
     if (!link) become('connecting', state.reason);
     if (!token || token === badToken || tokenEnds - now < LATE) shell.askToken(begin('token', now + TOKEN_WAIT));
-    else proceed(now);
+    else proceed();
   };
 
-  const noToken = (error: PresenceError, refresh: boolean, now: number): void => {
-    if (!refresh) return later(error, now);
+  const noToken = (error: PresenceError, refresh: boolean): void => {
+    if (!refresh) return later(error);
     complain(error);
     refreshAt = now + delay(++refreshes);
   };
 
   /** A token that was never welcomed was refused; two in a row are enough. */
-  const tokenRefused = (error: PresenceError, refresh: boolean, now: number): void => {
+  const tokenRefused = (error: PresenceError, refresh: boolean): void => {
     badToken = token;
-    if (++badTokens < 2) return noToken(error, refresh, now);
+    if (++badTokens < 2) return noToken(error, refresh);
     fail(new PresenceError(error.code, `${error.message}, twice: check its secret, algorithm, issuer and audience`));
   };
 
-  const welcomed = (from: Link, message: Message, now: number): void => {
+  const welcomed = (from: Link, message: Message): void => {
     const { user, session, node, mode, text, expires = NEVER, limits } = message as Message & Self & { expires?: number; limits?: {} };
     proven = true;
     badToken = '';
@@ -221,36 +232,36 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     idle();
     requests.lost();
     watches.renew();
-    flush(now);
-    if (old) shell.hangUp(old.n, 1000);
+    flush();
+    if (old) shell.hangUp(old, 1000);
     become('connected');
   };
 
   // -- and lost -------------------------------------------------------------------------------------
 
-  const gone = (code: number, words: string, welcomed: boolean, now: number): void => {
+  const gone = (code: number, words: string, welcomed: boolean): void => {
     const error = new PresenceError(code, words || `closed with ${code}`);
     if (FINAL.includes(code)) return fail(error);
     // While a move is under way its connection is what counts.
     if (welcomed && (jobIs || retryAt < NEVER)) return become('connecting', error);
     if (code === 4401) {
-      if (!proven) return tokenRefused(error, false, now);
+      if (!proven) return tokenRefused(error, false);
       // It has ended, or its key was taken back: the next one may be good.
       badToken = token;
-      if (!hops++) return go(now);
+      if (!hops++) return go();
     }
     if (!welcomed || code === 4421 || code === 1001 || code === 1012 || code === 1013) address = '';
     if (code === 4421 || code === 1012) {
       if (hops++ < HOPS) {
         if (code === 4421 && /^wss?:/.test(words)) address = words;
         become('connecting', error);
-        return go(now);
+        return go();
       }
     }
-    later(error, now, code === 4429 ? WAIT / 2 : 0);
+    later(error, code === 4429 ? WAIT / 2 : 0);
   };
 
-  const loseLink = (now: number): void => {
+  const loseLink = (): void => {
     if (now - link!.welcomedAt >= STABLE) attempt = hops = 0;
     link = undefined;
     refreshAt = NEVER;
@@ -259,39 +270,40 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     if (jobIs === 'refresh') idle();
   };
 
-  const loseNext = (now: number, code: number, words: string): void => {
-    const { address, upgraded } = next!;
+  const loseNext = (code: number, words: string): void => {
+    const { address, told } = next!;
     next = undefined;
     idle();
-    if (!upgraded && ++refusals === REFUSALS) shell.diagnose(user, address);
-    gone(code, words, false, now);
+    if (!told && ++refusals === REFUSALS) shell.diagnose(user, address);
+    gone(code, words, false);
   };
 
-  const closed = (n: number, code: number, words: string, now: number): void => {
-    if (link?.n === n) {
-      loseLink(now);
-      gone(code, words, true, now);
-    } else if (next?.n === n) loseNext(now, code, words);
+  const closed = (from: Link, code: number, words: string): void => {
+    if (from === link) {
+      loseLink();
+      gone(code, words, true);
+    } else if (from === next) loseNext(code, words);
   };
 
   // -- time -----------------------------------------------------------------------------------------
 
-  const flush = (now: number): void => {
-    const { n } = link!;
-    if (requests.flush((message) => shell.send(n, message), now)) link!.sentAt = now;
+  const send = (to: Link, message: Message): void => {
+    shell.send(to, message);
+    to.sentAt = now;
   };
 
-  const ping = (wait: number, now: number): void => {
+  const flush = (): void => requests.flush((message) => send(link!, message), now);
+
+  const ping = (wait: number): void => {
     if (link!.pongBy === NEVER) {
       link!.pingId = requests.id();
-      shell.send(link!.n, { type: 'ping', id: link!.pingId });
-      link!.sentAt = now;
+      send(link!, { type: 'ping', id: link!.pingId });
     }
     link!.pongBy = Math.min(link!.pongBy, now + wait);
   };
 
   /** Something may have happened while nobody looked: one ping, or a connection at once. */
-  const doubt = (now: number): void => {
+  const doubt = (): void => {
     if (!wanted || aside) return;
     lookedAt = now;
     if (link) {
@@ -299,7 +311,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
         link.excused = true;
         link.pongBy = NEVER;
       }
-      ping(PROBE_WAIT, now);
+      ping(PROBE_WAIT);
     } else if (!jobIs) retryAt = now;
   };
 
@@ -315,21 +327,21 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     return at;
   };
 
-  const tooLong = (now: number): void => {
+  const tooLong = (): void => {
     if (next) {
-      shell.hangUp(next.n, ASIDE);
-      return loseNext(now, 1006, `${next.address} did not answer in time`);
+      shell.hangUp(next, ASIDE);
+      return loseNext(1006, `${next.address} did not answer in time`);
     }
     const was = jobIs;
     idle();
-    if (was === 'route') gotNoRoute(new PresenceError('route', 'the route look-up did not answer in time'), now);
-    else noToken(new PresenceError('token', `the token function did not answer in time`), was === 'refresh', now);
+    if (was === 'route') gotNoRoute(new PresenceError('route', 'the route look-up did not answer in time'));
+    else noToken(new PresenceError('token', `the token function did not answer in time`), was === 'refresh');
   };
 
   /** The nodes serve on when no coordinator answers. */
-  const gotNoRoute = (error: PresenceError, now: number): void => {
-    if (lastAddress) dial(lastAddress, now);
-    else later(error, now);
+  const gotNoRoute = (error: PresenceError): void => {
+    if (lastAddress) dial(lastAddress);
+    else later(error);
   };
 
   return {
@@ -338,10 +350,11 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     state: (): ConnectionState => state,
     self: (): Self | undefined => self,
     deadline,
+    setTime: (time: number): void => void (now = time),
     closed,
     doubt,
 
-    connect(now: number): void {
+    connect(): void {
       if (wanted) return;
       wanted = true;
       attempt = hops = refusals = badTokens = 0;
@@ -354,7 +367,7 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
 
     /** Says goodbye and forgets everything. */
     disconnect(): void {
-      if (link) shell.send(link.n, { type: 'bye' });
+      if (link) send(link, { type: 'bye' });
       end(1000);
       watches.forget();
       requests.fail(new PresenceError('closed', 'disconnect() was called'));
@@ -364,13 +377,13 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
     },
 
     /** What this session does; `undefined` for what its idle time says, from now on. */
-    choose(activity: Activity | undefined, now: number): void {
+    choose(activity: Activity | undefined): void {
       chosen = activity;
       activeAt = now;
     },
 
     /** The user did something. */
-    touched(now: number): void {
+    touched(): void {
       activeAt = now;
     },
 
@@ -382,24 +395,24 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       become('connecting', new PresenceError('aside', 'the page is kept aside'));
     },
 
-    back(now: number): void {
-      if (!aside) return doubt(now);
+    back(): void {
+      if (!aside) return doubt();
       aside = false;
       lookedAt = now;
-      go(now);
+      go();
     },
 
     /** The token function's answer, or its error, which may be `final`. */
-    gotToken(from: number, given: unknown, error: string, final: boolean, now: number): void {
+    gotToken(from: number, given: unknown, error: string, final: boolean): void {
       if (from !== job) return;
       const refresh = jobIs === 'refresh';
-      const failed = (words: string): void => noToken(new PresenceError('token', `the token function ${words}`), refresh, now);
+      const failed = (words: string): void => noToken(new PresenceError('token', `the token function ${words}`), refresh);
       idle();
       if (final) return fail(new PresenceError('not_allowed', `the token function says: ${error}`));
       if (error) return failed(`failed: ${error}`);
       const claimed = claims(given);
       if (!claimed) return failed('gave no JWT with a "sub"');
-      if (given === badToken) return tokenRefused(new PresenceError(4401, 'the token function gave the refused token'), refresh, now);
+      if (given === badToken) return tokenRefused(new PresenceError(4401, 'the token function gave the refused token'), refresh);
       if (refresh && given === token) return failed('gave the token that is about to end');
       if (user && claimed.sub !== user) {
         return fail(new PresenceError('wrong_user', `the token is of ${claimed.sub}, not ${user}: disconnect() first`));
@@ -408,18 +421,18 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       token = given as string;
       tokenEnds = claimed.exp ? claimed.exp * 1000 : NEVER;
       proven = false;
-      if (refresh) shell.send(link!.n, { type: 'auth', token });
-      else proceed(now);
+      if (refresh) send(link!, { type: 'auth', token });
+      else proceed();
     },
 
     /** Where the user connects; or why nobody says, which may be `final`. */
-    gotRoute(from: number, to: string, words: string, final: boolean, now: number): void {
+    gotRoute(from: number, to: string, words: string, final: boolean): void {
       if (from !== job) return;
       idle();
       const error = new PresenceError('route', words);
-      if (to) dial(to, now);
+      if (to) dial(to);
       else if (final) fail(error);
-      else gotNoRoute(error, now);
+      else gotNoRoute(error);
     },
 
     /** Why connections are refused. */
@@ -430,27 +443,25 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       complain(error);
     },
 
-    opened(n: number, protocol: boolean, now: number): void {
-      if (next?.n !== n) return;
+    opened(from: Link, protocol: boolean): void {
+      if (from !== next) return;
       // Firefox opens a connection whose server named no subprotocol.
       if (!protocol) {
-        shell.hangUp(n, ASIDE);
-        return loseNext(now, 1006, `${address} names no subprotocol: is it online-status?`);
+        shell.hangUp(next, ASIDE);
+        return loseNext(1006, `${address} names no subprotocol: is it online-status?`);
       }
-      next.upgraded = true;
-      next.told = activity(now);
-      next.sentAt = next.heardAt = now;
-      shell.send(n, { type: 'auth', token: next.withToken, status: next.told, alive: Math.ceil(heartbeat / 400) });
+      next.told = activity();
+      next.heardAt = now;
+      send(next, { type: 'auth', token: next.withToken, status: next.told, alive: Math.ceil(heartbeat / 400) });
     },
 
-    heard(n: number, message: Message, now: number): void {
+    heard(from: Link, message: Message): void {
       const { type } = message;
-      const from = link?.n === n ? link : next?.n === n ? next : undefined;
-      if (from) from.heardAt = now;
+      from.heardAt = now;
       // Of a connection that was replaced too: a record is as good as any.
       if (type === 'presence') watches.learn(message.users as UserPresence[], now);
-      else if (!from) return;
-      else if (type === 'welcome') welcomed(from, message, now);
+      else if (from !== link && from !== next) return;
+      else if (type === 'welcome') welcomed(from, message);
       else if (type === 'pong') {
         if (message.id === from.pingId) {
           from.pongBy = NEVER;
@@ -459,20 +470,20 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
       } else if (type === 'move') {
         if (from !== link) return;
         address = message.address as string;
-        go(now);
+        go();
       } else if (type === 'expiring') {
         // Not all clients in the same moment.
         refreshAt = Math.min(refreshAt, now + (message.in as number) * 250 * (1 + random()));
       } else if (type === 'error') {
         const error = new PresenceError(message.code as string, message.message as string);
         if (error.code === 'wrong_user') fail(error);
-        else if (error.code === 'bad_token') tokenRefused(error, true, now);
+        else if (error.code === 'bad_token') tokenRefused(error, true);
         else requests.answered(message, now, error);
       } else requests.answered(message, now);
     },
 
     /** Does what is due; called at any time, for instance after the application did something. */
-    tick(now: number): void {
+    tick(): void {
       if (!wanted || aside) return;
       // The machine slept, or the page was frozen.
       const late = now - Math.max(deadline(), lookedAt) > LATE;
@@ -482,25 +493,25 @@ export function createCore(shell: Shell, { autoAway, heartbeat, random, size }: 
           jobExcused = true;
           jobBy = now + PROBE_WAIT;
         }
-        doubt(now);
+        doubt();
       }
       if (link && link.pongBy <= now) {
-        shell.hangUp(link.n, ASIDE);
-        loseLink(now);
+        shell.hangUp(link, ASIDE);
+        loseLink();
         become('connecting', new PresenceError('silent', 'no answer to a ping'));
         if (!jobIs) retryAt = now;
       }
-      if (jobBy <= now) tooLong(now);
-      if (retryAt <= now) go(now);
+      if (jobBy <= now) tooLong();
+      if (retryAt <= now) go();
       if (!link) return;
       if (refreshAt <= now && !jobIs) {
         refreshAt = NEVER;
         shell.askToken(begin('refresh', now + TOKEN_WAIT));
       }
       watches.recheck(now);
-      if (activity(now) !== link.told) requests.set({ status: (link.told = activity(now)) });
-      flush(now);
-      if (link.pongBy === NEVER && heartbeatAt() <= now) ping(WAIT, now);
+      if (activity() !== link.told) requests.set({ status: (link.told = activity()) });
+      flush();
+      if (link.pongBy === NEVER && heartbeatAt() <= now) ping(WAIT);
     },
   };
 }

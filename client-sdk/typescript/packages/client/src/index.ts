@@ -4,7 +4,7 @@
  * @module @online-status/client
  */
 // The shell: WebSockets, fetch, timers and the page's events around the core, which decides.
-import { type Core, createCore } from './core.js';
+import { type Core, createCore, type Link } from './core.js';
 import { json } from './json.js';
 import { listen } from './page.js';
 import type { Done } from './requests.js';
@@ -75,10 +75,10 @@ const MOST_TEXT = 128;
 /** A client that opens nothing until its `connect()` is called. */
 export function createPresence(options: Options): Presence {
   const { heartbeat = 60, codec = json, clock = WALL, random = Math.random, page = browserPage(), autoAway = page ? 300 : 0 } = options;
-  if (!options.route || typeof options.token !== 'function') throw new TypeError('connect() needs a route and a token function');
+  const WebSocket: Options['WebSocket'] = options.WebSocket ?? (globalThis as any).WebSocket;
+  if (!/^(https?:\/)?\//.test(options.route) || typeof options.token !== 'function') throw new TypeError('connect() needs a route (https://…) and a token function');
   if (!(heartbeat >= 5 && heartbeat <= 240 && autoAway >= 0)) throw new RangeError('heartbeat: 5 to 240 seconds; autoAway: seconds, or 0');
 
-  const sockets = new Map<number, Socket>();
   const listeners: Partial<Record<string, Set<(value: any) => void>>> = {};
   let queue: [keyof Events, unknown][] = [];
   let timer: unknown;
@@ -101,14 +101,10 @@ export function createPresence(options: Options): Presence {
     timerAt = at;
     if (at < Infinity) timer = clock.setTimeout(tick, Math.max(0, at - now()));
   };
-  const tick = (): void => {
-    clock.clearTimeout(timer);
-    timerAt = Infinity;
-    core.tick(now());
-    run();
-  };
-  /** Tells the application what is new, and sets the timer. */
-  const run = (): void => {
+  /** Something happens: the core does what it makes of it, and the application is told what is new. */
+  const happen = (event: () => void): void => {
+    core.setTime(now());
+    event();
     for (; queue.length; ) {
       const [[event, value]] = queue.splice(0, 1) as [[keyof Events, any]];
       const all = listeners[event];
@@ -116,15 +112,30 @@ export function createPresence(options: Options): Presence {
       all?.forEach((listener) => guarded(listener, value));
     }
     for (const [{ users, call }, changed] of core.watches.takeNews()) {
-      guarded(call, users.map((user) => core.watches.get(user)!).filter(Boolean), changed);
+      const known = users.map((user) => core.watches.get(user)!).filter(Boolean);
+      // None, if a callback has disconnected.
+      if (known.length) guarded(call, known, changed);
     }
     arm();
+  };
+  /** Something happens after which what is due is done at once. */
+  const act = (event: () => void): void =>
+    happen(() => {
+      event();
+      core.tick();
+    });
+  const tick = (): void => {
+    clock.clearTimeout(timer);
+    timerAt = Infinity;
+    happen(core.tick);
   };
   /** What the application does in one turn goes out in the next. */
   const poke = (): void => {
     core.requests.poke(now());
     arm();
   };
+
+  const hangUp = ({ socket }: Link, code?: number): void => socket?.close(code);
 
   const core: Core = createCore(
     {
@@ -140,65 +151,47 @@ export function createPresence(options: Options): Presence {
           error = String(thrown);
           final = /^(\w*: )?not.?allowed/i.test(error);
         }
-        core.gotToken(job, token, error, final, now());
-        run();
+        happen(() => core.gotToken(job, token, error, final));
       },
       async askRoute(job, user) {
-        const [address, error, final] = await look(options, user);
-        core.gotRoute(job, address, error, final, now());
-        run();
+        const answer = await look(options, user);
+        happen(() => core.gotRoute(job, ...answer));
       },
       async diagnose(user, address) {
-        core.diagnosed(await diagnose(options, user, address));
-        run();
+        const words = await diagnose(options, user, address);
+        happen(() => core.diagnosed(words));
       },
-      dial(n, address) {
-        const closed = (code: number, reason: string): void => {
-          if (!sockets.delete(n)) return;
-          core.closed(n, code, reason, now());
-          run();
-        };
+      dial(link) {
+        const closed = (code: number, reason: string): void => happen(() => core.closed(link, code, reason));
         let socket: Socket;
         try {
-          socket = new (options.WebSocket ?? (WebSocket as unknown as NonNullable<Options['WebSocket']>))(address, [codec.protocol]);
+          socket = new WebSocket!(link.address, [codec.protocol]);
         } catch (error) {
-          // No WebSocket's address, one that is not secure in a page that is, or no WebSocket at all.
-          sockets.set(n, { close() {} } as Socket);
+          // No WebSocket's address, or one that is not secure in a page that is.
           clock.setTimeout(() => closed(1006, String(error)), 0);
           return;
         }
-        sockets.set(n, socket);
+        link.socket = socket;
         socket.binaryType = 'arraybuffer';
-        socket.onopen = () => {
-          core.opened(n, socket.protocol === codec.protocol, now());
-          run();
-        };
-        socket.onmessage = ({ data }) => {
-          let message: Message;
-          try {
-            message = codec.decode(data);
-          } catch {
-            socket.close();
-            return closed(1006, 'not a message of the protocol');
-          }
-          core.heard(n, message, now());
-          run();
-        };
+        socket.onopen = () => happen(() => core.opened(link, socket.protocol === codec.protocol));
+        socket.onmessage = ({ data }) =>
+          happen(() => {
+            try {
+              core.heard(link, codec.decode(data));
+            } catch {
+              hangUp(link);
+              core.closed(link, 1006, 'not a message of the protocol');
+            }
+          });
         // A close event follows and says more.
         socket.onerror = () => {};
         socket.onclose = ({ code, reason }) => closed(code, reason);
       },
-      send(n, message) {
-        sockets.get(n)?.send(codec.encode(message));
-      },
-      hangUp(n, code) {
-        const socket = sockets.get(n);
-        sockets.delete(n);
-        socket?.close(code);
-      },
+      send: ({ socket }, message) => socket?.send(codec.encode(message)),
+      hangUp,
       emit: (event, value) => void queue.push([event, value]),
     },
-    { autoAway: autoAway * 1000, heartbeat: heartbeat * 1000, random, size: (message) => bytes(codec.encode(message)) },
+    { autoAway: autoAway * 1000, heartbeat: heartbeat * 1000, secure: /^https:/.test(options.route), random, size: (message) => bytes(codec.encode(message)) },
   );
 
   const on: Presence['on'] = (event, listener) => {
@@ -224,15 +217,14 @@ export function createPresence(options: Options): Presence {
     on,
     get: core.watches.get,
     connect() {
-      unlisten ??= page ? listen(page, core, now, tick) : undefined;
-      core.connect(now());
-      run();
+      if (!WebSocket) throw new TypeError('no WebSocket: use Node.js 22, or give connect() one, as `{ WebSocket }` of the package ws');
+      unlisten ??= page ? listen(page, core, now, act) : undefined;
+      happen(core.connect);
     },
     disconnect() {
       unlisten?.();
       unlisten = undefined;
-      core.disconnect();
-      run();
+      happen(core.disconnect);
     },
     ready: () =>
       new Promise((resolve, reject) => {
@@ -252,6 +244,7 @@ export function createPresence(options: Options): Presence {
       poke();
       return () => {
         core.watches.remove(watch);
+        watch.call = () => {};
         poke();
       };
     },
@@ -268,12 +261,10 @@ export function createPresence(options: Options): Presence {
         else core.requests.set({ text }, done);
       }),
     setActivity(activity) {
-      core.choose(activity, now());
-      tick();
+      act(() => core.choose(activity));
     },
     active() {
-      core.touched(now());
-      tick();
+      act(core.touched);
     },
   };
 }

@@ -13,11 +13,8 @@ export interface Wish {
 /** Told how a call of the application ended. */
 export type Done = (error?: PresenceError, users?: readonly UserPresence[]) => void;
 
-/** What becomes of the server's answer; an error that is none means that the connection is gone. */
-interface Asked {
-  ok: (users: UserPresence[], now: number) => void;
-  no: (error?: PresenceError, now?: number) => void;
-}
+/** Takes the server's answer: users, or an error, or neither when the connection is gone. */
+type Answer = (users?: UserPresence[], error?: PresenceError, now?: number) => void;
 
 /** A message that the application asked for, and who waits for its answer. */
 interface Wanted {
@@ -30,7 +27,7 @@ const MOST_WAITING = 1000;
 const NEVER = Infinity;
 
 export function createRequests(watches: Watches, size: (message: Message) => number, random: () => number, complain: (error: PresenceError) => void) {
-  const asked = new Map<unknown, Asked>();
+  const asked = new Map<unknown, Answer>();
   let waiting: Wanted[] = [];
   let lastId = 0;
   /** When something was asked for that waits to be sent. */
@@ -48,36 +45,31 @@ export function createRequests(watches: Watches, size: (message: Message) => num
 
   /** Changes of the own state become one message, in which the newer ones count. */
   const want = (message: Message, done: Done[], older = false): void => {
+    const add = older ? 'unshift' : 'push';
     const same = message.type === 'status' && waiting.find((one) => one.message.type === 'status');
-    if (!same) return void waiting[older ? 'unshift' : 'push']({ message, done });
+    if (!same) return void waiting[add]({ message, done });
     same.message = older ? { ...message, ...same.message } : { ...same.message, ...message };
-    same.done[older ? 'unshift' : 'push'](...done);
+    same.done[add](...done);
   };
 
-  const refusedWatch = (users: string[], error?: PresenceError, now = 0): void => {
-    if (!error) return;
-    const { code } = error;
+  const refusedWatch = (users: string[], { code, message }: PresenceError, now: number): void => {
+    const later = code === 'unavailable';
     askedAt = now;
-    if (code === 'unavailable') heldUntil = now + Math.min(20_000, 1000 * 2 ** holds++) * (0.5 + random() / 2);
-    const later = code === 'unavailable' || code === 'watch_limit';
+    if (later) heldUntil = now + Math.min(20_000, 1000 * 2 ** holds++) * (0.5 + random() / 2);
     watches.undone(users, later);
-    if (code === 'watch_limit') limits.watches = Math.min(limits.watches! - 1, watches.count() + (users.length >> 1));
-    if (code === 'too_many_users') limits.users = Math.max(1, users.length >> 1);
-    if (!later && users.length < 2) complain(new PresenceError(code, `${JSON.stringify(users[0])} is not watched: ${error.message}`, users));
+    if (!later && users.length < 2) complain(new PresenceError(code, `${JSON.stringify(users[0])} is not watched: ${message}`, users));
   };
 
   const tooMany = (): void => {
-    if (watches.count() < limits.watches!) return;
-    const users = watches.beyond();
-    if (!users.length) return;
-    complain(new PresenceError('watch_limit', `${users.length} users are not watched: at most ${limits.watches} are (presence.max_watches)`, users));
+    const users = watches.beyond(limits.watches!);
+    if (users.length) complain(new PresenceError('watch_limit', `${users.length} users are not watched: at most ${limits.watches} are (presence.max_watches)`, users));
   };
 
   const lost = (): void => {
     // The newest first: what is older goes before it, and gives way to it.
     const all = [...asked.values()].reverse();
     asked.clear();
-    for (const { no } of all) no();
+    for (const answer of all) answer();
     heldUntil = 0;
   };
 
@@ -106,53 +98,50 @@ export function createRequests(watches: Watches, size: (message: Message) => num
       return (message.users as string[]).length;
     },
 
-    /** Sends what waits, as far as the server's rate allows; whether that was something. */
-    flush(send: (message: Message) => void, now: number): boolean {
+    /** Sends what waits, as far as the server's rate allows. */
+    flush(send: (message: Message) => void, now: number): void {
       if (now - second >= 1000 || now < second) {
         second = now;
         sentIn = 0;
       }
-      let sent = false;
-      const ask = (message: Message, ok: Asked['ok'], no: Asked['no']): void => {
+      const ask = (message: Message, answer: Answer): void => {
         const id = ++lastId;
-        asked.set(id, { ok, no });
+        asked.set(id, answer);
         send({ ...message, id });
-        sent = true;
         sentIn++;
       };
       const free = (): boolean => sentIn < limits.messages! / 2;
       while (free() && waiting.length) {
         const { message, done } = waiting.shift()!;
-        ask(message, (users) => done.forEach((call) => call(undefined, users)), (error) => {
-          if (error) return done.length ? done.forEach((call) => call(error)) : complain(error);
-          // What the session does is said when it begins.
-          if (done.length) want({ ...message, status: undefined }, done, true);
+        ask(message, (users, error) => {
+          if (!users && !error) {
+            // What the session does is said when it begins.
+            if (done.length) want({ ...message, status: undefined }, done, true);
+          } else if (error && !done.length) complain(error);
+          else done.forEach((call) => call(error, users));
         });
       }
       while (free() && heldUntil <= now && watches.waits(limits.watches!)) {
         const message = watches.next(limits.users!, limits.watches!, fits);
-        if (!message) continue;
-        const users = message.users as string[];
-        if (message.type === 'unwatch') ask(message, () => {}, () => {});
-        else {
-          ask(message, (records, now) => {
-            holds = 0;
-            watches.learn(records, now, users);
-          }, (error, now) => refusedWatch(users, error, now));
-        }
+        const names = message.users as string[];
+        ask(message, (users, error, now = 0) => {
+          if (message.type === 'unwatch') return;
+          if (error) return refusedWatch(names, error, now);
+          if (!users) return;
+          holds = 0;
+          watches.learn(users, now, names);
+        });
       }
       tooMany();
       askedAt = !free() ? second + 1000 : heldUntil > now ? heldUntil : NEVER;
-      return sent;
     },
 
     /** An answer; `error` when it is one. */
     answered(message: Message, now: number, error?: PresenceError): void {
-      const request = asked.get(message.id);
+      const answer = asked.get(message.id);
       asked.delete(message.id);
-      if (error && !request) complain(error);
-      else if (error) request!.no(error, now);
-      else request?.ok((message.users ?? []) as UserPresence[], now);
+      if (answer) answer(error ? undefined : ((message.users ?? []) as UserPresence[]), error, now);
+      else if (error) complain(error);
     },
 
     /** There will be no connection: whoever waits is told. */

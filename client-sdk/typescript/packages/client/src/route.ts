@@ -7,16 +7,16 @@ const WAIT = 8_000;
 async function get({ fetch: given = fetch }: Options, url: string): Promise<[body: any, error: string, status: number]> {
   try {
     const answer = await given(url, { signal: AbortSignal.timeout(WAIT) });
-    const body = await answer.json().catch(() => ({}));
+    const body = (await answer.json().catch(() => {})) ?? {};
     return [body, answer.ok ? '' : `${url} answers ${answer.status} ${body.detail ?? ''}`, answer.status];
-  } catch (error) {
-    return [{}, `${url} is not reached: ${error}`, 0];
+  } catch (error: any) {
+    return [{}, `${url} is not reached: ${error.cause ?? error}`, 0];
   }
 }
 
 /** The address; or why there is none, and whether asking again is of no use. */
 export async function look(options: Options, user: string): Promise<[address: string, error: string, final: boolean]> {
-  const url = `${options.route.replace(/\/(route)?$/, '')}/route?userId=${encodeURIComponent(user)}`;
+  const url = `${String(options.route).replace(/\/(route)?$/, '')}/route?userId=${encodeURIComponent(user)}`;
   const [{ address }, error, status] = await get(options, url);
   return [!error && /^wss?:/.test(address) ? address : '', error || `${url} names no address`, status === 400];
 }

@@ -45,7 +45,8 @@ export interface Self {
 /**
  * Something that did not work, in words for a developer. `code` is the number of a close code or an error code of
  * the protocol, or one of the client's own: `token` (the token function failed), `not_allowed` (it says that there
- * is no use in asking again), `wrong_user`, `route` (the look-up failed), `refused` (WebSockets are, in a row),
+ * is no use in asking again), `wrong_user`, `route` (the look-up failed), `plaintext` (a route with TLS named an
+ * address without), `refused` (WebSockets are, in a row),
  * `silent` (no answer to a ping), `aside` (the page is in the back-forward cache or frozen), `bad_user`,
  * `watch_limit`, `too_many_waiting`, `closed` (by `disconnect()`).
  */

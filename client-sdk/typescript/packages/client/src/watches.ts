@@ -5,7 +5,7 @@ import type { Message, UserPresence } from './types.js';
 /** One call of `watch`. */
 export interface Watch {
   readonly users: readonly string[];
-  readonly call: (users: readonly UserPresence[], changed: readonly UserPresence[]) => void;
+  call: (users: readonly UserPresence[], changed: readonly UserPresence[]) => void;
 }
 
 interface Entry {
@@ -37,8 +37,8 @@ export function createWatches() {
   const news = new Map<Watch, UserPresence[]>();
   const toAsk = new Set<string>();
   const toDrop = new Set<string>();
-  /** Messages that were refused as a whole, by halves. */
-  let halves: string[][] = [];
+  /** Of how many users a message may be: half of what was refused as a whole, until none wait. */
+  let width = Infinity;
   let askedCount = 0;
   /** When users in doubt are asked for again: the newest of them has been long enough by then. */
   let recheckAt = Infinity;
@@ -62,6 +62,11 @@ export function createWatches() {
     if (kept.size > KEPT) kept.delete(kept.keys().next().value!);
   };
 
+  const ask = (user: string): void => {
+    if (!toAsk.size) width = Infinity;
+    toAsk.add(user);
+  };
+
   const unask = (user: string): void => {
     entries.get(user)!.asked = false;
     askedCount--;
@@ -71,11 +76,10 @@ export function createWatches() {
   const renew = (): void => {
     toAsk.clear();
     toDrop.clear();
-    halves = [];
     askedCount = 0;
     for (const [user, entry] of entries) {
       entry.asked = false;
-      if (entry.wantedBy.size) toAsk.add(user);
+      if (entry.wantedBy.size) ask(user);
       else leave(user);
     }
   };
@@ -93,7 +97,7 @@ export function createWatches() {
         }
         entry.wantedBy.add(watch);
         if (entry.shown) tell(watch);
-        if (!toDrop.delete(user) && !entry.asked) toAsk.add(user);
+        if (!toDrop.delete(user) && !entry.asked) ask(user);
       }
     },
 
@@ -116,10 +120,10 @@ export function createWatches() {
     },
 
     /** Whether the server has to be told something, when so many watches are allowed. */
-    waits: (limit = Infinity): boolean => toDrop.size + halves.length > 0 || (toAsk.size > 0 && askedCount < limit),
+    waits: (limit = Infinity): boolean => toDrop.size > 0 || (toAsk.size > 0 && askedCount < limit),
 
     /** The next message, of at most so many users that `fits` accepts it. */
-    next(most: number, limit: number, fits: (message: Message) => boolean): Message | undefined {
+    next(most: number, limit: number, fits: (message: Message) => boolean): Message {
       if (toDrop.size) {
         const message = shrunk([...toDrop].slice(0, most), (users) => ({ type: 'unwatch', users }), fits);
         for (const user of message.users as string[]) {
@@ -129,11 +133,7 @@ export function createWatches() {
         }
         return message;
       }
-      // What does not fit of a half waits with the others.
-      const half = (halves.shift() ?? []).filter((user) => entries.get(user)?.wantedBy.size);
-      half.forEach((user) => toAsk.add(user));
-      const users = (half.length ? half : [...toAsk]).slice(0, Math.max(0, Math.min(most, limit - askedCount)));
-      if (!users.length) return;
+      const users = [...toAsk].slice(0, Math.min(most, width, limit - askedCount));
       const message = shrunk(
         users,
         (users) => {
@@ -155,26 +155,25 @@ export function createWatches() {
       return message;
     },
 
-    /** Users that wait for room and of whom that was not said yet. */
-    beyond: (): string[] =>
-      [...toAsk].filter((user) => {
-        const entry = entries.get(user)!;
-        return !entry.overTold && (entry.overTold = true);
-      }),
-
-    /** How many users the connection watches. */
-    count: (): number => askedCount,
+    /** Users that wait for room, if so many are watched, and of whom that was not said yet. */
+    beyond: (limit: number): string[] =>
+      askedCount < limit
+        ? []
+        : [...toAsk].filter((user) => {
+            const entry = entries.get(user)!;
+            return !entry.overTold && (entry.overTold = true);
+          }),
 
     /** The server did nothing of a message: asked again later, or by halves, or (a single user) not at all. */
     undone(users: readonly string[], later: boolean): void {
+      const again = later || users.length > 1;
       for (const user of users) {
         if (!entries.get(user)?.asked) continue;
         unask(user);
         if (toDrop.delete(user)) leave(user);
-        else if (later) toAsk.add(user);
+        else if (again) ask(user);
       }
-      const middle = users.length >> 1;
-      if (!later && middle) halves.push(users.slice(0, middle), users.slice(middle));
+      if (!later && again) width = Math.min(width, users.length >> 1);
     },
 
     /** When `recheck` has something to do. */
@@ -187,7 +186,7 @@ export function createWatches() {
       for (const [user, entry] of entries) {
         if (!entry.believeAt || !entry.asked || !entry.wantedBy.size) continue;
         unask(user);
-        toAsk.add(user);
+        ask(user);
       }
     },
 
