@@ -1,7 +1,7 @@
 //! One request to the store, and how many of them become pipelines: of a bounded size, on a Redis
 //! Cluster of one slot each, and with the text of a script for a server that has forgotten it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering::Relaxed};
 
 use futures_util::{StreamExt, stream};
 use redis::{Cmd, Pipeline, ServerErrorKind, Value, cluster_routing::Slot};
@@ -129,9 +129,23 @@ impl Call {
 }
 
 impl Link {
+    /// When a run that begins now sends nothing more.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.response_timeout() * PATIENCE
+    }
+
     /// Runs the calls and gives one answer each, in their order. Whether one runs does not depend
     /// on how another went, and their order on the server is only likely.
     pub(crate) async fn perform(&self, calls: &[Call]) -> Vec<Result<Value, StoreError>> {
+        self.perform_until(self.deadline(), calls).await
+    }
+
+    /// The same; what is not sent by `deadline` fails.
+    pub(crate) async fn perform_until(
+        &self,
+        deadline: Instant,
+        calls: &[Call],
+    ) -> Vec<Result<Value, StoreError>> {
         if calls.is_empty() {
             return Vec::new();
         }
@@ -140,7 +154,6 @@ impl Link {
             Err(error) => return vec![Err(error); calls.len()],
         };
         let width = if is_cluster { &CLUSTER } else { &ONE_SERVER };
-        let deadline = Instant::now() + self.response_timeout() * PATIENCE;
         let mut answers: Vec<Option<Result<Value, StoreError>>> = vec![None; calls.len()];
         let mut running = stream::iter(batches(calls, is_cluster, width.weight))
             .map(|batch| async move {
@@ -177,7 +190,8 @@ impl Link {
             .filter(|at| answers[*at].as_ref().is_ok_and(is_forgotten))
             .collect();
         if !forgotten.is_empty() {
-            self.count_forgotten(forgotten.len());
+            let runs = forgotten.len() as u64;
+            self.counts().scripts_forgotten.fetch_add(runs, Relaxed);
             let again: Vec<usize> = forgotten.iter().map(|at| batch[*at]).collect();
             let second = self.send_batch(calls, &again, true).await;
             for (at, answer) in forgotten.into_iter().zip(second) {

@@ -22,10 +22,11 @@ use crate::{
     server::{self, Server},
 };
 
-/// How often a cluster's client follows a moved slot or waits for a busy node, within the timeout.
-const CLUSTER_RETRIES: u32 = 5;
+/// How often a cluster's client follows a moved slot or waits for a busy node, within the timeout. A
+/// slot that has no master fails soon: whoever asks knows what to do without, and asks again.
+const CLUSTER_RETRIES: u32 = 2;
 /// The shortest and longest wait between those, ms.
-const CLUSTER_RETRY_WAIT: (u64, u64) = (20, 200);
+const CLUSTER_RETRY_WAIT: (u64, u64) = (10, 50);
 
 /// A connection to the store; clones share it.
 #[derive(Clone)]

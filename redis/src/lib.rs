@@ -9,13 +9,16 @@
 
 mod call;
 mod connection;
+mod counters;
 mod error;
 mod fleet;
 mod health;
 mod inspect;
 mod leader;
 mod link;
+mod listing;
 mod map;
+mod op;
 mod options;
 mod policy;
 mod reply;
@@ -29,15 +32,17 @@ mod vnode;
 mod watch;
 
 pub use crate::{
+    counters::{BadRecord, Counters},
     error::StoreError,
     fleet::{Leases, Renewal},
     health::Health,
     inspect::inspect,
     leader::Leader,
-    link::{BadRecord, Counters, Link},
+    link::Link,
     map::MapWrite,
+    op::{Done, Op},
     options::{Options, OptionsError},
     policy::{Decreed, PolicyReader},
     sections::{ClusterSettings, RedisSettings},
-    vnode::{Done, Op},
+    vnode::Answers,
 };

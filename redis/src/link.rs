@@ -1,8 +1,7 @@
 //! The link to the store: it keeps one connection, makes a new one when that fails, and says at
-//! once that the store is away while it is. It owns the backoff and the counters.
+//! once that the store is away while it is. It owns the backoff.
 
 use std::{
-    collections::VecDeque,
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,12 +12,12 @@ use std::{
 
 use protocol::Keys;
 use redis::{Cmd, Pipeline, RedisError, ServerError, Value, cluster_routing::Slot};
-use ring::Vnode;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Health, Options, OptionsError, StoreError,
     connection::{Connection, Connector, Unusable},
+    counters::{BadRecord, Counters, Counts},
     health::Watched,
     options::Target,
     reply,
@@ -29,8 +28,6 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Servers that turned the link away longer ago than this do not lengthen the next wait.
 const TURNED_AWAY: Duration = Duration::from_secs(5);
-/// Bad records that wait to be reported.
-const BAD_RECORDS: usize = 16;
 
 /// The link to the store. Clones share its connection; it connects when it is first used, and
 /// again by itself when the connection fails. It is used within a tokio runtime that has I/O and
@@ -53,16 +50,8 @@ struct Shared {
     /// When anything last succeeded, ms since `started`.
     last_success: AtomicU64,
     started: Instant,
-    connects: AtomicU64,
-    failed_connects: AtomicU64,
-    scripts_forgotten: AtomicU64,
-    stale_records: AtomicU64,
-    bad_records: AtomicU64,
-    hints_lost: AtomicU64,
-    turned_away: AtomicU64,
-    full: AtomicU64,
+    counts: Counts,
     highest_token: AtomicU64,
-    bad: Mutex<VecDeque<BadRecord>>,
     watched: Mutex<Watched>,
     /// Which connection there is: it changes with each new one.
     connected: watch::Sender<u64>,
@@ -79,38 +68,6 @@ struct State {
     turned_away: Option<(u32, Instant)>,
     /// The time before which no connection is attempted, and the error to answer with until then.
     blocked: Option<(Instant, StoreError)>,
-}
-
-/// How often something happened since the link was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections made.
-    pub connects: u64,
-    /// Attempts to connect that failed.
-    pub failed_connects: u64,
-    /// Runs of scripts that the server did not know and was told again.
-    pub scripts_forgotten: u64,
-    /// Records not written, since a newer one of the user was there.
-    pub stale_records: u64,
-    /// Records read that cannot be used, and were taken as absent.
-    pub bad_records: u64,
-    /// Announcements of a new map that failed; readers notice it later.
-    pub hints_lost: u64,
-    /// Connections given up since the server takes no writes: a replica by now, or one that loads.
-    pub turned_away: u64,
-    /// Requests refused since a server's memory is full.
-    pub full: u64,
-}
-
-/// A record in the store that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRecord {
-    /// Where it is.
-    pub vnode: Vnode,
-    /// Whose it is.
-    pub user: Box<str>,
-    /// What is wrong with it.
-    pub reason: String,
 }
 
 impl Link {
@@ -134,16 +91,8 @@ impl Link {
             state: tokio::sync::Mutex::default(),
             last_success: AtomicU64::new(0),
             started: Instant::now(),
-            connects: AtomicU64::new(0),
-            failed_connects: AtomicU64::new(0),
-            scripts_forgotten: AtomicU64::new(0),
-            stale_records: AtomicU64::new(0),
-            bad_records: AtomicU64::new(0),
-            hints_lost: AtomicU64::new(0),
-            turned_away: AtomicU64::new(0),
-            full: AtomicU64::new(0),
+            counts: Counts::default(),
             highest_token: AtomicU64::new(0),
-            bad: Mutex::default(),
             watched: Mutex::default(),
             connected: watch::Sender::new(0),
         };
@@ -161,17 +110,7 @@ impl Link {
     /// What has happened so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let shared = &self.shared;
-        Counters {
-            connects: shared.connects.load(Relaxed),
-            failed_connects: shared.failed_connects.load(Relaxed),
-            scripts_forgotten: shared.scripts_forgotten.load(Relaxed),
-            stale_records: shared.stale_records.load(Relaxed),
-            bad_records: shared.bad_records.load(Relaxed),
-            hints_lost: shared.hints_lost.load(Relaxed),
-            turned_away: shared.turned_away.load(Relaxed),
-            full: shared.full.load(Relaxed),
-        }
+        self.shared.counts.so_far()
     }
 
     /// What the servers said of themselves when [`Link::run_id`] asked last.
@@ -222,12 +161,11 @@ impl Link {
     /// asked now and then.
     #[must_use]
     pub fn take_bad_records(&self) -> Vec<BadRecord> {
-        let mut bad = self
-            .shared
-            .bad
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        bad.drain(..).collect()
+        self.shared.counts.take_bad()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.shared.counts
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -240,32 +178,6 @@ impl Link {
 
     pub(crate) fn response_timeout(&self) -> Duration {
         self.shared.target.response_timeout
-    }
-
-    pub(crate) fn count_forgotten(&self, runs: usize) {
-        self.shared
-            .scripts_forgotten
-            .fetch_add(runs as u64, Relaxed);
-    }
-
-    pub(crate) fn count_stale(&self, records: u64) {
-        self.shared.stale_records.fetch_add(records, Relaxed);
-    }
-
-    pub(crate) fn count_lost_hint(&self) {
-        self.shared.hints_lost.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn report_bad(&self, record: BadRecord) {
-        self.shared.bad_records.fetch_add(1, Relaxed);
-        let mut bad = self
-            .shared
-            .bad
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if bad.len() < BAD_RECORDS {
-            bad.push_back(record);
-        }
     }
 
     /// Sends a pipeline whose keys lie on `slot`: a value a command.
@@ -295,7 +207,7 @@ impl Link {
     /// The error of a server as one of the store.
     pub(crate) fn refused(&self, error: &ServerError) -> StoreError {
         if server::is_full(error) {
-            self.shared.full.fetch_add(1, Relaxed);
+            self.shared.counts.full.fetch_add(1, Relaxed);
             self.watched(|watched| watched.full(self.address(), true));
         }
         StoreError::Refused(self.answered(error))
@@ -330,7 +242,7 @@ impl Link {
         // On the heap, as it is rare, and larger than all that is done with a connection.
         match Box::pin(self.shared.connector.connect()).await {
             Ok(connection) => {
-                self.shared.connects.fetch_add(1, Relaxed);
+                self.shared.counts.connects.fetch_add(1, Relaxed);
                 self.succeeded();
                 state.generation += 1;
                 state.failures = 0;
@@ -341,7 +253,7 @@ impl Link {
                 Ok((state.generation, connection))
             }
             Err(unusable) => {
-                self.shared.failed_connects.fetch_add(1, Relaxed);
+                self.shared.counts.failed_connects.fetch_add(1, Relaxed);
                 let error = match unusable {
                     Unusable::Failed(error) => self.unavailable(&error),
                     Unusable::Server(why) => {
@@ -398,7 +310,7 @@ impl Link {
             Some(_) => {}
             None => return,
         }
-        self.shared.turned_away.fetch_add(1, Relaxed);
+        self.shared.counts.turned_away.fetch_add(1, Relaxed);
         let now = Instant::now();
         let recent = state
             .turned_away
@@ -412,7 +324,7 @@ impl Link {
 
     /// The server has said of itself that it takes no writes: like [`Self::turn_away`].
     pub(crate) async fn is_unfit(&self, why: &str) -> StoreError {
-        self.shared.turned_away.fetch_add(1, Relaxed);
+        self.shared.counts.turned_away.fetch_add(1, Relaxed);
         self.shared.state.lock().await.connection = None;
         self.unusable(why)
     }

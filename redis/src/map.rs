@@ -1,6 +1,8 @@
 //! The map in the store: read, replaced by the leader alone, announced. It owns the form of the
 //! key: the writer's token (8 bytes, big-endian), then the map's bytes.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use ring::{Map, MapVersion};
 
 use crate::{
@@ -125,7 +127,7 @@ impl Link {
         ];
         for answer in self.perform(&hints).await {
             if answer.is_err() {
-                self.count_lost_hint();
+                self.counts().hints_lost.fetch_add(1, Relaxed);
             }
         }
     }

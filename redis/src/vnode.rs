@@ -1,137 +1,77 @@
 //! Presence in the store: records of users, behind the epoch of their vnode. It owns which
 //! operation becomes which script, and that one on a vnode waits for those before it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering::Relaxed};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use protocol::Stored;
 use redis::Value;
 use ring::{Epoch, Vnode};
+use tokio::time::Instant;
 
 use crate::{
     StoreError,
     call::Call,
-    link::{BadRecord, Link},
+    counters::BadRecord,
+    link::Link,
+    op::{Done, Op, by_slot, waves},
     reply::{self, Outcome},
     script,
 };
 
 /// Users in one script or command.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 /// About what a record and its user take on the way.
-const RECORD: usize = 128;
+pub(crate) const RECORD: usize = 128;
 /// The most users that one trim forgets.
 const MAX_TRIM: u32 = 1_000;
 
-/// What to do with a vnode.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Op {
-    /// To take it: from then on, nothing of an older epoch is accepted. Gives its users that are
-    /// connected or were last seen at `since_ms` or later; the vnode must not be written to before
-    /// that answer is there, or users may be missing in it.
-    Claim {
-        /// Which.
-        vnode: Vnode,
-        /// The owner's epoch.
-        epoch: Epoch,
-        /// A former owner whose epoch is below this one is waited for until it has released the
-        /// vnode.
-        over: Epoch,
-        /// Ms since 1970.
-        since_ms: u64,
-    },
-    /// To keep records. One that is older (by version) than what is there is left out. An epoch
-    /// that is there and lower, or none (a store that was wiped), becomes this one.
-    Write {
-        /// Which.
-        vnode: Vnode,
-        /// The owner's epoch.
-        epoch: Epoch,
-        /// Users and their records.
-        records: Vec<(Box<str>, Stored)>,
-    },
-    /// To let go of it: all is written, the next owner need not wait.
-    Release {
-        /// Which.
-        vnode: Vnode,
-        /// The owner's epoch.
-        epoch: Epoch,
-    },
-    /// To read records, as anybody may.
-    Read {
-        /// Which.
-        vnode: Vnode,
-        /// Whose.
-        users: Vec<Box<str>>,
-    },
-    /// To forget users that are not connected and were last seen before a time.
-    Trim {
-        /// Which.
-        vnode: Vnode,
-        /// The owner's epoch.
-        epoch: Epoch,
-        /// Ms since 1970.
-        before_ms: u64,
-        /// The most users, at most 1,000; when as many were trimmed, there may be more.
-        limit: u32,
-    },
-}
+/// Operations' numbers, and what became of them.
+pub type Answers = Vec<(usize, Result<Done, StoreError>)>;
 
-impl Op {
-    fn vnode(&self) -> Vnode {
-        match self {
-            Self::Claim { vnode, .. }
-            | Self::Write { vnode, .. }
-            | Self::Release { vnode, .. }
-            | Self::Read { vnode, .. }
-            | Self::Trim { vnode, .. } => *vnode,
+impl Link {
+    /// Does what is asked and gives one answer each, in the same order; see [`Link::run_each`].
+    pub async fn run(&self, ops: Vec<Op>) -> Vec<Result<Done, StoreError>> {
+        let mut done: Vec<Option<Result<Done, StoreError>>> = vec![None; ops.len()];
+        let take = |answers: Answers| {
+            for (at, result) in answers {
+                done[at] = Some(result);
+            }
+        };
+        self.run_each(ops, take).await;
+        all_of(done)
+    }
+
+    /// Does what is asked and gives `take` each answer as soon as it is there, with the number of its
+    /// operation. What concerns one vnode is done in the order given, and not at all after something
+    /// on it has failed. On one server all answers come together; on a Redis Cluster an operation
+    /// waits for nothing that is asked of another slot, be it that its master does not answer.
+    pub async fn run_each(&self, ops: Vec<Op>, mut take: impl FnMut(Answers)) {
+        let deadline = self.deadline();
+        let parts = match self.connection().await {
+            Ok(connection) if connection.is_cluster() => by_slot(self.keys(), ops),
+            Ok(_) => vec![ops.into_iter().enumerate().collect()],
+            Err(error) => {
+                let failed = (0..ops.len()).map(|at| (at, Err(error.clone())));
+                return take(failed.collect());
+            }
+        };
+        let run = |part: Vec<(usize, Op)>| async move {
+            let (places, ops): (Vec<_>, Vec<_>) = part.into_iter().unzip();
+            let results = self.run_in_waves(&ops, deadline).await;
+            places.into_iter().zip(results).collect()
+        };
+        // All slots at a time: those of a master that does not answer leave no room for others.
+        let mut running: FuturesUnordered<_> = parts.into_iter().map(run).collect();
+        while let Some(answers) = running.next().await {
+            take(answers);
         }
     }
 
-    /// Whether it may be under way together with the operation before it on the same vnode. Writes
-    /// may: versions decide between their records, in whichever order they arrive.
-    fn may_overtake(&self, before: &Self) -> bool {
-        matches!(
-            (self, before),
-            (Self::Write { .. }, Self::Write { .. }) | (Self::Read { .. }, Self::Read { .. })
-        )
-    }
-}
-
-/// What was done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Done {
-    /// The vnode is taken.
-    Claimed {
-        /// Its former owner had released it, so that all that it did is there. Not known of a claim
-        /// that is made again.
-        released: bool,
-        /// Its users, those connected first.
-        users: Vec<(Box<str>, Stored)>,
-    },
-    /// The vnode is not taken: its former owner has not released it yet.
-    Held,
-    /// All records are there, or newer ones.
-    Written,
-    /// The vnode is released.
-    Released,
-    /// The epoch that had the vnode when the records were read or before (0 = none had), and for each
-    /// user asked the record, when there is one that can be used. So the records are at least what
-    /// that epoch's owner took over.
-    Records(Epoch, Vec<Option<Stored>>),
-    /// So many users are forgotten.
-    Trimmed(u32),
-    /// Nothing was done, or not all of it: the vnode has this newer epoch.
-    Fenced(Epoch),
-}
-
-impl Link {
-    /// Does what is asked and gives one answer each, in the same order. What concerns one vnode is
-    /// done in the order given, and not at all after something on it has failed; different vnodes
-    /// do not wait for each other.
-    pub async fn run(&self, ops: Vec<Op>) -> Vec<Result<Done, StoreError>> {
+    async fn run_in_waves(&self, ops: &[Op], deadline: Instant) -> Vec<Result<Done, StoreError>> {
         let mut done: Vec<Option<Result<Done, StoreError>>> = vec![None; ops.len()];
         let mut failed: HashMap<Vnode, StoreError> = HashMap::new();
-        for wave in waves(&ops) {
+        for wave in waves(ops) {
             let mut calls = Vec::new();
             let mut asked = Vec::new();
             for at in wave {
@@ -143,7 +83,7 @@ impl Link {
                 add_calls(self, &ops[at], &mut calls);
                 asked.push((at, calls.len() - before));
             }
-            let mut answers = self.perform(&calls).await.into_iter();
+            let mut answers = self.perform_until(deadline, &calls).await.into_iter();
             drop(calls);
             let mut claimed = Vec::new();
             for (at, count) in asked {
@@ -156,7 +96,7 @@ impl Link {
                 }
                 done[at] = Some(result);
             }
-            for (at, result) in self.list(&ops, claimed).await {
+            for (at, result) in self.list(ops, claimed, deadline).await {
                 done[at] = Some(result);
             }
             for (op, result) in ops.iter().zip(&done) {
@@ -165,9 +105,7 @@ impl Link {
                 }
             }
         }
-        done.into_iter()
-            .map(|result| result.expect("each operation is in one wave"))
-            .collect()
+        all_of(done)
     }
 
     /// The result of an operation from the answers to its calls.
@@ -214,7 +152,7 @@ impl Link {
                 }
                 ("written", Op::Write { records, .. }) => {
                     let stale: u64 = reply::number(outcome.next())?;
-                    self.count_stale(stale);
+                    self.counts().stale_records.fetch_add(stale, Relaxed);
                     if stale < records.len() as u64 {
                         self.has_room();
                     }
@@ -228,99 +166,13 @@ impl Link {
         Ok(result)
     }
 
-    /// The users of claimed vnodes, page by page, all vnodes at a time.
-    async fn list(
-        &self,
-        ops: &[Op],
-        claimed: Vec<(usize, bool)>,
-    ) -> Vec<(usize, Result<Done, StoreError>)> {
-        struct Listing {
-            at: usize,
-            released: bool,
-            /// The rank in `seen` where the next page begins.
-            rank: usize,
-            users: Vec<(Box<str>, Stored)>,
-        }
-        let start = |(at, released)| Listing {
-            at,
-            released,
-            rank: 0,
-            users: Vec::new(),
-        };
-        let mut listings: Vec<Listing> = claimed.into_iter().map(start).collect();
-        let mut results = Vec::new();
-        while !listings.is_empty() {
-            let call = |listing: &Listing| page_call(self, &ops[listing.at], listing.rank);
-            let calls: Vec<Call> = listings.iter().map(call).collect();
-            let answers = self.perform(&calls).await;
-            let mut unfinished = Vec::new();
-            for (mut listing, answer) in listings.into_iter().zip(answers) {
-                let op = &ops[listing.at];
-                let page = answer.and_then(|answer| self.page(op, answer, &mut listing.users));
-                match page {
-                    Ok(Page::More) => {
-                        listing.rank += PAGE;
-                        unfinished.push(listing);
-                    }
-                    Ok(Page::Last) => {
-                        let Listing {
-                            at,
-                            released,
-                            users,
-                            ..
-                        } = listing;
-                        results.push((at, Ok(Done::Claimed { released, users })));
-                    }
-                    Ok(Page::Fenced(epoch)) => results.push((listing.at, Ok(Done::Fenced(epoch)))),
-                    Err(error) => results.push((listing.at, Err(error))),
-                }
-            }
-            listings = unfinished;
-        }
-        results
-    }
-
-    fn page(
-        &self,
-        op: &Op,
-        answer: Value,
-        users: &mut Vec<(Box<str>, Stored)>,
-    ) -> Result<Page, StoreError> {
-        let vnode = op.vnode();
-        let mut outcome = Outcome::of(answer)?;
-        match outcome.word.as_str() {
-            "fenced" => {
-                let there = epoch(outcome.next())?;
-                if matches!(op, Op::Claim { epoch, .. } if *epoch < there) {
-                    return Ok(Page::Fenced(there));
-                }
-                let text = format!("the epoch of vnode {vnode} fell to {there} while it was read");
-                return Err(StoreError::Unexpected(text));
-            }
-            "page" => {}
-            _ => return Err(outcome.unknown()),
-        }
-        let more: u8 = reply::number(outcome.next())?;
-        let names = reply::list(outcome.next())?;
-        let values = exactly(reply::list(outcome.next())?, names.len())?;
-        for (name, value) in names.into_iter().zip(values) {
-            let user = match reply::text(name) {
-                Ok(user) if protocol::check_user(&user).is_ok() => user,
-                _ => {
-                    let reason = "is not the name of a user".to_owned();
-                    self.report(vnode, "", reason);
-                    continue;
-                }
-            };
-            if let Some(stored) = self.record(vnode, &user, value)? {
-                users.push((user.into(), stored));
-            }
-        }
-        Ok(if more == 1 { Page::More } else { Page::Last })
-    }
-
     /// The record in a value; one that cannot be used is reported and none.
-    fn record(&self, vnode: Vnode, user: &str, value: Value) -> Result<Option<Stored>, StoreError> {
+    pub(crate) fn record(
+        &self,
+        vnode: Vnode,
+        user: &str,
+        value: Value,
+    ) -> Result<Option<Stored>, StoreError> {
         let Some(bytes) = reply::bytes(value)? else {
             return Ok(None);
         };
@@ -333,39 +185,13 @@ impl Link {
         }
     }
 
-    fn report(&self, vnode: Vnode, user: &str, reason: String) {
-        self.report_bad(BadRecord {
+    pub(crate) fn report(&self, vnode: Vnode, user: &str, reason: String) {
+        self.counts().report_bad(BadRecord {
             vnode,
             user: user.into(),
             reason,
         });
     }
-}
-
-enum Page {
-    More,
-    Last,
-    Fenced(Epoch),
-}
-
-/// The operations' numbers in waves that are done one after the other: in each, no operation waits
-/// for another.
-fn waves(ops: &[Op]) -> Vec<Vec<usize>> {
-    let mut waves: Vec<Vec<usize>> = Vec::new();
-    let mut last: HashMap<Vnode, (usize, usize)> = HashMap::new();
-    for (at, op) in ops.iter().enumerate() {
-        let wave = match last.get(&op.vnode()) {
-            None => 0,
-            Some((wave, before)) if op.may_overtake(&ops[*before]) => *wave,
-            Some((wave, _)) => wave + 1,
-        };
-        last.insert(op.vnode(), (wave, at));
-        if wave == waves.len() {
-            waves.push(Vec::new());
-        }
-        waves[wave].push(at);
-    }
-    waves
 }
 
 fn add_calls(link: &Link, op: &Op, calls: &mut Vec<Call>) {
@@ -434,31 +260,18 @@ fn write_call(link: &Link, vnode: Vnode, epoch: Epoch, page: &[(Box<str>, Stored
     call
 }
 
-fn page_call(link: &Link, op: &Op, rank: usize) -> Call {
-    let Op::Claim {
-        vnode,
-        epoch,
-        since_ms,
-        ..
-    } = op
-    else {
-        unreachable!("only claimed vnodes are listed")
-    };
-    Call::script(&script::LIST, three_keys(link, *vnode))
-        .number(epoch)
-        .number(since_ms)
-        .number(rank)
-        .number(PAGE)
-        .expecting(PAGE * RECORD / 4)
-}
-
-fn three_keys(link: &Link, vnode: Vnode) -> Vec<String> {
+pub(crate) fn three_keys(link: &Link, vnode: Vnode) -> Vec<String> {
     let keys = link.keys();
     vec![keys.epoch(vnode), keys.users(vnode), keys.seen(vnode)]
 }
 
-fn epoch(value: Value) -> Result<Epoch, StoreError> {
+pub(crate) fn epoch(value: Value) -> Result<Epoch, StoreError> {
     reply::number(value).map(Epoch::new)
+}
+
+fn all_of(done: Vec<Option<Result<Done, StoreError>>>) -> Vec<Result<Done, StoreError>> {
+    let answered = |result: Option<_>| result.expect("each operation is answered");
+    done.into_iter().map(answered).collect()
 }
 
 /// The epoch that a vnode has; 0 when none had it yet.
@@ -469,41 +282,10 @@ fn accepted(value: Value) -> Result<Epoch, StoreError> {
     }
 }
 
-fn exactly(values: Vec<Value>, count: usize) -> Result<Vec<Value>, StoreError> {
+pub(crate) fn exactly(values: Vec<Value>, count: usize) -> Result<Vec<Value>, StoreError> {
     if values.len() == count {
         return Ok(values);
     }
     let text = format!("Redis answered {} values to {count}", values.len());
     Err(StoreError::Unexpected(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_operation_waits_for_those_before_it_on_its_vnode_alone() {
-        let (vnode, other) = (Vnode::new(1), Vnode::new(2));
-        let epoch = Epoch::new(1);
-        let write = |vnode| Op::Write {
-            vnode,
-            epoch,
-            records: Vec::new(),
-        };
-        let read = |vnode| Op::Read {
-            vnode,
-            users: Vec::new(),
-        };
-        let ops = [
-            write(vnode),
-            write(other),
-            write(vnode),
-            Op::Release { vnode, epoch },
-            read(other),
-            read(other),
-            read(vnode),
-        ];
-        assert_eq!(waves(&ops), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
-        assert!(waves(&[]).is_empty());
-    }
 }

@@ -137,6 +137,51 @@ async fn a_master_that_is_away_takes_only_its_own_vnodes_along() {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_master_that_stands_still_holds_up_nothing_else() {
+    let cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
+    let link = Link::open(redis_store::Options {
+        response_timeout: std::time::Duration::from_millis(1_500),
+        ..common::options(&cluster.url())
+    })
+    .expect("good options");
+    // Two operations on each vnode, one of which waits for the other, of more vnodes than are asked
+    // at a time.
+    let ops = || {
+        let write = |vnode| write(vnode, vec![(user(1), stored(1, 1, true))]);
+        let read = |vnode| Op::Read {
+            vnode: Vnode::new(vnode),
+            users: vec![user(1)],
+        };
+        (0..1_200).map(write).chain((0..1_200).map(read)).collect()
+    };
+    all(&link, ops()).await;
+    let signal = |signal: &str| {
+        let process = cluster.servers[0].process_id().expect("it runs");
+        let mut kill = std::process::Command::new("kill");
+        let sent = kill.args([signal, &process.to_string()]).status();
+        assert!(sent.expect("kill").success());
+    };
+    signal("-STOP");
+    let mut answers: Vec<(usize, bool)> = Vec::new();
+    let take = |more: redis_store::Answers| {
+        answers.extend(more.into_iter().map(|(at, done)| (at, done.is_ok())));
+    };
+    link.run_each(ops(), take).await;
+    signal("-CONT");
+    let numbers: HashSet<usize> = answers.iter().map(|(at, _)| *at).collect();
+    assert_eq!((answers.len(), numbers.len()), (2_400, 2_400));
+    let done = answers.iter().filter(|(_, done)| *done).count();
+    assert!((1_000..2_400).contains(&done), "{done} of 2,400 are done");
+    let first_failure = answers.iter().position(|(_, done)| !done);
+    assert_eq!(first_failure, Some(done), "{done} are done");
+    until(async || {
+        let done = link.run(ops()).await;
+        done.iter().all(Result::is_ok).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_whole_cluster_that_was_away_is_found_again() {
     let mut cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
     let link = Link::open(redis_store::Options {

@@ -189,8 +189,7 @@ export const faults = {
   },
   'kill-cluster-master': {
     what: 'Redis Cluster: kill -9 of a master, whose replica takes over; started again 5 s later',
-    // Until the replica takes over, changes of its users wait for requests to it that fail.
-    redis: 'cluster', seconds: 40, tolerance: 10, outage: 6,
+    redis: 'cluster', seconds: 40, tolerance: 10,
     run: (cluster, { found }) => killMaster(cluster, found),
   },
   'failover-sentinel': {

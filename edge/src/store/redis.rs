@@ -13,16 +13,24 @@ use presence::{StoreReply, StoreRequest, Ticket};
 use protocol::Stored;
 use redis_store::{Done, Link, Op, StoreError};
 use ring::{Epoch, Vnode};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_local,
+    time::{sleep, timeout},
+};
 
 use super::remote::{Answers, Batch, Outlet};
 use crate::{clock, cluster::StoreStats};
 
 /// Batches under way at once.
 const UNDER_WAY: usize = 4;
+/// How long a batch counts as one of those: what takes longer waits for a server that the rest need
+/// not wait for. What waits in all is bounded by the handles.
+const PLACE: Duration = Duration::from_millis(50);
 /// Requests in a batch.
 const BATCH: usize = 8_192;
-/// How long failures are held back, so that they are not repeated as fast as they come.
+/// How long failures are held back, so that they are not repeated as fast as they come. Nothing else
+/// waits for it.
 const FAILED: Duration = Duration::from_millis(100);
 /// Between two looks for users that may be forgotten.
 const TRIM: Duration = Duration::from_secs(1);
@@ -64,7 +72,7 @@ impl Redis {
         let bridge = Rc::new(self);
         let under_way = Arc::new(Semaphore::new(UNDER_WAY));
         let owned = Rc::default();
-        tokio::task::spawn_local(Rc::clone(&bridge).trim(Rc::clone(&owned)));
+        spawn_local(Rc::clone(&bridge).trim(Rc::clone(&owned)));
         while let Some(first) = requests.recv().await {
             // While all are under way, more comes together.
             let Ok(place) = Arc::clone(&under_way).acquire_owned().await else {
@@ -80,32 +88,62 @@ impl Redis {
             }
             let (bridge, answers) = (Rc::clone(&bridge), answers.clone());
             let owned = Rc::clone(&owned);
-            tokio::task::spawn_local(async move {
-                bridge.execute(batch, &answers, &owned).await;
-                drop(place);
+            spawn_local(async move {
+                bridge.execute(batch, place, &answers, &owned).await;
             });
         }
     }
 
-    async fn execute(&self, batch: Vec<Batch>, answers: &Answers, owned: &Owned) {
+    /// Each request is answered as soon as Redis has: on a Redis Cluster none waits for a master that
+    /// was not asked.
+    async fn execute(
+        &self,
+        batch: Vec<Batch>,
+        place: OwnedSemaphorePermit,
+        answers: &Answers,
+        owned: &Owned,
+    ) {
         let (askers, ops) = self.operations(batch);
+        let mut askers: Vec<Option<Asker>> = askers.into_iter().map(Some).collect();
         let started = clock::mono_us();
-        let results = self.link.run(ops).await;
+        let mut failed = false;
+        let take = |done: redis_store::Answers| {
+            let mut replies: Vec<Vec<StoreReply>> = vec![Vec::new(); answers.cores()];
+            let mut failures = replies.clone();
+            for (at, result) in done {
+                let replies = if result.is_ok() {
+                    &mut replies
+                } else {
+                    &mut failures
+                };
+                let asker = askers[at].take().expect("each operation is answered once");
+                answer(asker, result, replies, owned);
+            }
+            answers.give_all(replies);
+            if failures.iter().any(|failures| !failures.is_empty()) {
+                failed = true;
+                let answers = answers.clone();
+                spawn_local(async move {
+                    sleep(FAILED).await;
+                    answers.give_all(failures);
+                });
+            }
+        };
+        {
+            let mut run = std::pin::pin!(self.link.run_each(ops, take));
+            if timeout(PLACE, &mut run).await.is_err() {
+                drop(place);
+                run.await;
+            }
+        }
         let took = clock::mono_us().saturating_sub(started);
         self.stats
             .flush
             .lock()
             .expect("nobody panics with this lock")
             .record(took);
-        let mut replies: Vec<Vec<StoreReply>> = vec![Vec::new(); answers.cores()];
-        let mut failed = false;
-        for (asker, result) in askers.into_iter().zip(results) {
-            failed |= result.is_err();
-            answer(asker, result, &mut replies, owned);
-        }
         if failed {
             self.stats.failures.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(FAILED).await;
         }
         for bad in self.link.take_bad_records() {
             let redis_store::BadRecord {
@@ -114,11 +152,6 @@ impl Redis {
                 reason,
             } = bad;
             eprintln!("redis: the record of {user:?} in vnode {vnode} is left aside: {reason}");
-        }
-        for (core, replies) in replies.into_iter().enumerate() {
-            if !replies.is_empty() {
-                answers.give(core, replies);
-            }
         }
     }
 
@@ -186,7 +219,7 @@ impl Redis {
     async fn trim(self: Rc<Self>, owned: Rc<Owned>) {
         let mut last = None;
         loop {
-            tokio::time::sleep(TRIM).await;
+            sleep(TRIM).await;
             let mut vnodes: Vec<(Vnode, Epoch)> =
                 owned.0.borrow().iter().map(|(v, e)| (*v, *e)).collect();
             vnodes.sort_unstable();

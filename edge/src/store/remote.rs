@@ -74,6 +74,15 @@ impl Answers {
         mailbox.bell.ring();
     }
 
+    /// Gives each core its answers, of which there may be none.
+    pub(crate) fn give_all(&self, replies: Vec<Vec<StoreReply>>) {
+        for (core, replies) in replies.into_iter().enumerate() {
+            if !replies.is_empty() {
+                self.give(core, replies);
+            }
+        }
+    }
+
     /// How many cores there are.
     pub(crate) fn cores(&self) -> usize {
         self.0.len()
