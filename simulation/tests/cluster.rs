@@ -26,6 +26,15 @@ fn the_invariants_hold_over_two_thousand_clusters() {
     run(0..2_000, Plan::of);
 }
 
+/// What an owner goes by that was cut off and never saw that it had lost the vnode: a text that its
+/// successor did not have, when the vnode is its own again; and a wish to be invisible.
+#[test]
+fn the_invariants_hold_where_an_owner_did_not_see_that_it_had_a_successor() {
+    for seed in [2_407, 3_143] {
+        run(seed..seed + 1, Plan::of);
+    }
+}
+
 #[test]
 fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
     let faults = [Fault::Drain, Fault::Leave, Fault::Join, Fault::Coordinators];
@@ -36,7 +45,11 @@ fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
 
 #[test]
 fn a_replica_that_lacks_the_last_writes_takes_no_epoch_back_and_shows_nobody_again() {
-    for others in [&[][..], &[Fault::Kill], &[Fault::Coordinators, Fault::Join]] {
+    for others in [
+        &[][..],
+        &[Fault::Kill],
+        &[Fault::Coordinators, Fault::Join],
+    ] {
         let faults = [&[Fault::StoreOld], others].concat();
         run(20_000..20_300, |seed| Plan::of(seed).with(&faults));
     }

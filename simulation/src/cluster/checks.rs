@@ -52,8 +52,13 @@ impl World {
             let claimed = self.accepted[vnode.index()].epoch >= record.version.epoch();
             let stored = self.store.stored(vnode, user);
             let unread = !claimed && stored.is_some_and(|stored| stored.mode == Mode::Invisible);
+            // Who has lost the vnode does what the user wants all the same.
+            let accepted = self.accepted[vnode.index()].epoch;
+            let hidden = self.truths[self.user(user)].hidden_by == Some(pid)
+                && record.version.epoch() < accepted;
             let now_made = epoch == Some(record.version.epoch())
                 && !unread
+                && !hidden
                 && !self.was_offline(&key)
                 && self.knows_the_owner(pid, vnode);
             if now_made && rightly + SHORT < self.now {

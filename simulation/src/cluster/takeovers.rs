@@ -25,7 +25,12 @@ impl World {
                 }
                 self.takes(pid, *vnode, *epoch, released);
             }
-            Command::Write { vnode, epoch, .. } => {
+            Command::Write {
+                vnode,
+                epoch,
+                user,
+                stored,
+            } => {
                 let data = &self.store.data.vnodes[vnode.index()];
                 if data.epoch.is_some_and(|current| current > *epoch) {
                     return;
@@ -51,6 +56,13 @@ impl World {
                     "I1: {}: vnode {vnode} is written by p{pid} and p{by} under epoch {epoch}",
                     self.moment()
                 );
+                let user = self.user(user);
+                let truth = &mut self.truths[user];
+                let same =
+                    |(by, text): &mut (usize, String)| *by == pid && **text == *stored.record.text;
+                if let Some((_, text)) = truth.kept.take_if(same) {
+                    truth.text = text;
+                }
             }
             Command::Release { vnode, .. } => {
                 let (losses, at) = self.processes[pid].losses;
@@ -144,7 +156,10 @@ impl World {
             );
             let truth = &mut self.truths[index];
             if !text_here {
-                truth.text = stored.record.text.into();
+                let had = std::mem::replace(&mut truth.text, stored.record.text.into());
+                if had != truth.text {
+                    truth.kept = Some((truth.text_by, had));
+                }
             }
             if mode_here.is_none() {
                 truth.mode = stored.mode;

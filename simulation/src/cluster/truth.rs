@@ -45,6 +45,11 @@ pub(crate) struct Truth {
     /// The process that was told, and whether that one had the vnode.
     pub(crate) text_by: usize,
     pub(crate) text_had: bool,
+    /// A text that the store did not have when the vnode was taken by force, and the process that was
+    /// told it: should that one get the vnode again, and not have seen that it had lost it, it goes by it.
+    pub(crate) kept: Option<(usize, String)>,
+    /// The process that was told that the user is invisible after it had lost the vnode.
+    pub(crate) hidden_by: Option<usize>,
     /// The store did not know of the user's sessions when a successor took its vnode by force.
     pub(crate) unknown: bool,
     /// The last time at which showing the user as offline was right.

@@ -143,9 +143,13 @@ impl World {
             )
         });
         if fenced {
-            if message["mode"] == "invisible" {
+            if let Some(mode) = message["mode"].as_str() {
                 // It is what the user wants, even if only the one who lost it hears it.
-                self.truth_of(client).rightly_offline = now;
+                let truth = self.truth_of(client);
+                truth.hidden_by = (mode == "invisible").then_some(pid);
+                if mode == "invisible" {
+                    truth.rightly_offline = now;
+                }
             }
             self.truth_of(client).set_at = now;
             let there = self.store.epoch(vnode);
@@ -170,6 +174,7 @@ impl World {
             truth.text_at = now;
             truth.text_by = pid;
             truth.text_had = has;
+            truth.kept = None;
             truth.lost = false;
         }
         if let Some(mode) = message["mode"].as_str().and_then(Mode::parse) {
