@@ -45,6 +45,7 @@ fn run(core: &mut Core) {
                 users: Vec::new(),
             },
             StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+            StoreRequest::Owner { .. } => request.failed(),
             StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
             StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
         });

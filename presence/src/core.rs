@@ -2,7 +2,10 @@
 //! and published is pulled out again. Everything here is a function of the inputs and their times.
 //! It owns all state of its users; it never does I/O and never waits.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use protocol::{
     Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Policy, Request,
@@ -14,6 +17,7 @@ use crate::{
     Counters, How, Now, SessionId, Settings, Transmit,
     behind::Behind,
     fanout::{Fanout, append_frame},
+    left::Left,
     session::{Sessions, Welcomed},
     unreported::Unreported,
     user::{Knowledge, Users},
@@ -46,6 +50,10 @@ pub struct Core {
     pub(crate) store_queue: VecDeque<u32>,
     pub(crate) load_queue: VecDeque<(Vnode, Epoch)>,
     pub(crate) release_queue: VecDeque<(Vnode, Epoch)>,
+    /// Vnodes that were left and are claimed once more.
+    pub(crate) recall_queue: VecDeque<(Vnode, Epoch)>,
+    pub(crate) look_queue: VecDeque<Vnode>,
+    pub(crate) left: BTreeMap<Vnode, Left>,
     /// Claims and releases that are tried again with the next tick.
     pub(crate) held_claims: Vec<(Vnode, Epoch)>,
     pub(crate) failed_releases: Vec<(Vnode, Epoch)>,
@@ -107,6 +115,9 @@ impl Core {
             store_queue: VecDeque::new(),
             load_queue: VecDeque::new(),
             release_queue: VecDeque::new(),
+            recall_queue: VecDeque::new(),
+            look_queue: VecDeque::new(),
+            left: BTreeMap::new(),
             held_claims: Vec::new(),
             failed_releases: Vec::new(),
             loading: 0,

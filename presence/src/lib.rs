@@ -7,7 +7,9 @@
 mod behind;
 mod core;
 mod counters;
+mod departure;
 mod fanout;
+mod left;
 mod lifetime;
 mod membership;
 mod ownership;

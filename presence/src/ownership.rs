@@ -1,14 +1,14 @@
 //! Which vnodes this core takes and leaves: claims with the store, adoption, departure, fencing.
 //! It owns the order of these steps; who should own what is the map's business.
 
-use protocol::{Cause, CloseCode, Event, ServerMessage, Status, Stored};
+use protocol::{Cause, Event, Status, Stored};
 use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
     Core,
-    user::{Knowledge, Sync},
+    user::Knowledge,
     vnodes::{Owner, Stage},
-    wheel::{self, TimerId},
+    wheel,
 };
 
 /// How long a living former owner is waited for, ms of the core's clock: it may hear of the map a
@@ -110,24 +110,14 @@ impl Core {
                 self.write_all_before_release(vnode);
             }
         }
-    }
-
-    /// What was written of a departing vnode may be lost again.
-    fn write_all_before_release(&mut self, vnode: Vnode) {
-        for slot in self.users.of_vnode(vnode) {
-            let user = &mut self.users[slot];
-            if user.knowledge == Knowledge::Known && !user.unsettled {
-                user.unsettled = true;
-                self.vnodes.one_more_unsettled(vnode);
-                self.store_mark(slot);
-            }
-        }
+        self.recall_all();
     }
 
     /// Whoever has had the vnode under an epoch below `over` is waited for until it has let go of it.
     fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch) {
         let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
+        self.left.remove(&vnode);
         if let Stage::Leaving { .. } = stage {
             // It comes back before all is written: what is not, nobody else knows.
             self.leaving -= 1;
@@ -249,19 +239,6 @@ impl Core {
         }
     }
 
-    /// What this core did not get written before it left the vnode that it has again now.
-    fn take_unwritten(&mut self, slot: u32) -> Option<Stored> {
-        let user = &mut self.users[slot];
-        let unwritten = user.unsettled.then(|| Stored {
-            record: user.record.clone(),
-            mode: user.mode,
-            connected: user.held,
-        });
-        user.unsettled = false;
-        user.held = false;
-        unwritten
-    }
-
     /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by
     /// an absent store.
     pub(crate) fn load_failed(&mut self, vnode: Vnode, epoch: Epoch) {
@@ -269,46 +246,11 @@ impl Core {
             return;
         }
         self.load_queue.push_back((vnode, epoch));
+        // The former owner does not reach it either, or has to tell it all once more.
+        self.vnodes.wait_until(vnode, self.clock + RELEASE_PATIENCE);
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
             self.offer_without_store(slot);
-        }
-    }
-
-    /// Leaves a vnode to another node, which has a higher epoch: its sessions are told to go to
-    /// `address` (nowhere, when it is empty), nobody is shown offline, and what is not written yet
-    /// is written before the vnode is released.
-    pub fn leave(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
-        let Some(epoch) = self.vnodes.epoch(vnode) else {
-            return;
-        };
-        // While a vnode is claimed again nothing is written, and no user is marked for it.
-        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
-        self.part(vnode, newest, address);
-        if self.vnodes.had(vnode).is_none() {
-            // Nothing was taken over yet: to release it would say that the former owner is done.
-            self.departed(vnode);
-            return;
-        }
-        let mut unsettled = 0;
-        for slot in self.users.of_vnode(vnode) {
-            let user = &mut self.users[slot];
-            user.unsettled = match user.knowledge {
-                Knowledge::Known => claiming || user.store != Sync::Clean,
-                Knowledge::Provisional => true,
-                Knowledge::Asked => user.held,
-                Knowledge::Nothing => false,
-            };
-            if user.unsettled {
-                unsettled += 1;
-                self.store_mark(slot);
-            }
-        }
-        self.vnodes
-            .let_go(vnode, Stage::Leaving { epoch, unsettled });
-        self.leaving += 1;
-        if unsettled == 0 {
-            self.release_queue.push_back((vnode, epoch));
         }
     }
 
@@ -316,6 +258,7 @@ impl Core {
     /// of it may be written or published any more.
     pub(crate) fn fence(&mut self, vnode: Vnode, newest: Epoch) {
         self.vnodes.heard_of(vnode, newest);
+        self.forget_left_below(vnode, newest);
         if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
             && epoch < newest
         {
@@ -329,101 +272,10 @@ impl Core {
         }
     }
 
-    /// Ends the sessions of a vnode and everything that an owner does by itself.
-    fn part(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
-        self.vnodes.heard_of(vnode, newest);
-        if let Stage::Claiming { .. } = self.vnodes.stage(vnode) {
-            self.loading -= 1;
-        }
-        for slot in self.users.of_vnode(vnode) {
-            let was_connected = self.users[slot].connected();
-            while self.users[slot].sessions > 0 {
-                let session = self.users[slot].first_session;
-                if !address.is_empty() {
-                    self.reply(session, &ServerMessage::Move { address });
-                }
-                self.end_moved(session);
-            }
-            let user = &mut self.users[slot];
-            self.wheel.cancel(&mut user.grace);
-            user.held = was_connected;
-            user.adopted = false;
-            user.departed = 0;
-        }
-    }
-
-    /// Ends a session whose user's vnode is another node's: no word about the user.
-    fn end_moved(&mut self, session: u32) {
-        // A reply that found the outbox full has closed it already, in its own way.
-        if self.sessions[session].closing.is_none() {
-            self.silence(session);
-            self.unlink_session(session);
-            self.say_goodbye(session, CloseCode::MOVED, "the user moved");
-            self.counters.moved += 1;
-        }
-    }
-
-    /// The vnode is another node's, and nothing of this core's work for it is left to do.
-    fn departed(&mut self, vnode: Vnode) {
-        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
-            self.leaving -= 1;
-        }
-        self.vnodes.let_go(vnode, Stage::Apart);
-        self.suspect(vnode);
-        for slot in self.users.of_vnode(vnode) {
-            let user = &mut self.users[slot];
-            user.held = false;
-            user.unsettled = false;
-            user.unpublished = false;
-            user.ahead = false;
-            user.mode_set = false;
-            user.own = None;
-            user.text_set = false;
-            if user.knowledge == Knowledge::Provisional {
-                user.knowledge = Knowledge::Known;
-            }
-            debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
-            if user.wanted() {
-                // The successor may have been heard before anybody here listened.
-                if user.knowledge == Knowledge::Nothing {
-                    user.knowledge = Knowledge::Asked;
-                }
-                self.store_mark(slot);
-            } else {
-                if user.knowledge == Knowledge::Asked {
-                    user.knowledge = Knowledge::Nothing;
-                }
-                self.users.doubt(slot);
-            }
-        }
-    }
-
-    /// The store has the newest state of one of a departing vnode's users.
-    pub(crate) fn settled(&mut self, slot: u32) {
-        let user = &mut self.users[slot];
-        let vnode = user.vnode;
-        if std::mem::take(&mut user.unsettled)
-            && self.vnodes.settled(vnode)
-            && let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
-        {
-            self.release_queue.push_back((vnode, epoch));
-        }
-    }
-
-    /// The store knows that the vnode is released.
-    pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
-        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
-            && epoch == of
-            && !self.vnodes.is_unsettled(vnode)
-        {
-            self.departed(vnode);
-        }
-    }
-
     /// A vnode has another owner: whoever it knows to be there it publishes, at once or when the user
     /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
     /// what a former owner did not get into the store.
-    fn suspect(&mut self, vnode: Vnode) {
+    pub(crate) fn suspect(&mut self, vnode: Vnode) {
         if self.vnodes.suspect(vnode, true) {
             // Not at once again, without a grace period either.
             let due = self.clock + self.settings.grace.max(1_000);

@@ -51,6 +51,11 @@ pub enum StoreRequest {
         /// The epoch that ended.
         epoch: Epoch,
     },
+    /// The epoch that the vnode has: whether somebody has it since this core has left it.
+    Owner {
+        /// Which vnode.
+        vnode: Vnode,
+    },
     /// A user's record.
     Read {
         /// The ticket that comes back with the answer.
@@ -101,6 +106,8 @@ pub enum StoreReply {
     Released(Vnode, Epoch),
     /// The vnode could not be released.
     ReleaseFailed(Vnode, Epoch),
+    /// The epoch that the vnode has, 0 = none; `None` when that could not be asked.
+    Owner(Vnode, Option<Epoch>),
     /// The epoch that the store had accepted for the vnode when it read (0 = unknown), and the
     /// record, if there is one.
     Read(Ticket, Epoch, Option<Stored>),
@@ -121,6 +128,7 @@ impl StoreRequest {
         match self {
             Self::Load { vnode, epoch, .. } => StoreReply::LoadFailed(*vnode, *epoch),
             Self::Release { vnode, epoch } => StoreReply::ReleaseFailed(*vnode, *epoch),
+            Self::Owner { vnode } => StoreReply::Owner(*vnode, None),
             Self::Read { ticket, .. } => StoreReply::ReadFailed(*ticket),
             Self::Write { ticket, .. } => StoreReply::WriteFailed(*ticket),
         }
@@ -157,6 +165,9 @@ impl Core {
     /// The next thing to ask the store for; every request has to be answered by
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
+        if let Some(request) = self.next_request_for_left() {
+            return Some(request);
+        }
         while let Some((vnode, epoch)) = self.load_queue.pop_front() {
             if let Stage::Claiming { over, until } = self.vnodes.stage(vnode)
                 && self.vnodes.epoch(vnode) == Some(epoch)
@@ -234,15 +245,22 @@ impl Core {
                 epoch,
                 released,
                 users,
-            } => self.vnode_loaded(vnode, epoch, released, users),
+            } => {
+                if !self.recalled(vnode, epoch, &users) {
+                    self.vnode_loaded(vnode, epoch, released, users);
+                }
+            }
             StoreReply::LoadFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
-                self.load_failed(vnode, epoch);
+                if !self.recall_failed(vnode, epoch) {
+                    self.load_failed(vnode, epoch);
+                }
             }
             StoreReply::Held(vnode, epoch) => self.held_claims.push((vnode, epoch)),
             StoreReply::LoadFenced(vnode, epoch, newest) => {
                 self.vnodes.heard_of(vnode, newest);
-                if self.vnodes.epoch(vnode) == Some(epoch) {
+                let mine = self.vnodes.epoch(vnode) == Some(epoch);
+                if mine || self.asks_of_left(vnode, epoch) {
                     self.fence(vnode, newest);
                 }
             }
@@ -251,6 +269,7 @@ impl Core {
                 self.counters.store_failures += 1;
                 self.failed_releases.push((vnode, epoch));
             }
+            StoreReply::Owner(vnode, epoch) => self.looked_at_left(vnode, epoch),
             StoreReply::Read(Ticket(slot), claimed, stored) => {
                 self.take_read(slot, claimed, stored);
             }
@@ -337,6 +356,7 @@ impl Core {
     pub(crate) fn try_again(&mut self) {
         self.load_queue.extend(self.held_claims.drain(..));
         self.release_queue.extend(self.failed_releases.drain(..));
+        self.look_at_left();
         self.publish_the_absent();
         self.look_at_suspects();
         self.look_for_what_watchers_know();

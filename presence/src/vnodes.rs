@@ -119,6 +119,13 @@ impl Vnodes {
         slot.seq = seq;
     }
 
+    /// Lengthens the wait for a former owner of a vnode that is being claimed.
+    pub(crate) fn wait_until(&mut self, vnode: Vnode, later: u64) {
+        if let Stage::Claiming { until, .. } = &mut self.0[vnode.index()].stage {
+            *until = later.max(*until);
+        }
+    }
+
     /// The vnode has to be claimed again, under the same epoch and with the versions going on.
     pub(crate) fn claim_again(&mut self, vnode: Vnode) {
         self.0[vnode.index()].stage = Stage::Claiming {

@@ -72,6 +72,7 @@ impl SimStore {
                 }
             }
             StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+            owner @ StoreRequest::Owner { .. } => owner.failed(),
             StoreRequest::Read { ticket, user, .. } => {
                 StoreReply::Read(ticket, Epoch::default(), self.users.get(&user).cloned())
             }

@@ -49,6 +49,7 @@ fn a_replica_that_lacks_the_last_writes_takes_no_epoch_back_and_shows_nobody_aga
         &[][..],
         &[Fault::Kill],
         &[Fault::Coordinators, Fault::Join],
+        &[Fault::Drain, Fault::Join],
     ] {
         let faults = [&[Fault::StoreOld], others].concat();
         run(20_000..20_300, |seed| Plan::of(seed).with(&faults));

@@ -242,6 +242,7 @@ impl Keeper {
                     StoreReply::Read(*ticket, Epoch::default(), stored)
                 }
                 StoreRequest::Release { vnode, epoch } => StoreReply::Released(*vnode, *epoch),
+                StoreRequest::Owner { .. } => request.failed(),
                 StoreRequest::Write { ticket, .. } if written => StoreReply::Written(*ticket),
                 StoreRequest::Write { .. } => request.failed(),
             })

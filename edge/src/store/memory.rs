@@ -100,6 +100,7 @@ impl Store for Memory {
                     users: Vec::new(),
                 },
                 StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+                StoreRequest::Owner { .. } => request.failed(),
                 StoreRequest::Read { ticket, user, .. } => {
                     StoreReply::Read(ticket, Epoch::default(), self.read(&user))
                 }

@@ -58,6 +58,7 @@ type Records = Vec<(Box<str>, Stored)>;
 enum Asker {
     Load(usize, Vnode, Epoch),
     Release(usize, Vnode, Epoch),
+    Owner(usize, Vnode),
     Read(Who),
     Write(Who),
 }
@@ -177,6 +178,11 @@ impl Redis {
                         askers.push(Asker::Release(core, vnode, epoch));
                         ops.push(Op::Release { vnode, epoch });
                     }
+                    StoreRequest::Owner { vnode } => {
+                        askers.push(Asker::Owner(core, vnode));
+                        let users = Vec::new();
+                        ops.push(Op::Read { vnode, users });
+                    }
                     StoreRequest::Read {
                         ticket,
                         vnode,
@@ -290,6 +296,10 @@ fn answer(
                 StoreReply::Released(vnode, epoch)
             }
             _ => StoreReply::ReleaseFailed(vnode, epoch),
+        }),
+        Asker::Owner(core, vnode) => replies[core].push(match result {
+            Ok(Done::Records(epoch, _)) => StoreReply::Owner(vnode, Some(epoch)),
+            _ => StoreReply::Owner(vnode, None),
         }),
         Asker::Write(who) => {
             for (core, ticket) in who {

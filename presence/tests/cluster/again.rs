@@ -32,6 +32,8 @@ struct Bench {
     core: Core,
     map: Map,
     now: u64,
+    /// The epoch that the store says the vnodes have.
+    claimed: Epoch,
 }
 
 impl Bench {
@@ -41,7 +43,12 @@ impl Bench {
         let map = Map::empty(vnodes()).apply(nodes, &[owner, owner]);
         let mut core = Core::new(settings, Now::default());
         core.follow(&map, None, &id("b"), 1);
-        Self { core, map, now: 0 }
+        Self {
+            core,
+            map,
+            now: 0,
+            claimed: Epoch::new(1),
+        }
     }
 
     /// Moves the vnodes to node c.
@@ -91,6 +98,7 @@ impl Bench {
                     continue;
                 }
                 StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+                StoreRequest::Owner { vnode } => StoreReply::Owner(vnode, Some(self.claimed)),
                 StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
                 StoreRequest::Write {
                     ticket,
@@ -209,10 +217,25 @@ fn a_release_that_failed_is_made_again_after_what_has_to_be_written_again() {
                 }
                 bench.core.store_reply(StoreReply::Released(vnode, epoch));
             }
-            other => panic!("{other:?}"),
+            StoreRequest::Load { vnode, epoch, .. } => {
+                if vnode == vnode_of(USER) {
+                    asked.push("claim");
+                }
+                bench.core.store_reply(StoreReply::Loaded {
+                    vnode,
+                    epoch,
+                    released: false,
+                    users: Vec::new(),
+                });
+            }
+            StoreRequest::Owner { vnode } => {
+                let there = Some(Epoch::new(1));
+                bench.core.store_reply(StoreReply::Owner(vnode, there));
+            }
+            other @ StoreRequest::Read { .. } => panic!("{other:?}"),
         }
     }
-    assert_eq!(asked, ["write", "release"]);
+    assert_eq!(asked, ["claim", "write", "release"]);
     assert_eq!(bench.core.vnodes_leaving(), 0);
 }
 
@@ -284,6 +307,102 @@ fn whom_an_owner_saw_leave_is_not_shown_to_who_asks_before_the_store_is_told() {
     let written = bench.store(true, &[]);
     assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
     assert_eq!(bench.published(), [Status::Offline]);
+}
+
+#[test]
+fn whom_an_owner_saw_leave_is_not_shown_by_its_successor_when_the_store_lost_the_release() {
+    let mut bench = left_and_forgotten();
+    bench.goes();
+    assert_eq!(bench.store(false, &[]), []);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released");
+    bench.core.resync();
+    let stale = [(USER, online(version(1, 1)))];
+    assert_eq!(bench.store(false, &stale), [], "the store does not answer");
+    let written = bench.store(true, &stale);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released again");
+    bench.published();
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 0);
+}
+
+#[test]
+fn who_was_there_at_a_release_that_the_store_lost_is_written_before_it_is_made_again() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    let online = (Epoch::new(1), Status::Online, true);
+    assert_eq!(bench.store(true, &[]), [online]);
+    bench.published();
+    bench.goes();
+    bench.store(false, &[]);
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 0, "it is forgotten");
+    bench.core.resync();
+    assert_eq!(bench.store(true, &[]), [online]);
+    bench.published();
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released again");
+    // Its successor has claimed it.
+    bench.claimed = Epoch::new(2);
+    bench.core.resync();
+    assert_eq!(bench.store(true, &[]), []);
+    bench.tick(100);
+    assert_eq!(bench.core.counters().users, 0);
+}
+
+/// What the core claims when the store may have lost something, which says that the vnodes have that
+/// epoch.
+fn claimed_again(bench: &mut Bench, there: Epoch) -> usize {
+    bench.core.resync();
+    let mut claims = 0;
+    while let Some(request) = bench.core.next_store_request() {
+        let reply = match request {
+            StoreRequest::Owner { vnode } => StoreReply::Owner(vnode, Some(there)),
+            StoreRequest::Load { vnode, epoch, .. } => {
+                claims += 1;
+                StoreReply::LoadFenced(vnode, epoch, epoch.next())
+            }
+            other => panic!("{other:?}"),
+        };
+        bench.core.store_reply(reply);
+    }
+    claims
+}
+
+#[test]
+fn what_was_released_is_claimed_again_only_in_a_store_that_went_back_to_that_epoch() {
+    for (there, claims) in [(0, 0), (1, vnodes().get()), (2, 0)] {
+        let mut bench = Bench::new(settings("b", 1), true);
+        bench.store(true, &[]);
+        bench.goes();
+        bench.store(true, &[]);
+        assert_eq!(
+            claimed_again(&mut bench, Epoch::new(there)),
+            claims,
+            "{there}"
+        );
+        assert_eq!(
+            claimed_again(&mut bench, Epoch::new(1)),
+            0,
+            "{there}: it is over"
+        );
+    }
+}
+
+#[test]
+fn what_has_a_successor_is_not_looked_at_again() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.goes();
+    bench.store(true, &[]);
+    for there in [1, 2] {
+        bench.claimed = Epoch::new(there);
+        for _ in 0..11 {
+            bench.tick(100);
+            bench.store(true, &[]);
+        }
+    }
+    assert_eq!(claimed_again(&mut bench, Epoch::new(1)), 0);
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn answer(request: &StoreRequest) -> StoreReply {
             users: Vec::new(),
         },
         StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+        StoreRequest::Owner { .. } => request.failed(),
         StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
         StoreRequest::Read { ticket, .. } => {
             let stored = Stored {

@@ -94,6 +94,7 @@ impl Taker {
                         }
                     }
                     StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+                    owner @ StoreRequest::Owner { .. } => owner.failed(),
                     StoreRequest::Read { ticket, .. } => {
                         StoreReply::Read(ticket, self.claimed, Some(self.stored.clone()))
                     }

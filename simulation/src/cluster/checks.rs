@@ -70,6 +70,7 @@ impl World {
             }
         } else {
             self.check_not_gone(user, record, pid, what);
+            self.check_not_again(user, record, pid, what);
         }
         self.made.insert(key, content);
     }
@@ -136,6 +137,30 @@ impl World {
                 self.place(pid)
             );
         }
+    }
+
+    /// I3: where all nodes live, who has gone and was shown so is not shown again by another owner,
+    /// whatever the store has lost of it.
+    fn check_not_again(&self, user: &str, record: &Record, pid: usize, what: &str) {
+        let gentle = [Fault::StoreOld, Fault::Drain, Fault::Join];
+        let truth = &self.truths[self.user(user)];
+        let Some((left, _)) = truth.left.filter(|_| truth.sessions.is_empty()) else {
+            return;
+        };
+        let mut clients = self.clients.iter().filter(|client| client.name == user);
+        let version = record.version.get();
+        let mut before = self
+            .made
+            .range((user.to_owned(), 0)..(user.to_owned(), version));
+        let gone = |(status, ..): &(Status, u32, Box<str>)| *status == Status::Offline;
+        assert!(
+            !self.plan.faults.iter().all(|fault| gentle.contains(fault))
+                || self.now < left + 1_000
+                || !before.next_back().is_some_and(|(_, made)| gone(made))
+                || clients.any(|client| client.unsure >= left),
+            "I3: {} {what} that {user} is there, {record:?}, which left at {left} and was gone",
+            self.place(pid)
+        );
     }
 
     /// The user does not seem to be offline. Its client may be about to see an end that the server

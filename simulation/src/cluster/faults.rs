@@ -14,8 +14,10 @@ pub(crate) enum Heal {
     StoreFast,
     RedisLink(usize),
     CoordinatorLink(usize, u64),
-    /// The replica that got nothing more since then takes over.
+    /// The store that had a replica which got nothing more since then fails.
     Failover(Box<super::redis::Data>),
+    /// The replica takes over.
+    Promotion(Box<super::redis::Data>),
     BusBack,
     BusLink(usize),
     BusReader(usize),
@@ -204,7 +206,8 @@ impl World {
 
     pub(crate) fn heal(&mut self, heal: Heal) {
         self.note(|| match &heal {
-            Heal::Failover(_) => "HEAL: the replica takes over".into(),
+            Heal::Failover(_) => "HEAL: the store fails".into(),
+            Heal::Promotion(_) => "HEAL: the replica takes over".into(),
             heal => format!("HEAL {heal:?}"),
         });
         self.pass_all();
@@ -226,10 +229,20 @@ impl World {
                     self.coordinators[n].redis_cut = false;
                 }
             }
-            Heal::Failover(data) => {
-                self.failing_over = false;
-                self.store_is_changed();
-                self.store.restore(*data);
+            // In half of the worlds that takes a while, in which nobody reaches it.
+            Heal::Failover(data) if self.plan.seed.is_multiple_of(2) && !self.store.away => {
+                self.store.away = true;
+                self.fault(
+                    "no replica has taken over",
+                    300,
+                    4_000,
+                    Heal::Promotion(data),
+                );
+            }
+            Heal::Failover(data) => self.promote(*data),
+            Heal::Promotion(data) => {
+                self.store.away = false;
+                self.promote(*data);
             }
             Heal::BusBack => self.bus.away = false,
             Heal::BusLink(pid) => {
@@ -254,6 +267,12 @@ impl World {
         self.active -= 1;
         self.calm_at = self.now;
         self.look_who_is_gone();
+    }
+
+    fn promote(&mut self, data: super::redis::Data) {
+        self.failing_over = false;
+        self.store_is_changed();
+        self.store.restore(data);
     }
 
     pub(crate) fn start_coordinator(&mut self, n: usize) {

@@ -137,6 +137,15 @@ impl World {
             let command = match request.clone() {
                 StoreRequest::Load { vnode, epoch, over } => Command::Claim { vnode, epoch, over },
                 StoreRequest::Release { vnode, epoch } => Command::Release { vnode, epoch },
+                StoreRequest::Owner { vnode } => {
+                    // At once: how a seed runs does not hang on a look.
+                    let reached = !self.store.away && !self.processes[pid].redis_cut;
+                    let epoch = reached.then(|| self.store.epoch(vnode));
+                    let owner = StoreReply::Owner(vnode, epoch);
+                    self.processes[pid].seats[n].asked -= 1;
+                    self.core(pid, n).store_reply(owner);
+                    continue;
+                }
                 StoreRequest::Read { vnode, user, .. } => Command::Read { vnode, user },
                 StoreRequest::Write {
                     vnode,

@@ -1,0 +1,173 @@
+//! How this core leaves vnodes: their sessions go, what is not written is written, then they are
+//! released. It owns these steps; what is done again when the store has lost them is that of `left`.
+
+use protocol::{CloseCode, ServerMessage, Stored};
+use ring::{Epoch, Vnode};
+
+use crate::{
+    Core,
+    left::Left,
+    user::{Knowledge, Sync},
+    vnodes::Stage,
+    wheel::TimerId,
+};
+
+impl Core {
+    /// Leaves a vnode to another node, which has a higher epoch: its sessions are told to go to
+    /// `address` (nowhere, when it is empty), nobody is shown offline, and what is not written yet
+    /// is written before the vnode is released.
+    pub fn leave(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
+        let Some(epoch) = self.vnodes.epoch(vnode) else {
+            return;
+        };
+        // While a vnode is claimed again nothing is written, and no user is marked for it.
+        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
+        self.part(vnode, newest, address);
+        let Some(had) = self.vnodes.had(vnode) else {
+            // Nothing was taken over yet: to release it would say that the former owner is done.
+            self.departed(vnode);
+            return;
+        };
+        let mut unsettled = 0;
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            user.unsettled = match user.knowledge {
+                Knowledge::Known => claiming || user.store != Sync::Clean,
+                Knowledge::Provisional => true,
+                Knowledge::Asked => user.held,
+                Knowledge::Nothing => false,
+            };
+            if user.unsettled {
+                unsettled += 1;
+                self.store_mark(slot);
+            }
+        }
+        self.vnodes
+            .let_go(vnode, Stage::Leaving { epoch, unsettled });
+        self.leaving += 1;
+        self.left.insert(vnode, Left::new(epoch, had));
+        if unsettled == 0 {
+            self.release_queue.push_back((vnode, epoch));
+        }
+    }
+
+    /// Ends the sessions of a vnode and everything that an owner does by itself.
+    pub(crate) fn part(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
+        self.vnodes.heard_of(vnode, newest);
+        if let Stage::Claiming { .. } = self.vnodes.stage(vnode) {
+            self.loading -= 1;
+        }
+        for slot in self.users.of_vnode(vnode) {
+            let was_connected = self.users[slot].connected();
+            while self.users[slot].sessions > 0 {
+                let session = self.users[slot].first_session;
+                if !address.is_empty() {
+                    self.reply(session, &ServerMessage::Move { address });
+                }
+                self.end_moved(session);
+            }
+            let user = &mut self.users[slot];
+            self.wheel.cancel(&mut user.grace);
+            user.held = was_connected;
+            user.adopted = false;
+            user.departed = 0;
+        }
+    }
+
+    /// Ends a session whose user's vnode is another node's: no word about the user.
+    fn end_moved(&mut self, session: u32) {
+        // A reply that found the outbox full has closed it already, in its own way.
+        if self.sessions[session].closing.is_none() {
+            self.silence(session);
+            self.unlink_session(session);
+            self.say_goodbye(session, CloseCode::MOVED, "the user moved");
+            self.counters.moved += 1;
+        }
+    }
+
+    /// The vnode is another node's, and nothing of this core's work for it is left to do.
+    pub(crate) fn departed(&mut self, vnode: Vnode) {
+        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
+            self.leaving -= 1;
+        }
+        self.vnodes.let_go(vnode, Stage::Apart);
+        self.left.remove(&vnode);
+        self.suspect(vnode);
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            user.held = false;
+            user.unsettled = false;
+            user.unpublished = false;
+            user.ahead = false;
+            user.mode_set = false;
+            user.own = None;
+            user.text_set = false;
+            if user.knowledge == Knowledge::Provisional {
+                user.knowledge = Knowledge::Known;
+            }
+            debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
+            if user.wanted() {
+                // The successor may have been heard before anybody here listened.
+                if user.knowledge == Knowledge::Nothing {
+                    user.knowledge = Knowledge::Asked;
+                }
+                self.store_mark(slot);
+            } else {
+                if user.knowledge == Knowledge::Asked {
+                    user.knowledge = Knowledge::Nothing;
+                }
+                self.users.doubt(slot);
+            }
+        }
+    }
+
+    /// The store has the newest state of one of a departing vnode's users.
+    pub(crate) fn settled(&mut self, slot: u32) {
+        let user = &mut self.users[slot];
+        let vnode = user.vnode;
+        if std::mem::take(&mut user.unsettled)
+            && self.vnodes.settled(vnode)
+            && let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
+        {
+            self.release_queue.push_back((vnode, epoch));
+        }
+    }
+
+    /// The store knows that the vnode is released.
+    pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
+        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
+            && epoch == of
+            && !self.vnodes.is_unsettled(vnode)
+        {
+            self.remember(vnode);
+            let left = self.left.remove(&vnode);
+            self.departed(vnode);
+            self.left.extend(left.map(|left| (vnode, left)));
+        }
+    }
+
+    /// What was written of a departing vnode may be lost again.
+    pub(crate) fn write_all_before_release(&mut self, vnode: Vnode) {
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            if user.knowledge == Knowledge::Known && !user.unsettled {
+                user.unsettled = true;
+                self.vnodes.one_more_unsettled(vnode);
+                self.store_mark(slot);
+            }
+        }
+    }
+
+    /// What this core did not get written before it left the vnode that it has again now.
+    pub(crate) fn take_unwritten(&mut self, slot: u32) -> Option<Stored> {
+        let user = &mut self.users[slot];
+        let unwritten = user.unsettled.then(|| Stored {
+            record: user.record.clone(),
+            mode: user.mode,
+            connected: user.held,
+        });
+        user.unsettled = false;
+        user.held = false;
+        unwritten
+    }
+}
