@@ -15,8 +15,11 @@ const MAX_PLACES: usize = 4_096;
 /// Why a URL cannot be used as a server's or a coordinator's address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("{url:?}: expected {scheme}host:port/path")]
-    Url { url: String, scheme: &'static str },
+    #[error("{url:?}: expected {}", forms(schemes))]
+    Url {
+        url: String,
+        schemes: &'static [&'static str],
+    },
     #[error("{0:?} has no address: {1}")]
     Unresolved(String, io::Error),
     #[error("more than {MAX_PLACES} servers")]
@@ -31,20 +34,40 @@ pub(crate) struct Address {
     pub(crate) host: String,
     /// The path of the request; it begins with `/`.
     pub(crate) path: String,
+    /// It is `wss://` or `https://`.
+    #[serde(default)]
+    pub(crate) tls: bool,
+}
+
+/// Of servers.
+pub(crate) const WEBSOCKET: &[&str] = &["ws://", "wss://"];
+/// Of coordinators.
+pub(crate) const HTTP: &[&str] = &["http://"];
+
+/// What URLs of these schemes look like.
+fn forms(schemes: &[&str]) -> String {
+    let forms: Vec<String> = schemes
+        .iter()
+        .map(|scheme| format!("{scheme}host:port/path"))
+        .collect();
+    forms.join(" or ")
 }
 
 impl Address {
     /// Takes a URL apart and resolves its host, which waits for DNS when that is a name.
-    pub(crate) fn parse(url: &str, scheme: &'static str) -> Result<Self, AddressError> {
+    pub(crate) fn parse(url: &str, schemes: &'static [&'static str]) -> Result<Self, AddressError> {
         let wrong = || AddressError::Url {
             url: url.into(),
-            scheme,
+            schemes,
         };
-        let rest = url.strip_prefix(scheme).ok_or_else(wrong)?;
+        let mut found = schemes.iter();
+        let found = found.find_map(|scheme| Some((scheme, url.strip_prefix(scheme)?)));
+        let (scheme, rest) = found.ok_or_else(wrong)?;
+        let tls = matches!(*scheme, "wss://" | "https://");
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let with_port = match host.rsplit_once(':') {
             Some((_, port)) if !port.ends_with(']') => host.into(),
-            _ => format!("{host}:80"),
+            _ => format!("{host}:{}", if tls { 443 } else { 80 }),
         };
         let resolved = with_port
             .to_socket_addrs()
@@ -53,6 +76,7 @@ impl Address {
             socket: resolved?.next().ok_or_else(wrong)?,
             host: host.into(),
             path: format!("/{path}"),
+            tls,
         })
     }
 }
@@ -74,7 +98,7 @@ impl Places {
         if let Some(place) = self.by_url.get(url) {
             return Ok(*place);
         }
-        let address = Address::parse(url, "ws://")?;
+        let address = Address::parse(url, WEBSOCKET)?;
         let place = self.add(address)?;
         self.by_url.insert(url.into(), place);
         Ok(place)
@@ -117,20 +141,22 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart_and_wrong_ones_are_refused() {
-        let address = Address::parse("ws://127.0.0.1:8080/socket", "ws://").expect("a URL");
+        let address = Address::parse("ws://127.0.0.1:8080/socket", WEBSOCKET).expect("a URL");
         assert_eq!(address.socket, ([127, 0, 0, 1], 8080).into());
         assert_eq!(
             (&*address.host, &*address.path),
             ("127.0.0.1:8080", "/socket")
         );
-        let six = Address::parse("http://[::1]", "http://").expect("a URL");
+        let six = Address::parse("http://[::1]", HTTP).expect("a URL");
         assert_eq!((six.socket.port(), &*six.path), (80, "/"));
+        let tls = Address::parse("wss://127.0.0.1/socket", WEBSOCKET).expect("a URL");
+        assert!(tls.tls && tls.socket.port() == 443 && !six.tls && !address.tls);
         for wrong in [
-            "wss://127.0.0.1/socket",
+            "https://127.0.0.1/socket",
             "127.0.0.1:80",
             "ws://127.0.0.1:x/",
         ] {
-            assert!(Address::parse(wrong, "ws://").is_err(), "{wrong}");
+            assert!(Address::parse(wrong, WEBSOCKET).is_err(), "{wrong}");
         }
     }
 

@@ -1,10 +1,16 @@
 //! The command line. It owns the options and their defaults; what they mean is `plan.rs`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
-use crate::plan::Scenario;
+use crate::{
+    encoding::Encoding,
+    plan::Scenario,
+    scenario::{ScenarioError, ScenarioFile},
+};
 
 /// The secret of a standalone edge that was given none; it listens on loopback only.
 const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
@@ -17,13 +23,44 @@ const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
     about,
     arg_required_else_help = true
 )]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
-    scenario: Commands,
+    command: Commands,
 }
 
 #[derive(Debug, Subcommand)]
 enum Commands {
+    #[command(flatten)]
+    Load(Box<Load>),
+    /// Runs the load of a scenario file (TOML): its key `command` names one of the commands above, all
+    /// others are options of that.
+    Run {
+        file: PathBuf,
+        /// Read the file, print the command line that it stands for, and end.
+        #[arg(long)]
+        check: bool,
+        /// Options that stand for those of the file.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
+    /// Compares reports that runs printed with --json; those with one --label are rounds of one side.
+    Diff {
+        #[arg(required = true, num_args = 2.., value_name = "REPORT.json")]
+        reports: Vec<PathBuf>,
+        /// Write the comparison as a page here (HTML, all in one file).
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Debug, Subcommand)]
+enum Load {
     /// Opens sessions, holds them idle, and reports what one costs the server.
     Connect(Options),
     /// Users come, go and change status on a schedule; every watcher is timed and checked.
@@ -32,14 +69,28 @@ enum Commands {
     Fanout(Options),
     /// All sessions break at once and come back at once.
     Storm(Options),
-    #[command(hide = true)]
-    Worker,
+}
+
+impl Load {
+    fn options(self) -> Options {
+        let (scenario, options) = match self {
+            Self::Connect(options) => (Scenario::Connect, options),
+            Self::Presence(options) => (Scenario::Presence, options),
+            Self::Fanout(options) => (Scenario::Fanout, options),
+            Self::Storm(options) => (Scenario::Storm, options),
+        };
+        Options {
+            scenario,
+            ..options
+        }
+    }
 }
 
 /// The options of a run, as the command line gives them.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Options {
-    /// Where the sessions connect (ws:// only).
+    /// Where the sessions connect, ws:// or wss://.
     #[arg(long, default_value = "ws://127.0.0.1:8080/socket")]
     pub(crate) url: String,
     /// Coordinators that say where each user's session belongs (http:// only), instead of --url;
@@ -51,8 +102,16 @@ pub(crate) struct Options {
         conflicts_with = "url"
     )]
     pub(crate) coordinator: Vec<String>,
+    /// The authorities to trust with wss://, in PEM [default: the system's].
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) ca: Option<PathBuf>,
+    /// How messages are written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) encoding: Encoding,
     /// The HS256 secret for tokens.
     #[arg(long, env = "JWT_SECRET", default_value = DEVELOPMENT_SECRET, hide_default_value = true, hide_env_values = true)]
+    #[serde(skip)]
     pub(crate) secret: String,
     /// Sessions that are held open, one a user.
     #[arg(long, default_value_t = 1_000)]
@@ -86,6 +145,7 @@ pub(crate) struct Options {
     /// A time in which what deliveries travel over is away though no session is lost, seconds from
     /// the start of the measured part and for how long; may be given several times. What is passed
     /// over in it, and --outage-tolerance after it, is conflated and not missed.
+    #[serde(rename = "outage-at")]
     #[arg(long = "outage-at", value_name = "START:LENGTH", value_parser = parse_outage)]
     pub(crate) outages: Vec<Outage>,
     /// Ping each session this often, seconds, and take one that does not answer within a second for
@@ -101,6 +161,7 @@ pub(crate) struct Options {
     /// A server's process, for CPU and memory; may be given several times [default: those that
     /// listen where users are sent, if they are ours].
     #[arg(long)]
+    #[serde(skip)]
     pub(crate) pid: Vec<u32>,
     /// Chooses who watches whom.
     #[arg(long, default_value_t = 1)]
@@ -108,15 +169,41 @@ pub(crate) struct Options {
     /// Fail unless this holds, for example p99<50ms, or disturbed:max<10s for the deliveries that a
     /// lost session held up; may be given several times.
     #[arg(long = "assert", value_parser = parse_limit)]
+    #[serde(rename = "assert")]
     pub(crate) limits: Vec<Limit>,
     /// Print one JSON object to standard output instead of the summary.
     #[arg(long)]
+    #[serde(skip)]
     pub(crate) json: bool,
+    /// Write a page with plots of the run here (HTML, all in one file).
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the latencies as files of HdrHistogram's plotter (.hgrm, in ms) into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip)]
+    pub(crate) hgrm: Option<PathBuf>,
+    /// What this run is called in its report and in comparisons, for example the build of the server.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) label: Option<String>,
     /// No progress on standard error.
     #[arg(long)]
+    #[serde(skip)]
     pub(crate) quiet: bool,
     #[arg(skip)]
+    #[serde(skip)]
     pub(crate) scenario: Scenario,
+}
+
+impl Options {
+    /// Those that shape the load and its judgement, by their names.
+    pub(crate) fn named(&self) -> BTreeMap<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(named)) => named.into_iter().collect(),
+            _ => BTreeMap::new(),
+        }
+    }
 }
 
 /// A declared outage of what deliveries travel over; both members in seconds.
@@ -125,6 +212,12 @@ pub(crate) struct Outage {
     /// The beginning, counted from the start of the measured part.
     pub(crate) start: f64,
     pub(crate) length: f64,
+}
+
+impl Serialize for Outage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}:{}", self.start, self.length))
+    }
 }
 
 fn parse_outage(text: &str) -> Result<Outage, String> {
@@ -145,6 +238,12 @@ pub(crate) struct Limit {
     pub(crate) percentile: f64,
     pub(crate) below: Duration,
     pub(crate) text: String,
+}
+
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
 }
 
 fn parse_limit(text: &str) -> Result<Limit, String> {
@@ -184,23 +283,46 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
 pub(crate) enum Command {
     /// To be a worker of the process that started this one.
     Worker,
-    /// To run a scenario.
-    Run(Box<Options>),
+    /// To compare reports.
+    Diff {
+        reports: Vec<PathBuf>,
+        page: Option<PathBuf>,
+    },
+    /// To run a scenario, which a file may have described.
+    Run(Box<Options>, Option<ScenarioFile>),
+    /// To say what a scenario file comes to.
+    Show(ScenarioFile),
 }
 
 /// Reads the command line; wrong usage ends the process with 2.
-pub(crate) fn parse() -> Command {
-    let (scenario, options) = match Arguments::parse().scenario {
-        Commands::Worker => return Command::Worker,
-        Commands::Connect(options) => (Scenario::Connect, options),
-        Commands::Presence(options) => (Scenario::Presence, options),
-        Commands::Fanout(options) => (Scenario::Fanout, options),
-        Commands::Storm(options) => (Scenario::Storm, options),
+pub(crate) fn parse() -> Result<Command, ScenarioError> {
+    let (file, check, more) = match Arguments::parse().command {
+        Commands::Load(load) => return Ok(Command::Run(Box::new(load.options()), None)),
+        Commands::Worker => return Ok(Command::Worker),
+        Commands::Diff { reports, report } => {
+            return Ok(Command::Diff {
+                reports,
+                page: report,
+            });
+        }
+        Commands::Run {
+            file,
+            check,
+            options,
+        } => (file, check, options),
     };
-    Command::Run(Box::new(Options {
-        scenario,
-        ..options
-    }))
+    let file = ScenarioFile::read(&file, &Arguments::command(), &more)?;
+    let program = std::iter::once("online-status-bench");
+    let words = program.chain(file.words.iter().map(String::as_str));
+    let wrong = |error: &dyn std::fmt::Display| file.locate(None, error.to_string());
+    let matches = Arguments::command()
+        .try_get_matches_from(words)
+        .map_err(|error| wrong(&error))?;
+    let load = Load::from_arg_matches(&matches).map_err(|error| wrong(&error))?;
+    Ok(match check {
+        true => Command::Show(file),
+        false => Command::Run(Box::new(load.options()), Some(file)),
+    })
 }
 
 #[cfg(test)]

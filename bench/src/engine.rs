@@ -6,6 +6,7 @@ mod messages;
 mod routes;
 mod sessions;
 mod sockets;
+mod transport;
 
 use std::{
     cmp::Reverse,
@@ -29,14 +30,17 @@ use self::{
 };
 use crate::{
     address::{AddressError, Place, Places},
-    clock::now_us,
+    clock::{now_us, processor_us},
     link::{Away, News, Order, Results},
     plan::{Entrance, Kind, Plan, Scenario},
     route::{Router, WIRES},
     timeline::Present,
+    tls::Tls,
     truth::Truth,
     watch::{Entry, Scene},
 };
+
+pub(crate) use self::sockets::PER_ADDRESS;
 
 const TIMER: Token = Token(usize::MAX - 1);
 const ORDERS: Token = Token(usize::MAX - 2);
@@ -76,11 +80,15 @@ struct Engine {
     places: Places,
     /// The server of a run without coordinators; `None` with them.
     home: Option<Place>,
+    /// From the first `wss://` connection on.
+    tls: Option<Tls>,
     router: Option<Router>,
     queue: BinaryHeap<Reverse<(u64, u32, Todo)>>,
     results: Results,
     present: Present,
     go: Option<u64>,
+    /// Processor time that opening the sessions took, µs.
+    processor_before: u64,
     /// The number of the next change to make, counted over all workers.
     next_change: u64,
     holders: u64,
@@ -170,11 +178,13 @@ impl Engine {
             distant: Truth::default(),
             places,
             home,
+            tls: None,
             router,
             queue,
             results: Results::default(),
             present: Present::default(),
             go: None,
+            processor_before: 0,
             next_change: 0,
             holders,
             told_ready: false,
@@ -238,21 +248,41 @@ impl Engine {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Stop => self.stopped = true,
+                Order::End(at) => self.shorten(at),
                 Order::Away(Away::Lost(at)) => self.distant.lost(at),
                 Order::Away(Away::Cut) => self.distant.cut(),
                 Order::Away(Away::Back(at)) => drop(self.distant.back(at)),
                 Order::Go(at) => {
                     self.go = Some(at);
-                    let plan = &self.plan;
-                    let entries = self.users.iter().flat_map(|user| &user.entries);
-                    self.results.counts.expected = entries.map(|entry| entry.left(plan)).sum();
-                    if plan.scenario == Scenario::Storm {
+                    self.processor_before = processor_us();
+                    self.present.begin(&self.results.counts);
+                    self.results.counts.expected = self.left();
+                    if self.plan.scenario == Scenario::Storm {
                         self.break_all(at)?;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Deliveries that are still to come.
+    fn left(&self) -> u64 {
+        let entries = self.users.iter().flat_map(|user| &user.entries);
+        entries.map(|entry| entry.left(&self.plan)).sum()
+    }
+
+    /// Takes what is planned for after `at` out of the plan. All workers do so by the same clock, and
+    /// `at` is yet to come, so that they agree on which changes there are.
+    fn shorten(&mut self, at: u64) {
+        let Some(go) = self.go else {
+            self.stopped = true;
+            return;
+        };
+        let before = self.left();
+        let length = at.saturating_sub(go);
+        self.plan.end_after(length, self.next_change);
+        self.results.counts.expected -= before - self.left();
     }
 
     /// Wakes the loop for what is due next, and a few times a second anyway.
@@ -295,6 +325,8 @@ impl Engine {
             self.next_change += 1;
             if self.plan.mine(number) {
                 let late = now_us() - at;
+                self.results.lateness.record(late);
+                self.present.late(late);
                 let counts = &mut self.results.counts;
                 counts.changes += 1;
                 counts.within_1ms += u64::from(late <= 1_000);
@@ -341,7 +373,7 @@ impl Engine {
     }
 
     fn over(&mut self, now: u64) -> bool {
-        let Some(go) = self.go else {
+        let Some(go) = self.go.filter(|_| !self.stopped) else {
             return self.stopped;
         };
         let changes = self
@@ -380,6 +412,9 @@ impl Engine {
     fn finish(mut self, now: u64) -> Result<(), WorkError> {
         if self.go.is_some() {
             self.judge_the_end(now);
+            let spent = processor_us() - self.processor_before;
+            self.results.processor = spent;
+            self.results.busiest = spent;
         }
         self.results.places = self.places.census();
         tell(&News::Done(Box::new(self.results)))

@@ -5,13 +5,13 @@ use std::{
     collections::BTreeSet,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    address::{Address, AddressError},
+    address::{Address, AddressError, WEBSOCKET},
     link::Results,
     plan::{Entrance, Plan},
     route::{self, Refusal},
@@ -54,11 +54,14 @@ struct Server {
 }
 
 /// The cost of one server in CPU time and memory.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ServerCost {
     pub(crate) name: String,
     /// `None` = it is not there any more.
     pub(crate) pid: Option<u32>,
+    /// The build ID of its program.
+    pub(crate) build: Option<String>,
     /// Processes that it was in the course of the run.
     pub(crate) lives: u32,
     /// Connections of the run that are open in the end.
@@ -72,7 +75,8 @@ pub(crate) struct ServerCost {
 }
 
 /// What all servers together were seen to cost.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Cost {
     /// Resident memory a session, bytes: all there is, sessions, watches and users.
     pub(crate) bytes_per_session: u64,
@@ -83,6 +87,19 @@ pub(crate) struct Cost {
     /// Processor time in the measured part, of one core, percent.
     pub(crate) cpu_percent: f64,
     pub(crate) each: Vec<ServerCost>,
+    /// Looks at all of them in the measured part.
+    pub(crate) timeline: Vec<Look>,
+}
+
+/// All servers at one time of the measured part.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Look {
+    /// From its start, s.
+    pub(crate) second: f64,
+    /// Processor time since the look before, of one core, percent.
+    pub(crate) cpu_percent: f64,
+    /// Resident memory, bytes.
+    pub(crate) resident: u64,
 }
 
 /// The server processes of a run, found by the addresses they listen at.
@@ -90,6 +107,22 @@ pub(crate) struct Fleet {
     servers: Vec<Server>,
     /// The kernel's slabs before the first session and at rest with all, bytes.
     slab: [u64; 2],
+    measured: Option<Measured>,
+}
+
+/// Since when the servers are measured, and what was seen.
+struct Measured {
+    since: Instant,
+    /// Processor time at the last look, µs.
+    cpu: u64,
+    looks: Vec<Look>,
+}
+
+impl Server {
+    /// Processor time since it was at rest, µs.
+    fn cpu(&self) -> u64 {
+        self.past_cpu + self.last.cpu_us.saturating_sub(self.at_rest_cpu)
+    }
 }
 
 impl Fleet {
@@ -120,6 +153,7 @@ impl Fleet {
         let mut fleet = Self {
             servers: servers.collect(),
             slab: [0; 2],
+            measured: None,
         };
         fleet.look();
         for server in &mut fleet.servers {
@@ -138,10 +172,32 @@ impl Fleet {
             server.past_cpu = 0;
         }
         self.slab[1] = server::slab();
+        self.measured = Some(Measured {
+            since: Instant::now(),
+            cpu: 0,
+            looks: Vec::new(),
+        });
     }
 
     /// Looks at every server, so that little of one that ends is lost.
     pub(crate) fn look(&mut self) {
+        self.sample();
+        let Some(measured) = &mut self.measured else {
+            return;
+        };
+        let second = measured.since.elapsed().as_secs_f64();
+        let cpu = self.servers.iter().map(Server::cpu).sum();
+        let spent = cpu - measured.cpu.min(cpu);
+        measured.cpu = cpu;
+        let before = measured.looks.last().map_or(0.0, |look| look.second);
+        measured.looks.push(Look {
+            second,
+            cpu_percent: spent as f64 / (second - before).max(0.001) / 1e4,
+            resident: self.servers.iter().map(|server| server.last.resident).sum(),
+        });
+    }
+
+    fn sample(&mut self) {
         for server in &mut self.servers {
             let Some(pid) = server.pid else { continue };
             match server::sample(pid) {
@@ -182,11 +238,8 @@ impl Fleet {
     /// What the run of so many sessions cost, of which the measured part took `seconds`; `None`
     /// when no server was ever seen.
     pub(crate) fn cost(&mut self, sessions: u32, results: &Results, seconds: f64) -> Option<Cost> {
-        self.look();
-        let cpu = |server: &Server| {
-            let present = server.last.cpu_us.saturating_sub(server.at_rest_cpu);
-            (server.past_cpu + present) as f64
-        };
+        self.sample();
+        let cpu = |server: &Server| server.cpu() as f64;
         let seen = || self.servers.iter().filter(|server| server.lives > 0);
         seen().next()?;
         let grown = |server: &Server| server.at_rest.saturating_sub(server.before);
@@ -202,6 +255,7 @@ impl Fleet {
                 .map(|server| ServerCost {
                     name: server.name.clone(),
                     pid: server.pid,
+                    build: server.pid.and_then(server::build),
                     lives: server.lives,
                     sessions: server
                         .address
@@ -211,6 +265,10 @@ impl Fleet {
                     cpu_percent: cpu(server) / seconds / 1e4,
                 })
                 .collect(),
+            timeline: self
+                .measured
+                .as_ref()
+                .map_or_else(Vec::new, |measured| measured.looks.clone()),
         })
     }
 }
@@ -255,7 +313,7 @@ fn ask(plan: &Plan, coordinator: &Address) -> Result<BTreeSet<SocketAddr>, Fleet
             },
         }
     }
-    let addresses = urls.iter().map(|url| Address::parse(url, "ws://"));
+    let addresses = urls.iter().map(|url| Address::parse(url, WEBSOCKET));
     let sockets = addresses.map(|address| address.map(|address| address.socket));
     Ok(sockets.collect::<Result<_, _>>()?)
 }

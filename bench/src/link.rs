@@ -18,6 +18,8 @@ pub(crate) enum Order {
     Go(u64),
     /// The one that all watch lost its session, or has it again.
     Away(Away),
+    /// Make no change after this monotonic time, µs, and end as if none had been planned.
+    End(u64),
     /// Report the results and end.
     Stop,
 }
@@ -56,11 +58,15 @@ pub(crate) enum News {
 
 /// What one worker, or all together, counted in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Counts {
     /// Sessions that are open and have their snapshot.
     pub(crate) ready: u64,
     /// Connections that were opened.
     pub(crate) connects: u64,
+    /// TLS handshakes from nothing, and those that took a former session up again.
+    pub(crate) tls_full: u64,
+    pub(crate) tls_resumed: u64,
     /// Connections that could not be opened, or were not upgraded.
     pub(crate) refused: u64,
     /// Open sessions that broke or were closed, and were wanted.
@@ -131,11 +137,18 @@ impl Counts {
         *self.causes.entry(cause.to_owned()).or_default() += 1;
     }
 
+    /// What was found wrong so far.
+    pub(crate) fn wrong(&self) -> u64 {
+        self.missed + self.duplicated + self.reordered + self.flaps + self.strays + self.errors
+    }
+
     /// Adds the counts of another worker.
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
             (&mut self.ready, other.ready),
             (&mut self.connects, other.connects),
+            (&mut self.tls_full, other.tls_full),
+            (&mut self.tls_resumed, other.tls_resumed),
             (&mut self.refused, other.refused),
             (&mut self.broken, other.broken),
             (&mut self.moved, other.moved),
@@ -225,6 +238,16 @@ pub(crate) struct Second {
     /// Connections that were cut, and sessions that were sent elsewhere.
     pub(crate) cut: u64,
     pub(crate) moved: u64,
+    /// Connections that were refused.
+    pub(crate) refused: u64,
+    /// Changes that were made.
+    pub(crate) changes: u64,
+    /// What was found wrong.
+    pub(crate) wrong: u64,
+    /// By how much the latest of these changes was late, µs.
+    pub(crate) late: u64,
+    /// Processor time of the worker, µs.
+    pub(crate) processor: u64,
     /// All that was delivered in it, disturbed or not.
     pub(crate) times: Times,
 }
@@ -233,6 +256,11 @@ pub(crate) struct Second {
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) counts: Counts,
+    /// From a change's intended time until the bench made it.
+    pub(crate) lateness: Times,
+    /// Processor time in the measured part, of all workers and of the busiest, µs.
+    pub(crate) processor: u64,
+    pub(crate) busiest: u64,
     /// From a status change's intended time to its delivery.
     pub(crate) status: Times,
     /// The same for a user that comes, its connection and token included.
@@ -275,6 +303,7 @@ impl Results {
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         let pairs = [
+            (&mut self.lateness, &other.lateness),
             (&mut self.status, &other.status),
             (&mut self.come, &other.come),
             (&mut self.leave, &other.leave),
@@ -286,6 +315,8 @@ impl Results {
         for (mine, others) in pairs {
             mine.0 += &others.0;
         }
+        self.processor += other.processor;
+        self.busiest = self.busiest.max(other.busiest);
         self.recovered = self.recovered.max(other.recovered);
         for (place, open) in &other.places {
             *self.places.entry(*place).or_default() += open;

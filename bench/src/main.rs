@@ -6,15 +6,23 @@
 mod address;
 mod cli;
 mod clock;
+mod diff;
+mod encoding;
 mod engine;
 mod fleet;
 mod link;
+mod machine;
+mod output;
+mod page;
 mod plan;
+mod preflight;
 mod report;
 mod route;
 mod run;
+mod scenario;
 mod server;
 mod timeline;
+mod tls;
 mod truth;
 mod watch;
 mod wire;
@@ -24,8 +32,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match cli::parse() {
-        cli::Command::Worker => engine::work().map(|()| true),
-        cli::Command::Run(options) => run::run(&options),
+        Err(error) => Err(error.into()),
+        Ok(command) => carry_out(command),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -33,6 +41,27 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("online-status-bench: {error}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all checks passed.
+fn carry_out(command: cli::Command) -> Result<bool, Box<dyn std::error::Error>> {
+    match command {
+        cli::Command::Worker => engine::work().map(|()| true),
+        cli::Command::Show(file) => {
+            println!("online-status-bench {}", file.words.join(" "));
+            Ok(true)
+        }
+        cli::Command::Run(options, file) => run::run(&options).map_err(|error| {
+            let wrong = error.downcast_ref::<run::RunError>();
+            match (file, wrong) {
+                (Some(file), Some(wrong)) => file.locate(wrong.option(), wrong.to_string()).into(),
+                _ => error,
+            }
+        }),
+        cli::Command::Diff { reports, page } => {
+            diff::diff(&reports, page.as_deref()).map(|()| true)
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{address::Address, truth::Span};
+use crate::{address::Address, encoding::Encoding, tls::Trust, truth::Span};
 
 /// The kind of load that a run makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) entrance: Entrance,
     pub(crate) secret: String,
+    pub(crate) encoding: Encoding,
+    /// For `wss://`.
+    pub(crate) trust: Trust,
     /// Users are `<prefix>-<number>`; a run never meets the users of another.
     pub(crate) prefix: String,
     pub(crate) seed: u64,
@@ -203,6 +206,14 @@ impl Plan {
         (n as f64 * 1e6 / self.rate) as u64
     }
 
+    /// Has the run end so many µs after its start, with `made` changes at least.
+    pub(crate) fn end_after(&mut self, length: u64, made: u64) {
+        let due = (length as f64 * self.rate / 1e6) as u64 + 1;
+        self.changes = self.changes.min(due.max(made));
+        self.hold = self.hold.min(length as f64 / 1e6);
+        self.hold_after = 0.0;
+    }
+
     /// The number of changes that the schedule has for a user.
     pub(crate) fn changes_of(&self, user: u32) -> u64 {
         let moves = self.changes.checked_div(self.move_every).unwrap_or(0);
@@ -244,6 +255,8 @@ pub(crate) mod tests {
             scenario,
             entrance: Entrance::Coordinators(Vec::new()),
             secret: String::new(),
+            encoding: Encoding::Json,
+            trust: Trust::System,
             prefix: "b".into(),
             seed: 7,
             sessions: 80,

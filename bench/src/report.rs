@@ -1,16 +1,21 @@
-//! What a run comes to: figures and failed checks. How people are shown them is `text.rs`.
+//! What a run comes to: figures and failed checks. How people are shown them is `text.rs` and
+//! `html.rs`.
 
+pub(crate) mod curve;
+pub(crate) mod html;
 mod text;
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
-    cli::Limit,
+    cli::{Limit, Options},
     fleet::Cost,
     link::{Counts, Results, Times},
+    machine::{self, Machine},
     plan::{Plan, Scenario},
     timeline::Row,
     truth::Span,
@@ -20,16 +25,16 @@ use crate::{
 const PUNCTUAL: f64 = 0.95;
 
 /// Percentiles of one latency, µs.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
-    count: u64,
-    p50: u64,
-    p90: u64,
-    p95: u64,
-    p99: u64,
-    p99_9: u64,
-    p99_99: u64,
-    max: u64,
+    pub(crate) count: u64,
+    pub(crate) p50: u64,
+    pub(crate) p90: u64,
+    pub(crate) p95: u64,
+    pub(crate) p99: u64,
+    pub(crate) p99_9: u64,
+    pub(crate) p99_99: u64,
+    pub(crate) max: u64,
 }
 
 impl Percentiles {
@@ -46,41 +51,88 @@ impl Percentiles {
             max: times.max(),
         })
     }
+
+    /// Their names, and all of them.
+    pub(crate) const NAMES: [&str; 7] = ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"];
+
+    pub(crate) fn values(&self) -> [u64; 7] {
+        [
+            self.p50,
+            self.p90,
+            self.p95,
+            self.p99,
+            self.p99_9,
+            self.p99_99,
+            self.max,
+        ]
+    }
+}
+
+/// The bench itself, in the measured part: what it would have to be for the figures to count.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Generator {
+    /// Its processes with one thread each.
+    pub(crate) workers: u32,
+    /// Processor time of all workers, and of the busiest, of one core, percent.
+    pub(crate) cpu_percent: f64,
+    pub(crate) busiest_percent: f64,
+    /// From a change's intended time until it was made.
+    pub(crate) lateness: Option<Percentiles>,
 }
 
 /// The report of a run, as `--json` prints it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) scenario: Scenario,
-    host: String,
-    sessions: u32,
-    watch: u32,
-    rate: f64,
-    seconds: f64,
+    /// What whoever ran it calls it.
+    #[serde(default)]
+    pub(crate) label: Option<String>,
+    /// Milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) started: u64,
+    pub(crate) host: String,
+    #[serde(default)]
+    pub(crate) machine: Machine,
+    /// Options by their names.
+    #[serde(default)]
+    pub(crate) options: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub(crate) generator: Generator,
+    /// When a signal ended the measured part early, s from its start; 0 = before it.
+    #[serde(default)]
+    pub(crate) interrupted: Option<f64>,
+    pub(crate) sessions: u32,
+    pub(crate) watch: u32,
+    pub(crate) rate: f64,
+    pub(crate) seconds: f64,
     /// The declared outages, in µs of the measured part.
-    outages: Vec<Span>,
+    pub(crate) outages: Vec<Span>,
     /// The rate at which sessions were opened, a second.
-    connected_per_second: f64,
-    handshake: Option<Percentiles>,
+    pub(crate) connected_per_second: f64,
+    pub(crate) handshake: Option<Percentiles>,
     /// From a question to a coordinator until its answer.
-    route: Option<Percentiles>,
+    pub(crate) route: Option<Percentiles>,
     /// Changes from the intended time to the delivery, with nothing lost in between.
-    delivery: Option<Percentiles>,
-    status: Option<Percentiles>,
-    come: Option<Percentiles>,
-    leave: Option<Percentiles>,
+    pub(crate) delivery: Option<Percentiles>,
+    pub(crate) status: Option<Percentiles>,
+    pub(crate) come: Option<Percentiles>,
+    pub(crate) leave: Option<Percentiles>,
     /// The same when the user's or the watcher's session was lost in between, or in a declared outage.
-    disturbed: Option<Percentiles>,
+    pub(crate) disturbed: Option<Percentiles>,
     /// How long users were without a session that had all to see.
-    outage: Option<Percentiles>,
+    pub(crate) outage: Option<Percentiles>,
     /// Until the last session was back after a storm, s.
-    recovered: Option<f64>,
-    counts: Counts,
+    pub(crate) recovered: Option<f64>,
+    pub(crate) counts: Counts,
     /// The cost of all servers together; `None` when no process was found.
-    server: Option<Cost>,
-    timeline: Vec<Row>,
+    pub(crate) server: Option<Cost>,
+    pub(crate) timeline: Vec<Row>,
     /// The first of what was wrong, by the name of its count.
-    examples: BTreeMap<String, Vec<String>>,
+    pub(crate) examples: BTreeMap<String, Vec<String>>,
+    /// Latencies by what share of all took no longer.
+    #[serde(default)]
+    pub(crate) curves: BTreeMap<String, Vec<curve::Point>>,
     /// What was wrong, one text each; empty = the run passed.
     pub(crate) failures: Vec<String>,
 }
@@ -90,6 +142,16 @@ pub(crate) struct Report {
 pub(crate) struct Spans {
     pub(crate) ramp: f64,
     pub(crate) measured: f64,
+    /// When a signal ended the measured part, after its start.
+    pub(crate) interrupted: Option<f64>,
+}
+
+/// All deliveries that nothing disturbed.
+pub(crate) fn delivery(results: &Results) -> Times {
+    let mut all = results.status.clone();
+    all.0 += &results.come.0;
+    all.0 += &results.leave.0;
+    all
 }
 
 impl Report {
@@ -99,21 +161,39 @@ impl Report {
         spans: Spans,
         timeline: Vec<Row>,
         server: Option<Cost>,
-        limits: &[Limit],
+        options: &Options,
+        machine: Machine,
     ) -> Self {
-        let mut all = results.status.clone();
-        all.0 += &results.come.0;
-        all.0 += &results.leave.0;
+        let all = delivery(results);
         let storm = plan.scenario == Scenario::Storm;
+        // Interrupted while they were opened, not all are.
+        let opened = match spans.interrupted {
+            Some(0.0) => results.counts.ready,
+            _ => u64::from(plan.holders()),
+        };
+        let percent = |us: u64| us as f64 / spans.measured.max(0.001) / 1e4;
+        let ended = machine::now_ms();
         Self {
             scenario: plan.scenario,
-            host: crate::server::host(),
+            label: options.label.clone(),
+            started: ended - (1e3 * (spans.ramp + spans.measured)) as u64,
+            host: machine.short(),
+            machine,
+            options: options.named(),
+            generator: Generator {
+                workers: plan.workers,
+                cpu_percent: percent(results.processor),
+                busiest_percent: percent(results.busiest),
+                lateness: Percentiles::of(&results.lateness),
+            },
+            interrupted: spans.interrupted,
+            curves: curve::all(results),
             sessions: plan.holders(),
             watch: plan.watch,
             rate: plan.rate,
             seconds: spans.measured,
             outages: plan.outages.clone(),
-            connected_per_second: f64::from(plan.holders()) / spans.ramp,
+            connected_per_second: opened as f64 / spans.ramp,
             handshake: Percentiles::of(&results.handshake),
             route: Percentiles::of(&results.route),
             delivery: Percentiles::of(&all),
@@ -127,7 +207,8 @@ impl Report {
                 plan,
                 &results.counts,
                 [&all.0, &results.disturbed.0],
-                limits,
+                &options.limits,
+                spans.interrupted,
             ),
             counts: results.counts.clone(),
             server,
@@ -142,8 +223,15 @@ fn failures(
     counts: &Counts,
     [undisturbed, disturbed]: [&Histogram<u64>; 2],
     limits: &[Limit],
+    interrupted: Option<f64>,
 ) -> Vec<String> {
     let mut failures = Vec::new();
+    if let Some(after) = interrupted {
+        failures.push(match after {
+            0.0 => "INTERRUPTED: before the measured part".to_owned(),
+            after => format!("INTERRUPTED: after {after:.1} s of the measured part"),
+        });
+    }
     let ready = (
         u64::from(plan.holders()) - counts.ready,
         "sessions are not open in the end",

@@ -1,21 +1,25 @@
 //! One run from the outside: plans it, has the workers carry it out, looks at the servers, and puts
 //! the results together.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    address::{Address, AddressError},
+    address::{Address, AddressError, HTTP, WEBSOCKET},
     cli::{Options, Outage},
     clock::now_us,
     fleet::Fleet,
     link::Order,
+    machine::{Machine, now_ms},
+    output::Output,
     plan::{Entrance, Plan, Scenario},
+    preflight,
     report::{Report, Spans},
+    tls::{TlsError, Trust},
     truth::Span,
-    workers::Workers,
+    workers::{Opened, Workers},
 };
 
 /// Open files that a worker needs besides its connections.
@@ -32,72 +36,101 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 pub(crate) enum RunError {
     #[error("--{0}: {1}")]
     Address(&'static str, AddressError),
-    #[error("--sessions {0} need {1} workers with this machine's limit of {2} open files each")]
+    #[error(
+        "--sessions {0} need {1} workers with this machine's limit of {2} open files each: leave \
+         --workers out, or raise the limit (ulimit -Hn)"
+    )]
     Files(u32, u64, u64),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("--{0} {1}: it must be a number above 0")]
     Zero(&'static str, f64),
     #[error("--{0} {1}: it must be 0 to {MAX_SPAN} seconds")]
     Span(&'static str, f64),
 }
 
+impl RunError {
+    /// The option that it is about.
+    pub(crate) fn option(&self) -> Option<&'static str> {
+        match self {
+            Self::Address(option, _) | Self::Zero(option, _) | Self::Span(option, _) => {
+                Some(option)
+            }
+            Self::Files(..) => Some("sessions"),
+            Self::Tls(_) => Some("ca"),
+        }
+    }
+}
+
 /// Runs a scenario and prints its report; whether all checks passed.
 pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let plan = plan(options)?;
+    let machine = Machine::here();
+    let output = Output::prepare(options)?;
+    preflight::check(&plan)?;
     let mut fleet = Fleet::find(&plan, &options.pid)?;
     let bar = bar(options, &plan);
 
     let started = Instant::now();
     let mut workers = Workers::start(&plan)?;
     let ramp = Duration::from_secs_f64(f64::from(plan.holders()) / plan.connect_rate);
-    let ready = workers.until_ready(&bar, started + ramp + PATIENCE)?;
+    let opened = workers.until_ready(&bar, started + ramp + PATIENCE)?;
     let ramp = started.elapsed().as_secs_f64();
-    std::thread::sleep(SETTLE);
+    if opened != Opened::Interrupted {
+        std::thread::sleep(SETTLE);
+    }
 
     fleet.at_rest();
     let begun = Instant::now();
-    let order = if ready {
+    let go = now_us() + 100_000;
+    let order = if opened == Opened::All {
         if !options.quiet {
             // For whoever has something to do to the servers in the measured part.
             bar.suspend(|| eprintln!("the measured part begins"));
         }
-        Order::Go(now_us() + 100_000)
+        Order::Go(go)
     } else {
         Order::Stop
     };
     workers.order(order)?;
-    let (results, timeline) = workers.until_done(&bar, || fleet.look())?;
+    let (results, timeline, interrupted) = workers.until_done(&bar, || fleet.look())?;
     let measured = begun.elapsed().as_secs_f64();
     let cost = fleet.cost(plan.holders(), &results, measured);
     bar.finish_and_clear();
     drop(workers);
 
-    let spans = Spans { ramp, measured };
+    let interrupted = match opened {
+        Opened::Interrupted => Some(0.0),
+        _ => interrupted.map(|at| at.saturating_sub(go) as f64 / 1e6),
+    };
+    let spans = Spans {
+        ramp,
+        measured,
+        interrupted,
+    };
     let report = Report::new(
         &plan,
         &results,
         spans,
         timeline.rows(),
         cost,
-        &options.limits,
+        options,
+        machine,
     );
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{report}");
-    }
+    output.write(&report, &results)?;
     Ok(report.failures.is_empty())
 }
 
 /// The entrance that the options ask for.
 fn entrance(options: &Options) -> Result<Entrance, RunError> {
-    let parse = |option, url: &str, scheme| {
-        Address::parse(url, scheme).map_err(|error| RunError::Address(option, error))
+    let parse = |option, url: &str, schemes| {
+        Address::parse(url, schemes).map_err(|error| RunError::Address(option, error))
     };
     if options.coordinator.is_empty() {
-        return Ok(Entrance::Server(parse("url", &options.url, "ws://")?));
+        return Ok(Entrance::Server(parse("url", &options.url, WEBSOCKET)?));
     }
     let all = options.coordinator.iter();
-    let all = all.map(|url| parse("coordinator", url, "http://"));
+    let all = all.map(|url| parse("coordinator", url, HTTP));
     Ok(Entrance::Coordinators(all.collect::<Result<_, _>>()?))
 }
 
@@ -147,14 +180,13 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         Scenario::Fanout => 1,
         Scenario::Presence | Scenario::Storm => 20,
     });
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     let mut plan = Plan {
         scenario,
         entrance: entrance(options)?,
         secret: options.secret.clone(),
-        prefix: format!("bench-{:x}", now.as_millis()),
+        encoding: options.encoding,
+        trust: Trust::read(options.ca.as_deref())?,
+        prefix: format!("bench-{:x}", now_ms()),
         seed: options.seed,
         sessions: options.sessions,
         watch,

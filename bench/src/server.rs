@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Read,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -42,10 +43,31 @@ pub(crate) fn slab() -> u64 {
     kib_after(&memory, "Slab:").unwrap_or(0)
 }
 
+/// The machine's main memory, bytes.
+pub(crate) fn memory() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib_after(&memory, "MemTotal:").unwrap_or(0)
+}
+
 /// The name of a process's program, as the kernel has it.
 pub(crate) fn name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim().to_owned()
+}
+
+/// The build ID that the linker left in a process's program, in hex; `None` when it cannot be read or
+/// has none.
+pub(crate) fn build(pid: u32) -> Option<String> {
+    let mut head = [0; 4_096];
+    let count = fs::File::open(format!("/proc/{pid}/exe"))
+        .and_then(|mut file| file.read(&mut head))
+        .ok()?;
+    // A note (ELF, System V ABI): length of its name and of its content, its type (3 = build ID), name.
+    let name = b"\x03\0\0\0GNU\0";
+    let at = head[..count].windows(name.len()).position(|w| w == name)?;
+    let length = u32::from_le_bytes(*head.get(at.checked_sub(4)?..)?.first_chunk()?);
+    let id = head[at + name.len()..count].get(..length as usize)?;
+    Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// An address as the tables of the kernel have it: words of the host's byte order in hex.
@@ -121,18 +143,6 @@ pub(crate) fn listeners(addresses: &[SocketAddr]) -> Vec<Option<u32>> {
         }
     }
     pids
-}
-
-/// The kernel and processors that the figures were taken on.
-pub(crate) fn host() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, name)| name.trim());
-    format!("Linux {}, {processors} × {model}", release.trim())
 }
 
 #[cfg(test)]

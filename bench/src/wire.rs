@@ -1,13 +1,12 @@
 //! The client's end of the protocol (RFC 6455): the upgrade, masked frames out, frames in.
 
-use std::borrow::Cow;
-
 use jsonwebtoken::{EncodingKey, Header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::{address::Address, plan::Shown};
+use crate::{address::Address, encoding::Encoding};
 
 pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
 pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xa;
@@ -29,6 +28,7 @@ pub(crate) fn request(
     address: &Address,
     secret: &str,
     user: &str,
+    encoding: Encoding,
 ) -> Result<Vec<u8>, jsonwebtoken::errors::Error> {
     let claims = Claims {
         sub: user,
@@ -37,10 +37,11 @@ pub(crate) fn request(
     let key = EncodingKey::from_secret(secret.as_bytes())?;
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
     let Address { host, path, .. } = address;
+    let subprotocol = encoding.subprotocol();
     Ok(format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: online-status.v1.json\r\nAuthorization: Bearer {token}\r\n\r\n"
+         Sec-WebSocket-Protocol: {subprotocol}\r\nAuthorization: Bearer {token}\r\n\r\n"
     )
     .into_bytes())
 }
@@ -113,50 +114,6 @@ pub(crate) fn close(payload: &[u8]) -> (u16, &str) {
             std::str::from_utf8(reason).unwrap_or_default(),
         ),
         None => (1005, ""),
-    }
-}
-
-/// A message of the server; what the bench does not look at is left out.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Message<'a> {
-    #[serde(rename = "type", borrow)]
-    pub(crate) kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub(crate) users: Vec<Record<'a>>,
-    #[serde(borrow, default)]
-    pub(crate) message: Option<Cow<'a, str>>,
-    /// The code of an `error`.
-    #[serde(borrow, default)]
-    pub(crate) code: Option<Cow<'a, str>>,
-    /// The id of the session's question that is answered.
-    #[serde(default)]
-    pub(crate) id: Option<u64>,
-    /// The address of a `move`.
-    #[serde(borrow, default)]
-    pub(crate) address: Option<Cow<'a, str>>,
-    /// The heartbeat of a `welcome`, seconds.
-    #[serde(default)]
-    pub(crate) heartbeat: Option<u64>,
-}
-
-/// One presence record of a server's message.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Record<'a> {
-    #[serde(borrow)]
-    pub(crate) user: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) status: Cow<'a, str>,
-    pub(crate) version: u64,
-}
-
-impl Record<'_> {
-    pub(crate) fn shown(&self) -> Option<Shown> {
-        match &*self.status {
-            "online" => Some(Shown::Online),
-            "away" => Some(Shown::Away),
-            "offline" => Some(Shown::Offline),
-            _ => None,
-        }
     }
 }
 

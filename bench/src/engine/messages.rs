@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 
 use super::{Engine, WorkError, sessions::Todo};
 use crate::{
+    encoding::{Message, Watch},
     plan::{Kind, Plan, Shown},
     watch::{Entry, Scene, Verdict},
-    wire::{self, Message},
 };
 
 /// The most users that one `watch` message of the bench names.
@@ -26,15 +26,15 @@ pub(super) fn watches(plan: &Plan, entries: &[Entry]) -> Vec<Vec<u8>> {
 }
 
 fn watch(plan: &Plan, entries: &[Entry], id: u64) -> Vec<u8> {
-    let users: Vec<String> = entries.iter().map(|entry| plan.user(entry.user)).collect();
-    let known: serde_json::Map<String, serde_json::Value> = entries
-        .iter()
-        .filter(|entry| entry.version > 0)
-        .map(|entry| (plan.user(entry.user), entry.version.into()))
-        .collect();
-    serde_json::json!({ "type": "watch", "users": users, "known": known, "id": id })
-        .to_string()
-        .into_bytes()
+    let users = entries.iter().map(|entry| plan.user(entry.user)).collect();
+    let known = entries.iter().filter(|entry| entry.version > 0);
+    plan.encoding.watch(&Watch {
+        users,
+        known: known
+            .map(|entry| (plan.user(entry.user), entry.version))
+            .collect(),
+        id,
+    })
 }
 
 impl Engine {
@@ -44,14 +44,14 @@ impl Engine {
         payload: &[u8],
         now: u64,
     ) -> Result<(), WorkError> {
-        let Ok(message) = serde_json::from_slice::<Message<'_>>(payload) else {
-            let text = String::from_utf8_lossy(payload);
-            let text: String = text.chars().take(80).collect();
-            self.results.counts.errors += 1;
-            self.results
-                .counts
-                .cause(&format!("a message that is none: {text}"));
-            return Ok(());
+        let message = match self.plan.encoding.read(payload) {
+            Ok(message) => message,
+            Err(seen) => {
+                let counts = &mut self.results.counts;
+                counts.errors += 1;
+                counts.cause(&format!("a message that is none: {seen}"));
+                return Ok(());
+            }
         };
         let number = self.connections[connection].user;
         match &*message.kind {
@@ -107,7 +107,7 @@ impl Engine {
             && user.unanswered > 0
         {
             let message = watch(&self.plan, entries, id);
-            self.send(connection, wire::TEXT, &message);
+            self.send_message(connection, &message);
         }
     }
 

@@ -1,7 +1,9 @@
 //! The life of a user's session: wanted, opened, lost, opened again. It owns what a user wants and
 //! keeps the truth of it; which server it goes to is `routes.rs`.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
+
+use rustls::ClientConfig;
 
 use super::{
     Engine, WorkError, messages,
@@ -14,7 +16,6 @@ use crate::{
     link::{Away, News},
     plan::{Kind, Scenario, Shown},
     watch::Entry,
-    wire,
 };
 
 /// The longest wait before a connection is tried again, µs.
@@ -74,6 +75,8 @@ pub(super) struct User {
     pub(super) place: Option<Place>,
     /// The time of the coordinator's answer that named `place`, µs.
     pub(super) routed: u64,
+    /// Its TLS settings, with its tickets, from its first `wss://` connection on.
+    pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
 impl User {
@@ -94,6 +97,7 @@ impl User {
             started: 0,
             place,
             routed: 0,
+            tls: None,
         }
     }
 }
@@ -186,7 +190,8 @@ impl Engine {
         let user = self.user(number);
         if user.bye.is_none() {
             user.bye = Some(now_us());
-            self.send_if_open(number, br#"{"type":"bye"}"#);
+            let bye = self.plan.encoding.bye();
+            self.send_if_open(number, &bye);
         }
     }
 
@@ -196,18 +201,15 @@ impl Engine {
     }
 
     fn send_status(&mut self, number: u32, shown: Shown) {
-        let message: &[u8] = match shown {
-            Shown::Away => br#"{"type":"status","status":"away"}"#,
-            _ => br#"{"type":"status","status":"online"}"#,
-        };
-        self.send_if_open(number, message);
+        let message = self.plan.encoding.status(shown);
+        self.send_if_open(number, &message);
     }
 
     fn send_if_open(&mut self, number: u32, message: &[u8]) {
         if self.is_open(number)
             && let Some(connection) = self.user(number).connection
         {
-            self.send(connection, wire::TEXT, message);
+            self.send_message(connection, message);
         }
     }
 
@@ -347,7 +349,7 @@ impl Engine {
         self.results.handshake.record(took);
         self.results.counts.connects += 1;
         for message in &watches {
-            self.send(connection, wire::TEXT, message);
+            self.send_message(connection, message);
         }
         if let Some(shown) = stands {
             self.send_status(number, shown);

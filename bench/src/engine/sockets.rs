@@ -4,14 +4,25 @@
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use mio::{Interest, Token, net::TcpStream};
+use rustls::ClientConnection;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Engine, WorkError, sessions::End};
-use crate::{address::Place, clock::now_us, truth::CLOSE, wire};
+use super::{Engine, WorkError, sessions::End, transport::Transport};
+use crate::{
+    address::{Address, Place},
+    clock::now_us,
+    tls::{self, Tls, TlsError},
+    truth::CLOSE,
+    wire,
+};
 
+/// What to do about a kernel that gives no port.
+const NO_PORT: &str = "connect: no port is left at this source address: ask for fewer --sessions, or widen \
+     net.ipv4.ip_local_port_range";
 /// How long an upgrade and the `welcome` after it may take, µs.
 const PATIENCE: u64 = 10_000_000;
 /// How long the close (1012) after a `move` may take, µs.
@@ -27,7 +38,7 @@ pub(super) enum Phase {
 }
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     pub(super) user: u32,
     pub(super) place: Place,
     pub(super) phase: Phase,
@@ -66,8 +77,8 @@ impl Connection {
     }
 
     /// Makes the coming close a reset instead of an orderly end.
-    pub(super) fn reset_on_close(&self) -> io::Result<()> {
-        let socket = socket2::SockRef::from(&self.stream);
+    pub(super) fn reset_on_close(&mut self) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&*self.stream.socket());
         socket.set_linger(Some(std::time::Duration::ZERO))
     }
 }
@@ -75,10 +86,18 @@ impl Connection {
 impl Engine {
     /// Begins the connection of a user to `place`.
     pub(super) fn dial(&mut self, number: u32, place: Place) -> Result<(), WorkError> {
-        let address = self.places.address(place);
-        let request = wire::request(address, &self.plan.secret, &self.plan.user(number))?;
+        let address = self.places.address(place).clone();
+        let (secret, user) = (&self.plan.secret, self.plan.user(number));
+        let request = wire::request(&address, secret, &user, self.plan.encoding)?;
+        let tls = match self.begin_tls(number, &address) {
+            Ok(tls) => tls,
+            Err(error) => return self.undialed(number, &error.to_string()),
+        };
         let stream = match open(address.socket, number) {
-            Ok(stream) => stream,
+            Ok(socket) => Transport::new(socket, tls),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                return self.undialed(number, NO_PORT);
+            }
             Err(error) => return self.undialed(number, &format!("connect: {error}")),
         };
         let connection = self.connections.insert(Connection {
@@ -98,10 +117,29 @@ impl Engine {
         let stream = &mut self.connections[connection].stream;
         self.poll
             .registry()
-            .register(stream, Token(connection), interest)?;
+            .register(stream.socket(), Token(connection), interest)?;
         self.places.opened(place);
         self.user(number).connection = Some(connection);
         Ok(())
+    }
+
+    /// TLS for a connection of a user, if the server's URL says so.
+    fn begin_tls(
+        &mut self,
+        number: u32,
+        address: &Address,
+    ) -> Result<Option<ClientConnection>, TlsError> {
+        if !address.tls {
+            return Ok(None);
+        }
+        let tls = match &self.tls {
+            Some(tls) => tls,
+            None => self.tls.insert(Tls::new(&self.plan.trust)?),
+        }
+        .clone();
+        let settings = &mut self.user(number).tls;
+        let settings = settings.get_or_insert_with(|| tls.of_user());
+        tls::begin(Arc::clone(settings), &address.host).map(Some)
     }
 
     /// Closes a connection and takes it out of the table.
@@ -118,23 +156,14 @@ impl Engine {
     }
 
     pub(super) fn serve(&mut self, connection: usize, writable: bool) -> Result<(), WorkError> {
-        if let Some(open) = self.connections.get(connection)
+        if let Some(open) = self.connections.get_mut(connection)
             && open.phase == Phase::Dialing
-            && let Ok(Some(error)) = open.stream.take_error()
+            && let Ok(Some(error)) = open.stream.socket().take_error()
         {
             return self.ended(connection, End::Cut(&error.to_string()));
         }
-        if writable && let Some(open) = self.connections.get_mut(connection) {
-            let output = std::mem::take(&mut open.output);
-            if !output.is_empty() {
-                self.write(connection, output);
-                let open = &mut self.connections[connection];
-                if open.phase == Phase::Dialing && open.output.is_empty() {
-                    open.phase = Phase::Upgrading;
-                    let number = open.user;
-                    self.user(number).there = true;
-                }
-            }
+        if writable {
+            self.write_waiting(connection);
         }
         // Edge-triggered: read until there is nothing more.
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -148,7 +177,30 @@ impl Engine {
             }
         }
         self.scratch = scratch;
+        if let Some(open) = self.connections.get(connection)
+            && open.stream.has_agreed()
+        {
+            self.write_waiting(connection);
+        }
         Ok(())
+    }
+
+    /// Writes what waits; with the whole request the server may know of the user.
+    fn write_waiting(&mut self, connection: usize) {
+        let Some(open) = self.connections.get_mut(connection) else {
+            return;
+        };
+        let output = std::mem::take(&mut open.output);
+        if output.is_empty() {
+            return;
+        }
+        self.write(connection, output);
+        let open = &mut self.connections[connection];
+        if open.phase == Phase::Dialing && open.output.is_empty() {
+            open.phase = Phase::Upgrading;
+            let number = open.user;
+            self.user(number).there = true;
+        }
     }
 
     /// Takes bytes that came; usually they are whole frames.
@@ -191,11 +243,23 @@ impl Engine {
                 }
             }
             open.phase = Phase::Open;
+            match open.stream.resumed() {
+                None => {}
+                Some(true) => self.results.counts.tls_resumed += 1,
+                Some(false) => self.results.counts.tls_full += 1,
+            }
         }
         while let Some((opcode, payload, after)) = wire::split(rest) {
             rest = after;
             match opcode {
-                wire::TEXT => self.message(connection, payload, now)?,
+                wire::TEXT | wire::BINARY if opcode == self.plan.encoding.opcode() => {
+                    self.message(connection, payload, now)?;
+                }
+                wire::TEXT | wire::BINARY => {
+                    self.results.counts.errors += 1;
+                    let cause = "a message in another encoding than the agreed one";
+                    self.results.counts.cause(cause);
+                }
                 wire::PING => self.send(connection, wire::PONG, payload),
                 wire::CLOSE => {
                     let (code, reason) = wire::close(payload);
@@ -248,6 +312,10 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn send_message(&mut self, connection: usize, message: &[u8]) {
+        self.send(connection, self.plan.encoding.opcode(), message);
+    }
+
     pub(super) fn send(&mut self, connection: usize, opcode: u8, payload: &[u8]) {
         let mask = self.next_mask();
         let mut bytes = std::mem::take(&mut self.connections[connection].output);
@@ -289,7 +357,7 @@ impl Engine {
 /// Sessions from one source address: the kernel looks for a free port ever longer, from half of all
 /// on, and that is not the server's. An address is the user's whatever its server is, so that no
 /// server, in whatever fault, meets more from one address.
-const PER_ADDRESS: u32 = 10_000;
+pub(crate) const PER_ADDRESS: u32 = 10_000;
 
 /// Begins the connection of a user. On loopback there is an address for every so many.
 fn open(address: SocketAddr, user: u32) -> io::Result<TcpStream> {

@@ -30,6 +30,7 @@ impl fmt::Display for Report {
             )?;
         }
         self.times(f)?;
+        self.generator(f)?;
         self.worst(f)?;
         match &self.server {
             None => writeln!(
@@ -73,12 +74,20 @@ impl Report {
             rerouted,
             unrouted,
             coordinators_lost,
+            tls_full,
+            tls_resumed,
             ..
         } = self.counts;
         if moved + wrong_node + put_off + silent + stalled > 0 {
             writeln!(
                 f,
                 "  redirects    {moved} moved, {wrong_node} at a wrong node, {put_off} put off, {stalled} stalled, {silent} gone silent"
+            )?;
+        }
+        if tls_full + tls_resumed > 0 {
+            writeln!(
+                f,
+                "  TLS          {tls_full} handshakes from nothing, {tls_resumed} resumed"
             )?;
         }
         if routes > 0 {
@@ -147,16 +156,27 @@ impl Report {
         )?;
         for (name, row) in rows {
             let Some(row) = row else { continue };
-            let values = [
-                row.p50, row.p90, row.p95, row.p99, row.p99_9, row.p99_99, row.max,
-            ];
             write!(f, "  {name:<12}")?;
-            for value in values {
+            for value in row.values() {
                 write!(f, " {:>8.2}", value as f64 / 1e3)?;
             }
             writeln!(f)?;
         }
         Ok(())
+    }
+
+    fn generator(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = &self.generator;
+        write!(
+            f,
+            "  bench        {} workers, CPU {:.0} % of a core, the busiest {:.0} %",
+            own.workers, own.cpu_percent, own.busiest_percent
+        )?;
+        if let Some(late) = own.lateness {
+            let [p99, max] = [late.p99, late.max].map(|us| us as f64 / 1e3);
+            write!(f, ", late by p99 {p99:.2} ms, at most {max:.2} ms")?;
+        }
+        writeln!(f)
     }
 
     /// The seconds in which a fault shows most; none without lost sessions.

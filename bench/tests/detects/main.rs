@@ -2,6 +2,7 @@
 //! to be found and called by its name, and what a client has to live with is no error.
 
 mod fake;
+mod interrupted;
 
 use std::{
     net::TcpListener,
