@@ -296,7 +296,13 @@ pub(crate) enum Command {
 
 /// Reads the command line; wrong usage ends the process with 2.
 pub(crate) fn parse() -> Result<Command, ScenarioError> {
-    let (file, check, more) = match Arguments::parse().command {
+    let program = Arguments::command().subcommand(settings::documents_command());
+    let matches = program.clone().get_matches();
+    if let Some(("documents", arguments)) = matches.subcommand() {
+        settings::write_documents(&program, arguments);
+    }
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (file, check, more) = match arguments.command {
         Commands::Load(load) => return Ok(Command::Run(Box::new(load.options()), None)),
         Commands::Worker => return Ok(Command::Worker),
         Commands::Diff { reports, report } => {

@@ -34,6 +34,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(TABLE.with_flags(run, &aliases))
         .subcommand(TABLE.config_command(&aliases))
+        .subcommand(settings::documents_command())
 }
 
 /// Reads the process's command line; prints help or mistakes and exits (2) by itself.
@@ -42,6 +43,7 @@ pub(crate) fn parse() -> Invocation {
     let (name, arguments) = matches.subcommand().expect("a subcommand is required");
     let (action, arguments) = match name {
         "run" => (Action::Run, arguments),
+        "documents" => settings::write_documents(&command(), arguments),
         _ => {
             let (action, arguments) = Table::given_action(arguments);
             (Action::Config(action), arguments)

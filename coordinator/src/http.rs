@@ -96,6 +96,23 @@ impl App {
         let age = picture.read_at?.elapsed();
         (age > self.fresh).then(|| age.as_secs().max(1))
     }
+
+    /// Whether it answers as it should, and a line that says so or what is missing.
+    pub(crate) fn readiness(&self) -> (bool, String) {
+        let picture = self.picture();
+        if self.leaving.is_signalled() {
+            (false, "shutting down".into())
+        } else if !self.keys.are_ready() {
+            (false, "no keys for tokens yet".into())
+        } else if picture.map.is_none() {
+            (false, "no map yet".into())
+        } else {
+            let text = self.stale(&picture).map_or("ready".into(), |seconds| {
+                format!("ready, with a map that was last confirmed {seconds} s ago")
+            });
+            (true, text)
+        }
+    }
 }
 
 /// The routes of every path, with their limits.

@@ -6,7 +6,7 @@ use coordinator::control::Control;
 use keys::{Keys, KeysError};
 use redis_store::{Link, OptionsError};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use settings::ListenError;
+use settings::{Condition, ListenError, Service};
 use token::DEVELOPMENT_SECRET;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -29,6 +29,8 @@ use crate::{
 
 /// Descriptors that are kept for other purposes than clients' connections.
 const RESERVED_DESCRIPTORS: u64 = 64;
+/// Time between two looks at how the coordinator is.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long the end of the leadership may take.
 const RESIGNING: Duration = Duration::from_secs(3);
 
@@ -134,8 +136,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
         server: tokio::spawn(server::serve(listener, router, limits, metrics, stopping)),
     };
     greet(&app, address);
-    let result = until_told(&app, signals, &mut parts).await;
+    let mut service = Service::new();
+    let result = until_told(&app, signals, &mut parts, &mut service).await;
     leaver.stop();
+    service.stop();
     let finish = async {
         // A part that has failed answers nothing that is worth a wait.
         if result.is_ok() {
@@ -200,13 +204,22 @@ impl Signals {
 }
 
 /// Returns when a signal wants it to end, or a part has ended, which none does by itself.
-async fn until_told(app: &App, mut signals: Signals, parts: &mut Parts) -> Result<(), RunError> {
+async fn until_told(
+    app: &App,
+    mut signals: Signals,
+    parts: &mut Parts,
+    service: &mut Service,
+) -> Result<(), RunError> {
     loop {
         tokio::select! {
+            () = sleep(LOOK) => {
+                service.update(|| condition(app));
+                continue;
+            }
             _ = signals.terminate.recv() => {}
             _ = signals.interrupt.recv() => {}
             _ = signals.hangup.recv() => {
-                reload(app);
+                service.reload(|| reload(app));
                 continue;
             }
             _ = &mut parts.candidate => return Err(RunError::Failed("the leadership")),
@@ -218,11 +231,28 @@ async fn until_told(app: &App, mut signals: Signals, parts: &mut Parts) -> Resul
     }
 }
 
+/// How the coordinator is. Whoever asks shows by it that the runtime goes on.
+fn condition(app: &App) -> Condition {
+    let (is_ready, status) = app.readiness();
+    Condition {
+        is_ready,
+        is_alive: true,
+        status,
+    }
+}
+
 /// Takes new keys for tokens; on an error the old ones stay.
-fn reload(app: &App) {
+fn reload(app: &App) -> Result<(), String> {
     match app.keys.reload() {
-        Ok(()) => println!("the keys for tokens were loaded again"),
-        Err(error) => eprintln!("the old keys for tokens stay: {error}"),
+        Ok(()) => {
+            println!("the keys for tokens were loaded again");
+            Ok(())
+        }
+        Err(error) => {
+            let error = format!("the old keys for tokens stay: {error}");
+            eprintln!("{error}");
+            Err(error)
+        }
     }
 }
 

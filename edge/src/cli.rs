@@ -77,6 +77,7 @@ fn command() -> Command {
                 ),
         ))
         .subcommand(TABLE.config_command(&aliases))
+        .subcommand(settings::documents_command())
 }
 
 /// How long a test token may be good.
@@ -97,6 +98,7 @@ pub(crate) fn parse() -> Invocation {
         "run" => (Action::Run(Mode::Cluster), arguments),
         "token" => (Action::Token, arguments),
         "check-token" => (Action::CheckToken, arguments),
+        "documents" => settings::write_documents(&command(), arguments),
         _ => {
             let (action, arguments) = Table::given_action(arguments);
             (Action::Config(action), arguments)

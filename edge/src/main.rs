@@ -21,6 +21,7 @@ mod node_side;
 mod opening;
 mod pages;
 mod proxy_protocol;
+mod running;
 mod send_ring;
 mod session;
 mod shared;

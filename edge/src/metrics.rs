@@ -45,6 +45,8 @@ impl Latency {
 /// What a core counts around its presence.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CoreStats {
+    /// How often the core has published: while it grows, the core goes on.
+    pub(crate) published: u64,
     pub(crate) presence: Counters,
     /// Connections of any kind, now.
     pub(crate) connections: u64,
@@ -107,6 +109,15 @@ impl Metrics {
 
     pub(crate) fn publish(&self, core: usize, stats: &CoreStats) {
         *self.0[core].lock().expect("nobody panics with this lock") = stats.clone();
+    }
+
+    /// How often each core has published.
+    pub(crate) fn published(&self) -> Vec<u64> {
+        let published = |core: &Mutex<CoreStats>| {
+            let stats = core.lock().expect("nobody panics with this lock");
+            stats.published
+        };
+        self.0.iter().map(published).collect()
     }
 
     /// How long the oldest change of any core has waited for the bus to confirm it, ms.

@@ -159,10 +159,10 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     let response = match request.path.as_str() {
         "/" | "*" if request.method == "OPTIONS" => return Some(options(METHODS)),
         "/healthz" => Response::text(200, "ok"),
-        "/readyz" if shared.is_ready() => Response::text(200, &ready(shared)),
-        "/readyz" if shared.is_leaving() => Response::text(503, "draining"),
-        "/readyz" if !shared.keys.are_ready() => Response::text(503, NO_KEYS),
-        "/readyz" => Response::text(503, "starting"),
+        "/readyz" => {
+            let (status, text) = readiness(shared);
+            Response::text(status, &text)
+        }
         "/version" => Response::json(&json!({ "version": env!("CARGO_PKG_VERSION") })),
         "/metrics" => {
             let page = shared.metrics.render(
@@ -184,11 +184,20 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     }
 }
 
-/// An edge that cannot publish goes on serving its own watchers, so that it stays ready; it says so.
-fn ready(shared: &Shared) -> String {
-    match shared.place.as_ref().and_then(|place| place.bus_trouble()) {
-        Some(trouble) => format!("ready; {trouble}"),
-        None => "ready".into(),
+/// Whether the edge is ready, as an HTTP status and a text. One that cannot publish goes on serving its
+/// own watchers, so that it stays ready; it says so.
+pub(crate) fn readiness(shared: &Shared) -> (u16, String) {
+    if shared.is_leaving() {
+        (503, "draining".into())
+    } else if !shared.keys.are_ready() {
+        (503, NO_KEYS.into())
+    } else if !shared.is_ready() {
+        (503, "starting".into())
+    } else {
+        match shared.place.as_ref().and_then(|place| place.bus_trouble()) {
+            Some(trouble) => (200, format!("ready; {trouble}")),
+            None => (200, "ready".into()),
+        }
     }
 }
 

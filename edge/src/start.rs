@@ -1,4 +1,4 @@
-//! The start, the signals and the shutdown of an edge: standalone, with the embedded store and bus
+//! The start of an edge: standalone, with the embedded store and bus
 //! and all vnodes, or as a node of a cluster.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use keys::{Keys, KeysError};
@@ -16,7 +16,6 @@ use presence::{Core, Settings, WatchBudget};
 use ring::{CoreId, Epoch, Member};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use settings::ListenError;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     admin,
@@ -29,6 +28,7 @@ use crate::{
     decrees::{DecreeError, Decrees},
     mesh::{Bell, Mesh},
     metrics::Metrics,
+    running,
     shared::{Shared, SharedParts},
     socket, store,
     store::Store,
@@ -38,8 +38,6 @@ use crate::{
 
 /// What a watch takes at most, bytes, when the limit of all is made from that of memory.
 const WATCH_BYTES: u64 = 64;
-/// Between two looks at the process's memory.
-const MEMORY_LOOK: Duration = Duration::from_millis(500);
 /// Descriptors that are not connections: rings, listeners, files.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
@@ -237,7 +235,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         .name("admin".into())
         .spawn(move || admin::run(&admin, &admin_shared))?;
     announce(&shared, listen, admin_address);
-    let ended = wait_for_end(&shared, &running, &tls_paths);
+    let ended = running::until_end(&shared, &running, &tls_paths);
     if let Some(end) = backend.end {
         end.run();
     }
@@ -532,86 +530,5 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         println!(
             "  live page {scheme}://{listen}/  (make a token: online-status-edge token --user alice)"
         );
-    }
-}
-
-fn wait_for_end(
-    shared: &Arc<Shared>,
-    running: &AtomicUsize,
-    tls_paths: &(std::path::PathBuf, std::path::PathBuf),
-) -> Result<(), StartError> {
-    // The cores end by themselves; one that does not is not waited for.
-    let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
-    let mut told: Option<Instant> = None;
-    let mut last_move = (0, Instant::now());
-    let mut looked: Option<Instant> = None;
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    loop {
-        if looked.is_none_or(|at| at.elapsed() >= MEMORY_LOOK) {
-            looked = Some(Instant::now());
-            shared.gate.look_at_memory();
-            if let Some(decrees) = &shared.decrees {
-                decrees.forget(clock::wall_ms());
-            }
-        }
-        for signal in signals.pending() {
-            match signal {
-                SIGHUP => reload(shared, tls_paths),
-                _ if told.is_some() => {
-                    eprintln!("told twice to stop: ending now");
-                    return Ok(());
-                }
-                _ => {
-                    println!("shutting down: sessions are told to go elsewhere");
-                    told = Some(Instant::now());
-                    match &shared.place {
-                        Some(place) => place.leave(),
-                        None => shared.drain(),
-                    }
-                }
-            }
-        }
-        if let (Some(told), Some(place)) = (told, &shared.place)
-            && !shared.is_draining()
-            && (moved_away(place, &mut last_move)
-                || told.elapsed() > shared.config.server.drain_timeout / 2)
-        {
-            shared.drain();
-        }
-        if told.is_some_and(|told| told.elapsed() > patience) {
-            return Err(StartError::Drain(running.load(Ordering::Acquire)));
-        }
-        if running.load(Ordering::Acquire) == 0 {
-            println!("done");
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// How long nothing moves any more when nobody takes it.
-const NOBODY_TAKES: Duration = Duration::from_secs(5);
-
-/// Whether no other node has to take, or takes, anything more from this one. `last`: when how many
-/// vnodes were left.
-fn moved_away(place: &cluster::Place, last: &mut (usize, Instant)) -> bool {
-    let (_, moving) = place.progress();
-    let left = place.owned() + moving;
-    if left != last.0 {
-        *last = (left, Instant::now());
-    }
-    left == 0 || !place.has_others() || last.1.elapsed() > NOBODY_TAKES
-}
-
-/// Takes new certificates and keys for new connections; on an error the old ones stay.
-fn reload(shared: &Shared, (certificate, key): &(std::path::PathBuf, std::path::PathBuf)) {
-    if let Some(tls) = &shared.tls {
-        match tls.reload(certificate, key) {
-            Ok(()) => println!("the certificate was loaded again"),
-            Err(error) => eprintln!("the old certificate stays: {error}"),
-        }
-    }
-    if let Err(error) = shared.keys.reload() {
-        eprintln!("the old token keys stay: {error}");
     }
 }

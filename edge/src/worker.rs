@@ -227,6 +227,7 @@ impl Worker {
             self.shared.starting.fetch_sub(1, Ordering::Relaxed);
         }
         let mut stats = self.stats.borrow_mut();
+        stats.published += 1;
         stats.presence = core.counters();
         stats.vnodes_loading = core.vnodes_loading() as u64;
         let conns = self.conns.borrow();

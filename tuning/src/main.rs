@@ -1,16 +1,38 @@
-//! online-status-tuning: what a Linux host needs for many sessions. It looks and says; it changes
-//! nothing itself.
+//! online-status-tuning: what a Linux host needs for many sessions, what it can hold, and the changes
+//! that get it there, with their way back.
 #![forbid(unsafe_code)]
 
-mod conditions;
+#[macro_use(print, println, eprintln)]
+extern crate settings;
 
-use std::{fs, process::ExitCode};
+mod apply;
+mod capacity;
+mod cards;
+mod check;
+mod host;
+mod item;
+mod layout;
+mod parameters;
+mod plan;
+mod record;
+mod script;
+mod table;
 
-use clap::{Parser, Subcommand};
-use conditions::{Finding, Host, Severity};
-use rustix::process::{Resource, getrlimit};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-/// What a Linux host needs for many sessions; looks and says, and changes nothing itself.
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use host::Host;
+use item::{Group, Item, Severity};
+use plan::{AtBoot, Change, Kind};
+use table::table;
+
+/// What a Linux host needs for many sessions, and what it can hold. It changes nothing without --yes.
 #[derive(Parser)]
 #[command(
     name = "online-status-tuning",
@@ -21,6 +43,9 @@ use rustix::process::{Resource, getrlimit};
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// Where the host's files are.
+    #[arg(long, global = true, hide = true, default_value = "/")]
+    root: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -35,98 +60,294 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints a file for /etc/sysctl.d with what this host lacks.
-    Sysctl {
-        /// Sessions on this host.
+    /// Shows the changes that get this host there, each with its reason; with --yes makes them, all or
+    /// none, and keeps them over a reboot.
+    Apply(Apply),
+    /// Takes back what `apply` has changed, also after a reboot.
+    Undo,
+    /// Says how many sessions this host can hold, by each thing that they take; exit code 1 when they
+    /// are fewer than wished for.
+    Capacity {
+        /// Sessions wished for.
         #[arg(long, default_value_t = 100_000)]
         sessions: u64,
+        /// Clients speak TLS with the edge itself.
+        #[arg(long)]
+        tls: bool,
+        /// Addresses of proxies in front of the edge, when all clients come through them.
+        #[arg(long, default_value_t = 0)]
+        proxies: u64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
+    /// Says which CPUs should serve sessions, and which the rest, as settings of the edge.
+    Layout,
 }
 
-/// The host that this process runs on.
-struct ThisHost;
-
-impl Host for ThisHost {
-    fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(path)
-            .ok()
-            .map(|text| text.trim().to_owned())
-    }
-
-    fn open_files(&self) -> u64 {
-        getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
-    }
+#[derive(Args)]
+struct Apply {
+    /// Sessions on this host.
+    #[arg(long, default_value_t = 100_000)]
+    sessions: u64,
+    /// Groups of changes.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Group::USUAL)]
+    only: Vec<Group>,
+    /// Make the changes.
+    #[arg(long, conflicts_with = "out_script")]
+    yes: bool,
+    /// Write them as a shell script with `apply` and `undo`, instead.
+    #[arg(long, value_name = "FILE")]
+    out_script: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Check { sessions, json } => {
-            let findings = conditions::check(&ThisHost, sessions);
-            if json {
-                println!(
-                    "{}",
-                    serde_json::json!({ "sessions": sessions, "findings": findings })
-                );
-            } else {
-                print!("{}", table(&findings));
-            }
-            let fatal = |finding: &Finding| !finding.passed && finding.severity == Severity::Fatal;
-            ExitCode::from(u8::from(findings.iter().any(fatal)))
+    let program = Arguments::command().subcommand(settings::documents_command());
+    let matches = program.clone().get_matches();
+    if let Some(("documents", arguments)) = matches.subcommand() {
+        settings::write_documents(&program, arguments);
+    }
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let host = Host::new(arguments.root);
+    let done = match arguments.command {
+        Command::Check { sessions, json } => Ok(check(&host, sessions, json)),
+        Command::Apply(apply) => change(&host, &apply).map(|()| true),
+        Command::Undo => undo(&host).map(|()| true),
+        Command::Capacity {
+            sessions,
+            tls,
+            proxies,
+            json,
+        } => {
+            let rows = capacity::rows(&host, tls, proxies);
+            Ok(show_capacity(&rows, sessions, json))
         }
-        Command::Sysctl { sessions } => {
-            println!("# For {sessions} sessions. Load it with: sysctl --system");
-            for finding in conditions::check(&ThisHost, sessions) {
-                if let Some(line) = finding.sysctl.filter(|_| !finding.passed) {
-                    println!("{line}");
-                }
-            }
-            ExitCode::SUCCESS
+        Command::Layout => {
+            print!("{}", layout::advise(&host));
+            Ok(true)
+        }
+    };
+    match done {
+        Ok(good) => ExitCode::from(u8::from(!good)),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
 }
 
-fn table(findings: &[Finding]) -> String {
-    let head = [
-        "CONDITION",
-        "REQUIRED",
-        "CURRENT",
-        "SEVERITY",
-        "PASSED",
-        "FIX",
-    ]
-    .map(str::to_owned);
-    let rows = findings.iter().map(|finding| {
-        let fix = if finding.passed {
-            String::new()
-        } else {
-            finding.fix.clone()
+/// Whether nothing is missing that sessions cannot do without.
+fn check(host: &Host, sessions: u64, json: bool) -> bool {
+    let items = check::check(host, sessions);
+    let fatal = |item: &Item| !item.passed && item.severity == Severity::Fatal;
+    let good = !items.iter().any(fatal);
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({ "sessions": sessions, "passed": good, "items": items })
+        );
+        return good;
+    }
+    let rows = items.iter().map(|item| {
+        let severity = format!("{:?}", item.severity).to_lowercase();
+        let passed = if item.passed { "yes" } else { "no" };
+        let current = item.current.clone().unwrap_or_else(|| "unknown".into());
+        let fix = match item.passed {
+            true => String::new(),
+            false => format!("{}  ({})", item.fix(), item.why),
         };
-        let severity = format!("{:?}", finding.severity).to_lowercase();
-        let passed = if finding.passed { "yes" } else { "no" };
-        let current = finding.current.clone().unwrap_or_else(|| "unknown".into());
-        [
-            finding.condition.into(),
-            finding.required.clone(),
+        vec![
+            item.condition.clone(),
+            item.required.clone(),
             current,
             severity,
             passed.into(),
             fix,
         ]
     });
-    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..5)
-        .map(|column| width(column).unwrap_or_default())
-        .collect();
-    let line = |row: &[String; 6]| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}  "));
-        format!("{}{}", cells.collect::<String>(), row[5])
-            .trim_end()
-            .to_owned()
-            + "\n"
+    print!(
+        "{}",
+        table(
+            &[
+                "CONDITION",
+                "REQUIRED",
+                "CURRENT",
+                "SEVERITY",
+                "PASSED",
+                "FIX"
+            ],
+            rows
+        )
+    );
+    good
+}
+
+fn change(host: &Host, apply: &Apply) -> Result<(), String> {
+    let items = check::check(host, apply.sessions);
+    let changes = plan::changes(host, &items, &apply.only);
+    let program =
+        std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
+    let boot = AtBoot {
+        program: program.display().to_string(),
+        sessions: apply.sessions,
+        groups: apply.only.clone(),
     };
-    rows.iter().map(line).collect()
+    if let Some(path) = &apply.out_script {
+        let files = plan::files(host, &changes, &boot);
+        write_script(path, &script::script(&changes, &files, apply.sessions))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        println!(
+            "{}: {} changes; sh {0} apply, as root, makes them",
+            path.display(),
+            changes.len()
+        );
+        return Ok(());
+    }
+    show(&changes, &items, &apply.only);
+    if changes.is_empty() {
+        println!("nothing is to be changed");
+        return Ok(());
+    }
+    if !apply.yes {
+        for path in plan::files(host, &changes, &boot).keys() {
+            println!("to be kept in {path}");
+        }
+        println!("nothing was changed: --yes makes these changes, undo takes them back");
+        return Ok(());
+    }
+    let count = changes.len();
+    let refused = apply::apply(host, changes, &boot).map_err(|error| error.to_string())?;
+    refused
+        .iter()
+        .for_each(|what| println!("left as it was: {what}"));
+    println!(
+        "{} changes were made; online-status-tuning undo takes them back ({})",
+        count - refused.len(),
+        record::RECORD
+    );
+    println!("running services keep their limits until they are restarted");
+    Ok(())
+}
+
+fn write_script(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o755)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// The changes, and what a person has to do.
+fn show(changes: &[Change], items: &[Item], groups: &[Group]) {
+    let rows = changes.iter().map(|change| {
+        let (now, then) = match &change.what {
+            Kind::Value { before, after, .. } => (before.clone(), after.clone()),
+            Kind::Unit { line } => (String::new(), line.clone()),
+            Kind::Run { words, undo } => (undo.join(" "), words.join(" ")),
+        };
+        let subject = match &change.what {
+            Kind::Value {
+                sysctl: Some(name), ..
+            } => name,
+            _ => change.subject(),
+        };
+        vec![
+            subject.to_owned(),
+            now,
+            then,
+            format!("{} ({})", change.why, change.source),
+        ]
+    });
+    if !changes.is_empty() {
+        print!("{}", table(&["CHANGE", "NOW", "THEN", "WHY"], rows));
+    }
+    for item in items {
+        if !item.passed
+            && groups.contains(&item.group)
+            && matches!(item.mend, item::Mend::Advice(_))
+        {
+            println!(
+                "for you to do: {}: {}  ({})",
+                item.condition,
+                item.fix(),
+                item.why
+            );
+        }
+    }
+    let skipped: Vec<String> = Group::ALL
+        .iter()
+        .filter(|group| {
+            !groups.contains(group)
+                && items
+                    .iter()
+                    .any(|item| item.group == **group && !item.passed)
+        })
+        .map(|group| group.name())
+        .collect();
+    if !skipped.is_empty() {
+        println!(
+            "not among these, as they were not chosen with --only: {}",
+            skipped.join(", ")
+        );
+    }
+}
+
+fn undo(host: &Host) -> Result<(), String> {
+    let (done, kept) = apply::undo(host)?;
+    done.iter().for_each(|what| println!("{what}"));
+    kept.iter()
+        .for_each(|what| println!("left as it is: {what}"));
+    if done.is_empty() && kept.is_empty() {
+        println!("nothing was changed by online-status-tuning");
+    }
+    Ok(())
+}
+
+/// Whether the host holds as many as are wished for.
+fn show_capacity(rows: &[capacity::Row], wished: u64, json: bool) -> bool {
+    let most = rows
+        .iter()
+        .filter_map(|row| Some((row.sessions?, row.resource)))
+        .min();
+    let good = most.is_none_or(|(most, _)| most >= wished);
+    if json {
+        let most = most.map(
+            |(sessions, resource)| serde_json::json!({ "sessions": sessions, "by": resource }),
+        );
+        println!(
+            "{}",
+            serde_json::json!({ "wished": wished, "passed": good, "holds": most, "resources": rows })
+        );
+        return good;
+    }
+    let text = rows.iter().map(|row| {
+        let sessions = row
+            .sessions
+            .map_or("no bound".into(), |sessions| sessions.to_string());
+        vec![
+            row.resource.into(),
+            row.has.clone(),
+            row.takes.clone(),
+            sessions,
+        ]
+    });
+    print!(
+        "{}",
+        table(
+            &["RESOURCE", "THIS HOST HAS", "A SESSION TAKES", "SESSIONS"],
+            text
+        )
+    );
+    if let Some((most, by)) = most {
+        let word = if good {
+            "as wished"
+        } else {
+            "fewer than wished"
+        };
+        println!("this host holds {most} sessions, {word} ({wished}); the bound is {by}");
+    }
+    good
 }

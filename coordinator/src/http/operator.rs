@@ -42,21 +42,12 @@ pub(super) async fn healthz() -> Response {
 }
 
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let picture = app.picture();
-    let stale = app.stale(&picture);
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    if app.leaving.is_signalled() {
-        answer::text(unavailable, "shutting down")
-    } else if !app.keys.are_ready() {
-        answer::text(unavailable, "no keys for tokens yet")
-    } else if picture.map.is_none() {
-        answer::text(unavailable, "no map yet")
-    } else {
-        let text = stale.map_or("ready".to_owned(), |seconds| {
-            format!("ready, with a map that was last confirmed {seconds} s ago")
-        });
-        answer::stale(answer::text(StatusCode::OK, &text), stale)
+    let (is_ready, text) = app.readiness();
+    if !is_ready {
+        return answer::text(StatusCode::SERVICE_UNAVAILABLE, &text);
     }
+    let stale = app.stale(&app.picture());
+    answer::stale(answer::text(StatusCode::OK, &text), stale)
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {

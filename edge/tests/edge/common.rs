@@ -110,6 +110,16 @@ impl Edge {
         Self::start_on(Ipv4Addr::LOCALHOST.into(), command, flags)
     }
 
+    /// Starts one as a service manager does that listens at `socket`, with a watchdog of a second.
+    pub(crate) fn start_as_service(socket: &std::path::Path, flags: &[&str]) -> Self {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        let command = command
+            .env("NOTIFY_SOCKET", socket)
+            .env("WATCHDOG_USEC", "1000000");
+        let secret = ["--auth-secret", SECRET];
+        Self::start_as(command, &[&secret[..], flags].concat())
+    }
+
     /// Starts one that listens on every address, those of IPv6 too.
     pub(crate) fn start_everywhere(flags: &[&str]) -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));

@@ -15,6 +15,7 @@ mod opening;
 mod presence;
 mod proxies;
 mod restarts;
+mod service;
 mod slow;
 mod tls;
 mod tokens;

@@ -1,0 +1,123 @@
+//! What the first thread does while the cores serve: it hears signals, tells the service manager how
+//! the edge is, and sees to the shutdown.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use settings::{Condition, Service};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{clock, cluster, pages, shared::Shared, start::StartError};
+
+/// Between two looks at the process's memory.
+const MEMORY_LOOK: Duration = Duration::from_millis(500);
+
+/// Returns when a signal has ended the edge.
+pub(crate) fn until_end(
+    shared: &Arc<Shared>,
+    running: &AtomicUsize,
+    tls_paths: &(PathBuf, PathBuf),
+) -> Result<(), StartError> {
+    // The cores end by themselves; one that does not is not waited for.
+    let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
+    let mut told: Option<Instant> = None;
+    let mut last_move = (0, Instant::now());
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (mut service, mut published) = (Service::new(), Vec::new());
+    let mut looked: Option<Instant> = None;
+    loop {
+        if looked.is_none_or(|at| at.elapsed() >= MEMORY_LOOK) {
+            looked = Some(Instant::now());
+            shared.gate.look_at_memory();
+            if let Some(decrees) = &shared.decrees {
+                decrees.forget(clock::wall_ms());
+            }
+        }
+        service.update(|| condition(shared, &mut published));
+        for signal in signals.pending() {
+            match signal {
+                SIGHUP => service.reload(|| reload(shared, tls_paths)),
+                _ if told.is_some() => {
+                    eprintln!("told twice to stop: ending now");
+                    return Ok(());
+                }
+                _ => {
+                    println!("shutting down: sessions are told to go elsewhere");
+                    service.stop();
+                    told = Some(Instant::now());
+                    match &shared.place {
+                        Some(place) => place.leave(),
+                        None => shared.drain(),
+                    }
+                }
+            }
+        }
+        if let (Some(told), Some(place)) = (told, &shared.place)
+            && !shared.is_draining()
+            && (moved_away(place, &mut last_move)
+                || told.elapsed() > shared.config.server.drain_timeout / 2)
+        {
+            shared.drain();
+        }
+        if told.is_some_and(|told| told.elapsed() > patience) {
+            return Err(StartError::Drain(running.load(Ordering::Acquire)));
+        }
+        if running.load(Ordering::Acquire) == 0 {
+            println!("done");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How long nothing moves any more when nobody takes it.
+const NOBODY_TAKES: Duration = Duration::from_secs(5);
+
+/// Whether no other node has to take, or takes, anything more from this one. `last`: when how many
+/// vnodes were left.
+fn moved_away(place: &cluster::Place, last: &mut (usize, Instant)) -> bool {
+    let (_, moving) = place.progress();
+    let left = place.owned() + moving;
+    if left != last.0 {
+        *last = (left, Instant::now());
+    }
+    left == 0 || !place.has_others() || last.1.elapsed() > NOBODY_TAKES
+}
+
+/// How the edge is. `published`: how often each core had published at the last look.
+fn condition(shared: &Shared, published: &mut Vec<u64>) -> Condition {
+    let before = std::mem::replace(published, shared.metrics.published());
+    // A core that has ended publishes nothing; how long that may take is limited elsewhere.
+    let goes_on = |(now, before): (&u64, &u64)| now != before;
+    let (status, what) = pages::readiness(shared);
+    Condition {
+        is_ready: status == 200,
+        is_alive: shared.is_draining() || published.iter().zip(&before).all(goes_on),
+        status: what,
+    }
+}
+
+/// Takes new certificates and keys for new connections; on an error the old ones stay.
+fn reload(shared: &Shared, (certificate, key): &(PathBuf, PathBuf)) -> Result<(), String> {
+    let mut errors = Vec::new();
+    if let Some(tls) = &shared.tls {
+        match tls.reload(certificate, key) {
+            Ok(()) => println!("the certificate was loaded again"),
+            Err(error) => errors.push(format!("the old certificate stays: {error}")),
+        }
+    }
+    if let Err(error) = shared.keys.reload() {
+        errors.push(format!("the old token keys stay: {error}"));
+    }
+    errors.iter().for_each(|error| eprintln!("{error}"));
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(errors.join("; "))
+}
