@@ -103,7 +103,7 @@ test('the profile gives no new namespaces and no sockets of other families', () 
   assert.match(under(...python('socket.AF_PACKET')).stderr, /Operation not permitted/);
 });
 
-const units = ['online-status-edge@.service', 'online-status-coordinator.service'];
+const units = ['online-status-edge@.service', 'online-status-edge.service', 'online-status-coordinator.service'];
 const unit = (name) => fs.readFileSync(path.join(root, 'packaging/systemd', name), 'utf8');
 
 test('systemd finds nothing wrong in the units', (t) => {
@@ -127,6 +127,8 @@ test('a unit needs no program that a minimal system lacks, and is started again 
     for (const program of programs) assert.match(program, /^(\/bin\/sh|\/usr\/bin\/online-status-(edge|coordinator))$/);
     assert.match(text, /^Restart=always$/m);
     assert.match(text, /^StartLimitIntervalSec=0$/m);
+    assert.match(text, /^Type=notify$/m);
+    assert.match(text, /^WatchdogSec=\d+$/m);
   }
 });
 
