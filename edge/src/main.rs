@@ -13,6 +13,8 @@ mod config;
 mod connection;
 mod decrees;
 mod forwarded;
+#[cfg(test)]
+mod hostile;
 mod http;
 mod link;
 mod mesh;
