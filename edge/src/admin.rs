@@ -58,9 +58,51 @@ impl Drop for Place {
     }
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
+    let deadline = Instant::now() + PATIENCE;
+    let stream = InTime { stream, deadline };
+    let Some(tls) = &shared.admin_tls else {
+        return answer(stream, shared);
+    };
+    let connection = tls.connection().map_err(io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, stream);
+    let answered = answer(&mut stream, shared);
+    // What is wrong with the handshake is told, too.
+    stream.conn.send_close_notify();
+    let flushed = stream.flush();
+    answered.and(flushed)
+}
+
+/// A socket that is read from until a deadline only.
+struct InTime {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for InTime {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for InTime {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Reads one request and answers it.
+fn answer(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4_096];
     let (response, head_only) = loop {
@@ -87,11 +129,6 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
             Ok(None) => {}
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
             taken => bytes.extend_from_slice(&buffer[..taken]),

@@ -2,7 +2,6 @@
 //! the edge is, and sees to the shutdown.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,11 +18,7 @@ use crate::{clock, cluster, pages, shared::Shared, start::StartError};
 const MEMORY_LOOK: Duration = Duration::from_millis(500);
 
 /// Returns when a signal has ended the edge.
-pub(crate) fn until_end(
-    shared: &Arc<Shared>,
-    running: &AtomicUsize,
-    tls_paths: &(PathBuf, PathBuf),
-) -> Result<(), StartError> {
+pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(), StartError> {
     // The cores end by themselves; one that does not is not waited for.
     let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
     let mut told: Option<Instant> = None;
@@ -42,7 +37,7 @@ pub(crate) fn until_end(
         service.update(|| condition(shared, &mut published));
         for signal in signals.pending() {
             match signal {
-                SIGHUP => service.reload(|| reload(shared, tls_paths)),
+                SIGHUP => service.reload(|| reload(shared)),
                 _ if told.is_some() => {
                     eprintln!("told twice to stop: ending now");
                     return Ok(());
@@ -104,10 +99,10 @@ fn condition(shared: &Shared, published: &mut Vec<u64>) -> Condition {
 }
 
 /// Takes new certificates and keys for new connections; on an error the old ones stay.
-fn reload(shared: &Shared, (certificate, key): &(PathBuf, PathBuf)) -> Result<(), String> {
+fn reload(shared: &Shared) -> Result<(), String> {
     let mut errors = Vec::new();
-    if let Some(tls) = &shared.tls {
-        match tls.reload(certificate, key) {
+    for tls in [&shared.tls, &shared.admin_tls].into_iter().flatten() {
+        match tls.reload() {
             Ok(()) => println!("the certificate was loaded again"),
             Err(error) => errors.push(format!("the old certificate stays: {error}")),
         }

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     /// The secret is the public one of development.
     pub(crate) development: bool,
     pub(crate) tls: Option<tls::Acceptor>,
+    /// TLS of the administration address.
+    pub(crate) admin_tls: Option<tls::Acceptor>,
     pub(crate) metrics: Arc<Metrics>,
     draining: AtomicBool,
     /// The number of cores whose presence is not ready yet.
@@ -67,6 +69,7 @@ pub(crate) struct SharedParts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) development: bool,
     pub(crate) tls: Option<tls::Acceptor>,
+    pub(crate) admin_tls: Option<tls::Acceptor>,
     pub(crate) cores: Vec<CoreId>,
     pub(crate) core_count: usize,
     pub(crate) metrics: Arc<Metrics>,
@@ -85,6 +88,7 @@ impl Shared {
             keys: parts.keys,
             development: parts.development,
             tls: parts.tls,
+            admin_tls: parts.admin_tls,
             metrics: parts.metrics,
             draining: AtomicBool::new(false),
             starting: AtomicUsize::new(parts.core_count),

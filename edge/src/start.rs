@@ -120,9 +120,11 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
     let limits = limits(&config, limit);
     let keys = Keys::start(config.auth.options(), config.auth.source().as_ref())?;
-    let tls_paths = (config.tls.certificate.clone(), config.tls.key.clone());
-    let tls = (!tls_paths.0.as_os_str().is_empty())
-        .then(|| tls::Acceptor::new(&tls_paths.0, &tls_paths.1))
+    let files = config.tls.files()?;
+    let tls = files.clone().map(tls::Acceptor::new).transpose()?;
+    let asks = config.tls.admin_client_ca.clone();
+    let admin_tls = (files.filter(|_| config.tls.admin || asks.is_some()))
+        .map(|files| tls::Acceptor::new(files.asking(asks)))
         .transpose()?;
     // Without a shared port first: another process there would silently take its half.
     let alone = |address| TcpListener::bind(address);
@@ -178,6 +180,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         keys,
         development,
         tls,
+        admin_tls,
         cores: homes,
         core_count: cores,
         metrics,
@@ -235,7 +238,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         .name("admin".into())
         .spawn(move || admin::run(&admin, &admin_shared))?;
     announce(&shared, listen, admin_address);
-    let ended = running::until_end(&shared, &running, &tls_paths);
+    let ended = running::until_end(&shared, &running);
     if let Some(end) = backend.end {
         end.run();
     }
@@ -483,6 +486,11 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
     } else {
         "http"
     };
+    let admin_scheme = if shared.admin_tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let kind = match &shared.place {
         None => "standalone".to_owned(),
         Some(place) => format!("node {}", place.node),
@@ -501,7 +509,7 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         );
     }
     println!("  clients   {}", shared.public_url);
-    println!("  admin     http://{admin}  (/healthz /readyz /metrics)");
+    println!("  admin     {admin_scheme}://{admin}  (/healthz /readyz /metrics)");
     println!(
         "  store     {}",
         match (

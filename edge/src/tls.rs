@@ -3,19 +3,22 @@
 
 use std::{
     io::{Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig, ServerConnection,
-    crypto::aws_lc_rs,
+    RootCertStore, ServerConfig, ServerConnection,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, PrivateKeyDer, ServerName,
         pem::{self, PemObject},
     },
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
+use webpki::EndEntityCert;
 
 /// Bytes that rustls may hold for a connection at a time.
 const BUFFER_LIMIT: usize = 16 << 10;
@@ -30,33 +33,150 @@ pub(crate) enum TlsError {
          first certificate of the file was made for"
     )]
     Pair(String, String, rustls::Error),
+    #[error("tls.more has {0:?}: it is no pair of files like /etc/other.pem:/etc/other.key")]
+    NoPair(String),
     #[error("TLS cannot be set up: {0}")]
     Library(rustls::Error),
+    #[error("tls.admin_client_ca = {0:?}: {1}")]
+    Clients(PathBuf, String),
 }
 
-/// The certificate that new connections get; it can be replaced.
-pub(crate) struct Acceptor(ArcSwap<ServerConfig>);
+/// The files that certificates and keys are read from.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    /// Chains and their keys; the first is for clients that name none of the others.
+    pairs: Vec<(PathBuf, PathBuf)>,
+    /// The authorities of clients that have to show a certificate.
+    client_ca: Option<PathBuf>,
+}
 
-impl Acceptor {
-    pub(crate) fn new(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        Ok(Self(ArcSwap::from(load(certificate, key)?)))
+impl Files {
+    /// The files of `tls.certificate`, `tls.key` and `tls.more`; `None` when there are none.
+    pub(crate) fn of(
+        certificate: &Path,
+        key: &Path,
+        more: &[String],
+    ) -> Result<Option<Self>, TlsError> {
+        if certificate.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let mut pairs = vec![(certificate.to_owned(), key.to_owned())];
+        for pair in more {
+            let (certificate, key) = pair
+                .split_once(':')
+                .filter(|(certificate, key)| !certificate.is_empty() && !key.is_empty())
+                .ok_or_else(|| TlsError::NoPair(pair.clone()))?;
+            pairs.push((certificate.into(), key.into()));
+        }
+        Ok(Some(Self {
+            pairs,
+            client_ca: None,
+        }))
     }
 
-    /// Takes new files for new connections; on an error the old ones stay.
-    pub(crate) fn reload(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
-        self.0.store(load(certificate, key)?);
+    /// The same for clients that have to show a certificate of these authorities.
+    pub(crate) fn asking(&self, client_ca: Option<PathBuf>) -> Self {
+        Self {
+            client_ca,
+            ..self.clone()
+        }
+    }
+}
+
+/// The certificates that new connections get; they can be replaced.
+pub(crate) struct Acceptor {
+    files: Files,
+    config: ArcSwap<ServerConfig>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(files: Files) -> Result<Self, TlsError> {
+        let config = ArcSwap::from(load(&files)?);
+        Ok(Self { files, config })
+    }
+
+    /// Reads the files again for new connections; on an error the old certificates stay.
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
+        self.config.store(load(&self.files)?);
         Ok(())
     }
 
     /// A new connection.
     pub(crate) fn accept(&self) -> Result<TlsSession, rustls::Error> {
-        let mut connection = ServerConnection::new(self.0.load_full())?;
+        Ok(TlsSession(Box::new(self.connection()?)))
+    }
+
+    /// The same, for who moves its bytes by rustls itself.
+    pub(crate) fn connection(&self) -> Result<ServerConnection, rustls::Error> {
+        let mut connection = ServerConnection::new(self.config.load_full())?;
         connection.set_buffer_limit(Some(BUFFER_LIMIT));
-        Ok(TlsSession(Box::new(connection)))
+        Ok(connection)
     }
 }
 
-fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+/// Certificates by the name that a client asks for (SNI).
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_owned);
+        let name = name.and_then(|name| ServerName::try_from(name).ok());
+        let schemes = hello.signature_schemes();
+        let usable = || (self.0.iter()).filter(|it| it.key.choose_scheme(schemes).is_some());
+        let named = name.and_then(|name| usable().find(|it| is_for(it, &name)));
+        named.or_else(|| usable().next()).cloned()
+    }
+}
+
+/// Whether the certificate has that name, or a wildcard for it.
+fn is_for(certified: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let own = certified.cert.first();
+    let parsed = own.and_then(|own| EndEntityCert::try_from(own).ok());
+    parsed.is_some_and(|parsed| parsed.verify_is_valid_for_subject_name(name).is_ok())
+}
+
+fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let pairs = files.pairs.iter();
+    let certified = pairs.map(|(certificate, key)| certified(certificate, key, &provider));
+    let certified = certified.collect::<Result<Vec<_>, _>>()?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Library)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let wrong = |what: String| TlsError::Clients(path.clone(), what);
+            let authorities: Result<Vec<CertificateDer<'static>>, _> =
+                CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+            let mut roots = RootCertStore::empty();
+            for authority in authorities.map_err(|error| wrong(error.to_string()))? {
+                roots
+                    .add(authority)
+                    .map_err(|error| wrong(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = verifier.build().map_err(|error| wrong(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(certified)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Tickets let a fleet of reconnecting clients skip the signature; no state is kept for them, and
+    // their key is another one every few hours.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// A chain with its key, and the authority's word that it is not revoked (OCSP, in DER) where a file
+/// of the chain's name with `.ocsp` at its end is there.
+fn certified(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, TlsError> {
     let shown = |path: &Path| path.display().to_string();
     let wrong = |setting, path, what| TlsError::File(setting, shown(path), what);
     let chain: Result<Vec<CertificateDer<'static>>, _> =
@@ -74,19 +194,19 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         };
         wrong("tls.key", key, what)
     })?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Library)?;
-    let mut config = builder
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
+    let mut certified = CertifiedKey::from_der(chain, private, provider)
         .map_err(|error| TlsError::Pair(shown(certificate), shown(key), error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Tickets let a fleet of reconnecting clients skip the signature; no state is kept for them.
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
-    config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    let mut staple = certificate.as_os_str().to_owned();
+    staple.push(".ocsp");
+    certified.ocsp = match std::fs::read(&staple) {
+        Ok(staple) => Some(staple),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let path = PathBuf::from(staple);
+            return Err(wrong("tls.certificate", &path, error.to_string()));
+        }
+    };
+    Ok(Arc::new(certified))
 }
 
 /// The TLS session of one connection.

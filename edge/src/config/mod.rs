@@ -46,8 +46,13 @@ impl Config {
         let mut rules = Rules::default();
         self.auth.check_files(&mut rules);
         let tls = &self.tls;
-        if !tls.certificate.as_os_str().is_empty() {
-            rules.good(crate::tls::Acceptor::new(&tls.certificate, &tls.key));
+        match tls.files() {
+            Ok(None) => {}
+            Ok(Some(files)) => {
+                let files = files.asking(tls.admin_client_ca.clone());
+                rules.good(crate::tls::Acceptor::new(files));
+            }
+            error => rules.good(error),
         }
         if self.redis.url.is_set() {
             self.redis.check_files(&mut rules);
@@ -216,6 +221,12 @@ impl Config {
             self.tls.certificate.as_os_str().is_empty() == self.tls.key.as_os_str().is_empty(),
             "tls.certificate and tls.key: both or none must be given",
         );
+        let tls = &self.tls;
+        let needs_more = !tls.more.0.is_empty() || tls.admin || tls.admin_client_ca.is_some();
+        rules.rule(
+            !needs_more || !tls.certificate.as_os_str().is_empty(),
+            "tls.more, tls.admin and tls.admin_client_ca are of no use without tls.certificate",
+        );
         self.auth.check(&mut rules);
         rules.finish()
     }
@@ -242,6 +253,13 @@ impl Config {
     pub(crate) fn node_ghost_bound(&self) -> u64 {
         let sum = self.cluster.lease_ttl + self.presence.grace;
         sum.as_millis() as u64 + TAKEOVER + 400
+    }
+}
+
+impl table::Tls {
+    /// The files of the certificates that clients get, if there are any.
+    pub(crate) fn files(&self) -> Result<Option<crate::tls::Files>, crate::tls::TlsError> {
+        crate::tls::Files::of(&self.certificate, &self.key, &self.more.0)
     }
 }
 

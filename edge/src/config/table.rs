@@ -129,6 +129,14 @@ settings::sections! {
         certificate: PathBuf = "",
         /// The private key of `certificate`, in PEM.
         key: PathBuf = "",
+        /// More certificates for clients that ask for their names (SNI), each as `chain.pem:key.pem`. A
+        /// chain's OCSP response, in DER, is stapled where a file of its name with `.ocsp` is there.
+        more: List = "",
+        /// Serves `server.admin_listen` by TLS too, with the same certificates.
+        admin: bool = "false",
+        /// Certificate authorities in PEM, one of which must have issued the certificate that each client
+        /// of `server.admin_listen` shows; it turns TLS on there. Empty = no certificate is asked for.
+        admin_client_ca: Option<PathBuf> = "",
     }
 
     pub(crate) struct Store in store {

@@ -17,5 +17,6 @@ mod proxies;
 mod restarts;
 mod service;
 mod slow;
+mod stuck;
 mod tls;
 mod tokens;

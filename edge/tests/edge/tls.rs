@@ -8,7 +8,10 @@ use std::{
 };
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName},
+};
 
 use crate::common::{Client, Edge, Folder, bearer, token};
 
@@ -156,4 +159,183 @@ fn plain_text_on_a_tls_port_ends_only_itself() {
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"));
     connect(&edge, &pair).expect("TLS").works();
+}
+
+/// What a server showed in a handshake, whoever it is of: its certificate and the staple (OCSP).
+#[derive(Debug, Default)]
+struct Shown(std::sync::Mutex<(Vec<u8>, Vec<u8>)>);
+
+impl rustls::client::danger::ServerCertVerifier for Shown {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        staple: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        *self.0.lock().expect("nobody panics") = (own.to_vec(), staple.to_vec());
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _own: &CertificateDer<'_>,
+        _signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        self.verify_tls12_signature(message, own, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// The certificate and the staple for a client that asks for that name, by that version of TLS.
+fn shown(
+    edge: &Edge,
+    name: &str,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> (Vec<u8>, Vec<u8>) {
+    let shown = Arc::new(Shown::default());
+    let config = ClientConfig::builder_with_protocol_versions(&[version])
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&shown) as _)
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().expect("a name");
+    let mut tls = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut stream = TcpStream::connect(edge.address).expect("a connection");
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).expect("a handshake");
+    }
+    assert_eq!(tls.protocol_version(), Some(version.version));
+    shown.0.lock().expect("nobody panics").clone()
+}
+
+/// A certificate for these names in files; its path, its key's, and itself.
+fn files(folder: &Folder, file: &str, names: &[&str]) -> (String, String, Vec<u8>) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let pair = generate_simple_self_signed(names).expect("a certificate");
+    let certificate = folder.file(&format!("{file}.pem"), pair.cert.pem());
+    let key = folder.file(&format!("{file}.key"), pair.signing_key.serialize_pem());
+    (certificate, key, pair.cert.der().to_vec())
+}
+
+#[test]
+fn each_name_has_its_certificate_and_staple_by_both_versions_and_other_names_the_first() {
+    let folder = Folder::new();
+    let (first, first_key, first_der) = files(&folder, "first", &["a.example"]);
+    let (other, other_key, other_der) = files(&folder, "other", &["b.example", "*.deep.b.example"]);
+    folder.file("other.pem.ocsp", b"what an authority says");
+    let more = format!("{other}:{other_key}");
+    let edge = Edge::start(&[
+        "--tls-certificate",
+        &first,
+        "--tls-key",
+        &first_key,
+        "--tls-more",
+        &more,
+    ]);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        for (name, der, staple) in [
+            ("a.example", &first_der, &b""[..]),
+            ("b.example", &other_der, b"what an authority says"),
+            ("x.deep.b.example", &other_der, b"what an authority says"),
+            ("x.b.example", &first_der, b""),
+            ("127.0.0.1", &first_der, b""),
+        ] {
+            let (own, stapled) = shown(&edge, name, version);
+            assert!(own == *der && stapled == staple, "{name}: {stapled:?}");
+        }
+    }
+    // New files of any pair count after SIGHUP.
+    let (_, _, new_der) = files(&folder, "other", &["b.example"]);
+    edge.signal(rustix::process::Signal::HUP);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while shown(&edge, "b.example", &rustls::version::TLS13).0 != new_der {
+        assert!(std::time::Instant::now() < deadline, "still the old one");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_administration_address_asks_clients_for_a_certificate_of_its_authorities() {
+    let folder = Folder::new();
+    let (certificate, key, der) = files(&folder, "own", &["localhost"]);
+    let authority = |name: &str| {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let own = params.self_signed(&key).expect("a certificate");
+        (own.pem(), rcgen::Issuer::new(params, key))
+    };
+    let ((good_pem, good), (_, foreign)) = (authority("good"), authority("foreign"));
+    let authorities = folder.file("clients.pem", good_pem);
+    let client = |issuer: &rcgen::Issuer<'_, rcgen::KeyPair>| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["operator".into()]).expect("a name");
+        let own = params.signed_by(&key, issuer).expect("a certificate");
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der());
+        (own.der().clone(), key.expect("a key"))
+    };
+    let mut edge = Edge::launch(&[
+        "--auth-secret",
+        crate::common::SECRET,
+        "--tls-certificate",
+        &certificate,
+        "--tls-key",
+        &key,
+        "--tls-admin-client-ca",
+        &authorities,
+    ]);
+    let health = |edge: &Edge, shows: Option<(CertificateDer<'static>, _)>| {
+        let mut roots = RootCertStore::empty();
+        roots.add(der.clone().into()).expect("a certificate");
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = match shows {
+            None => config.with_no_client_auth(),
+            Some((own, key)) => config
+                .with_client_auth_cert(vec![own], key)
+                .expect("a pair"),
+        };
+        let name = "localhost".try_into().expect("a name");
+        let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let stream = TcpStream::connect(edge.admin).expect("a connection");
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).expect("a timeout");
+        let mut stream = StreamOwned::new(tls, stream);
+        // The refusal may come before all is written.
+        let _ = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).expect("UTF-8")
+    };
+    edge.until("it is ready", |edge| {
+        health(edge, Some(client(&good))).starts_with("HTTP/1.1 200 ")
+    });
+    for shows in [None, Some(client(&foreign))] {
+        assert_eq!(health(&edge, shows), "");
+    }
+    // Plain text is nobody's, and a silent client holds nobody up.
+    let _silent = TcpStream::connect(edge.admin).expect("a connection");
+    let mut plain = TcpStream::connect(edge.admin).expect("a connection");
+    plain
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is read");
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    assert!(health(&edge, Some(client(&good))).contains("ready"));
 }

@@ -1,0 +1,96 @@
+//! Peers that never get anywhere, and storms of resets: the others notice nothing of them.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::common::{CLOSE, Client, Edge, FIN, TEXT, bearer, frame, token, upgrade};
+
+#[test]
+fn a_token_that_comes_byte_by_byte_has_no_more_time_than_any() {
+    let edge = Edge::start(&["--server-auth-timeout", "400ms"]);
+    let mut slow = edge.stranger();
+    let message = json!({ "type": "auth", "token": token("alice") }).to_string();
+    let began = Instant::now();
+    for byte in frame(FIN | TEXT, message.as_bytes()) {
+        if slow.stream.write_all(&[byte]).is_err() || began.elapsed() > Duration::from_secs(2) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut end = None;
+    while let Some((opcode, payload)) = slow.frame() {
+        end = Some((opcode, payload));
+    }
+    // What was written behind the end may have reset it.
+    if let Some((opcode, payload)) = end {
+        assert_eq!(
+            (opcode, &payload[..2]),
+            (CLOSE, &4408_u16.to_be_bytes()[..])
+        );
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
+    edge.until_metric("online_status_closes_total", "\"4408\"", 1.0);
+    edge.until_metric("online_status_unauthenticated_connections", "", 0.0);
+}
+
+#[test]
+fn a_storm_of_resets_at_every_stage_leaves_nothing_behind() {
+    let edge = Edge::start(&["--presence-grace", "200ms"]);
+    let mut good = edge.user("good");
+    let head = upgrade(&bearer(&token("stormy")));
+    let asks = frame(FIN | TEXT, br#"{"type":"watch","users":["good","other"]}"#);
+    let all = [head.as_bytes(), &asks].concat();
+    for n in 0..300 {
+        let mut stream = TcpStream::connect(edge.address).expect("a connection");
+        let bytes = &all[..all.len() * (n % 7) / 6];
+        // The edge may have been quicker.
+        let _ = stream.write_all(bytes);
+        if n % 3 == 0 {
+            stream
+                .set_read_timeout(Some(Duration::from_millis(5)))
+                .expect("a timeout");
+            let _ = stream.read(&mut [0; 64]);
+        }
+        let zero = Some(Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&stream, zero).expect("an option");
+        drop(stream);
+        if n % 100 == 0 {
+            good.works();
+        }
+    }
+    edge.until_metric("online_status_connections", "", 1.0);
+    edge.until_metric("online_status_sessions", "", 1.0);
+    edge.until_metric("online_status_watchers", "", 0.0);
+    edge.until_metric("online_status_users", "", 1.0);
+    good.works();
+}
+
+#[test]
+fn a_frame_that_never_ends_holds_its_own_message_at_most_and_its_session_alone() {
+    let edge = Edge::start(&[
+        "--presence-heartbeat",
+        "1s",
+        "--presence-heartbeat-timeout",
+        "500ms",
+    ]);
+    let mut good = edge.user("good");
+    let mut crowd: Vec<Client> = (0..20).map(|n| edge.user(&format!("slow-{n}"))).collect();
+    for client in &mut crowd {
+        let whole = frame(FIN | TEXT, &[b' '; 20_000]);
+        client.raw(&whole[..19_000]);
+    }
+    good.works();
+    // Then nothing more comes of any of them, nor of the good one.
+    edge.until_metric("online_status_closes_total", "\"4408\"", 21.0);
+    edge.until_metric("online_status_sessions", "", 0.0);
+    edge.user("late").works();
+}
