@@ -301,6 +301,7 @@ fn open_store(config: &Config, retention: u64, bells: &[Arc<Bell>]) -> Result<St
 fn settings(shared: &Shared, cores: u16) -> Settings {
     let presence = &shared.config.presence;
     let ms = |duration: Duration| duration.as_millis() as u64;
+    let in_memory = shared.place.is_none() && shared.config.store.data.as_os_str().is_empty();
     Settings {
         node: shared.config.node.id.as_str().into(),
         core: CoreId::default(),
@@ -308,7 +309,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         vnodes: shared.vnodes,
         seed: random_seed(),
         cluster: shared.place.is_some(),
-        starts_empty: shared.place.is_none() && shared.config.store.data.as_os_str().is_empty(),
+        starts_empty: in_memory.then_some(shared.epoch),
         grace: ms(presence.grace),
         clean_close_grace: ms(presence.clean_close_grace),
         heartbeat: ms(presence.heartbeat),

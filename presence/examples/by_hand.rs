@@ -93,7 +93,7 @@ fn settings() -> Result<Settings, Box<dyn std::error::Error>> {
         vnodes: VnodeCount::new(2)?,
         seed: 1,
         cluster: false,
-        starts_empty: false,
+        starts_empty: None,
         grace: 15_000,
         clean_close_grace: 0,
         heartbeat: 25_000,

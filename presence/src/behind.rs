@@ -2,6 +2,7 @@
 //! the store, or not here yet. Until the core has caught up the watcher is sent nothing older.
 
 use protocol::{Cause, Version};
+use ring::Epoch;
 
 use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
 
@@ -16,6 +17,9 @@ const MISSED_IN_A_TURN: usize = 4_096;
 /// further ones get what there is.
 const MAX_BEHIND: usize = 1_024;
 const MAX_BEHIND_OF_SESSION: usize = 64;
+/// Epochs before the process's own, which are days where the store is memory, of which a version is
+/// believed to be of a process that was here before. An older one was made up, or is another server's.
+const FORMER_EPOCHS: u32 = 400;
 /// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
 /// newer owner or two. More was made up, or is another cluster's.
 const EPOCHS_AHEAD: u32 = 100;
@@ -32,10 +36,16 @@ pub(crate) struct Behind {
 }
 
 impl Core {
-    /// Whether the user may have been there before the start and be on its way back: a watcher who
-    /// says that it knows the user keeps what it sees.
-    pub(crate) fn may_come_back(&self, slot: u32) -> bool {
-        self.clock < self.returns_until && self.users[slot].record.version == Version::NEVER
+    /// Whether the user may have been there before the start and be on its way back: a watcher that
+    /// names a version which a former process can have made keeps what it sees.
+    pub(crate) fn may_come_back(&self, slot: u32, known: Version) -> bool {
+        let former = |own: Epoch| {
+            let own = own.get();
+            (own.saturating_sub(FORMER_EPOCHS)..=own).contains(&known.epoch().get())
+        };
+        self.clock < self.returns_until
+            && self.users[slot].record.version == Version::NEVER
+            && self.settings.starts_empty.is_some_and(former)
     }
 
     /// With a tick: once the time to come back is over, watchers who know a user from before the start

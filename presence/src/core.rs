@@ -124,7 +124,7 @@ impl Core {
             leaving: 0,
             fences: VecDeque::new(),
             behind: Vec::new(),
-            returns_until: if settings.starts_empty {
+            returns_until: if settings.starts_empty.is_some() {
                 settings.grace
             } else {
                 0

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use ring::{CoreId, VnodeCount};
+use ring::{CoreId, Epoch, VnodeCount};
 
 /// The time of an input, read by the shell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,9 +33,10 @@ pub struct Settings {
     /// Whether there are other nodes: then the interest in users is kept for the shell, and after a
     /// pause of a second or more the core holds its timers until [`crate::Core::resume`].
     pub cluster: bool,
-    /// Whether the store began empty with this process: for `grace` after the start, who was there
-    /// before is known to watchers alone, who are told nothing of a user that may still come back.
-    pub starts_empty: bool,
+    /// The epoch of this process's versions when its store began empty with it; `None` = the store
+    /// is older. For `grace` after such a start, who was there before is known to watchers alone, who
+    /// are told nothing of a user that may still come back.
+    pub starts_empty: Option<Epoch>,
     /// How long a user stays as it was after its last session broke.
     pub grace: u64,
     /// Grace after a clean close; 0 = offline at once.

@@ -345,7 +345,7 @@ impl Core {
         if self.users[slot].record.version >= known {
             return false;
         }
-        if self.may_come_back(slot) {
+        if self.may_come_back(slot, known) {
             return true;
         }
         let session = self.sessions.id(session);

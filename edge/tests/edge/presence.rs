@@ -300,6 +300,16 @@ fn a_snapshot_has_what_the_client_does_not_know() {
         let record = records.first().cloned().unwrap_or_else(|| odd.change());
         assert_eq!(state(&record), ("online", 1));
     }
+    // No process of this server has made the second version, whose epoch is a day of 1970: it is told
+    // what there is, also of users that may yet come back after the start.
+    for made_up in [5, (2_u64 << 32) + 9] {
+        let asked = json!({ "type": "watch", "users": ["nobody"], "known": { "nobody": made_up } });
+        let mut odd = edge.user("odd");
+        let snapshot = odd.ask(&asked, "snapshot");
+        let records = snapshot["users"].as_array().expect("records").clone();
+        let record = records.first().cloned().unwrap_or_else(|| odd.change());
+        assert_eq!(record["status"], "offline", "{record}");
+    }
     // A query answers for each, as often as asked.
     let query = json!({ "type": "query", "users": ["alice", "bob", "alice"], "id": "q" });
     let result = again.ask(&query, "result");

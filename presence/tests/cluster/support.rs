@@ -57,7 +57,7 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         vnodes: vnodes(),
         seed: 1,
         cluster: true,
-        starts_empty: false,
+        starts_empty: None,
         grace: GRACE,
         clean_close_grace: 0,
         heartbeat: 3_000_000,

@@ -152,7 +152,7 @@ impl World {
                         vnodes: vnodes(),
                         seed: self.plan.seed,
                         cluster: false,
-                        starts_empty: self.in_memory,
+                        starts_empty: self.in_memory.then(|| Epoch::new(self.epoch)),
                         grace: GRACE,
                         clean_close_grace: 0,
                         heartbeat: HEARTBEAT,

@@ -139,7 +139,7 @@ impl Process {
                     vnodes: count,
                     seed: boot,
                     cluster: true,
-                    starts_empty: false,
+                    starts_empty: None,
                     grace: GRACE,
                     clean_close_grace: 0,
                     heartbeat: HEARTBEAT,
