@@ -50,6 +50,10 @@ pub(crate) struct Gate {
     refused: AtomicUsize,
     /// The process's memory when it was looked at last, bytes.
     memory: AtomicU64,
+    /// The most that it had since it reached its limit, bytes; 0 = it is below.
+    most_memory: AtomicU64,
+    /// Connections that there may be though the limit of memory is reached.
+    room: AtomicUsize,
     addresses: Addresses,
 }
 
@@ -119,13 +123,29 @@ impl Gate {
             handshakes: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             memory: AtomicU64::new(0),
+            most_memory: AtomicU64::new(0),
+            room: AtomicUsize::new(0),
         })
     }
 
-    /// Looks at the process's memory.
+    /// Looks at the process's memory; one thread does, again and again.
     pub(crate) fn look_at_memory(&self) {
         // Where the kernel does not tell, the limit is never reached.
-        let bytes = memory::resident().unwrap_or_default();
+        self.has_memory(memory::resident().unwrap_or_default());
+    }
+
+    /// Notes that the process has so many bytes. What sessions leave behind the allocator may keep for
+    /// the next ones: so with nine tenths of the connections that the limit was reached with there is
+    /// room again, unless they need clearly more than those did.
+    fn has_memory(&self, bytes: u64) {
+        let most = self.most_memory.load(Ordering::Relaxed);
+        if bytes < self.limits.memory {
+            self.most_memory.store(0, Ordering::Relaxed);
+        } else if bytes > most + most / 64 {
+            let connections = self.connections.load(Ordering::Relaxed);
+            self.room.store(connections / 10 * 9, Ordering::Relaxed);
+            self.most_memory.store(bytes, Ordering::Relaxed);
+        }
         self.memory.store(bytes, Ordering::Relaxed);
     }
 
@@ -144,7 +164,7 @@ impl Gate {
             place: None,
             has_session: false,
         };
-        if self.memory() >= limits.memory {
+        if self.memory() >= limits.memory && connections >= self.room.load(Ordering::Relaxed) {
             return Err(self.refuse(Full::Memory));
         }
         if connections >= limits.connections {
@@ -360,10 +380,33 @@ mod tests {
         assert_eq!(full(&gate, HERE), None);
         gate.look_at_memory();
         assert_eq!(full(&gate, HERE), Some(Full::Memory));
+        gate.has_memory(0);
+        assert_eq!(full(&gate, HERE), None);
         let first = gate.handshake();
         assert!(first.is_some() && gate.handshake().is_none());
         drop(first);
         assert!(gate.handshake().is_some());
+    }
+
+    #[test]
+    fn memory_that_sessions_left_behind_is_room_for_others_until_these_need_more() {
+        let gate = Gate::new(Limits {
+            memory: 1_000,
+            ..UNLIMITED
+        });
+        let mut connections: Vec<_> = (0..20).map(|_| gate.admit(None).ok()).collect();
+        gate.has_memory(1_000);
+        assert_eq!(full(&gate, HERE), Some(Full::Memory));
+        connections.truncate(18);
+        assert_eq!(full(&gate, HERE), Some(Full::Memory));
+        connections.truncate(17);
+        // A little more is what a process that does nothing may get, too.
+        gate.has_memory(1_010);
+        assert_eq!(full(&gate, HERE), None);
+        gate.has_memory(1_100);
+        assert_eq!(full(&gate, HERE), Some(Full::Memory));
+        connections.truncate(8);
+        assert_eq!(full(&gate, HERE), None);
     }
 
     #[test]

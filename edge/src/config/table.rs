@@ -44,7 +44,7 @@ settings::sections! {
         max_handshakes: u64 = "0",
         /// Memory of the process, as the kernel counts what is resident; 0B = nine tenths of what its
         /// control group allows, or of the machine's. From there on new connections are answered 503,
-        /// and the sessions go on.
+        /// and the sessions go on, until a tenth of the connections has gone.
         max_memory: Bytes = "0B",
         /// Proxies whose word is taken for the client's address, scheme and host: theirs in
         /// `X-Forwarded-For`, `-Proto` and `-Host`, or in a PROXY protocol header. Addresses and
