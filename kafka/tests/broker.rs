@@ -138,7 +138,8 @@ fn a_frozen_broker_lets_events_run_out_of_time_and_is_used_again_when_it_thaws()
     let broker = broker();
     broker.create_topic("frozen", 1).expect("a topic");
     let mut options = options(&broker.brokers(), "frozen");
-    options.message_timeout = Duration::from_secs(2);
+    // With time enough, on a busy machine, for the producer's new epoch after the thaw.
+    options.message_timeout = Duration::from_secs(5);
     let (_consumer, log) = consumer(&options);
     let (producer, ledger) = producer(&options);
     wait_for("the first assignment", || log.gaps() == 1);
