@@ -39,9 +39,9 @@ pub(crate) struct Address {
     pub(crate) tls: bool,
 }
 
-/// Of servers.
+/// The schemes that a server's URL may have.
 pub(crate) const WEBSOCKET: &[&str] = &["ws://", "wss://"];
-/// Of coordinators.
+/// The schemes that a coordinator's URL may have.
 pub(crate) const HTTP: &[&str] = &["http://"];
 
 /// What URLs of these schemes look like.

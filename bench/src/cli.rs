@@ -283,7 +283,7 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
 pub(crate) enum Command {
     /// To be a worker of the process that started this one.
     Worker,
-    /// To compare reports.
+    /// To compare the reports of earlier runs, as text and, with `page`, as a page at that path.
     Diff {
         reports: Vec<PathBuf>,
         page: Option<PathBuf>,

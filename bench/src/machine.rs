@@ -29,7 +29,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This machine now.
+    /// The machine that this process runs on, with its load at this moment.
     pub(crate) fn here() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let names = uname();
@@ -53,7 +53,7 @@ impl Machine {
         }
     }
 
-    /// In one line.
+    /// The machine in one line of text, for a report on a terminal.
     pub(crate) fn short(&self) -> String {
         let Self {
             kernel,
