@@ -100,14 +100,10 @@ impl Decrees {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let entries: BTreeMap<String, Arc<Entry>> = policy
-            .entries()
-            .into_iter()
-            .map(|(subject, entry)| (subject.field(), entry))
-            .collect();
-        let entries: BTreeMap<&String, &Entry> = entries
+        let entries = policy.entries();
+        let entries: BTreeMap<String, &Entry> = entries
             .iter()
-            .map(|(field, entry)| (field, &**entry))
+            .map(|(subject, entry)| (subject.field(), &**entry))
             .collect();
         let text = serde_json::to_vec(&entries).map_err(io::Error::other);
         let replace = |text: Vec<u8>| {

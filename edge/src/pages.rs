@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use protocol::{Policy, Record, Status};
+use protocol::{Record, Status};
 use serde_json::{Value, json};
 use token::Claims;
 
@@ -272,19 +272,14 @@ async fn one_status(worker: &Rc<Worker>, request: &Request, began: u64) -> Respo
         Err(response) => return response,
     };
     let policy = worker.shared.keys.policy();
-    if caller.is_some_and(|claims| !may_see(&claims, &user, &policy)) {
+    let may_see = |it: &Claims| policy.lets_see(Some(&it.rule), &it.user, &user);
+    if caller.is_some_and(|claims| !may_see(&claims)) {
         return Response::problem(403, "the token does not allow to see this user");
     }
     match worker.ask(&[&user]).await.records.as_deref() {
         Some([(user, record)]) => Response::json(&record_json(user, record)),
         _ => unavailable(),
     }
-}
-
-/// Whether the bearer of a token may see `user`: its own every one may.
-fn may_see(claims: &Claims, user: &str, policy: &Policy) -> bool {
-    let own = &*claims.user;
-    own == user || (claims.rule.allows(user) && !policy.blocks(user, own))
 }
 
 async fn bulk_status(worker: &Rc<Worker>, body: &[u8]) -> Response {

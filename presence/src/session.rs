@@ -114,12 +114,6 @@ pub(crate) struct Session {
     pub(crate) rule: Option<Box<WatchRule>>,
 }
 
-impl Session {
-    pub(crate) fn may_watch(&self, user: &str) -> bool {
-        self.rule.as_ref().is_none_or(|rule| rule.allows(user))
-    }
-}
-
 #[derive(Default)]
 pub(crate) struct Sessions {
     pub(crate) slots: Slots<Session>,

@@ -115,9 +115,9 @@ impl Core {
         }
         let own = &*self.users[slot.user].name;
         let names = names.iter().map(AsRef::as_ref);
-        let (allowed, refused): (Vec<&str>, Vec<&str>) = names.partition(|name| {
-            *name == own || (slot.may_watch(name) && !self.policy.blocks(name, own))
-        });
+        let rule = slot.rule.as_deref();
+        let (allowed, refused): (Vec<&str>, Vec<&str>) =
+            names.partition(|name| self.policy.lets_see(rule, own, name));
         if refused.is_empty() {
             return Some(allowed);
         }

@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::record::{UserIdError, check_user};
+use crate::{
+    WatchRule,
+    record::{UserIdError, check_user},
+};
 
 /// The most entries of a policy; more are refused.
 pub const MAX_ENTRIES: usize = 100_000;
@@ -426,6 +429,13 @@ impl Policy {
             .is_ok()
     }
 
+    /// Whether `watcher`, whose token has this rule (`None` = anyone), may see `user`: itself always.
+    #[must_use]
+    pub fn lets_see(&self, rule: Option<&WatchRule>, watcher: &str, user: &str) -> bool {
+        watcher == user
+            || (rule.is_none_or(|rule| rule.allows(user)) && !self.blocks(user, watcher))
+    }
+
     /// The users whom `user` keeps from watching it.
     #[must_use]
     pub fn blocked_by(&self, user: &str) -> &[Box<str>] {
@@ -549,6 +559,10 @@ mod tests {
         assert_eq!(policy.blocked_by("alice"), ["bob".into(), "zoë".into()]);
         assert!(policy.blocks("alice", "zoë") && !policy.blocks("alice", "carol"));
         assert!(!policy.blocks("bob", "alice"));
+        assert!(policy.lets_see(None, "carol", "alice") && !policy.lets_see(None, "bob", "alice"));
+        let nobody = Some(&WatchRule::Only([].into()));
+        assert!(policy.lets_see(nobody, "carol", "carol"));
+        assert!(!policy.lets_see(nobody, "carol", "alice"));
         assert_eq!(
             block_list(br#"{"users":[]}"#, "root", 1).expect("a list"),
             None

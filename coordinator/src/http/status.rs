@@ -28,10 +28,7 @@ pub(super) async fn one(
     let caller = app.caller(&headers).await?;
     let user = answer::user_of(query.as_deref())?;
     let policy = app.keys.policy();
-    let may_see = |claims: &token::Claims| {
-        let own = &*claims.user;
-        own == user || (claims.rule.allows(&user) && !policy.blocks(&user, own))
-    };
+    let may_see = |it: &token::Claims| policy.lets_see(Some(&it.rule), &it.user, &user);
     if caller.is_some_and(|claims| !may_see(&claims)) {
         let what = "the token does not allow to see this user";
         return Err(Refusal::new(StatusCode::FORBIDDEN, what));
