@@ -1,14 +1,15 @@
 //! The producer and the consumer against a real Apache Kafka, which stops, comes back, deletes
 //! records and gets new partitions. One broker serves all tests, one at a time.
 
-mod support;
-
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
+use crate::support::{
+    Ledger, Log, LogSink, PATIENCE, Told, encoded, event, options, send, try_send, wait_for,
+};
 use kafka_bus::{
     Consumer, Options, Producer,
     testing::{KafkaServer, answer},
@@ -18,9 +19,6 @@ use rdkafka::{
     admin::{AdminOptions, NewPartitions},
     config::ClientConfig,
     producer::{BaseProducer, BaseRecord, Producer as _},
-};
-use support::{
-    Ledger, Log, LogSink, PATIENCE, Told, encoded, event, options, send, try_send, wait_for,
 };
 
 /// The broker, which runs, for one test at a time.

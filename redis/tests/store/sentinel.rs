@@ -1,8 +1,6 @@
 //! A master that Sentinels watch: found, followed through failovers, and reached with TLS and users.
 
-mod common;
-
-use common::{connect, run_one, stored, until, user};
+use crate::common::{connect, run_one, stored, until, user};
 use redis_store::{Done, Link, Op, Options, testing::RedisSentinels};
 use ring::{Epoch, Vnode};
 
@@ -20,7 +18,7 @@ const ACL: &str = "--user store on >secret ~* &* +@all --user default on nopass 
 async fn the_master_is_found_and_the_next_one_after_each_failover() {
     let mut redis = RedisSentinels::start();
     let link = connect(&redis.url("redis+sentinel", ""));
-    common::exercise(&link).await;
+    crate::common::exercise(&link).await;
     let mut watch = link.watch_map();
     watch.changed().await.expect("subscribed");
     let run = link.run_id().await.expect("a run id");
@@ -59,7 +57,7 @@ async fn servers_and_sentinels_may_know_the_client_by_other_names_or_not_at_all(
     let open = RedisSentinels::start_with(&servers, "");
     // The Sentinels ask for nothing.
     let link = connect(&open.url("redis+sentinel", "store:secret@"));
-    common::exercise(&link).await;
+    crate::common::exercise(&link).await;
     let wrong = connect(&open.url("redis+sentinel", "store:hunter2@"));
     let error = wrong.incarnation().await.expect_err("a wrong password");
     assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -75,7 +73,7 @@ async fn servers_and_sentinels_may_know_the_client_by_other_names_or_not_at_all(
     let other = Link::open(Options {
         sentinel_username: "watcher".into(),
         sentinel_password: "other".into(),
-        ..common::options(&closed.url("redis+sentinel", "store:secret@"))
+        ..crate::common::options(&closed.url("redis+sentinel", "store:secret@"))
     })
     .expect("good options");
     until(async || run_one(&other, write(1)).await.ok()).await;
@@ -86,14 +84,14 @@ async fn servers_and_sentinels_may_know_the_client_by_other_names_or_not_at_all(
 
 #[tokio::test]
 async fn with_tls_to_the_sentinels_and_the_servers() {
-    let files = common::Certificates::new("sentinel");
+    let files = crate::common::Certificates::new("sentinel");
     let redis = RedisSentinels::start_with_tls(&files.arguments(), &files.lines(), &files.ca);
     let link = Link::open(Options {
         ca_file: Some(files.ca.clone()),
-        ..common::options(&redis.url("rediss+sentinel", ""))
+        ..crate::common::options(&redis.url("rediss+sentinel", ""))
     })
     .expect("good options");
-    common::exercise(&link).await;
+    crate::common::exercise(&link).await;
     let mut watch = link.watch_map();
     watch.changed().await.expect("subscribed");
     let distrustful = connect(&redis.url("rediss+sentinel", ""));

@@ -1,14 +1,12 @@
 //! What a client may do, on a real Apache Kafka with an authorizer.
 
-mod support;
-
 use std::sync::{Arc, OnceLock};
 
+use crate::support::{Ledger, Log, LogSink, give_rights, options, send, wait_for};
 use kafka_bus::{
     Consumer, Mechanism, Options, Producer, Security, SecurityProtocol,
     testing::{KafkaServer, Ports},
 };
-use support::{Ledger, Log, LogSink, give_rights, options, send, wait_for};
 
 /// A broker where `edge`, `reader` and others log in; those who come without a login may do
 /// everything.
@@ -20,7 +18,7 @@ sasl.enabled.mechanisms=PLAIN
 listener.name.other.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_edge=\"right-secret\";
 ";
     let properties =
-        |ports: &Ports| support::listeners(ports, "SASL_PLAINTEXT", "PLAINTEXT") + lines;
+        |ports: &Ports| crate::support::listeners(ports, "SASL_PLAINTEXT", "PLAINTEXT") + lines;
     SERVER.get_or_init(|| KafkaServer::start_with(&[], properties).expect("a broker"))
 }
 
@@ -84,7 +82,7 @@ fn each_missing_right_is_named_with_the_line_that_gives_it() {
     let server = server();
     let lacks = |right: &str, on: &str| {
         let line = format!("--add --allow-principal User:edge --operation {right} {on}");
-        !support::told(&[&line]).is_empty()
+        !crate::support::told(&[&line]).is_empty()
     };
     give_rights(server, "edge", "forbidden", &["Describe"]);
     let mut options = options_for("forbidden");
@@ -95,7 +93,7 @@ fn each_missing_right_is_named_with_the_line_that_gives_it() {
     let (_producer, _, _consumer, _) = start(&options);
     // The right to write on any topic stands for the first, in these brokers.
     wait_for("IdempotentWrite or Write", || {
-        let _ = support::try_send(&producer, 0, "alice", 1);
+        let _ = crate::support::try_send(&producer, 0, "alice", 1);
         lacks("IdempotentWrite", "--cluster") || lacks("Write", "--topic forbidden")
     });
     wait_for("Read", || lacks("Read", "--topic forbidden"));

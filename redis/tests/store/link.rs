@@ -1,7 +1,5 @@
 //! The link: a server that is away, hangs, refuses or talks nonsense, and how it is reached.
 
-mod common;
-
 use std::{
     io::{Read, Write},
     net::TcpListener,
@@ -9,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{connect, options, run_one, stored, until, user};
+use crate::common::{connect, options, run_one, stored, until, user};
 use redis_store::{Done, Link, Op, Options, OptionsError, StoreError, testing::RedisServer};
 use ring::{Epoch, Vnode};
 
@@ -208,7 +206,7 @@ async fn odd_answers_are_errors_and_no_panics() {
 
 #[tokio::test]
 async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
-    let rule = common::documented_acl_rule(SECRET);
+    let rule = crate::common::documented_acl_rule(SECRET);
     let server = RedisServer::start();
     let set: Vec<&str> = ["acl", "setuser"]
         .into_iter()
@@ -223,7 +221,7 @@ async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
         )
     };
     let link = connect(&url(SECRET_IN_URL));
-    common::exercise(&link).await;
+    crate::common::exercise(&link).await;
     let mut watch = link.watch_map();
     watch.changed().await.expect("subscribed");
 
@@ -263,7 +261,7 @@ async fn a_server_that_quotes_the_password_is_not_repeated() {
 
 #[tokio::test]
 async fn with_a_private_authority_the_link_is_encrypted() {
-    let files = common::Certificates::new("tls");
+    let files = crate::common::Certificates::new("tls");
     let server = RedisServer::start_with(&files.arguments());
     let ca = files.ca.clone();
     for host in ["127.0.0.1", "localhost"] {
@@ -272,7 +270,7 @@ async fn with_a_private_authority_the_link_is_encrypted() {
             ..options(&format!("rediss://{host}:{}", server.port()))
         })
         .expect("good options");
-        common::exercise(&link).await;
+        crate::common::exercise(&link).await;
         let mut watch = link.watch_map();
         watch.changed().await.expect("subscribed");
     }

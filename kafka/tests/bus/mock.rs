@@ -1,20 +1,18 @@
 //! The producer and the consumer against librdkafka's own mock of a cluster, which speaks the
 //! real protocol within this process. What needs a broker's storage is in `broker.rs`.
 
-mod support;
-
 use std::{
     sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
+use crate::support::{Ledger, Log, LogSink, PATIENCE, Told, options, send, try_send, wait_for};
 use kafka_bus::{Consumer, Options, Producer};
 use rdkafka::{
     mocking::MockCluster,
     producer::DefaultProducerContext,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
-use support::{Ledger, Log, LogSink, PATIENCE, Told, options, send, try_send, wait_for};
 
 const TOPIC: &str = "user_status_events";
 

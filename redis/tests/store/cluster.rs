@@ -1,13 +1,11 @@
 //! The same on a Redis Cluster of three masters.
 
-mod common;
-
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use common::{connect, run_one, stored, until, user};
+use crate::common::{connect, run_one, stored, until, user};
 use redis_store::{Done, Link, Op, StoreError, testing::RedisCluster};
 use ring::{Epoch, Map, MapVersion, Vnode, VnodeCount};
 
@@ -38,8 +36,8 @@ async fn everything_works_on_a_cluster_too() {
     let cluster = RedisCluster::start();
     // One of its nodes is enough to find the others.
     let link = connect(&cluster.servers[1].url());
-    common::exercise(&link).await;
-    let rule = common::documented_acl_rule("secret");
+    crate::common::exercise(&link).await;
+    let rule = crate::common::documented_acl_rule("secret");
     for server in &cluster.servers {
         let set: Vec<&str> = ["acl", "setuser"]
             .into_iter()
@@ -49,7 +47,7 @@ async fn everything_works_on_a_cluster_too() {
     }
     let port = cluster.servers[2].port();
     let url = format!("redis://online-status:secret@127.0.0.1:{port}");
-    common::exercise(&connect(&url)).await;
+    crate::common::exercise(&connect(&url)).await;
 
     // All at once, over all masters.
     let ops = (0..5_000).map(|n| write(n % 500, vec![(user(n.into()), stored(1, 1, true))]));
@@ -141,7 +139,7 @@ async fn what_is_asked_of_a_master_that_stands_still_holds_up_nothing_else() {
     let cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
     let link = Link::open(redis_store::Options {
         response_timeout: std::time::Duration::from_millis(1_500),
-        ..common::options(&cluster.url())
+        ..crate::common::options(&cluster.url())
     })
     .expect("good options");
     // Two operations on each vnode, one of which waits for the other, of more vnodes than are asked
@@ -186,7 +184,7 @@ async fn a_whole_cluster_that_was_away_is_found_again() {
     let mut cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
     let link = Link::open(redis_store::Options {
         response_timeout: std::time::Duration::from_millis(500),
-        ..common::options(&cluster.url())
+        ..crate::common::options(&cluster.url())
     })
     .expect("good options");
     let mut watch = link.watch_map();

@@ -1,10 +1,8 @@
 //! Leases, the map, the leader, and what tells one store from another.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{connect, until};
+use crate::common::{connect, until};
 use protocol::{Lease, Load};
 use redis_store::{Leader, MapWrite, Renewal, StoreError, testing::RedisServer};
 use ring::{Epoch, Map, MapError, MapVersion, NodeId, VnodeCount};
@@ -391,7 +389,7 @@ async fn another_prefix_is_another_cluster() {
     let here = connect(&server.url());
     let there = redis_store::Link::open(redis_store::Options {
         prefix: "eu:".into(),
-        ..common::options(&server.url())
+        ..crate::common::options(&server.url())
     })
     .expect("good options");
     here.write_map(1, version(0), &map(1))

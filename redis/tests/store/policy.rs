@@ -1,8 +1,6 @@
 //! What administrators decree, in the store: read by what has changed, and kept when it is lost there.
 
-mod common;
-
-use common::connect;
+use crate::common::connect;
 use protocol::policy::{Entry, Subject, block_list, revocation};
 use redis_store::{Decreed, PolicyReader, testing::RedisServer};
 

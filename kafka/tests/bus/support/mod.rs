@@ -1,5 +1,4 @@
 //! What the tests of this crate share: sinks and reports that remember, events, and waiting.
-#![allow(dead_code)]
 
 use std::{
     collections::HashMap,

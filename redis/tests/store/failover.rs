@@ -1,10 +1,8 @@
 //! Servers that cannot be used, or not any more: too old, a replica, full, silent about themselves.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{connect, lease, run_one, stored, until, user};
+use crate::common::{connect, lease, run_one, stored, until, user};
 use protocol::Lease;
 use redis_store::{
     Done, MapWrite, Op, Renewal, StoreError,
@@ -119,7 +117,7 @@ async fn a_server_that_forbids_to_ask_about_it_is_used_all_the_same() {
     let server = RedisServer::start();
     let _ = server.cli(&["acl", "setuser", "default", "-info", "-hello", "-config"]);
     let link = connect(&server.url());
-    common::exercise(&link).await;
+    crate::common::exercise(&link).await;
     let health = link.health();
     assert!(health.silent.is_some_and(|why| why.contains("NOPERM")));
     assert_eq!(link.take_notices().len(), 1);

@@ -1,5 +1,4 @@
 //! What the tests share.
-#![allow(dead_code, reason = "not every test uses all of it")]
 
 use std::{
     path::PathBuf,
@@ -155,7 +154,7 @@ pub(crate) async fn exercise(link: &Link) {
 
 /// What the README tells operators to set, from the user's name on.
 pub(crate) fn documented_acl_rule(password: &str) -> String {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../../README.md");
     readme
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER "))

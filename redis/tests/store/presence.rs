@@ -1,11 +1,9 @@
 //! Presence in the store: epochs fence, records keep their order, and nothing that is in the way
 //! is taken for a record.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{connect, run_one, stored, user};
+use crate::common::{connect, run_one, stored, user};
 use protocol::Status;
 use redis_store::{Done, Op, testing::RedisServer};
 use ring::{Epoch, Vnode};
@@ -441,7 +439,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     assert_eq!(done[2], Done::Released);
     assert!(link.counters().scripts_forgotten > 1);
     server.start_again();
-    let again = common::until(async || run_one(&link, claim(6)).await.ok()).await;
+    let again = crate::common::until(async || run_one(&link, claim(6)).await.ok()).await;
     let handed_over = Done::Claimed {
         released: true,
         users: vec![record],

@@ -1,8 +1,5 @@
 //! Logins against a real Apache Kafka, over TLS and by every mechanism; what is wrong names the
 //! setting to change.
-#![cfg(feature = "tls")]
-
-mod support;
 
 use std::{
     path::PathBuf,
@@ -14,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use kafka_bus::{
-    Consumer, Mechanism, Oidc, Options, Producer, Security, SecurityProtocol,
-    testing::{KafkaServer, Ports},
-};
-use support::{
+use crate::support::{
     Ledger, Log, LogSink,
     identity::{Authority, Provider, TOKEN_LIFE},
     options, send, wait_for,
+};
+use kafka_bus::{
+    Consumer, Mechanism, Oidc, Options, Producer, Security, SecurityProtocol,
+    testing::{KafkaServer, Ports},
 };
 
 /// A broker with two listeners over TLS: `other` wants a login, `third` a certificate. Those who
@@ -68,7 +65,7 @@ listener.name.other.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={keys}
 "
         );
         let allowed = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}");
-        let properties = |ports: &Ports| support::listeners(ports, "SASL_SSL", "SSL") + &lines;
+        let properties = |ports: &Ports| crate::support::listeners(ports, "SASL_SSL", "SSL") + &lines;
         let broker = KafkaServer::start_with(&[&allowed], properties).expect("a broker");
         let brokers = broker.brokers();
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
@@ -81,7 +78,7 @@ listener.name.other.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={keys}
             broker.tool(tool, &arguments).expect("a user");
         }
         let needed = ["Read", "Write", "Describe"];
-        support::give_rights(&broker, "edge", "*", &needed);
+        crate::support::give_rights(&broker, "edge", "*", &needed);
         Site {
             broker,
             folder,
