@@ -68,6 +68,9 @@ pub(crate) struct Client {
     pub(crate) watched: BTreeSet<String>,
     /// What the client last saw of each user; it survives reconnects.
     pub(crate) views: BTreeMap<String, View>,
+    /// Users that it asked for and has not been shown in a change since, with the version that it said
+    /// it knew; of this session.
+    pub(crate) asked: BTreeMap<String, u64>,
     /// It reads nothing; what is sent waits in the socket.
     pub(crate) slow: bool,
     /// What it reads may be as old as it was slow, until then.

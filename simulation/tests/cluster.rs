@@ -35,6 +35,13 @@ fn the_invariants_hold_where_an_owner_did_not_see_that_it_had_a_successor() {
     }
 }
 
+/// One that stood still while its vnode was taken, and then reaches neither the store nor what its
+/// successor had said on the bus, which was deleted.
+#[test]
+fn the_invariants_hold_where_an_owner_cannot_hear_of_its_successor() {
+    run(3_838..3_839, Plan::of);
+}
+
 #[test]
 fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
     let faults = [Fault::Drain, Fault::Leave, Fault::Join, Fault::Coordinators];

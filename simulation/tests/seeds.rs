@@ -10,6 +10,12 @@ fn the_invariants_hold_over_two_thousand_seeds() {
     }
 }
 
+/// It is told what is new to it once for each question that it asks.
+#[test]
+fn a_client_that_asks_twice_may_be_told_twice() {
+    World::new(Plan::of(8_741), false).run();
+}
+
 #[test]
 fn the_invariants_hold_with_thousands_of_users() {
     for seed in 0..8 {

@@ -122,6 +122,10 @@ impl World {
             .filter_map(|user| Some((user, state.views.get(user)?.version)))
             .collect();
         let text = serde_json::json!({ "type": "watch", "users": users, "known": known, "id": 1 });
+        let asked = known
+            .iter()
+            .map(|(user, version)| ((*user).clone(), *version));
+        state.asked.extend(asked);
         state.watched.extend(users.iter().cloned());
         self.say(client, &text.to_string());
     }
@@ -197,6 +201,7 @@ impl World {
         state.session = None;
         state.socket.clear();
         state.watched.clear();
+        state.asked.clear();
         state.blocked = false;
         state.slow = false;
         state.vanished = false;
@@ -269,12 +274,16 @@ impl World {
             self.check_shown(&user, status, &at);
             self.check_hidden(&user, view.version, &at);
         }
-        let before = self.clients[client]
-            .views
-            .insert(user.clone(), view.clone());
+        let state = &mut self.clients[client];
+        let before = state.views.insert(user.clone(), view.clone());
+        let asked = match snapshot {
+            true => None,
+            false => state.asked.remove(&user),
+        };
         if let Some(before) = before {
-            // A question may cross a change.
-            let again = snapshot && view == before;
+            // A question may cross a change or the answer to one before it, and may be answered late.
+            let late = asked.is_some_and(|known| known < view.version);
+            let again = (snapshot || late) && view == before;
             assert!(
                 view.version > before.version || again,
                 "I4: {at} saw {before:?} and then {view:?} of {user}"

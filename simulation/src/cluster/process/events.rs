@@ -140,6 +140,7 @@ impl World {
 
     fn gap(&mut self, pid: usize) {
         self.note(|| format!("p{pid} may have missed events"));
+        self.processes[pid].missed = true;
         self.processes[pid].tell(&News::Gap);
         for n in 0..self.processes[pid].seats.len() {
             self.kick(pid, n);

@@ -151,6 +151,7 @@ impl World {
         else {
             return;
         };
+        process.missed = false;
         let steps = process.member.map_read(mono, Some(Found { map, identity }));
         for step in steps {
             self.carry_out(pid, step);

@@ -106,6 +106,8 @@ pub(crate) struct Process {
     pub(crate) gone: Option<u64>,
     /// The time at which it last went on after a stall, ms.
     pub(crate) back: u64,
+    /// It may have missed events of the bus, and has not read a map since.
+    missed: bool,
     /// Of how many losses of the store it can know, and since when.
     pub(crate) losses: (u64, u64),
     asked: BTreeMap<u64, Asked>,
@@ -199,6 +201,7 @@ impl Process {
             kafka_late: false,
             gone: None,
             back: 0,
+            missed: false,
             losses: (0, 0),
             asked: BTreeMap::new(),
             reading: None,
@@ -498,15 +501,21 @@ impl World {
     }
 
     /// Whether a process can know by now who has a vnode: what it had under way while it took no
-    /// part has been answered; when it does not reach the store the owner reaches the bus; and where
-    /// something is wrong it has a while to learn that it was fenced.
+    /// part has been answered; when it does not reach the store the owner reaches the bus, and what that
+    /// one said there was not deleted; and where something is wrong it has a while to learn that it was
+    /// fenced.
     pub(crate) fn knows_the_owner(&self, pid: usize, vnode: Vnode) -> bool {
         let since = |at: u64| self.now >= at + RESPONSE + 2 * FAILED;
         let process = &self.processes[pid];
         let owner = self.processes.get(self.accepted[vnode.index()].by);
         let tells = owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back));
         let accepted = &self.accepted[vnode.index()];
+        let deaf = accepted.by != pid && self.store.away && process.missed;
         let learns = accepted.by != pid && self.now < accepted.at + FENCE && self.active > 0;
-        process.gone.is_none() && since(process.back) && (tells || !process.redis_cut) && !learns
+        process.gone.is_none()
+            && since(process.back)
+            && (tells || !process.redis_cut)
+            && !deaf
+            && !learns
     }
 }
