@@ -2,10 +2,7 @@
 //! and published is pulled out again. Everything here is a function of the inputs and their times.
 //! It owns all state of its users; it never does I/O and never waits.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use protocol::{
     Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Policy, Request,
@@ -15,11 +12,11 @@ use ring::{Epoch, Vnode};
 
 use crate::{
     Counters, How, Now, SessionId, Settings, Transmit,
-    behind::Behind,
     fanout::{Fanout, append_frame},
-    left::Left,
+    publishing::Backlog,
+    recall::Recalls,
+    repair::{Behind, Suspects},
     session::{Sessions, Welcomed},
-    unreported::Unreported,
     user::{Knowledge, Users},
     vnodes::Vnodes,
     waiting::{MAX_ASKED, Waiting},
@@ -48,19 +45,7 @@ pub struct Core {
     pub(crate) waiting: Waiting,
     pub(crate) counters: Counters,
     pub(crate) store_queue: VecDeque<u32>,
-    pub(crate) load_queue: VecDeque<(Vnode, Epoch)>,
-    pub(crate) release_queue: VecDeque<(Vnode, Epoch)>,
-    /// Vnodes that were left and are claimed once more.
-    pub(crate) recall_queue: VecDeque<(Vnode, Epoch)>,
-    pub(crate) look_queue: VecDeque<Vnode>,
-    pub(crate) left: BTreeMap<Vnode, Left>,
-    /// Claims and releases that are tried again with the next tick.
-    pub(crate) held_claims: Vec<(Vnode, Epoch)>,
-    pub(crate) failed_releases: Vec<(Vnode, Epoch)>,
-    /// The number of owned vnodes that are not loaded yet.
-    pub(crate) loading: usize,
-    /// The number of left vnodes that are not released yet.
-    pub(crate) leaving: usize,
+    pub(crate) recalls: Recalls,
     /// Vnodes lost to a higher epoch, at most one entry a vnode and epoch, until the shell takes
     /// them.
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
@@ -74,11 +59,8 @@ pub struct Core {
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
-    /// Vnodes of other nodes that got a new owner, each once, and when to look whom that one has not
-    /// spoken of.
-    pub(crate) suspects: VecDeque<(Vnode, u64)>,
-    pub(crate) bus_queue: VecDeque<u32>,
-    pub(crate) unreported: Unreported,
+    pub(crate) suspects: Suspects,
+    pub(crate) backlog: Backlog,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     /// Ends with the marks of one message.
     pub(crate) mark: u32,
@@ -113,15 +95,7 @@ impl Core {
             waiting: Waiting::default(),
             counters: Counters::default(),
             store_queue: VecDeque::new(),
-            load_queue: VecDeque::new(),
-            release_queue: VecDeque::new(),
-            recall_queue: VecDeque::new(),
-            look_queue: VecDeque::new(),
-            left: BTreeMap::new(),
-            held_claims: Vec::new(),
-            failed_releases: Vec::new(),
-            loading: 0,
-            leaving: 0,
+            recalls: Recalls::default(),
             fences: VecDeque::new(),
             behind: Vec::new(),
             returns_until: if settings.starts_empty.is_some() {
@@ -131,9 +105,8 @@ impl Core {
             },
             missed: Vec::new(),
             absent: VecDeque::new(),
-            suspects: VecDeque::new(),
-            bus_queue: VecDeque::new(),
-            unreported: Unreported::default(),
+            suspects: Suspects::default(),
+            backlog: Backlog::default(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,
             jitter: settings.seed | 1,
@@ -447,11 +420,9 @@ impl Core {
         let mut counters = self.counters;
         counters.users = self.users.slots.len() as u64;
         counters.ready = self.fanout.ready() as u64;
-        let requests = self.store_queue.len() + self.load_queue.len() + self.release_queue.len();
-        let put_off = self.held_claims.len() + self.failed_releases.len();
-        counters.store_queue = (requests + put_off) as u64;
-        counters.bus_queue = self.bus_queue.len() as u64;
-        counters.oldest_unreported = self.unreported.oldest(self.clock);
+        counters.store_queue = (self.store_queue.len() + self.vnodes.waiting()) as u64;
+        counters.bus_queue = self.backlog.len() as u64;
+        counters.oldest_unreported = self.backlog.oldest(self.clock);
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters
     }

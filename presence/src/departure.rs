@@ -1,13 +1,13 @@
 //! How this core leaves vnodes: their sessions go, what is not written is written, then they are
-//! released. It owns these steps; what is done again when the store has lost them is that of `left`.
+//! released. It owns these steps; what is done again when the store has lost them is that of `recall`.
 
 use protocol::{CloseCode, ServerMessage, Stored};
 use ring::{Epoch, Vnode};
 
 use crate::{
     Core,
-    left::Left,
-    user::{Knowledge, Sync},
+    transfer::Transfer,
+    user::Knowledge,
     vnodes::Stage,
     wheel::TimerId,
 };
@@ -23,16 +23,16 @@ impl Core {
         // While a vnode is claimed again nothing is written, and no user is marked for it.
         let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
         self.part(vnode, newest, address);
-        let Some(had) = self.vnodes.had(vnode) else {
+        let Some(loaded_under) = self.vnodes.loaded_under(vnode) else {
             // Nothing was taken over yet: to release it would say that the former owner is done.
-            self.departed(vnode);
+            self.departed(vnode, false);
             return;
         };
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
             user.unsettled = match user.knowledge {
-                Knowledge::Known => claiming || user.store != Sync::Clean,
+                Knowledge::Known => claiming || user.store != Transfer::Idle,
                 Knowledge::Provisional => true,
                 Knowledge::Asked => user.held,
                 Knowledge::Nothing => false,
@@ -42,21 +42,13 @@ impl Core {
                 self.store_mark(slot);
             }
         }
-        self.vnodes
-            .let_go(vnode, Stage::Leaving { epoch, unsettled });
-        self.leaving += 1;
-        self.left.insert(vnode, Left::new(epoch, had));
-        if unsettled == 0 {
-            self.release_queue.push_back((vnode, epoch));
-        }
+        self.vnodes.leave(vnode, unsettled);
+        self.recalls.left(vnode, epoch, loaded_under);
     }
 
     /// Ends the sessions of a vnode and everything that an owner does by itself.
     pub(crate) fn part(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
         self.vnodes.heard_of(vnode, newest);
-        if let Stage::Claiming { .. } = self.vnodes.stage(vnode) {
-            self.loading -= 1;
-        }
         for slot in self.users.of_vnode(vnode) {
             let was_connected = self.users[slot].connected();
             while self.users[slot].sessions > 0 {
@@ -85,20 +77,19 @@ impl Core {
         }
     }
 
-    /// The vnode is another node's, and nothing of this core's work for it is left to do.
-    pub(crate) fn departed(&mut self, vnode: Vnode) {
-        if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
-            self.leaving -= 1;
+    /// The vnode is another node's, and nothing of this core's work for it is left to do; `released`:
+    /// unless the store loses that again.
+    pub(crate) fn departed(&mut self, vnode: Vnode, released: bool) {
+        self.vnodes.depart(vnode, released);
+        if !released {
+            self.recalls.forget(vnode);
         }
-        self.vnodes.let_go(vnode, Stage::Apart);
-        self.left.remove(&vnode);
         self.suspect(vnode);
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
             user.held = false;
             user.unsettled = false;
-            user.unpublished = false;
-            user.ahead = false;
+            user.publishing.cancelled();
             user.mode_set = false;
             user.own = None;
             user.text_set = false;
@@ -125,25 +116,25 @@ impl Core {
     pub(crate) fn settled(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         let vnode = user.vnode;
-        if std::mem::take(&mut user.unsettled)
-            && self.vnodes.settled(vnode)
-            && let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
-        {
-            self.release_queue.push_back((vnode, epoch));
+        if std::mem::take(&mut user.unsettled) {
+            self.vnodes.settled(vnode);
         }
     }
 
     /// The store knows that the vnode is released.
     pub(crate) fn released(&mut self, vnode: Vnode, of: Epoch) {
-        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
-            && epoch == of
-            && !self.vnodes.is_unsettled(vnode)
-        {
-            self.remember(vnode);
-            let left = self.left.remove(&vnode);
-            self.departed(vnode);
-            self.left.extend(left.map(|left| (vnode, left)));
+        if !self.vnodes.is_releasing(vnode, of) {
+            return;
         }
+        let users = self.users.of_vnode(vnode).into_iter();
+        let held = users.filter_map(|slot| {
+            let user = &self.users[slot];
+            let was_there = user.held && user.knowledge == Knowledge::Known;
+            was_there.then(|| (user.name.clone(), Self::stored(user)))
+        });
+        let held = held.collect();
+        self.recalls.released(vnode, held, self.clock);
+        self.departed(vnode, true);
     }
 
     /// What was written of a departing vnode may be lost again.

@@ -4,21 +4,23 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod behind;
 mod core;
 mod counters;
 mod departure;
 mod fanout;
-mod left;
 mod lifetime;
 mod membership;
 mod ownership;
 mod peers;
+mod publishing;
+mod recall;
+mod repair;
 mod session;
 mod settings;
 mod slots;
 mod state;
 mod sync;
+mod transfer;
 mod unreported;
 mod user;
 mod vnodes;
@@ -36,7 +38,6 @@ pub use crate::{
     session::SessionId,
     settings::{Now, Settings, WatchBudget},
     sync::{Publication, StoreReply, StoreRequest, Ticket},
-    vnodes::Owner,
     waiting::Answer,
 };
 pub use protocol::{Pattern, WatchRule};

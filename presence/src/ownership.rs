@@ -11,10 +11,6 @@ use crate::{
     wheel,
 };
 
-/// How long a living former owner is waited for, ms of the core's clock: it may hear of the map a
-/// second later, and has to write what is not written.
-const RELEASE_PATIENCE: u64 = 3_000;
-
 impl Core {
     /// Notes that another core is the vnode's home on this node. Before any user of it is known.
     pub fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
@@ -75,13 +71,13 @@ impl Core {
     /// The number of this core's vnodes that wait to be claimed and loaded.
     #[must_use]
     pub fn vnodes_loading(&self) -> usize {
-        self.loading
+        self.vnodes.claiming()
     }
 
     /// The number of vnodes that this core has left and not released yet.
     #[must_use]
     pub fn vnodes_leaving(&self) -> usize {
-        self.leaving
+        self.vnodes.leaving()
     }
 
     /// The number of vnodes that this core owns. O(vnodes).
@@ -99,13 +95,7 @@ impl Core {
     /// The store may have lost what it had: every vnode is claimed and written again.
     pub fn resync(&mut self) {
         for vnode in self.settings.vnodes.all() {
-            if let Some(epoch) = self.vnodes.epoch(vnode)
-                && self.vnodes.loaded(vnode)
-            {
-                self.vnodes.claim_again(vnode);
-                self.loading += 1;
-                self.load_queue.push_back((vnode, epoch));
-            }
+            self.vnodes.claim_again(vnode);
             if let Stage::Leaving { .. } = self.vnodes.stage(vnode) {
                 self.write_all_before_release(vnode);
             }
@@ -117,10 +107,9 @@ impl Core {
     fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch) {
         let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
-        self.left.remove(&vnode);
+        self.recalls.forget(vnode);
         if let Stage::Leaving { .. } = stage {
             // It comes back before all is written: what is not, nobody else knows.
-            self.leaving -= 1;
             let deadline = self.clock + self.settings.grace;
             for slot in self.users.of_vnode(vnode) {
                 let user = &mut self.users[slot];
@@ -135,12 +124,7 @@ impl Core {
                 }
             }
         }
-        if !matches!(stage, Stage::Claiming { .. }) {
-            self.loading += 1;
-        }
-        let until = self.clock + RELEASE_PATIENCE;
-        self.vnodes.claim(vnode, epoch, seq, over, until);
-        self.load_queue.push_back((vnode, epoch));
+        self.vnodes.claim(vnode, epoch, seq, over, self.clock);
         if owned {
             return;
         }
@@ -164,13 +148,10 @@ impl Core {
         users: Vec<(Box<str>, Stored)>,
     ) {
         self.vnodes.heard_of(vnode, epoch);
-        let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
-        if self.vnodes.epoch(vnode) != Some(epoch) || !claiming {
+        let loaded_under = self.vnodes.loaded_under(vnode);
+        if !self.vnodes.loaded(vnode, epoch) {
             return;
         }
-        self.loading -= 1;
-        let had = self.vnodes.had(vnode);
-        self.vnodes.set_loaded(vnode);
         // Those it had before are as this core knows them: it claimed the vnode a second time.
         let mut known = self.users.of_vnode(vnode);
         known.retain(|slot| self.users[*slot].knowledge == Knowledge::Known);
@@ -179,7 +160,7 @@ impl Core {
                 self.restamp(slot, Cause::Resync);
             } else {
                 // Other nodes may have read what the store had before.
-                self.users[slot].unpublished = true;
+                self.users[slot].publishing.changed();
                 self.store_mark(slot);
             }
         }
@@ -193,7 +174,7 @@ impl Core {
                 let unwritten = self.take_unwritten(slot);
                 let newer = |own: &Stored| own.record.version > stored.record.version;
                 let stored = unwritten.filter(newer).unwrap_or(stored);
-                let stored = unless_gone(had, stored);
+                let stored = unless_gone(loaded_under, stored);
                 let stored = self.with_what_was_heard(slot, Some(stored));
                 self.adopt(slot, stored.unwrap_or_default());
                 if !released {
@@ -218,7 +199,7 @@ impl Core {
     fn publish_later_if_absent(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         if !user.connected() {
-            user.unpublished = false;
+            user.publishing.cancelled();
             user.waiters += 1;
             self.absent
                 .push_back((slot, self.clock + self.settings.grace));
@@ -229,10 +210,10 @@ impl Core {
     pub(crate) fn publish_the_absent(&mut self) {
         while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.clock) {
             self.users[slot].waiters -= 1;
-            if self.vnodes.loaded(self.users[slot].vnode)
+            if self.vnodes.is_loaded(self.users[slot].vnode)
                 && self.users[slot].knowledge == Knowledge::Known
             {
-                self.users[slot].unpublished = true;
+                self.users[slot].publishing.changed();
                 self.store_mark(slot);
             }
             self.release(slot);
@@ -245,9 +226,7 @@ impl Core {
         if self.vnodes.epoch(vnode) != Some(epoch) {
             return;
         }
-        self.load_queue.push_back((vnode, epoch));
-        // The former owner does not reach it either, or has to tell it all once more.
-        self.vnodes.wait_until(vnode, self.clock + RELEASE_PATIENCE);
+        self.vnodes.claim_failed(vnode, epoch, self.clock);
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
             self.offer_without_store(slot);
@@ -258,50 +237,20 @@ impl Core {
     /// of it may be written or published any more.
     pub(crate) fn fence(&mut self, vnode: Vnode, newest: Epoch) {
         self.vnodes.heard_of(vnode, newest);
-        self.forget_left_below(vnode, newest);
+        if self.recalls.epoch(vnode).is_some_and(|left| left < newest) {
+            self.recalls.forget(vnode);
+            self.vnodes.has_successor(vnode);
+        }
         if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
             && epoch < newest
         {
-            self.departed(vnode);
+            self.departed(vnode, false);
         }
         if self.vnodes.epoch(vnode).is_some_and(|epoch| epoch < newest) {
             self.counters.fenced += 1;
             self.fences.push_back((vnode, newest));
             self.part(vnode, newest, "");
-            self.departed(vnode);
-        }
-    }
-
-    /// A vnode has another owner: whoever it knows to be there it publishes, at once or when the user
-    /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
-    /// what a former owner did not get into the store.
-    pub(crate) fn suspect(&mut self, vnode: Vnode) {
-        if self.vnodes.suspect(vnode, true) {
-            // Not at once again, without a grace period either.
-            let due = self.clock + self.settings.grace.max(1_000);
-            self.suspects.push_back((vnode, due));
-        }
-    }
-
-    /// Asks the store for users who are shown as there by the word of a former owner alone.
-    pub(crate) fn look_at_suspects(&mut self) {
-        while let Some((vnode, _)) = self.suspects.pop_front_if(|(_, due)| *due <= self.clock) {
-            self.vnodes.suspect(vnode, false);
-            if self.vnodes.owner(vnode) != Owner::Elsewhere {
-                continue;
-            }
-            let newest = self.vnodes.newest(vnode);
-            for slot in self.users.of_vnode(vnode) {
-                let user = &self.users[slot];
-                if user.wanted()
-                    && user.knowledge == Knowledge::Known
-                    && user.record.status != Status::Offline
-                    && user.record.version.epoch() < newest
-                {
-                    self.store_mark(slot);
-                    self.suspect(vnode);
-                }
-            }
+            self.departed(vnode, false);
         }
     }
 
@@ -348,11 +297,12 @@ impl Core {
     }
 }
 
-/// What the store has of a user that its owner does not know, who has `had` the vnode since that
-/// epoch: the owner saw the user leave, wrote that, and forgot it. A store that has it as connected
+/// What the store has of a user that its owner does not know, who has had the vnode
+/// `loaded_under` that epoch: the owner saw the user leave, wrote that, and forgot it. A store that has it as connected
 /// went back, as a replica does that takes over without the last writes.
-pub(crate) fn unless_gone(had: Option<Epoch>, stored: Stored) -> Stored {
-    if !stored.connected || had.is_none_or(|had| had < stored.record.version.epoch()) {
+pub(crate) fn unless_gone(loaded_under: Option<Epoch>, stored: Stored) -> Stored {
+    let version = stored.record.version;
+    if !stored.connected || loaded_under.is_none_or(|epoch| epoch < version.epoch()) {
         return stored;
     }
     let mut record = stored.record;

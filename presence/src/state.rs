@@ -139,7 +139,7 @@ impl Core {
             user.raise_own(own);
         }
         user.cause = cause;
-        user.unpublished = true;
+        user.publishing.changed();
         self.counters.changes += 1;
         self.store_mark(slot);
         self.tell_peers(slot);
@@ -160,7 +160,7 @@ impl Core {
     }
 
     pub(crate) fn store_mark(&mut self, slot: u32) {
-        if self.users[slot].store.mark() {
+        if self.users[slot].store.changed() {
             self.store_queue.push_back(slot);
         }
     }

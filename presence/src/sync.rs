@@ -8,7 +8,8 @@ use ring::{Epoch, Vnode};
 use crate::{
     Core,
     ownership::unless_gone,
-    user::{Knowledge, Sync},
+    transfer::Transfer,
+    user::Knowledge,
     vnodes::{Owner, Stage},
 };
 
@@ -157,7 +158,7 @@ impl Core {
         let vnode = self.users[slot].vnode;
         self.users[slot].knowledge = Knowledge::Asked;
         // Until the vnode is loaded, the store's record is not an owner's to have.
-        if self.vnodes.epoch(vnode).is_none() || self.vnodes.loaded(vnode) {
+        if self.vnodes.epoch(vnode).is_none() || self.vnodes.is_loaded(vnode) {
             self.store_mark(slot);
         }
     }
@@ -165,26 +166,9 @@ impl Core {
     /// The next thing to ask the store for; every request has to be answered by
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
-        if let Some(request) = self.next_request_for_left() {
+        let recall = self.recalls.next_request();
+        if let Some(request) = recall.or_else(|| self.vnodes.next_request(self.clock)) {
             return Some(request);
-        }
-        while let Some((vnode, epoch)) = self.load_queue.pop_front() {
-            if let Stage::Claiming { over, until } = self.vnodes.stage(vnode)
-                && self.vnodes.epoch(vnode) == Some(epoch)
-            {
-                let patient = self.clock < until;
-                return Some(StoreRequest::Load {
-                    vnode,
-                    epoch,
-                    over: if patient { over } else { Epoch::default() },
-                });
-            }
-        }
-        while let Some((vnode, epoch)) = self.release_queue.pop_front() {
-            // It is released when what came up meanwhile is written.
-            if !self.vnodes.is_unsettled(vnode) {
-                return Some(StoreRequest::Release { vnode, epoch });
-            }
         }
         loop {
             let slot = self.store_queue.pop_front()?;
@@ -194,7 +178,7 @@ impl Core {
             }
             // Nobody needs it any more, or not before the vnode is loaded, which asks again.
             let user = &mut self.users[slot];
-            user.store = Sync::Clean;
+            user.store.dropped();
             if user.knowledge == Knowledge::Asked && self.vnodes.epoch(user.vnode).is_none() {
                 user.knowledge = Knowledge::Nothing;
             }
@@ -206,11 +190,11 @@ impl Core {
         let user = &self.users[slot];
         let (vnode, name) = (user.vnode, &user.name);
         let epoch = match self.vnodes.stage(vnode) {
-            Stage::Loaded => self.vnodes.epoch(vnode),
+            Stage::Owned { epoch, .. } => Some(epoch),
             // Nothing is written while the store lists the users; then all are.
             Stage::Claiming { .. } => None,
             Stage::Leaving { epoch, .. } => user.unsettled.then_some(epoch),
-            Stage::Apart => None,
+            Stage::Sibling(_) | Stage::Elsewhere | Stage::Released { .. } => None,
         };
         let ticket = Ticket(slot);
         if let Some(epoch) = epoch
@@ -226,7 +210,7 @@ impl Core {
         }
         let owned = self.vnodes.epoch(vnode).is_some();
         let wanted = if owned {
-            self.vnodes.loaded(vnode)
+            self.vnodes.is_loaded(vnode)
         } else {
             user.unsettled || user.wanted() || user.behind != Version::NEVER
         };
@@ -252,22 +236,22 @@ impl Core {
             }
             StoreReply::LoadFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
-                if !self.recall_failed(vnode, epoch) {
+                if !self.recalls.claim_failed(vnode, epoch) {
                     self.load_failed(vnode, epoch);
                 }
             }
-            StoreReply::Held(vnode, epoch) => self.held_claims.push((vnode, epoch)),
+            StoreReply::Held(vnode, epoch) => self.vnodes.claim_held(vnode, epoch),
             StoreReply::LoadFenced(vnode, epoch, newest) => {
                 self.vnodes.heard_of(vnode, newest);
                 let mine = self.vnodes.epoch(vnode) == Some(epoch);
-                if mine || self.asks_of_left(vnode, epoch) {
+                if mine || self.recalls.claims(vnode, epoch) {
                     self.fence(vnode, newest);
                 }
             }
             StoreReply::Released(vnode, epoch) => self.released(vnode, epoch),
             StoreReply::ReleaseFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;
-                self.failed_releases.push((vnode, epoch));
+                self.vnodes.release_failed(vnode, epoch);
             }
             StoreReply::Owner(vnode, epoch) => self.looked_at_left(vnode, epoch),
             StoreReply::Read(Ticket(slot), claimed, stored) => {
@@ -275,15 +259,10 @@ impl Core {
             }
             StoreReply::Written(Ticket(slot)) => {
                 self.counters.store_writes += 1;
-                let again = self.users[slot].store.answered(true);
                 let user = &mut self.users[slot];
-                // Who asked the store after the event went out and before the store had it.
-                user.unpublished |= std::mem::take(&mut user.ahead);
-                if again && user.unpublished && !user.overtaken {
-                    user.overtaken = true;
-                } else {
-                    self.offer(slot);
-                }
+                let again = user.store.answered(true);
+                self.backlog
+                    .written(slot, &mut user.publishing, again, self.clock);
                 if !again {
                     self.settled(slot);
                 }
@@ -298,7 +277,7 @@ impl Core {
                 let again = self.users[slot].store.answered(lost);
                 if lost {
                     self.counters.refused_writes += 1;
-                    self.users[slot].unpublished = false;
+                    self.users[slot].publishing.cancelled();
                     self.users[slot].unsettled = false;
                 }
                 self.requeue(slot, again);
@@ -329,17 +308,17 @@ impl Core {
         let stored = self.with_what_was_heard(slot, stored);
         match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
             // Without a claim the answer may be out of date by now.
-            (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.loaded(vnode) => {}
+            (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.is_loaded(vnode) => {}
             (Owner::Here(_), Knowledge::Asked) => match stored {
                 // By the store's word, which may have gone back.
                 Some(stored) if there => {
-                    let had = self.vnodes.had(vnode);
-                    self.adopt(slot, unless_gone(had, stored));
+                    let loaded_under = self.vnodes.loaded_under(vnode);
+                    self.adopt(slot, unless_gone(loaded_under, stored));
                 }
                 Some(stored) if stored.connected => self.adopt(slot, stored),
                 stored => self.learn(slot, stored),
             },
-            (Owner::Here(_), Knowledge::Provisional) if self.vnodes.loaded(vnode) => {
+            (Owner::Here(_), Knowledge::Provisional) if self.vnodes.is_loaded(vnode) => {
                 self.learn(slot, stored);
             }
             (Owner::Here(_), _) => {}
@@ -354,9 +333,8 @@ impl Core {
 
     /// With a tick: what the store could not do at once, and users of whom a watcher knows more.
     pub(crate) fn try_again(&mut self) {
-        self.load_queue.extend(self.held_claims.drain(..));
-        self.release_queue.extend(self.failed_releases.drain(..));
-        self.look_at_left();
+        self.vnodes.try_again();
+        self.recalls.look(self.clock);
         self.publish_the_absent();
         self.look_at_suspects();
         self.look_for_what_watchers_know();
@@ -365,18 +343,8 @@ impl Core {
 
     /// The store cannot have the user's newest state now: the bus may have it all the same.
     pub(crate) fn offer_without_store(&mut self, slot: u32) {
-        self.users[slot].ahead |= self.users[slot].unpublished;
-        self.offer(slot);
-    }
-
-    /// The store has the user's newest state: now the bus may have it.
-    fn offer(&mut self, slot: u32) {
-        let user = &mut self.users[slot];
-        user.overtaken = false;
-        if std::mem::take(&mut user.unpublished) && user.bus.mark() {
-            user.bus_since = self.unreported.begin(self.clock);
-            self.bus_queue.push_back(slot);
-        }
+        let publishing = &mut self.users[slot].publishing;
+        self.backlog.unavailable(slot, publishing, self.clock);
     }
 
     fn requeue(&mut self, slot: u32, again: bool) {
@@ -390,18 +358,15 @@ impl Core {
     /// The next change for the bus; every one has to be answered by [`Core::bus_reply`].
     pub fn next_publication(&mut self) -> Option<Publication> {
         loop {
-            let slot = self.bus_queue.pop_front()?;
+            let slot = self.backlog.pop()?;
             let user = &mut self.users[slot];
-            if self.vnodes.stage(user.vnode) == Stage::Apart || !user.knowledge.has_record() {
+            if !self.vnodes.is_kept(user.vnode) || !user.knowledge.has_record() {
                 // The successor has said anew what was true; this core may be the next one.
-                user.bus = Sync::Clean;
-                self.unreported.end(user.bus_since);
+                self.backlog.dropped(&mut user.publishing);
                 self.users.doubt(slot);
                 continue;
             }
-            // Who asks the store now hears of it only with the event after the write.
-            user.ahead |= user.store != Sync::Clean;
-            user.bus.sent();
+            user.publishing.sent(user.store == Transfer::Idle);
             return Some(Publication {
                 ticket: Ticket(slot),
                 user: user.name.clone(),
@@ -416,23 +381,16 @@ impl Core {
     /// Takes the delivery report: whether the bus has the event for good.
     pub fn bus_reply(&mut self, ticket: Ticket, delivered: bool) {
         let Ticket(slot) = ticket;
-        let user = &mut self.users[slot];
-        let again = user.bus.answered(delivered);
-        if delivered || !again {
-            self.unreported.end(user.bus_since);
-        }
-        if delivered && again {
-            // Another change waits, since some time within that of the one before.
-            user.bus_since = self.unreported.begin(self.clock);
-        }
+        let publishing = &mut self.users[slot].publishing;
+        let again = self
+            .backlog
+            .reported(slot, publishing, delivered, self.clock);
         if delivered {
             self.counters.published += 1;
         } else {
             self.counters.bus_failures += 1;
         }
-        if again {
-            self.bus_queue.push_back(slot);
-        } else {
+        if !again {
             self.users.doubt(slot);
         }
     }

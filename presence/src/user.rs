@@ -7,7 +7,9 @@ use hashbrown::HashTable;
 use protocol::{Cause, Mode, Record, Status, Version};
 use ring::{Vnode, VnodeCount};
 
-use crate::{slots::Slots, vnodes::Vnodes, wheel::TimerId};
+use crate::{
+    publishing::Publishing, slots::Slots, transfer::Transfer, vnodes::Vnodes, wheel::TimerId,
+};
 
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -29,43 +31,6 @@ impl Knowledge {
     /// Whether the record can be shown.
     pub(crate) fn has_record(self) -> bool {
         matches!(self, Self::Known | Self::Provisional)
-    }
-}
-
-/// Whether a copy of the user's state elsewhere (store, bus) is as new as ours. A user is queued
-/// at most once, so that what waits is bounded by the users and not by time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sync {
-    Clean,
-    Queued,
-    InFlight,
-    /// In flight, and changed since: the newest state goes out after the answer.
-    Stale,
-}
-
-impl Sync {
-    /// Notes a change; `true` when the user has to be queued.
-    #[must_use]
-    pub(crate) fn mark(&mut self) -> bool {
-        let queue = *self == Self::Clean;
-        *self = match self {
-            Self::Clean | Self::Queued => Self::Queued,
-            Self::InFlight | Self::Stale => Self::Stale,
-        };
-        queue
-    }
-
-    /// Notes that the newest state left.
-    pub(crate) fn sent(&mut self) {
-        *self = Self::InFlight;
-    }
-
-    /// Notes the answer; `true` when the user has to be queued (again).
-    #[must_use]
-    pub(crate) fn answered(&mut self, accepted: bool) -> bool {
-        let queue = !accepted || *self == Self::Stale;
-        *self = if queue { Self::Queued } else { Self::Clean };
-        queue
     }
 }
 
@@ -128,18 +93,9 @@ pub(crate) struct User {
     /// The user changed `mode` or `text` before the store answered: the store's are older.
     pub(crate) mode_set: bool,
     pub(crate) text_set: bool,
-    pub(crate) store: Sync,
-    pub(crate) bus: Sync,
-    /// Since which second its change waits for the bus to confirm it; see `unreported.rs`.
-    pub(crate) bus_since: u32,
-    /// A change waits for the store before it goes to the bus: a successor finds in the store
-    /// whatever anybody may have heard.
-    pub(crate) unpublished: bool,
-    /// The bus was given a change that the store did not take: it is published again when the store
-    /// has it.
-    pub(crate) ahead: bool,
-    /// The change waited for one write already, and the user has changed again.
-    pub(crate) overtaken: bool,
+    /// The one request to the store that the user may have, a read or a write.
+    pub(crate) store: Transfer,
+    pub(crate) publishing: Publishing,
     pub(crate) cause: Cause,
     /// Whether the owning core knows of our interest; the mirror's.
     pub(crate) told: bool,
@@ -215,8 +171,8 @@ impl User {
             && self.queued == 0
             && self.waiters == 0
             && !self.unsettled
-            && self.store == Sync::Clean
-            && self.bus == Sync::Clean
+            && self.store == Transfer::Idle
+            && self.publishing.is_idle()
             && !self.told
             && self.knowledge != Knowledge::Asked
     }
@@ -289,12 +245,8 @@ impl Users {
             away: false,
             mode_set: false,
             text_set: false,
-            store: Sync::Clean,
-            bus: Sync::Clean,
-            bus_since: 0,
-            unpublished: false,
-            ahead: false,
-            overtaken: false,
+            store: Transfer::Idle,
+            publishing: Publishing::IDLE,
             cause: Cause::Connect,
             told: false,
             behind: Version::NEVER,
@@ -332,7 +284,7 @@ impl Users {
             user.doubted = false;
             let owned = vnodes.epoch(user.vnode).is_some();
             // While its vnode is claimed again nothing is written, so that it may not be in the store.
-            let claiming = owned && !vnodes.loaded(user.vnode);
+            let claiming = owned && !vnodes.is_loaded(user.vnode);
             if !user.idle(owned) || (claiming && user.knowledge.has_record()) {
                 continue;
             }

@@ -1,12 +1,21 @@
-//! Which vnodes this core owns, under which epoch, how far a take-over or a departure has come, and
-//! the versions it makes. It owns the sequence: nothing else may make a version.
+//! The lifecycle of a vnode on this core: who owns it, how far a take-over or a departure has come,
+//! and the versions made under its epoch. It owns the sequence (nothing else may make a version) and
+//! what the store is asked about vnodes; what that means for users is the core's.
+
+use std::collections::VecDeque;
 
 use protocol::Version;
 use ring::{CoreId, Epoch, Vnode, VnodeCount};
 
+use crate::StoreRequest;
+
+/// How long a living former owner is waited for, ms of the core's clock: it may hear of the map a
+/// second later, and has to write what is not written.
+const RELEASE_PATIENCE: u64 = 3_000;
+
 /// Who owns a vnode, as this core sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// Another core of this node is the vnode's home on it.
     Core(CoreId),
     /// This core, under this epoch.
@@ -16,51 +25,123 @@ pub enum Owner {
 }
 
 /// How far this core is with a vnode.
+///
+/// ```text
+///                 claim                  loaded
+///   Elsewhere ────────────▶ Claiming ──────────────▶ Owned
+///     ▲   ▲                  │ ▲   ▲     claim         │
+///     │   │ fenced, or left  │ │   └── (newer epoch, ──┤
+///     │   │ and never loaded │ │       or store lost   │
+///     │   ◀──────────────────┘ │       something)      │
+///     │                        │                       │ leave (Claiming too, once
+///     │ a successor            │ claim                 ▼ it was loaded before)
+///     │ is heard of            ├────────────────── Leaving ──▶ fenced: Elsewhere
+///     │                        │                    ▲  │ all is written and
+///     │                  claim │    the store lost  │  ▼ the store knows it
+///     └────────────────────────┴─────────────────── Released
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The vnode is not this core's.
-    Apart,
-    /// The store has not fenced the former owner off yet, nor listed its users; until `until` (core
-    /// clock, ms) one whose epoch is below `over` is waited for.
-    Claiming { over: Epoch, until: u64 },
+    /// Another core of this node is the vnode's home, for the life of the process.
+    Sibling(CoreId),
+    /// The vnode is another node's or nobody's.
+    Elsewhere,
+    /// The vnode is this core's by the map. The store has not fenced the former owner off yet, nor
+    /// listed its users.
+    Claiming {
+        epoch: Epoch,
+        /// The sequence of the last version made under the epoch.
+        seq: u64,
+        /// The newest epoch under which this core has had the vnode loaded, without a break until
+        /// now; `None` = never.
+        loaded_under: Option<Epoch>,
+        /// A former owner whose epoch is below this one is waited for.
+        over: Epoch,
+        /// When that is over, ms of the core's clock.
+        until: u64,
+    },
     /// The vnode is this core's alone, and its users are adopted.
-    Loaded,
-    /// The vnode is another node's, but what this core did under `epoch` is not all written yet.
-    Leaving { epoch: Epoch, unsettled: u32 },
+    Owned { epoch: Epoch, seq: u64 },
+    /// The vnode is another node's, but what this core did under the epoch is not all written yet.
+    Leaving {
+        epoch: Epoch,
+        seq: u64,
+        /// What has to happen before the release: users to be written, and a look at the store.
+        unsettled: u32,
+    },
+    /// The store knows that this core is done with the vnode, and may lose that again: see
+    /// `recall.rs`.
+    Released { epoch: Epoch, seq: u64 },
+}
+
+impl Stage {
+    fn is_claiming(self) -> bool {
+        matches!(self, Self::Claiming { .. })
+    }
+
+    fn is_leaving(self) -> bool {
+        matches!(self, Self::Leaving { .. })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    owner: Owner,
     stage: Stage,
-    /// The sequence of the last version that was made under the epoch.
-    seq: u64,
     /// The highest epoch that this core has heard of.
     newest: Epoch,
-    /// The newest epoch under which this core has had the vnode loaded; `None` = never since it was
-    /// taken.
-    had: Option<Epoch>,
-    /// It has a newer owner than what some users were last heard from.
-    suspect: bool,
 }
 
-pub(crate) struct Vnodes(Box<[Slot]>);
+/// The vnodes of one core, and what waits to be asked of the store for them.
+pub(crate) struct Vnodes {
+    slots: Box<[Slot]>,
+    /// Claims to be made. An entry of an epoch that is over, or of a vnode that is loaded, is void.
+    claims: VecDeque<(Vnode, Epoch)>,
+    releases: VecDeque<(Vnode, Epoch)>,
+    /// Claims that wait for a former owner, and releases that failed, until the next tick.
+    claims_put_off: Vec<(Vnode, Epoch)>,
+    releases_put_off: Vec<(Vnode, Epoch)>,
+    /// The number of vnodes that are `Claiming`.
+    claiming: usize,
+    /// The number of vnodes that are `Leaving`.
+    leaving: usize,
+}
 
 impl Vnodes {
     pub(crate) fn new(count: VnodeCount) -> Self {
         let nobody = Slot {
-            owner: Owner::Elsewhere,
-            stage: Stage::Apart,
-            seq: 0,
-            newest: Epoch::new(0),
-            had: None,
-            suspect: false,
+            stage: Stage::Elsewhere,
+            newest: Epoch::default(),
         };
-        Self(vec![nobody; count.get()].into())
+        Self {
+            slots: vec![nobody; count.get()].into(),
+            claims: VecDeque::new(),
+            releases: VecDeque::new(),
+            claims_put_off: Vec::new(),
+            releases_put_off: Vec::new(),
+            claiming: 0,
+            leaving: 0,
+        }
+    }
+
+    pub(crate) fn stage(&self, vnode: Vnode) -> Stage {
+        self.slots[vnode.index()].stage
+    }
+
+    /// Every change of a stage comes here, so that the counts are those of the stages.
+    fn set(&mut self, vnode: Vnode, stage: Stage) {
+        let before = std::mem::replace(&mut self.slots[vnode.index()].stage, stage);
+        self.claiming -= usize::from(before.is_claiming());
+        self.claiming += usize::from(stage.is_claiming());
+        self.leaving -= usize::from(before.is_leaving());
+        self.leaving += usize::from(stage.is_leaving());
     }
 
     pub(crate) fn owner(&self, vnode: Vnode) -> Owner {
-        self.0[vnode.index()].owner
+        match self.stage(vnode) {
+            Stage::Sibling(core) => Owner::Core(core),
+            Stage::Claiming { epoch, .. } | Stage::Owned { epoch, .. } => Owner::Here(epoch),
+            Stage::Elsewhere | Stage::Leaving { .. } | Stage::Released { .. } => Owner::Elsewhere,
+        }
     }
 
     /// The epoch, when this core owns the vnode.
@@ -71,130 +152,252 @@ impl Vnodes {
         }
     }
 
-    pub(crate) fn stage(&self, vnode: Vnode) -> Stage {
-        self.0[vnode.index()].stage
-    }
-
     /// Whether this core owns the vnode and its users are adopted.
-    pub(crate) fn loaded(&self, vnode: Vnode) -> bool {
-        self.stage(vnode) == Stage::Loaded
+    pub(crate) fn is_loaded(&self, vnode: Vnode) -> bool {
+        matches!(self.stage(vnode), Stage::Owned { .. })
     }
 
-    /// The newest epoch under which this core has had the vnode, and did not only want it.
-    pub(crate) fn had(&self, vnode: Vnode) -> Option<Epoch> {
-        self.0[vnode.index()].had
+    /// The newest epoch under which this core, which owns the vnode, has had it loaded.
+    pub(crate) fn loaded_under(&self, vnode: Vnode) -> Option<Epoch> {
+        match self.stage(vnode) {
+            Stage::Owned { epoch, .. } => Some(epoch),
+            Stage::Claiming { loaded_under, .. } => loaded_under,
+            _ => None,
+        }
     }
 
-    /// Whether another core of this node is the vnode's home.
+    /// Whether this core has to do with the vnode's records: it owns the vnode, or is not done with
+    /// leaving it.
+    pub(crate) fn is_kept(&self, vnode: Vnode) -> bool {
+        self.making_under(vnode).is_some()
+    }
+
+    /// Whether this core is the vnode's home on its node.
     pub(crate) fn is_home(&self, vnode: Vnode) -> bool {
-        !matches!(self.owner(vnode), Owner::Core(_))
+        !matches!(self.stage(vnode), Stage::Sibling(_))
+    }
+
+    /// The number of vnodes that wait to be claimed and loaded.
+    pub(crate) fn claiming(&self) -> usize {
+        self.claiming
+    }
+
+    /// The number of vnodes that were left and are not released.
+    pub(crate) fn leaving(&self) -> usize {
+        self.leaving
+    }
+
+    /// The number of requests that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        let put_off = self.claims_put_off.len() + self.releases_put_off.len();
+        self.claims.len() + self.releases.len() + put_off
     }
 
     /// The highest epoch that this core has heard of.
     pub(crate) fn newest(&self, vnode: Vnode) -> Epoch {
-        self.0[vnode.index()].newest
+        self.slots[vnode.index()].newest
     }
 
     /// Notes an epoch that the vnode has, or had, somewhere.
     pub(crate) fn heard_of(&mut self, vnode: Vnode, epoch: Epoch) {
-        let slot = &mut self.0[vnode.index()];
+        let slot = &mut self.slots[vnode.index()];
         slot.newest = slot.newest.max(epoch);
     }
 
-    /// Marks the vnode, or takes the mark away; whether that changed anything.
-    pub(crate) fn suspect(&mut self, vnode: Vnode, suspect: bool) -> bool {
-        std::mem::replace(&mut self.0[vnode.index()].suspect, suspect) != suspect
-    }
-
+    /// Makes another core the vnode's home.
+    ///
+    /// # Panics
+    /// When this core has had to do with the vnode.
     pub(crate) fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
-        self.0[vnode.index()].owner = Owner::Core(core);
+        let stage = self.stage(vnode);
+        let is_new = matches!(stage, Stage::Elsewhere | Stage::Sibling(_));
+        assert!(is_new, "vnode {vnode} is at home here: {stage:?}");
+        self.set(vnode, Stage::Sibling(core));
     }
 
-    /// The vnode becomes this core's; versions go on after `seq`.
-    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch, until: u64) {
+    /// The vnode becomes this core's under another epoch; versions go on after `seq`. A former owner
+    /// whose epoch is below `over` is waited for.
+    ///
+    /// # Panics
+    /// When another core is the vnode's home.
+    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch, clock: u64) {
+        assert!(self.is_home(vnode), "vnode {vnode} is another core's");
         self.heard_of(vnode, epoch);
-        let slot = &mut self.0[vnode.index()];
-        slot.owner = Owner::Here(epoch);
-        slot.stage = Stage::Claiming { over, until };
-        slot.seq = seq;
-    }
-
-    /// Lengthens the wait for a former owner of a vnode that is being claimed.
-    pub(crate) fn wait_until(&mut self, vnode: Vnode, later: u64) {
-        if let Stage::Claiming { until, .. } = &mut self.0[vnode.index()].stage {
-            *until = later.max(*until);
-        }
-    }
-
-    /// The vnode has to be claimed again, under the same epoch and with the versions going on.
-    pub(crate) fn claim_again(&mut self, vnode: Vnode) {
-        self.0[vnode.index()].stage = Stage::Claiming {
-            over: Epoch::default(),
-            until: 0,
+        let claiming = Stage::Claiming {
+            epoch,
+            seq,
+            loaded_under: self.loaded_under(vnode),
+            over,
+            until: clock + RELEASE_PATIENCE,
         };
+        self.set(vnode, claiming);
+        self.claims.push_back((vnode, epoch));
     }
 
-    pub(crate) fn set_loaded(&mut self, vnode: Vnode) {
-        let slot = &mut self.0[vnode.index()];
-        slot.stage = Stage::Loaded;
-        if let Owner::Here(epoch) = slot.owner {
-            slot.had = Some(epoch);
+    /// A loaded vnode has to be claimed again, under the same epoch and with the versions going on.
+    pub(crate) fn claim_again(&mut self, vnode: Vnode) {
+        if let Stage::Owned { epoch, seq } = self.stage(vnode) {
+            let claiming = Stage::Claiming {
+                epoch,
+                seq,
+                loaded_under: Some(epoch),
+                over: Epoch::default(),
+                until: 0,
+            };
+            self.set(vnode, claiming);
+            self.claims.push_back((vnode, epoch));
         }
     }
 
-    /// The vnode is not this core's any more; its epoch, if it was.
-    pub(crate) fn let_go(&mut self, vnode: Vnode, stage: Stage) {
-        let slot = &mut self.0[vnode.index()];
-        slot.owner = Owner::Elsewhere;
-        slot.stage = stage;
-        slot.had = None;
+    /// The claim of the vnode under `epoch` was accepted; `false` when it is not this core's any more.
+    pub(crate) fn loaded(&mut self, vnode: Vnode, of: Epoch) -> bool {
+        match self.stage(vnode) {
+            Stage::Claiming { epoch, seq, .. } if epoch == of => {
+                self.set(vnode, Stage::Owned { epoch, seq });
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// One more of a departing vnode's users is to be written.
+    /// A former owner has not let go of the vnode: it is claimed again with the next tick.
+    pub(crate) fn claim_held(&mut self, vnode: Vnode, epoch: Epoch) {
+        self.claims_put_off.push((vnode, epoch));
+    }
+
+    /// The store could not be asked for the vnode, which is claimed again at once. The former owner
+    /// does not reach it either, or has to tell it all once more: it is waited for anew.
+    pub(crate) fn claim_failed(&mut self, vnode: Vnode, epoch: Epoch, clock: u64) {
+        self.claims.push_back((vnode, epoch));
+        if let Stage::Claiming { until, .. } = &mut self.slots[vnode.index()].stage {
+            *until = (*until).max(clock + RELEASE_PATIENCE);
+        }
+    }
+
+    /// The vnode is left when `unsettled` of its users are written.
+    ///
+    /// # Panics
+    /// When this core has not the vnode.
+    pub(crate) fn leave(&mut self, vnode: Vnode, unsettled: u32) {
+        let (Stage::Claiming { epoch, seq, .. }
+        | Stage::Owned { epoch, seq }
+        | Stage::Released { epoch, seq }) = self.stage(vnode)
+        else {
+            panic!("only the owner of vnode {vnode} leaves it");
+        };
+        let leaving = Stage::Leaving {
+            epoch,
+            seq,
+            unsettled,
+        };
+        self.set(vnode, leaving);
+        if unsettled == 0 {
+            self.releases.push_back((vnode, epoch));
+        }
+    }
+
+    /// One thing more has to happen before a vnode that is being left is released.
     pub(crate) fn one_more_unsettled(&mut self, vnode: Vnode) {
-        if let Stage::Leaving { unsettled, .. } = &mut self.0[vnode.index()].stage {
+        if let Stage::Leaving { unsettled, .. } = &mut self.slots[vnode.index()].stage {
             *unsettled += 1;
         }
     }
 
-    /// Whether the vnode is on its way out and not all of its users are written.
-    pub(crate) fn is_unsettled(&self, vnode: Vnode) -> bool {
-        matches!(self.stage(vnode), Stage::Leaving { unsettled: 1.., .. })
+    /// One of those things has happened; after the last the vnode is released.
+    pub(crate) fn settled(&mut self, vnode: Vnode) {
+        if let Stage::Leaving {
+            epoch, unsettled, ..
+        } = &mut self.slots[vnode.index()].stage
+        {
+            *unsettled = unsettled.saturating_sub(1);
+            if *unsettled == 0 {
+                self.releases.push_back((vnode, *epoch));
+            }
+        }
     }
 
-    /// One more of a departing vnode's users is written; `true` when it was the last.
-    pub(crate) fn settled(&mut self, vnode: Vnode) -> bool {
-        match &mut self.0[vnode.index()].stage {
-            Stage::Leaving { unsettled, .. } => {
-                *unsettled = unsettled.saturating_sub(1);
-                *unsettled == 0
-            }
-            Stage::Apart | Stage::Claiming { .. } | Stage::Loaded => false,
+    /// The store could not be told of the release.
+    pub(crate) fn release_failed(&mut self, vnode: Vnode, epoch: Epoch) {
+        self.releases_put_off.push((vnode, epoch));
+    }
+
+    /// The store knows of the release of `of`; `false` when that is not what this core is about now.
+    pub(crate) fn is_releasing(&self, vnode: Vnode, of: Epoch) -> bool {
+        matches!(self.stage(vnode), Stage::Leaving { epoch, unsettled: 0, .. } if epoch == of)
+    }
+
+    /// The vnode is another node's, and nothing of this core's work for it is left to do. `released`:
+    /// the store may lose that again.
+    pub(crate) fn depart(&mut self, vnode: Vnode, released: bool) {
+        let stage = match self.stage(vnode) {
+            Stage::Leaving { epoch, seq, .. } if released => Stage::Released { epoch, seq },
+            _ => Stage::Elsewhere,
+        };
+        self.set(vnode, stage);
+    }
+
+    /// A vnode that was released has a successor.
+    pub(crate) fn has_successor(&mut self, vnode: Vnode) {
+        if let Stage::Released { .. } = self.stage(vnode) {
+            self.set(vnode, Stage::Elsewhere);
         }
+    }
+
+    /// Lets what was put off be tried again.
+    pub(crate) fn try_again(&mut self) {
+        self.claims.extend(self.claims_put_off.drain(..));
+        self.releases.extend(self.releases_put_off.drain(..));
+    }
+
+    /// The next claim or release for the store.
+    pub(crate) fn next_request(&mut self, clock: u64) -> Option<StoreRequest> {
+        while let Some((vnode, of)) = self.claims.pop_front() {
+            if let Stage::Claiming {
+                epoch, over, until, ..
+            } = self.stage(vnode)
+                && epoch == of
+            {
+                let over = if clock < until { over } else { Epoch::default() };
+                return Some(StoreRequest::Load { vnode, epoch, over });
+            }
+        }
+        while let Some((vnode, epoch)) = self.releases.pop_front() {
+            // It is released when what came up meanwhile is written.
+            let has_more = matches!(self.stage(vnode), Stage::Leaving { unsettled: 1.., .. });
+            if !has_more {
+                return Some(StoreRequest::Release { vnode, epoch });
+            }
+        }
+        None
     }
 
     /// Makes sure that the next version is newer than `version`, when it is of our epoch.
     pub(crate) fn saw(&mut self, vnode: Vnode, version: Version) {
-        let slot = &mut self.0[vnode.index()];
-        if slot.owner == Owner::Here(version.epoch()) {
-            slot.seq = slot.seq.max(version.seq());
+        if let Stage::Claiming { epoch, seq, .. } | Stage::Owned { epoch, seq } =
+            &mut self.slots[vnode.index()].stage
+            && *epoch == version.epoch()
+        {
+            *seq = (*seq).max(version.seq());
         }
     }
 
     /// Whether this core owns the vnode, and it or a former owner can have made `version`.
     pub(crate) fn was_made(&self, vnode: Vnode, version: Version) -> bool {
-        let slot = &self.0[vnode.index()];
-        match slot.owner {
-            Owner::Here(epoch) => Version::new(epoch, slot.seq).is_some_and(|at| version <= at),
-            Owner::Core(_) | Owner::Elsewhere => false,
+        match self.stage(vnode) {
+            Stage::Claiming { epoch, seq, .. } | Stage::Owned { epoch, seq } => {
+                Version::new(epoch, seq).is_some_and(|at| version <= at)
+            }
+            _ => false,
         }
     }
 
     /// The epoch under which this core makes versions of the vnode, which may be on its way out.
     pub(crate) fn making_under(&self, vnode: Vnode) -> Option<Epoch> {
         match self.stage(vnode) {
-            Stage::Leaving { epoch, .. } => Some(epoch),
-            Stage::Apart | Stage::Claiming { .. } | Stage::Loaded => self.epoch(vnode),
+            Stage::Claiming { epoch, .. }
+            | Stage::Owned { epoch, .. }
+            | Stage::Leaving { epoch, .. } => Some(epoch),
+            Stage::Sibling(_) | Stage::Elsewhere | Stage::Released { .. } => None,
         }
     }
 
@@ -204,11 +407,13 @@ impl Vnodes {
     /// When this core has not the vnode, or made 2^33 versions under one epoch: at a million
     /// changes a second in one vnode that takes two hours, so a node that gets there is broken.
     pub(crate) fn next(&mut self, vnode: Vnode) -> Version {
-        let Some(epoch) = self.making_under(vnode) else {
+        let (Stage::Claiming { epoch, seq, .. }
+        | Stage::Owned { epoch, seq }
+        | Stage::Leaving { epoch, seq, .. }) = &mut self.slots[vnode.index()].stage
+        else {
             panic!("only the owner of vnode {vnode} makes its versions");
         };
-        let slot = &mut self.0[vnode.index()];
-        slot.seq += 1;
-        Version::new(epoch, slot.seq).expect("epochs and sequences stay within their bits")
+        *seq += 1;
+        Version::new(*epoch, *seq).expect("epochs and sequences stay within their bits")
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     Core,
     session::Watch,
     user::{Knowledge, NONE, Watcher},
+    vnodes::Owner,
     waiting::{Asker, MAX_ASKED, known_versions},
 };
 
@@ -236,8 +237,8 @@ impl Core {
             return;
         }
         match self.owner_of(slot) {
-            crate::Owner::Here(_) | crate::Owner::Elsewhere => self.ask_store(slot),
-            crate::Owner::Core(core) => {
+            Owner::Here(_) | Owner::Elsewhere => self.ask_store(slot),
+            Owner::Core(core) => {
                 self.users[slot].knowledge = Knowledge::Asked;
                 self.queue_for(slot, core);
             }

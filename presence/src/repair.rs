@@ -1,8 +1,10 @@
 //! Users of whom a watcher knows something newer than this core: it saw a change that did not get into
 //! the store, or not here yet. Until the core has caught up the watcher is sent nothing older.
 
-use protocol::{Cause, Version};
-use ring::Epoch;
+use std::collections::{BTreeSet, VecDeque};
+
+use protocol::{Cause, Status, Version};
+use ring::{Epoch, Vnode};
 
 use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
 
@@ -35,7 +37,59 @@ pub(crate) struct Behind {
     ask_at: u64,
 }
 
+/// Vnodes of other nodes that got a new owner, each once, and when to look at whom that one has not
+/// spoken of, ms of the core's clock.
+#[derive(Default)]
+pub(crate) struct Suspects {
+    queue: VecDeque<(Vnode, u64)>,
+    queued: BTreeSet<Vnode>,
+}
+
+impl Suspects {
+    fn add(&mut self, vnode: Vnode, due: u64) {
+        if self.queued.insert(vnode) {
+            self.queue.push_back((vnode, due));
+        }
+    }
+
+    fn next(&mut self, clock: u64) -> Option<Vnode> {
+        let (vnode, _) = self.queue.pop_front_if(|(_, due)| *due <= clock)?;
+        self.queued.remove(&vnode);
+        Some(vnode)
+    }
+}
+
 impl Core {
+    /// A vnode has another owner: whoever it knows to be there it publishes, at once or when the user
+    /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
+    /// what a former owner did not get into the store.
+    pub(crate) fn suspect(&mut self, vnode: Vnode) {
+        // Not at once again, without a grace period either.
+        let due = self.clock + self.settings.grace.max(1_000);
+        self.suspects.add(vnode, due);
+    }
+
+    /// Asks the store for users who are shown as there by the word of a former owner alone.
+    pub(crate) fn look_at_suspects(&mut self) {
+        while let Some(vnode) = self.suspects.next(self.clock) {
+            if self.vnodes.owner(vnode) != Owner::Elsewhere {
+                continue;
+            }
+            let newest = self.vnodes.newest(vnode);
+            for slot in self.users.of_vnode(vnode) {
+                let user = &self.users[slot];
+                if user.wanted()
+                    && user.knowledge == Knowledge::Known
+                    && user.record.status != Status::Offline
+                    && user.record.version.epoch() < newest
+                {
+                    self.store_mark(slot);
+                    self.suspect(vnode);
+                }
+            }
+        }
+    }
+
     /// Whether the user may have been there before the start and be on its way back: a watcher that
     /// names a version which a former process can have made keeps what it sees.
     pub(crate) fn may_come_back(&self, slot: u32, known: Version) -> bool {

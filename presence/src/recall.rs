@@ -2,6 +2,8 @@
 //! over without the last writes has neither the release nor who had left before it. The successor
 //! waits for the release, so there is time to say all of it once more. It owns what is said then.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use protocol::{Cause, Status, Stored};
 use ring::{Epoch, Vnode};
 
@@ -11,10 +13,10 @@ use crate::{Core, StoreRequest, ownership::unless_gone, user::Knowledge, vnodes:
 const LOOK: u64 = 1_000;
 
 /// A vnode that this core has left.
-pub(crate) struct Left {
+struct Left {
     epoch: Epoch,
-    /// The newest epoch under which this core has had it.
-    had: Epoch,
+    /// The newest epoch under which this core has had it loaded.
+    loaded_under: Epoch,
     /// When to look whether somebody has it, ms of the core's clock; `NEVER` while it is not
     /// released, and while the store is asked.
     look: u64,
@@ -39,27 +41,93 @@ enum Recall {
 
 const NEVER: u64 = u64::MAX;
 
-impl Left {
-    pub(crate) fn new(epoch: Epoch, had: Epoch) -> Self {
-        Self {
+/// The vnodes that this core has left and whose successor it has not heard of, and what waits to be
+/// asked of the store for them.
+#[derive(Default)]
+pub(crate) struct Recalls {
+    left: BTreeMap<Vnode, Left>,
+    claims: VecDeque<(Vnode, Epoch)>,
+    looks: VecDeque<Vnode>,
+}
+
+impl Recalls {
+    /// The vnode is left, which this core has had since `loaded_under`.
+    pub(crate) fn left(&mut self, vnode: Vnode, epoch: Epoch, loaded_under: Epoch) {
+        let left = Left {
             epoch,
-            had,
+            loaded_under,
             look: NEVER,
             users: Vec::new(),
             recall: Recall::No,
+        };
+        self.left.insert(vnode, left);
+    }
+
+    /// The vnode is released, and these users were there.
+    pub(crate) fn released(&mut self, vnode: Vnode, users: Vec<(Box<str>, Stored)>, clock: u64) {
+        if let Some(left) = self.left.get_mut(&vnode) {
+            left.users.extend(users);
+            left.look = clock + LOOK;
         }
+    }
+
+    /// The vnode is this core's again, or a successor's.
+    pub(crate) fn forget(&mut self, vnode: Vnode) {
+        self.left.remove(&vnode);
+    }
+
+    /// The epoch under which this core had the vnode.
+    pub(crate) fn epoch(&self, vnode: Vnode) -> Option<Epoch> {
+        self.left.get(&vnode).map(|left| left.epoch)
+    }
+
+    /// Whether the vnode is claimed again under this epoch.
+    pub(crate) fn claims(&self, vnode: Vnode, epoch: Epoch) -> bool {
+        self.left.get(&vnode).is_some_and(|left| {
+            matches!(left.recall, Recall::Claims | Recall::ClaimsTwice) && left.epoch == epoch
+        })
+    }
+
+    /// The store could not be asked; whether it was for this.
+    pub(crate) fn claim_failed(&mut self, vnode: Vnode, epoch: Epoch) -> bool {
+        let asked = self.claims(vnode, epoch);
+        if asked {
+            self.claims.push_back((vnode, epoch));
+        }
+        asked
+    }
+
+    /// With a tick: who has a successor has nothing to say any more.
+    pub(crate) fn look(&mut self, clock: u64) {
+        for (vnode, left) in &mut self.left {
+            if left.look <= clock {
+                left.look = NEVER;
+                self.looks.push_back(*vnode);
+            }
+        }
+    }
+
+    /// The next vnode that is looked at or claimed again.
+    pub(crate) fn next_request(&mut self) -> Option<StoreRequest> {
+        if let Some(vnode) = self.looks.pop_front() {
+            return Some(StoreRequest::Owner { vnode });
+        }
+        let (vnode, epoch) = self.claims.pop_front()?;
+        let over = Epoch::default();
+        Some(StoreRequest::Load { vnode, epoch, over })
     }
 }
 
 impl Core {
     /// The store may have lost what it was told of the vnodes that were left.
     pub(crate) fn recall_all(&mut self) {
-        for (vnode, left) in &mut self.left {
+        let recalls = &mut self.recalls;
+        for (vnode, left) in &mut recalls.left {
             left.recall = match left.recall {
                 Recall::No => {
                     // It is not released before this is over.
                     self.vnodes.one_more_unsettled(*vnode);
-                    self.look_queue.push_back(*vnode);
+                    recalls.looks.push_back(*vnode);
                     left.look = NEVER;
                     Recall::Looks
                 }
@@ -67,35 +135,6 @@ impl Core {
                 Recall::Claims | Recall::ClaimsTwice => Recall::ClaimsTwice,
             };
         }
-    }
-
-    /// The next vnode that was left and is claimed again or looked at.
-    pub(crate) fn next_request_for_left(&mut self) -> Option<StoreRequest> {
-        if let Some(vnode) = self.look_queue.pop_front() {
-            return Some(StoreRequest::Owner { vnode });
-        }
-        let (vnode, epoch) = self.recall_queue.pop_front()?;
-        Some(StoreRequest::Load {
-            vnode,
-            epoch,
-            over: Epoch::default(),
-        })
-    }
-
-    /// The store could not be asked; whether it was for this.
-    pub(crate) fn recall_failed(&mut self, vnode: Vnode, epoch: Epoch) -> bool {
-        let asked = self.asks_of_left(vnode, epoch);
-        if asked {
-            self.recall_queue.push_back((vnode, epoch));
-        }
-        asked
-    }
-
-    pub(crate) fn asks_of_left(&self, vnode: Vnode, epoch: Epoch) -> bool {
-        let left = self.left.get(&vnode);
-        left.is_some_and(|left| {
-            matches!(left.recall, Recall::Claims | Recall::ClaimsTwice) && left.epoch == epoch
-        })
     }
 
     /// The store has the vnode under `epoch` again, with these users; whether this was asked for.
@@ -107,26 +146,22 @@ impl Core {
         epoch: Epoch,
         users: &[(Box<str>, Stored)],
     ) -> bool {
-        if !self.asks_of_left(vnode, epoch) {
+        if !self.recalls.claims(vnode, epoch) {
             return false;
         }
-        let left = self.left.get_mut(&vnode).expect("it was just found");
+        let left = self.recalls.left.get_mut(&vnode);
+        let left = left.expect("it was just found");
         if left.recall == Recall::ClaimsTwice {
             left.recall = Recall::Claims;
-            self.recall_queue.push_back((vnode, epoch));
+            self.recalls.claims.push_back((vnode, epoch));
             return true;
         }
         left.recall = Recall::No;
-        let had = left.had;
+        let loaded_under = left.loaded_under;
         let known = std::mem::take(&mut left.users);
-        if self.vnodes.stage(vnode) == Stage::Apart {
+        if let Stage::Released { .. } = self.vnodes.stage(vnode) {
             // One more than there are, until all are found.
-            let stage = Stage::Leaving {
-                epoch,
-                unsettled: 1,
-            };
-            self.vnodes.let_go(vnode, stage);
-            self.leaving += 1;
+            self.vnodes.leave(vnode, 1);
         }
         for (name, stored) in known {
             let slot = self.users.find_or_insert(&name, &self.vnodes);
@@ -142,7 +177,7 @@ impl Core {
         for (name, stored) in users {
             let slot = self.users.find_or_insert(name, &self.vnodes);
             let user = &mut self.users[slot];
-            let gone = unless_gone(Some(had), stored.clone());
+            let gone = unless_gone(Some(loaded_under), stored.clone());
             let here = user.held || user.record.version.epoch() > epoch;
             if here || !stored.connected || gone.connected {
                 self.users.doubt(slot);
@@ -157,9 +192,7 @@ impl Core {
             self.write_before_release(slot);
             self.known(slot, &before);
         }
-        if self.vnodes.settled(vnode) {
-            self.release_queue.push_back((vnode, epoch));
-        }
+        self.vnodes.settled(vnode);
         true
     }
 
@@ -172,23 +205,9 @@ impl Core {
         self.store_mark(slot);
     }
 
-    /// The users of a vnode that is about to be released as they are.
-    pub(crate) fn remember(&mut self, vnode: Vnode) {
-        let Some(left) = self.left.get_mut(&vnode) else {
-            return;
-        };
-        for slot in self.users.of_vnode(vnode) {
-            let user = &self.users[slot];
-            if user.held && user.knowledge == Knowledge::Known {
-                left.users.push((user.name.clone(), Self::stored(user)));
-            }
-        }
-        left.look = self.clock + LOOK;
-    }
-
     /// Which epoch the vnode has, if the store could say it.
     pub(crate) fn looked_at_left(&mut self, vnode: Vnode, there: Option<Epoch>) {
-        let Some(left) = self.left.get_mut(&vnode) else {
+        let Some(left) = self.recalls.left.get_mut(&vnode) else {
             return;
         };
         let epoch = left.epoch;
@@ -199,41 +218,19 @@ impl Core {
             (Some(there), Recall::Looks) if there == epoch => {
                 left.recall = Recall::Claims;
                 left.look = NEVER;
-                self.recall_queue.push_back((vnode, epoch));
+                self.recalls.claims.push_back((vnode, epoch));
             }
-            (Some(_), Recall::Looks) if self.vnodes.stage(vnode) == Stage::Apart => {
-                self.left.remove(&vnode);
-            }
-            (Some(_), Recall::Looks) => {
+            (Some(_), Recall::Looks) if self.vnodes.is_kept(vnode) => {
                 // All that is known is written under this epoch anyway.
                 left.recall = Recall::No;
                 left.look = NEVER;
-                if self.vnodes.settled(vnode) {
-                    self.release_queue.push_back((vnode, epoch));
-                }
+                self.vnodes.settled(vnode);
+            }
+            (Some(_), Recall::Looks) => {
+                self.recalls.forget(vnode);
+                self.vnodes.has_successor(vnode);
             }
             (Some(_), _) => {}
-        }
-    }
-
-    /// The vnode has an owner of that epoch.
-    pub(crate) fn forget_left_below(&mut self, vnode: Vnode, newest: Epoch) {
-        if self
-            .left
-            .get(&vnode)
-            .is_some_and(|left| left.epoch < newest)
-        {
-            self.left.remove(&vnode);
-        }
-    }
-
-    /// With a tick: who has a successor has nothing to say any more.
-    pub(crate) fn look_at_left(&mut self) {
-        for (vnode, left) in &mut self.left {
-            if left.look <= self.clock {
-                left.look = NEVER;
-                self.look_queue.push_back(*vnode);
-            }
         }
     }
 }
