@@ -15,9 +15,10 @@ use crate::{
     fanout::{Fanout, append_frame},
     publishing::Backlog,
     recall::Recalls,
-    repair::{Behind, Suspects},
+    repair::{Searches, Suspects},
     session::{Sessions, Welcomed},
-    user::{Knowledge, Users},
+    user::Knowledge,
+    users::Users,
     vnodes::Vnodes,
     waiting::{MAX_ASKED, Waiting},
     wheel::{self, Wheel},
@@ -49,8 +50,7 @@ pub struct Core {
     /// Vnodes lost to a higher epoch, at most one entry a vnode and epoch, until the shell takes
     /// them.
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
-    /// Users of whom a watcher knows something newer.
-    pub(crate) behind: Vec<Behind>,
+    pub(crate) searches: Searches,
     /// Until then, ms of the clock, a user may come back of whom only watchers know that it was there
     /// before the start; 0 = that is over.
     pub(crate) returns_until: u64,
@@ -97,7 +97,7 @@ impl Core {
             store_queue: VecDeque::new(),
             recalls: Recalls::default(),
             fences: VecDeque::new(),
-            behind: Vec::new(),
+            searches: Searches::default(),
             returns_until: if settings.starts_empty.is_some() {
                 settings.grace
             } else {
@@ -333,13 +333,14 @@ impl Core {
             self.sessions[session].spoke = true;
         }
         let user = &mut self.users[slot];
-        user.mode_set |= mode.is_some() && user.knowledge != Knowledge::Known;
+        let known = user.knowledge == Knowledge::Known;
+        user.owned_mut().chose_mode |= mode.is_some() && !known;
         let mut publish = false;
         if let Some(text) = text
-            && (*user.record.text != *text || user.knowledge != Knowledge::Known)
+            && (*user.record.text != *text || !known)
         {
             user.record.text = text.into();
-            user.text_set = user.knowledge != Knowledge::Known;
+            user.owned_mut().chose_text = !known;
             publish = user.knowledge != Knowledge::Asked;
         }
         if let Some(mode) = mode

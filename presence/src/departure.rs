@@ -4,13 +4,7 @@
 use protocol::{CloseCode, ServerMessage, Stored};
 use ring::{Epoch, Vnode};
 
-use crate::{
-    Core,
-    transfer::Transfer,
-    user::Knowledge,
-    vnodes::Stage,
-    wheel::TimerId,
-};
+use crate::{Core, transfer::Transfer, user::Knowledge, vnodes::Stage};
 
 impl Core {
     /// Leaves a vnode to another node, which has a higher epoch: its sessions are told to go to
@@ -31,13 +25,14 @@ impl Core {
         let mut unsettled = 0;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            user.unsettled = match user.knowledge {
+            let unwritten = match user.knowledge {
                 Knowledge::Known => claiming || user.store != Transfer::Idle,
                 Knowledge::Provisional => true,
-                Knowledge::Asked => user.held,
+                Knowledge::Asked => user.owned().held,
                 Knowledge::Nothing => false,
             };
-            if user.unsettled {
+            user.owned_mut().unwritten = unwritten;
+            if unwritten {
                 unsettled += 1;
                 self.store_mark(slot);
             }
@@ -51,18 +46,17 @@ impl Core {
         self.vnodes.heard_of(vnode, newest);
         for slot in self.users.of_vnode(vnode) {
             let was_connected = self.users[slot].connected();
-            while self.users[slot].sessions > 0 {
-                let session = self.users[slot].first_session;
+            while self.users[slot].owned().sessions > 0 {
+                let session = self.users[slot].owned().first_session;
                 if !address.is_empty() {
                     self.reply(session, &ServerMessage::Move { address });
                 }
                 self.end_moved(session);
             }
-            let user = &mut self.users[slot];
-            self.wheel.cancel(&mut user.grace);
+            let user = self.users[slot].owned_mut();
+            self.wheel.stop_waiting(&mut user.awaited);
             user.held = was_connected;
-            user.adopted = false;
-            user.departed = 0;
+            user.goodbyes = 0;
         }
     }
 
@@ -87,16 +81,11 @@ impl Core {
         self.suspect(vnode);
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            user.held = false;
-            user.unsettled = false;
+            user.become_mirrored();
             user.publishing.cancelled();
-            user.mode_set = false;
-            user.own = None;
-            user.text_set = false;
             if user.knowledge == Knowledge::Provisional {
                 user.knowledge = Knowledge::Known;
             }
-            debug_assert!(user.grace == TimerId::NONE && user.sessions == 0);
             if user.wanted() {
                 // The successor may have been heard before anybody here listened.
                 if user.knowledge == Knowledge::Nothing {
@@ -116,7 +105,9 @@ impl Core {
     pub(crate) fn settled(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         let vnode = user.vnode;
-        if std::mem::take(&mut user.unsettled) {
+        if let Some(user) = user.as_owned_mut()
+            && std::mem::take(&mut user.unwritten)
+        {
             self.vnodes.settled(vnode);
         }
     }
@@ -129,7 +120,7 @@ impl Core {
         let users = self.users.of_vnode(vnode).into_iter();
         let held = users.filter_map(|slot| {
             let user = &self.users[slot];
-            let was_there = user.held && user.knowledge == Knowledge::Known;
+            let was_there = user.owned().held && user.knowledge == Knowledge::Known;
             was_there.then(|| (user.name.clone(), Self::stored(user)))
         });
         let held = held.collect();
@@ -141,8 +132,8 @@ impl Core {
     pub(crate) fn write_all_before_release(&mut self, vnode: Vnode) {
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            if user.knowledge == Knowledge::Known && !user.unsettled {
-                user.unsettled = true;
+            if user.knowledge == Knowledge::Known && !user.is_unwritten() {
+                user.owned_mut().unwritten = true;
                 self.vnodes.one_more_unsettled(vnode);
                 self.store_mark(slot);
             }
@@ -152,13 +143,13 @@ impl Core {
     /// What this core did not get written before it left the vnode that it has again now.
     pub(crate) fn take_unwritten(&mut self, slot: u32) -> Option<Stored> {
         let user = &mut self.users[slot];
-        let unwritten = user.unsettled.then(|| Stored {
+        let owned = user.owned_mut();
+        let unwritten = std::mem::take(&mut owned.unwritten);
+        let connected = std::mem::take(&mut owned.held);
+        unwritten.then(|| Stored {
             record: user.record.clone(),
             mode: user.mode,
-            connected: user.held,
-        });
-        user.unsettled = false;
-        user.held = false;
-        unwritten
+            connected,
+        })
     }
 }

@@ -11,7 +11,8 @@ use protocol::{
 use crate::{
     Counters, SessionId,
     session::{Sessions, Watch},
-    user::{NONE, User, Users},
+    user::{NONE, User},
+    users::Users,
 };
 
 /// One send: bytes of [`crate::Core::arena`] for one session.

@@ -23,6 +23,7 @@ mod sync;
 mod transfer;
 mod unreported;
 mod user;
+mod users;
 mod vnodes;
 mod waiting;
 mod watch;

@@ -76,7 +76,7 @@ impl Core {
             return Err(Refused::NotOwner);
         }
         let slot = self.users.find_or_insert(hello.user, &self.vnodes);
-        let has_too_many = self.users[slot].sessions >= self.settings.max_devices;
+        let has_too_many = self.users[slot].owned().sessions >= self.settings.max_devices;
         if has_too_many && !self.settings.newest_wins {
             return Err(Refused::TooManySessions);
         }
@@ -130,7 +130,7 @@ impl Core {
     /// Ends the session of the user that was opened first; another one is there, so that its user does
     /// not leave.
     fn end_oldest(&mut self, slot: u32) {
-        let mut oldest = self.users[slot].first_session;
+        let mut oldest = self.users[slot].owned().first_session;
         while self.sessions[oldest].next != NONE {
             oldest = self.sessions[oldest].next;
         }
@@ -175,10 +175,9 @@ impl Core {
     #[must_use]
     pub fn sessions_of(&self, user: &str) -> Vec<SessionId> {
         let mut ids = Vec::new();
-        let mut session = match self.users.find(user) {
-            Some(slot) => self.users[slot].first_session,
-            None => NONE,
-        };
+        let slot = self.users.find(user);
+        let owned = slot.and_then(|slot| self.users[slot].as_owned());
+        let mut session = owned.map_or(NONE, |owned| owned.first_session);
         while session != NONE {
             ids.push(self.sessions.id(session));
             session = self.sessions[session].next;
@@ -188,7 +187,8 @@ impl Core {
 
     /// What the store knows of the user came after its sessions were welcomed without.
     pub(crate) fn welcome_fully(&mut self, slot: u32) {
-        let mut session = self.users[slot].first_session;
+        let owned = self.users[slot].as_owned();
+        let mut session = owned.map_or(NONE, |owned| owned.first_session);
         while session != NONE && self.users[slot].knowledge == Knowledge::Known {
             let next = self.sessions[session].next;
             if self.sessions[session].welcomed == Welcomed::InPart {
@@ -223,8 +223,8 @@ impl Core {
             heartbeat: (self.settings.heartbeat / 1_000).max(1) as u32,
             alive: slot.alive.into(),
             expires: slot.expires,
-            mode: (known || user.mode_set).then_some(user.mode),
-            text: match known || user.text_set {
+            mode: (known || user.owned().chose_mode).then_some(user.mode),
+            text: match known || user.owned().chose_text {
                 true => &user.record.text,
                 false => "",
             },

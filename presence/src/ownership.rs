@@ -6,7 +6,7 @@ use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
     Core,
-    user::Knowledge,
+    user::{Knowledge, Return},
     vnodes::{Owner, Stage},
     wheel,
 };
@@ -113,13 +113,15 @@ impl Core {
             let deadline = self.clock + self.settings.grace;
             for slot in self.users.of_vnode(vnode) {
                 let user = &mut self.users[slot];
-                user.held &= user.unsettled;
-                if matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked) {
+                let asks = matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked);
+                let user = user.owned_mut();
+                user.held &= user.unwritten;
+                if asks {
                     // What the store has of it is still to be read.
-                    user.unsettled = false;
+                    user.unwritten = false;
                     if std::mem::take(&mut user.held) {
-                        user.adopted = true;
-                        user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+                        let timer = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+                        user.awaited = Return::Takeover(timer);
                     }
                 }
             }
@@ -131,6 +133,7 @@ impl Core {
         // What a mirror knew may be older than what the store gives to an owner.
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
+            user.become_owned();
             user.knowledge = match user.knowledge {
                 Knowledge::Known if user.wanted() => Knowledge::Asked,
                 Knowledge::Known => Knowledge::Nothing,

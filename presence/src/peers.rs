@@ -4,7 +4,11 @@
 use protocol::{Record, Version};
 use ring::{CoreId, Epoch};
 
-use crate::{Core, user::Knowledge, vnodes::Owner};
+use crate::{
+    Core,
+    user::{Knowledge, Role},
+    vnodes::Owner,
+};
 
 /// What the cores of a node tell each other. Between two cores messages keep their order.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,17 +30,19 @@ pub enum PeerMessage {
 impl Core {
     pub(crate) fn queue_for(&mut self, slot: u32, core: CoreId) {
         let bit = 1 << core.get();
-        let user = &mut self.users[slot];
-        if user.queued & bit == 0 {
-            user.queued |= bit;
-            self.peers[usize::from(core.get())].push_back(slot);
-        }
+        let queue = &mut self.peers[usize::from(core.get())];
+        self.users[slot].with_cores(|cores| {
+            if cores.queued & bit == 0 {
+                cores.queued |= bit;
+                queue.push_back(slot);
+            }
+        });
     }
 
     /// Nobody here watches the user any more.
     pub(crate) fn lose_interest(&mut self, slot: u32) {
         if let Owner::Core(core) = self.owner_of(slot)
-            && self.users[slot].told
+            && self.users[slot].is_subscribed()
         {
             self.queue_for(slot, core);
         }
@@ -55,46 +61,24 @@ impl Core {
             let slot = self.peers[usize::from(core.get())].pop_front()?;
             let owner = self.owner_of(slot);
             let user = &mut self.users[slot];
-            user.queued &= !bit;
-            if user.unsent & bit != 0 {
-                user.unsent &= !bit;
+            let (unsent, refuted) = user.with_cores(|cores| {
+                cores.queued &= !bit;
+                let (unsent, refuted) = (cores.unsent & bit != 0, cores.refuted & bit != 0);
+                cores.unsent &= !bit;
+                if unsent {
+                    cores.refuted &= !bit;
+                }
+                (unsent, refuted)
+            });
+            if unsent {
                 let (name, record) = (user.name.clone(), user.record.clone());
-                if user.refuted & bit != 0 {
-                    user.refuted &= !bit;
-                    return Some(PeerMessage::Last(name, record));
-                }
-                return Some(PeerMessage::State(name, record));
+                return Some(match refuted {
+                    true => PeerMessage::Last(name, record),
+                    false => PeerMessage::State(name, record),
+                });
             }
-            let wanted = !user.watchers.is_empty() || user.waiters > 0;
             let message = match owner {
-                Owner::Core(owner) if owner == core && wanted != user.told => {
-                    user.told = wanted;
-                    let name = user.name.clone();
-                    if wanted {
-                        if user.behind != Version::NEVER && !user.behind_told {
-                            // That is told next.
-                            user.queued |= bit;
-                            self.peers[usize::from(core.get())].push_back(slot);
-                        }
-                        Some(PeerMessage::Interest(name))
-                    } else {
-                        user.knowledge = Knowledge::Nothing;
-                        // The mirror's copy ages from here on.
-                        user.record = Record::default();
-                        user.behind = Version::NEVER;
-                        Some(PeerMessage::Uninterest(name))
-                    }
-                }
-                Owner::Core(owner)
-                    if owner == core && user.behind != Version::NEVER && !user.behind_told =>
-                {
-                    user.behind_told = true;
-                    Some(PeerMessage::Behind(user.name.clone(), user.behind))
-                }
-                Owner::Core(owner) if owner == core && !wanted => {
-                    user.knowledge = Knowledge::Nothing;
-                    None
-                }
+                Owner::Core(owner) if owner == core => self.message_for_home(slot, core),
                 Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
             };
             self.users.doubt(slot);
@@ -104,6 +88,32 @@ impl Core {
         }
     }
 
+    /// What a mirror has to tell the core that is the user's home.
+    fn message_for_home(&mut self, slot: u32, home: CoreId) -> Option<PeerMessage> {
+        let user = &mut self.users[slot];
+        let wanted = user.wanted_here();
+        if wanted == user.is_subscribed() {
+            if !wanted {
+                user.knowledge = Knowledge::Nothing;
+            }
+            let known = self.searches.tell_home(slot, user)?;
+            return Some(PeerMessage::Behind(user.name.clone(), known));
+        }
+        user.role = Role::Mirrored { subscribed: wanted };
+        let name = user.name.clone();
+        if wanted {
+            if self.searches.is_untold(slot, user) {
+                // That is told next.
+                self.queue_for(slot, home);
+            }
+            return Some(PeerMessage::Interest(name));
+        }
+        // The mirror's copy ages from here on.
+        user.knowledge = Knowledge::Nothing;
+        user.record = Record::default();
+        Some(PeerMessage::Uninterest(name))
+    }
+
     /// Takes a message of another core of this node; those of one core come in the order they were
     /// made.
     pub fn peer_message(&mut self, from: CoreId, message: PeerMessage) {
@@ -111,10 +121,10 @@ impl Core {
         match message {
             PeerMessage::Interest(name) => {
                 let slot = self.users.find_or_insert(&name, &self.vnodes);
-                self.users[slot].interest |= bit;
+                self.users[slot].with_cores(|cores| cores.interested |= bit);
                 match self.users[slot].knowledge {
                     Knowledge::Known | Knowledge::Provisional => {
-                        self.users[slot].unsent |= bit;
+                        self.users[slot].with_cores(|cores| cores.unsent |= bit);
                         self.queue_for(slot, from);
                     }
                     // The answer goes to everyone interested.
@@ -124,9 +134,11 @@ impl Core {
             }
             PeerMessage::Uninterest(name) => {
                 if let Some(slot) = self.users.find(&name) {
-                    self.users[slot].interest &= !bit;
-                    self.users[slot].unsent &= !bit;
-                    self.users[slot].refuted &= !bit;
+                    self.users[slot].with_cores(|cores| {
+                        cores.interested &= !bit;
+                        cores.unsent &= !bit;
+                        cores.refuted &= !bit;
+                    });
                     self.users.doubt(slot);
                 }
             }
@@ -151,9 +163,7 @@ impl Core {
             PeerMessage::State(name, record) => self.see_peers(&name, record),
             PeerMessage::Last(name, record) => {
                 self.see_peers(&name, record);
-                if let Some(slot) = self.users.find(&name)
-                    && self.users[slot].behind_told
-                {
+                if let Some(slot) = self.users.find(&name) {
                     self.stop_looking(slot);
                 }
             }
@@ -163,7 +173,7 @@ impl Core {
     fn see_peers(&mut self, name: &str, record: Record) {
         // What crossed our `Uninterest` is followed by nothing newer.
         if let Some(slot) = self.users.find(name)
-            && self.users[slot].told
+            && self.users[slot].is_subscribed()
         {
             self.see(slot, record, Epoch::default());
         }
@@ -172,19 +182,25 @@ impl Core {
     /// Another core, which asked for a newer version, is not to wait for more than what there is.
     fn refute(&mut self, slot: u32, core: CoreId) {
         let user = &mut self.users[slot];
-        user.refuted |= 1 << core.get();
-        // What is not known yet is sent when it is.
-        if user.knowledge.has_record() {
-            user.unsent |= 1 << core.get();
+        let is_known = user.knowledge.has_record();
+        let bit = 1 << core.get();
+        user.with_cores(|cores| {
+            cores.refuted |= bit;
+            // What is not known yet is sent when it is.
+            cores.unsent |= if is_known { bit } else { 0 };
+        });
+        if is_known {
             self.queue_for(slot, core);
         }
     }
 
     /// Sends the owner's newest state to every core that mirrors the user.
     pub(crate) fn tell_peers(&mut self, slot: u32) {
-        let interest = self.users[slot].interest;
-        self.users[slot].unsent = interest;
-        let mut left = interest;
+        let mut left = self.users[slot].cores().interested;
+        if left == 0 {
+            return;
+        }
+        self.users[slot].with_cores(|cores| cores.unsent = cores.interested);
         while left != 0 {
             let core = CoreId::new(left.trailing_zeros() as u16);
             left &= left - 1;

@@ -307,9 +307,8 @@ mod tests {
             let user = self.user.get_or_insert(Publishing::IDLE);
             let store = self.store.get_or_insert(Transfer::Idle);
             self.clock += 100;
-            let in_flight = |transfer: Transfer| {
-                matches!(transfer, Transfer::InFlight | Transfer::Stale)
-            };
+            let in_flight =
+                |transfer: Transfer| matches!(transfer, Transfer::InFlight | Transfer::Stale);
             match input {
                 0 => {
                     self.newest += 1;
@@ -329,11 +328,18 @@ mod tests {
                         true => self.writes_waited + 1,
                         false => 0,
                     };
-                    prop_assert!(self.writes_waited <= 1, "an event waits for two writes at most");
+                    prop_assert!(
+                        self.writes_waited <= 1,
+                        "an event waits for two writes at most"
+                    );
                 }
                 // The write was done, or not; its answer is lost.
                 3 | 4 if in_flight(*store) => {
-                    self.stored = if input == 3 { self.writing } else { self.stored };
+                    self.stored = if input == 3 {
+                        self.writing
+                    } else {
+                        self.stored
+                    };
                     let _ = store.answered(false);
                     self.backlog.unavailable(0, user, self.clock);
                     self.writes_waited = 0;
@@ -356,7 +362,11 @@ mod tests {
             let queued = user.bus == Transfer::Queued;
             prop_assert_eq!(self.backlog.len(), usize::from(queued), "queued once");
             let waits = self.backlog.oldest(self.clock + 10_000) > 0;
-            prop_assert_eq!(waits, !user.is_idle(), "what waits is counted, and nothing else");
+            prop_assert_eq!(
+                waits,
+                !user.is_idle(),
+                "what waits is counted, and nothing else"
+            );
             Ok(())
         }
     }

@@ -162,13 +162,16 @@ impl Core {
         if let Stage::Released { .. } = self.vnodes.stage(vnode) {
             // One more than there are, until all are found.
             self.vnodes.leave(vnode, 1);
+            for slot in self.users.of_vnode(vnode) {
+                self.users[slot].become_owned();
+            }
         }
         for (name, stored) in known {
             let slot = self.users.find_or_insert(&name, &self.vnodes);
             let user = &mut self.users[slot];
             // Whoever speaks of it under a newer epoch knows better.
             if user.record.version.epoch() <= epoch {
-                user.held = true;
+                user.owned_mut().held = true;
                 user.mode = stored.mode;
                 user.record = stored.record;
                 self.write_before_release(slot);
@@ -178,7 +181,7 @@ impl Core {
             let slot = self.users.find_or_insert(name, &self.vnodes);
             let user = &mut self.users[slot];
             let gone = unless_gone(Some(loaded_under), stored.clone());
-            let here = user.held || user.record.version.epoch() > epoch;
+            let here = user.owned().held || user.record.version.epoch() > epoch;
             if here || !stored.connected || gone.connected {
                 self.users.doubt(slot);
                 continue;
@@ -199,7 +202,7 @@ impl Core {
     fn write_before_release(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         user.knowledge = Knowledge::Known;
-        if !std::mem::replace(&mut user.unsettled, true) {
+        if !std::mem::replace(&mut user.owned_mut().unwritten, true) {
             self.vnodes.one_more_unsettled(user.vnode);
         }
         self.store_mark(slot);

@@ -6,19 +6,23 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Cause, Status, Version};
 use ring::{Epoch, Vnode};
 
-use crate::{Core, SessionId, user::Knowledge, vnodes::Owner};
+use crate::{
+    Core, SessionId,
+    user::{Knowledge, User},
+    vnodes::Owner,
+};
 
 /// How long what a watcher knows already is looked for, ms of the core's clock.
-const OVERTAKE_PATIENCE: u64 = 30_000;
+const SEARCH_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
-const OVERTAKE_EVERY: u64 = 300;
+const SEARCH_EVERY: u64 = 300;
 /// Users of whom it is told in one turn that they did not come back.
 const MISSED_IN_A_TURN: usize = 4_096;
 /// Users for whom that is done at a time, and those of them that one session asks for when half of the
 /// places are taken, so that one that makes versions up does not keep others from it; watchers of
 /// further ones get what there is.
-const MAX_BEHIND: usize = 1_024;
-const MAX_BEHIND_OF_SESSION: usize = 64;
+const MAX_SEARCHES: usize = 1_024;
+const MAX_SEARCHES_OF_SESSION: usize = 64;
 /// Epochs before the process's own, which are days where the store is memory, of which a version is
 /// believed to be of a process that was here before. An older one was made up, or is another server's.
 const FORMER_EPOCHS: u32 = 400;
@@ -26,15 +30,50 @@ const FORMER_EPOCHS: u32 = 400;
 /// newer owner or two. More was made up, or is another cluster's.
 const EPOCHS_AHEAD: u32 = 100;
 
-/// A user of whom a watcher knows something newer than this core.
-#[derive(Debug)]
-pub(crate) struct Behind {
+/// The search for a version of a user that a watcher has and that is newer than what is known here.
+#[derive(Debug, Clone, Copy)]
+struct Search {
     user: u32,
+    /// The newest version that a watcher has.
+    known: Version,
+    /// The core of this node that is the user's home was told of `known`.
+    home_knows: bool,
     /// The session whose watch it is for; `None` = another core asked.
     session: Option<SessionId>,
     /// When to give up, and when to ask the store next, ms of the core's clock.
     until: u64,
     ask_at: u64,
+}
+
+/// The searches under way, at most one a user, whose [`User::searched`] says that there is one. Each
+/// holds its user like a question does.
+#[derive(Default)]
+pub(crate) struct Searches(Vec<Search>);
+
+impl Searches {
+    fn find(&mut self, slot: u32, user: &User) -> Option<&mut Search> {
+        let mut searches = self.0.iter_mut().filter(|_| user.searched);
+        searches.find(|search| search.user == slot)
+    }
+
+    /// The version that is looked for; `NEVER` = none.
+    pub(crate) fn known(&mut self, slot: u32, user: &User) -> Version {
+        let search = self.find(slot, user);
+        search.map_or(Version::NEVER, |search| search.known)
+    }
+
+    /// Whether the user's home core has to be told of a version.
+    pub(crate) fn is_untold(&mut self, slot: u32, user: &User) -> bool {
+        let search = self.find(slot, user);
+        search.is_some_and(|search| !search.home_knows)
+    }
+
+    /// The version that the user's home core has to be told of, which it knows from then on.
+    pub(crate) fn tell_home(&mut self, slot: u32, user: &User) -> Option<Version> {
+        let search = self.find(slot, user)?;
+        let knew = std::mem::replace(&mut search.home_knows, true);
+        (!knew).then_some(search.known)
+    }
 }
 
 /// Vnodes of other nodes that got a new owner, each once, and when to look at whom that one has not
@@ -112,7 +151,7 @@ impl Core {
         }
         for _ in 0..MISSED_IN_A_TURN {
             // The owner is another core's, which is asked for no more than so many at a time.
-            if self.behind.len() >= MAX_BEHIND / 2 {
+            if self.searches.0.len() >= MAX_SEARCHES / 2 {
                 return;
             }
             let Some(slot) = self.missed.pop() else {
@@ -127,48 +166,51 @@ impl Core {
 
     /// With a tick: whether what is looked for is there by now, or no use to look for any more.
     pub(crate) fn look_for_what_watchers_know(&mut self) {
-        if self.behind.is_empty() {
-            return;
-        }
-        for mut behind in std::mem::take(&mut self.behind) {
-            let slot = behind.user;
-            let known = self.users[slot].behind;
+        let mut at = 0;
+        while let Some(search) = self.searches.0.get(at) {
+            let Search {
+                user: slot, known, ..
+            } = *search;
+            let (until, ask_at) = (search.until, search.ask_at);
             let here = matches!(self.owner_of(slot), Owner::Here(_));
-            if here && known != Version::NEVER {
+            if here {
                 self.outdo(slot, known);
                 self.answer_late(slot);
             }
-            let patient = behind.until > self.clock && !(here && self.is_last(slot));
-            let user = &mut self.users[slot];
-            let waited_for = user.late || user.interest != 0;
+            let patient = until > self.clock && !(here && self.is_last(slot));
+            let user = &self.users[slot];
+            let waited_for = user.late || user.cores().interested != 0;
             if patient && waited_for && known > user.record.version {
-                if behind.ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
-                    behind.ask_at = self.clock + OVERTAKE_EVERY;
+                if ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
+                    self.searches.0[at].ask_at = self.clock + SEARCH_EVERY;
                     self.store_mark(slot);
                 }
-                self.behind.push(behind);
+                at += 1;
                 continue;
             }
-            user.behind = Version::NEVER;
-            user.waiters -= 1;
-            if !patient {
-                self.answer_late_anyway(slot);
-            }
-            self.release(slot);
+            self.searches.0.remove(at);
+            self.search_over(slot, !patient);
         }
     }
 
-    /// Ends the search for a newer version: the one that is known is the newest, whatever watchers
-    /// claim.
+    /// Ends the search for a version that the user's home core was told of: the one that is known is
+    /// the newest, whatever watchers claim.
     pub(crate) fn stop_looking(&mut self, slot: u32) {
-        let Some(at) = self.behind.iter().position(|behind| behind.user == slot) else {
-            return;
-        };
-        self.behind.swap_remove(at);
+        let mut searches = self.searches.0.iter();
+        if let Some(at) = searches.position(|search| search.user == slot && search.home_knows) {
+            self.searches.0.swap_remove(at);
+            self.search_over(slot, true);
+        }
+    }
+
+    /// Lets go of a user that is not looked for any more; `in_vain`: its watchers get what there is.
+    fn search_over(&mut self, slot: u32, in_vain: bool) {
         let user = &mut self.users[slot];
-        user.behind = Version::NEVER;
+        user.searched = false;
         user.waiters -= 1;
-        self.answer_late_anyway(slot);
+        if in_vain {
+            self.answer_late_anyway(slot);
+        }
         self.release(slot);
     }
 
@@ -189,36 +231,37 @@ impl Core {
         if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
             return false;
         }
-        let of_session = |behind: &&Behind| session.is_some() && behind.session == session;
+        let of_session = |search: &&Search| session.is_some() && search.session == session;
         let has_its_share =
-            || self.behind.iter().filter(of_session).count() >= MAX_BEHIND_OF_SESSION;
-        let many = match self.behind.len() {
-            _ if self.users[slot].behind != Version::NEVER => false,
-            MAX_BEHIND.. => true,
-            taken => taken >= MAX_BEHIND / 2 && has_its_share(),
+            || self.searches.0.iter().filter(of_session).count() >= MAX_SEARCHES_OF_SESSION;
+        let many = match self.searches.0.len() {
+            _ if self.users[slot].searched => false,
+            MAX_SEARCHES.. => true,
+            taken => taken >= MAX_SEARCHES / 2 && has_its_share(),
         };
         if many || !self.may_exist(slot, known) {
             self.counters.not_believed += 1;
             return false;
         }
         let user = &mut self.users[slot];
-        if user.behind == Version::NEVER {
-            // Held like a question holds it.
+        if let Some(search) = self.searches.find(slot, user) {
+            search.home_knows &= !matches!(owner, Owner::Core(_));
+            search.known = search.known.max(known);
+        } else {
+            user.searched = true;
             user.waiters += 1;
-            self.behind.push(Behind {
+            self.searches.0.push(Search {
                 user: slot,
+                known,
+                home_knows: false,
                 session,
-                until: self.clock + OVERTAKE_PATIENCE,
-                ask_at: self.clock + OVERTAKE_EVERY,
+                until: self.clock + SEARCH_PATIENCE,
+                ask_at: self.clock + SEARCH_EVERY,
             });
         }
-        user.behind = user.behind.max(known);
         match owner {
             Owner::Here(_) => {}
-            Owner::Core(core) => {
-                user.behind_told = false;
-                self.queue_for(slot, core);
-            }
+            Owner::Core(core) => self.queue_for(slot, core),
             Owner::Elsewhere => self.store_mark(slot),
         }
         true

@@ -6,9 +6,9 @@ use protocol::{Cause, Mode, Record, Status, Stored, Version};
 use crate::{
     Core,
     lifetime::How,
-    user::{Knowledge, NONE, User},
+    user::{Knowledge, NONE, Owned, Return, User},
     vnodes::Owner,
-    wheel::{self, TimerId},
+    wheel,
 };
 
 /// What others see of a user with these sessions in this mode.
@@ -24,9 +24,10 @@ pub(crate) fn status(connected: bool, any_online: bool, mode: Mode) -> Status {
 
 impl Core {
     fn any_online(&self, user: &User) -> bool {
-        let mut session = user.first_session;
+        let owned = user.owned();
+        let mut session = owned.first_session;
         if session == NONE {
-            return !user.away;
+            return !owned.away;
         }
         while session != NONE {
             let slot = &self.sessions[session];
@@ -50,12 +51,13 @@ impl Core {
     fn reconcile(&mut self, slot: u32) -> bool {
         self.reconcile_own(slot);
         let user = &self.users[slot];
-        let status = status(user.connected(), self.any_online(user), user.mode);
+        let owned = user.owned();
+        let status = status(owned.connected(), self.any_online(user), user.mode);
         let devices = match status {
             Status::Offline => 0,
             // Nobody sees the gap before the last session, or those of before a takeover, return.
-            _ if user.grace != TimerId::NONE => user.record.devices.max(user.sessions).max(1),
-            Status::Online | Status::Away | Status::Busy => user.sessions,
+            _ if owned.awaited != Return::No => user.record.devices.max(owned.sessions).max(1),
+            Status::Online | Status::Away | Status::Busy => owned.sessions,
         };
         let record = &user.record;
         if status == record.status && devices == record.devices {
@@ -80,37 +82,35 @@ impl Core {
     fn reconcile_own(&mut self, slot: u32) {
         let user = &self.users[slot];
         if user.mode != Mode::Invisible || !user.connected() {
-            if let Some(own) = &mut self.users[slot].own {
+            if let Some(own) = &mut self.users[slot].owned_mut().own {
                 own.status = Status::Offline;
             }
             return;
         }
         let status = status(true, self.any_online(user), Mode::Auto);
-        let devices = user.sessions.max(1);
-        let before = user.own.as_ref().map(|own| (own.status, own.devices));
+        let owned = user.owned();
+        let devices = owned.sessions.max(1);
+        let before = owned.own.as_ref().map(|own| (own.status, own.devices));
         if before == Some((status, devices)) {
             return;
         }
-        let since = match &user.own {
+        let since = match &owned.own {
             Some(own) if own.status == status => own.since,
             // It has gone invisible just now.
             _ if user.record.status == status => user.record.since,
             _ => self.now.wall_ms,
         };
-        let user = &mut self.users[slot];
-        user.raise_own(Version::NEVER);
-        if let Some(own) = &mut user.own {
-            own.status = status;
-            own.since = since;
-            own.devices = devices;
-        }
+        let own = self.users[slot].raise_own(Version::NEVER);
+        own.status = status;
+        own.since = since;
+        own.devices = devices;
         self.tell_own_watchers(slot);
     }
 
     /// Queues the user's record for those of its own sessions that watch it.
     fn tell_own_watchers(&mut self, slot: u32) {
         let at = self.now.mono_us.max(1);
-        let mut session = self.users[slot].first_session;
+        let mut session = self.users[slot].owned().first_session;
         while session != NONE {
             let mut watches = self.sessions[session].watches.iter();
             if let Some(watch) = watches.position(|watch| watch.user() == slot) {
@@ -138,7 +138,7 @@ impl Core {
         if own >= user.record.version {
             user.raise_own(own);
         }
-        user.cause = cause;
+        user.owned_mut().cause = cause;
         user.publishing.changed();
         self.counters.changes += 1;
         self.store_mark(slot);
@@ -167,17 +167,16 @@ impl Core {
 
     /// Adds a session to its user.
     pub(crate) fn attach(&mut self, slot: u32, session: u32) {
-        let user = &mut self.users[slot];
+        let user = self.users[slot].owned_mut();
         let was_connected = user.connected();
-        let back = user.adopted || (user.sessions == 0 && user.grace != TimerId::NONE);
-        if back && !self.sessions[session].spoke {
+        let is_back = user.awaited != Return::No;
+        if is_back && !self.sessions[session].spoke {
             // Back within grace: as it was, until the session says otherwise.
             self.sessions[session].away = user.away;
         }
-        if user.sessions == 0 && !user.adopted {
-            self.wheel.cancel(&mut user.grace);
+        if !user.in_takeover() {
+            self.wheel.stop_waiting(&mut user.awaited);
         }
-        let user = &mut self.users[slot];
         user.sessions += 1;
         self.sessions[session].next = std::mem::replace(&mut user.first_session, session);
         self.end_takeover_when_all_are_back(slot);
@@ -196,11 +195,11 @@ impl Core {
 
     /// A takeover is over for a user of whom as many sessions have come as there were before.
     fn end_takeover_when_all_are_back(&mut self, slot: u32) {
-        let user = &mut self.users[slot];
-        if user.adopted && user.sessions + user.departed >= user.record.devices.max(1) {
-            user.adopted = false;
-            user.departed = 0;
-            self.wheel.cancel(&mut user.grace);
+        let devices = self.users[slot].record.devices.max(1);
+        let user = self.users[slot].owned_mut();
+        if user.in_takeover() && user.sessions + user.goodbyes >= devices {
+            user.goodbyes = 0;
+            self.wheel.stop_waiting(&mut user.awaited);
         }
     }
 
@@ -209,16 +208,17 @@ impl Core {
         let slot = self.sessions[session].user;
         self.sessions[session].user = NONE;
         let next = self.sessions[session].next;
-        if self.users[slot].first_session == session {
-            self.users[slot].first_session = next;
+        let user = self.users[slot].owned_mut();
+        user.sessions -= 1;
+        if user.first_session == session {
+            user.first_session = next;
         } else {
-            let mut at = self.users[slot].first_session;
+            let mut at = user.first_session;
             while self.sessions[at].next != session {
                 at = self.sessions[at].next;
             }
             self.sessions[at].next = next;
         }
-        self.users[slot].sessions -= 1;
         slot
     }
 
@@ -235,21 +235,24 @@ impl Core {
         let held = self.is_held();
         let clock = self.clock_now();
         let user = &mut self.users[slot];
-        if user.sessions > 0 {
+        if user.owned().sessions > 0 {
             self.refresh(slot, Cause::Close);
             return;
         }
-        user.away = self.sessions[session].away;
+        user.owned_mut().away = self.sessions[session].away;
         // An invisible user's record stays as it was when it went invisible.
         if user.record.status != Status::Offline || user.knowledge == Knowledge::Asked {
             user.record.last_seen = gone;
         }
-        if how == How::Clean && (user.adopted || user.knowledge == Knowledge::Asked) {
-            user.departed += 1;
+        let asks = user.knowledge == Knowledge::Asked;
+        let user = user.owned_mut();
+        if how == How::Clean && (user.in_takeover() || asks) {
+            user.goodbyes += 1;
         }
         self.end_takeover_when_all_are_back(slot);
-        let user = &mut self.users[slot];
-        if user.adopted && how == How::Clean {
+        let user = self.users[slot].owned_mut();
+        let in_takeover = user.in_takeover();
+        if in_takeover && how == How::Clean {
             // After a takeover its other devices may still be on their way here: until then it
             // stays as it was.
             return;
@@ -260,12 +263,15 @@ impl Core {
             How::Clean => self.settings.clean_close_grace,
             How::Broken | How::TimedOut => self.settings.grace,
         };
-        self.wheel.cancel(&mut user.grace);
+        self.wheel.stop_waiting(&mut user.awaited);
         if grace > 0 {
-            user.grace = self.wheel.arm(clock + grace, wheel::Owner::Grace(slot));
+            let timer = self.wheel.arm(clock + grace, wheel::Owner::Grace(slot));
+            user.awaited = match in_takeover {
+                true => Return::Takeover(timer),
+                false => Return::Grace(timer),
+            };
             return;
         }
-        user.adopted = false;
         self.went(slot, Cause::Close);
     }
 
@@ -280,10 +286,9 @@ impl Core {
 
     /// The grace period of a user ended.
     pub(crate) fn grace_over(&mut self, slot: u32) {
-        let user = &mut self.users[slot];
-        user.grace = TimerId::NONE;
-        user.adopted = false;
-        user.departed = 0;
+        let user = self.users[slot].owned_mut();
+        user.awaited = Return::No;
+        user.goodbyes = 0;
         if user.sessions > 0 {
             // After a takeover: by now all its devices are back that come back.
             self.refresh(slot, Cause::Connect);
@@ -301,8 +306,10 @@ impl Core {
             connected,
         } = stored.unwrap_or_default();
         // Sessions or choices that were made without the store are not in it.
-        let mut lags = user.mode_set || connected != user.connected();
-        if !user.mode_set {
+        let owned = user.owned();
+        let mut lags = owned.chose_mode || connected != owned.connected();
+        let chose_text = owned.chose_text;
+        if !owned.chose_mode {
             user.mode = mode;
         }
         self.vnodes.saw(user.vnode, record.version);
@@ -310,7 +317,7 @@ impl Core {
         if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Provisional {
             // Its watchers already saw versions of ours: only the text is the store's.
             lags = true;
-            let new_text = !user.text_set && user.record.text != record.text;
+            let new_text = !chose_text && user.record.text != record.text;
             if new_text {
                 user.record.text = record.text;
             }
@@ -319,7 +326,7 @@ impl Core {
             }
         } else {
             let last_seen = user.record.last_seen;
-            let own_text = user.text_set.then(|| std::mem::take(&mut user.record.text));
+            let own_text = chose_text.then(|| std::mem::take(&mut user.record.text));
             user.record = record;
             if user.mode != Mode::Invisible {
                 user.record.last_seen = user.record.last_seen.max(last_seen);
@@ -347,13 +354,15 @@ impl Core {
     pub(crate) fn learn_while_leaving(&mut self, slot: u32, stored: Stored) {
         let user = &mut self.users[slot];
         let before = user.record.clone();
-        if !user.text_set {
-            user.record.text = stored.record.text;
-        }
-        if !user.mode_set {
+        let owned = user.owned();
+        let held = owned.held;
+        if !owned.chose_mode {
             user.mode = stored.mode;
         }
-        let status = status(user.held, before.status != Status::Away, user.mode);
+        if !user.owned().chose_text {
+            user.record.text = stored.record.text;
+        }
+        let status = status(held, before.status != Status::Away, user.mode);
         if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Asked {
             let same = status == stored.record.status;
             user.record.since = if same {
@@ -447,28 +456,34 @@ impl Core {
         let clock = self.clock_now();
         let user = &mut self.users[slot];
         user.knowledge = Knowledge::Known;
-        if !user.mode_set {
+        let Owned {
+            chose_mode,
+            chose_text,
+            ..
+        } = *user.owned();
+        if !chose_mode {
             user.mode = stored.mode;
         }
-        let text = user.text_set.then(|| std::mem::take(&mut user.record.text));
+        let text = chose_text.then(|| std::mem::take(&mut user.record.text));
         let before = std::mem::replace(&mut user.record, stored.record);
         if let Some(text) = text {
             user.record.text = text;
         }
         if connected {
-            user.adopted = true;
-            user.away = user.record.status == Status::Away;
-            let (away, mut session) = (user.away, user.first_session);
+            let away = user.record.status == Status::Away;
+            let owned = user.owned_mut();
+            owned.away = away;
+            let mut session = owned.first_session;
             while session != NONE {
                 let slot = &mut self.sessions[session];
                 // It came before anybody here knew how it was.
                 slot.away = if slot.spoke { slot.away } else { away };
                 session = slot.next;
             }
-            let user = &mut self.users[slot];
+            self.wheel.stop_waiting(&mut owned.awaited);
             let deadline = clock + self.settings.grace;
-            self.wheel.cancel(&mut user.grace);
-            user.grace = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+            let timer = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+            owned.awaited = Return::Takeover(timer);
             if user.record.status != Status::Offline {
                 user.record.last_seen = self.now.wall_ms;
             }

@@ -193,7 +193,7 @@ impl Core {
             Stage::Owned { epoch, .. } => Some(epoch),
             // Nothing is written while the store lists the users; then all are.
             Stage::Claiming { .. } => None,
-            Stage::Leaving { epoch, .. } => user.unsettled.then_some(epoch),
+            Stage::Leaving { epoch, .. } => user.is_unwritten().then_some(epoch),
             Stage::Sibling(_) | Stage::Elsewhere | Stage::Released { .. } => None,
         };
         let ticket = Ticket(slot);
@@ -212,7 +212,7 @@ impl Core {
         let wanted = if owned {
             self.vnodes.is_loaded(vnode)
         } else {
-            user.unsettled || user.wanted() || user.behind != Version::NEVER
+            user.is_unwritten() || user.wanted() || user.searched
         };
         wanted.then(|| StoreRequest::Read {
             ticket,
@@ -278,7 +278,9 @@ impl Core {
                 if lost {
                     self.counters.refused_writes += 1;
                     self.users[slot].publishing.cancelled();
-                    self.users[slot].unsettled = false;
+                    if let Some(user) = self.users[slot].as_owned_mut() {
+                        user.unwritten = false;
+                    }
                 }
                 self.requeue(slot, again);
                 self.fence(vnode, newest);
@@ -323,7 +325,7 @@ impl Core {
             }
             (Owner::Here(_), _) => {}
             (_, Knowledge::Nothing) => {}
-            (_, Knowledge::Provisional | Knowledge::Asked) if self.users[slot].unsettled => {
+            (_, Knowledge::Provisional | Knowledge::Asked) if self.users[slot].is_unwritten() => {
                 self.learn_while_leaving(slot, stored.unwrap_or_default());
             }
             _ => self.see(slot, stored.unwrap_or_default().record, claimed),
@@ -373,7 +375,7 @@ impl Core {
                 record: user.record.clone(),
                 vnode: user.vnode,
                 epoch: user.record.version.epoch(),
-                cause: user.cause,
+                cause: user.owned().cause,
             });
         }
     }
@@ -400,11 +402,12 @@ impl Core {
     /// the store's.
     pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch) {
         let user = &mut self.users[slot];
-        if user.unsettled {
+        if user.is_unwritten() {
             // This core's own is to be written first; then the store is read.
             return;
         }
-        let shown = user.record.version.max(user.behind);
+        let searched = self.searches.known(slot, user);
+        let shown = user.record.version.max(searched);
         if record.version < shown && claimed > shown.epoch() {
             // What was shown never got into the store before its owner was fenced: the record is
             // what the newer owner took over.

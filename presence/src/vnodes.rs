@@ -27,18 +27,21 @@ pub(crate) enum Owner {
 /// How far this core is with a vnode.
 ///
 /// ```text
-///                 claim                  loaded
-///   Elsewhere ────────────▶ Claiming ──────────────▶ Owned
-///     ▲   ▲                  │ ▲   ▲     claim         │
-///     │   │ fenced, or left  │ │   └── (newer epoch, ──┤
-///     │   │ and never loaded │ │       or store lost   │
-///     │   ◀──────────────────┘ │       something)      │
-///     │                        │                       │ leave (Claiming too, once
-///     │ a successor            │ claim                 ▼ it was loaded before)
-///     │ is heard of            ├────────────────── Leaving ──▶ fenced: Elsewhere
-///     │                        │                    ▲  │ all is written and
-///     │                  claim │    the store lost  │  ▼ the store knows it
-///     └────────────────────────┴─────────────────── Released
+///               claim                  loaded
+/// Elsewhere ────────────▶ Claiming ──────────────▶ Owned
+///   ▲   ▲                  │ ▲   ▲                   │
+///   │   │ fenced, or left  │ │   │ a newer epoch, or │
+///   │   │ and never loaded │ │   │ the store may     │
+///   │   └──────────────────┘ │   │ have lost it      │
+///   │                        │   └───────────────────┤ fenced: Elsewhere
+///   │                        │                       │
+///   │                        │ claim                 │ leave (a Claiming one too, if
+///   │                        │                       ▼ it was loaded before)
+///   │                        ├────────────────── Leaving ──────▶ fenced: Elsewhere
+///   │                        │                    ▲  │
+///   │                        │  the store lost    │  │ all is written, and
+///   │ a successor            │  the release       │  ▼ the store knows it
+///   └────────────────────────┴─────────────────── Released
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -357,7 +360,11 @@ impl Vnodes {
             } = self.stage(vnode)
                 && epoch == of
             {
-                let over = if clock < until { over } else { Epoch::default() };
+                let over = if clock < until {
+                    over
+                } else {
+                    Epoch::default()
+                };
                 return Some(StoreRequest::Load { vnode, epoch, over });
             }
         }

@@ -5,7 +5,7 @@
 /// Length of a slot, in milliseconds: how late a timer may be.
 pub(crate) const SLOT_MS: u64 = 100;
 const SLOTS: usize = 512;
-use crate::slots::Slots;
+use crate::{slots::Slots, user::Return};
 
 const NONE: u32 = u32::MAX;
 
@@ -74,6 +74,15 @@ impl Wheel {
         let TimerId(id) = std::mem::replace(id, TimerId::NONE);
         if id != NONE {
             self.unlink(id);
+        }
+    }
+
+    /// Lets nobody be waited for.
+    pub(crate) fn stop_waiting(&mut self, awaited: &mut Return) {
+        if let Return::Grace(mut timer) | Return::Takeover(mut timer) =
+            std::mem::replace(awaited, Return::No)
+        {
+            self.cancel(&mut timer);
         }
     }
 
