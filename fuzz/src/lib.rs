@@ -1,8 +1,10 @@
 //! Hostile inputs for tests: the good inputs of a corpus, changed at random, and bytes that are
 //! nothing. How many of them a test tries is `PROPTEST_CASES`, by default few enough for each test run.
-//! It owns the corpus, a folder a target, and how inputs are changed.
+//! It owns the corpus, a folder a target, how inputs are changed, and the targets of the libraries.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
+
+pub mod targets;
 
 use std::path::Path;
 
