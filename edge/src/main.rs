@@ -38,6 +38,7 @@ mod worker;
 use std::process::ExitCode;
 
 use settings::ConfigAction;
+use token::TokenError;
 
 use crate::{
     cli::{Action, Invocation},
@@ -167,7 +168,8 @@ fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match verifier.verify(token.trim(), clock::wall_ms()) {
+    let token = token.trim();
+    match verifier.verify(token, clock::wall_ms()) {
         Ok(claims) => {
             println!("user      {}", &*claims.user);
             let left = claims.expires.saturating_sub(clock::wall_ms()) / 1_000;
@@ -179,6 +181,15 @@ fn check_token(config: &Config, invocation: &Invocation) -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error}");
+            if let Some([head, claims]) = token::unproven(token) {
+                eprintln!("  its head is    {head}\n  its claims are {claims}");
+            }
+            if matches!(error, TokenError::Key | TokenError::UnknownKey) {
+                let served = verifier.served().map(|set| verifier.left_out(set));
+                for why in [verifier.left_out_of_file(), served.unwrap_or_default()].concat() {
+                    eprintln!("  of the key set, {why}");
+                }
+            }
             ExitCode::FAILURE
         }
     }

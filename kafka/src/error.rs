@@ -14,6 +14,11 @@ pub enum OpenError {
          `online-status-edge standalone`"
     )]
     NoBrokers,
+    /// One of the brokers is no address.
+    #[error(
+        "kafka.brokers (KAFKA_BROKERS) has {0:?}: allowed is host:port, several separated by commas"
+    )]
+    Broker(String),
     /// The topic's name breaks Kafka's rules.
     #[error("kafka.topic = {0:?}: allowed are 1 to 249 of A-Z a-z 0-9 . _ -")]
     Topic(String),
@@ -63,6 +68,16 @@ pub enum OpenError {
         /// The property's name.
         name: String,
         /// The words of librdkafka.
+        reason: String,
+    },
+    /// A setting, the file that it names, and why that cannot be read.
+    #[error("{setting} = {file:?}: {reason}")]
+    File {
+        /// The setting, with its section.
+        setting: &'static str,
+        /// The file's path.
+        file: std::path::PathBuf,
+        /// The words of the operating system.
         reason: String,
     },
     /// The client could not be made; what librdkafka says, and the setting if it is about one.

@@ -15,6 +15,7 @@ use crate::{
     built::Built,
     error::{OpenError, open_error},
     health::Notes,
+    security::SecurityProtocol,
 };
 
 /// The settings of a producer or consumer. `kafka/README.md` gives the reason of each default.
@@ -172,18 +173,40 @@ pub(crate) const RESERVED: [(&str, &str); 36] = [
     ("transactional.id", BUS),
 ];
 
+/// Whether librdkafka takes it for a broker's address: what it does not it leaves out without a word. A
+/// protocol's name may stand before it, as in a broker's `listeners`.
+fn is_address(broker: &str) -> bool {
+    let broker = match broker.split_once("://") {
+        None => broker,
+        Some((protocol, rest)) => match SecurityProtocol::parse(&protocol.to_ascii_lowercase()) {
+            Some(_) => rest,
+            None => return false,
+        },
+    };
+    let strange = |c: char| c.is_whitespace() || "/@?#".contains(c);
+    let (host, port) = match broker.rsplit_once(':') {
+        // An address of IPv6 without a port.
+        Some((host, _)) if host.contains(':') && !host.ends_with(']') => (broker, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (broker, None),
+    };
+    let good = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    !host.is_empty() && !host.contains(strange) && port.is_none_or(good)
+}
+
 /// How often librdkafka reports on itself: connections and high watermarks come from it.
 pub(crate) const STATISTICS_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Options {
     /// Checks everything that can be checked without a broker.
     pub fn check(&self) -> Result<(), OpenError> {
-        if self
-            .brokers
-            .split(',')
-            .all(|broker| broker.trim().is_empty())
-        {
+        let brokers = self.brokers.split(',').map(str::trim);
+        let mut brokers = brokers.filter(|broker| !broker.is_empty()).peekable();
+        if brokers.peek().is_none() {
             return Err(OpenError::NoBrokers);
+        }
+        if let Some(broker) = brokers.find(|broker| !is_address(broker)) {
+            return Err(OpenError::Broker(broker.chars().take(260).collect()));
         }
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=249).contains(&self.topic.len())
@@ -205,6 +228,7 @@ impl Options {
     /// they name.
     pub fn check_client(&self) -> Result<(), OpenError> {
         self.check()?;
+        self.security.check_files()?;
         let notes = Notes::new(self);
         let wrong = |error| open_error(&error, &notes);
         self.consumer().create_native_config().map_err(wrong)?;
@@ -429,6 +453,24 @@ mod tests {
         good().check().expect("allowed");
         assert!(said(|o| o.brokers.clear()).contains("host:port"));
         assert!(said(|o| o.brokers = " , ".into()).contains("host:port"));
+        for wrong in [
+            "kafka://h:9092",
+            "http://h",
+            "h:0",
+            "h:99999",
+            "h:port",
+            "u@h:1",
+            ":9092",
+            "a b",
+        ] {
+            let error = said(|o| o.brokers = format!("good:9092, {wrong}"));
+            assert!(error.contains(&format!("has {wrong:?}")), "{error}");
+        }
+        for right in ["h", "h:1,10.0.0.1:2, [::1]:3,::1,", "PLAINTEXT://h:1"] {
+            let mut options = good();
+            options.brokers = right.into();
+            options.check().expect("allowed");
+        }
     }
 
     #[test]

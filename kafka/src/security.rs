@@ -210,6 +210,25 @@ impl Security {
         }
     }
 
+    /// Opens the files that are used: librdkafka says what OpenSSL says of one that is not there.
+    pub(crate) fn check_files(&self) -> Result<(), OpenError> {
+        for (setting, file) in [
+            ("kafka.ca_file", &self.ca_file),
+            ("kafka.certificate", &self.cert_file),
+            ("kafka.key", &self.key_file),
+            ("kafka.oidc_ca_file", &self.oidc.ca_file),
+        ] {
+            let Some(file) = file else { continue };
+            let opened = std::fs::File::open(file);
+            opened.map_err(|error| OpenError::File {
+                setting,
+                file: file.clone(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn apply(&self, config: &mut ClientConfig) {
         config.set("security.protocol", self.protocol.name());
         if self.protocol.has_sasl() {

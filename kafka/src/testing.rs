@@ -85,7 +85,7 @@ impl KafkaServer {
         Self::start_with(&[], |_| String::new())
     }
 
-    /// The same with further arguments of Java, and further lines of `server.properties`, which win
+    /// The same with further arguments of Java, its tools' too, and further lines of `server.properties`, which win
     /// over the usual ones.
     ///
     /// # Errors
@@ -150,8 +150,8 @@ impl KafkaServer {
             .arg("java")
             .args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
-            .args(&self.java)
             .args(class_path()?)
+            .args(&self.java)
             .args(["kafka.Kafka", "server.properties"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -257,6 +257,7 @@ impl KafkaServer {
             .args(["-Xmx128m", "-XX:+UseSerialGC"])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
             .args(class_path()?)
+            .args(&self.java)
             .arg(class)
             .args(arguments)
             .output()?;
@@ -343,6 +344,14 @@ pub fn answer<F: Future>(future: F) -> io::Result<F::Output> {
 }
 
 fn class_path() -> io::Result<[String; 2]> {
+    Ok(["-cp".into(), format!("{}/*", libraries()?.display())])
+}
+
+/// The folder of Kafka's libraries.
+///
+/// # Errors
+/// When it is missing.
+pub fn libraries() -> io::Result<PathBuf> {
     let cache = match std::env::var_os("ONLINE_STATUS_DEV_CACHE") {
         Some(folder) => PathBuf::from(folder),
         None => {
@@ -359,7 +368,7 @@ fn class_path() -> io::Result<[String; 2]> {
             ),
         ));
     }
-    Ok(["-cp".into(), format!("{}/*", libraries.display())])
+    Ok(libraries)
 }
 
 /// A port below those that the kernel gives to outgoing connections: one of these could take it

@@ -105,9 +105,10 @@ pub enum KeyError {
         "auth.algorithms: {0:?} is not one of HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA Ed25519"
     )]
     Algorithm(String),
-    /// An accepted algorithm without a key, and where one could come from.
-    #[error("auth.algorithms: {0} is accepted, but there is no key for it ({1})")]
-    NoKey(String, &'static str),
+    /// An accepted algorithm without a key, where one could come from, and why those of the file are
+    /// none.
+    #[error("auth.algorithms: {0} is accepted, but there is no key for it ({1}){2}")]
+    NoKey(String, &'static str, String),
     /// The list of accepted algorithms is empty.
     #[error("auth.algorithms is empty: at least one is needed")]
     NoAlgorithm,

@@ -58,7 +58,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn decoded(part: &str) -> Result<Vec<u8>, TokenError> {
+pub(crate) fn decoded(part: &str) -> Result<Vec<u8>, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part);
     bytes.map_err(|_| TokenError::Malformed)
 }

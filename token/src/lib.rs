@@ -120,6 +120,16 @@ pub struct Refused {
     pub may_be_newer: bool,
 }
 
+/// What a token says in its head and its claims, as JSON, for people who look why it is refused; nothing
+/// of it is proven. `None` when it is no JWT.
+#[must_use]
+pub fn unproven(token: &str) -> Option<[String; 2]> {
+    let mut parts = token.split('.').map(head::decoded);
+    let mut part = || serde_json::from_slice::<serde_json::Value>(&parts.next()?.ok()?).ok();
+    let both = [part()?.to_string(), part()?.to_string()];
+    (token.len() <= MAX_TOKEN).then_some(both)
+}
+
 /// Verifies tokens by the options' keys and by a served key set. Cheap to make anew from another.
 pub struct Verifier {
     fixed: Arc<Fixed>,
@@ -185,7 +195,11 @@ impl Verifier {
                     KeyKind::Secret => "auth.secret (JWT_SECRET) is not set",
                     _ => "auth.public_key, auth.jwks_file or auth.jwks_url must give one",
                 };
-                return Err(KeyError::NoKey(name.clone(), hint));
+                let left_out = fixed.file.left_out(|key| fixed.accepts(key));
+                let left_out = left_out
+                    .iter()
+                    .map(|why| format!("; auth.jwks_file: {why}"));
+                return Err(KeyError::NoKey(name.clone(), hint, left_out.collect()));
             }
         }
         Ok(Self {

@@ -47,6 +47,19 @@ struct LeftOut {
     is_broken: bool,
 }
 
+/// What a document without a list of keys is taken to be.
+fn without_keys(document: &Value) -> String {
+    match document.get("jwks_uri").and_then(Value::as_str) {
+        Some(at) if at.len() <= 256 => {
+            format!("it is a provider's description, whose keys are at its jwks_uri: {at:?}")
+        }
+        _ if document.get("kty").is_some() => {
+            r#"it is a key by itself, and a set is {"keys": [ … ]}"#.into()
+        }
+        _ => "it has no list of keys".into(),
+    }
+}
+
 impl KeySet {
     /// Reads a set that somebody serves. Secrets in it are no secrets, so they are not taken; a key
     /// that cannot be used is passed over, as the RFC wants.
@@ -74,7 +87,7 @@ impl KeySet {
         let set: Value =
             serde_json::from_slice(bytes).map_err(|error| not_one(error.to_string()))?;
         let keys = set.get("keys").and_then(Value::as_array);
-        let keys = keys.ok_or_else(|| not_one("it has no list of keys".into()))?;
+        let keys = keys.ok_or_else(|| not_one(without_keys(&set)))?;
         let mut set = Self::default();
         for (n, jwk) in keys.iter().enumerate() {
             let id = jwk.get("kid").and_then(Value::as_str);

@@ -375,6 +375,21 @@ fn a_mistake_in_flags_or_between_settings_is_named_with_each_of_them() {
             &["--kafka-security-protocol", "tls"],
             &["kafka.security_protocol = \"tls\"", "sasl_ssl"],
         ),
+        (
+            &["--kafka-brokers", "kafka://h:9092"],
+            &["kafka.brokers (KAFKA_BROKERS) has \"kafka://h:9092\": allowed is host:port"],
+        ),
+        (
+            &[
+                "--kafka-brokers",
+                "h:9093",
+                "--kafka-security-protocol",
+                "ssl",
+                "--kafka-ca-file",
+                "no.pem",
+            ],
+            &["kafka.ca_file = \"no.pem\": No such file"],
+        ),
     ] {
         let output = edge(&folder, &[&["config", "check"], flags].concat(), &[]);
         assert_said(&said(2, &output), parts);

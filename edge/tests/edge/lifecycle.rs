@@ -286,6 +286,22 @@ fn the_token_command_makes_tokens_that_are_accepted() {
         (bad.status.code(), text.as_str()),
         (Some(1), "error: the token is no JWT\n")
     );
+    let other = edge(&[
+        "check-token",
+        made.trim(),
+        "--auth-secret",
+        SECRET,
+        "--auth-issuer",
+        "https://i",
+    ]);
+    let text = String::from_utf8_lossy(&other.stderr).into_owned();
+    for part in [
+        "auth.issuer",
+        r#"its head is    {"alg":"HS256""#,
+        r#""sub":"alice""#,
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]

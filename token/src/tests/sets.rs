@@ -321,6 +321,39 @@ fn each_key_that_is_not_used_is_named_with_the_reason() {
 }
 
 #[test]
+fn a_document_that_is_no_key_set_is_called_what_it_is() {
+    for (document, part) in [
+        (
+            json!({ "issuer": "https://i", "jwks_uri": "https://i/keys" }),
+            "its jwks_uri: \"https://i/keys\"",
+        ),
+        (Pair::rsa().with(json!({})), "a key by itself"),
+        (json!([]), "no list of keys"),
+        (json!({ "keys": {} }), "no list of keys"),
+    ] {
+        let document = document.to_string();
+        let error = KeySet::served(document.as_bytes()).err().expect("no set");
+        assert!(error.contains(part), "{document}: {error}");
+    }
+}
+
+#[test]
+fn an_algorithm_without_a_key_in_the_file_is_told_with_the_keys_that_are_none() {
+    let jwk = Pair::rsa().with(json!({ "kid": "x", "use": "enc" }));
+    let set = json!({ "keys": [jwk] }).to_string();
+    let error = with_file("no-use.json", &set, "RS256")
+        .err()
+        .expect("no key");
+    for part in [
+        "auth.algorithms: RS256",
+        r#"auth.jwks_file: its key "x" is not used"#,
+        r#"use = "enc""#,
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn numbers_with_zeros_too_many_or_too_few_and_padded_ones_are_what_was_meant() {
     let bytes = |value: &Value| {
         URL_SAFE_NO_PAD
