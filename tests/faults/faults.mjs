@@ -20,11 +20,11 @@ const EXACT = 2;
 const stale = (cluster) => Promise.all(['fenced_total', 'refused_writes_total', 'moved_total']
   .map((name) => cluster.metric(3, name)));
 
-/** A master of Redis is killed, and comes back as a replica. */
-async function killMaster(cluster, found) {
-  const killed = now();
-  const again = await cluster.redis.killMaster();
-  found.fact(`its replica took over after ${(now() - killed).toFixed(1)} s`);
+/** A master of Redis is killed, or its host gone, and comes back as a replica. */
+async function loseMaster(lose, found) {
+  const lost = now();
+  const again = await lose();
+  found.fact(`its replica took over after ${(now() - lost).toFixed(1)} s`);
   await sleep(5);
   await again();
 }
@@ -190,7 +190,13 @@ export const faults = {
   'kill-cluster-master': {
     what: 'Redis Cluster: kill -9 of a master, whose replica takes over; started again 5 s later',
     redis: 'cluster', seconds: 40, tolerance: 10,
-    run: (cluster, { found }) => killMaster(cluster, found),
+    run: (cluster, { found }) => loseMaster(() => cluster.redis.killMaster(), found),
+  },
+  'vanish-cluster-master': {
+    what: 'Redis Cluster: the host of a master is gone without a word, and back 5 s after its replica took over',
+    // Until its replica is the master, what its users change waits for requests that time out.
+    redis: 'cluster', seconds: 40, tolerance: 10, outage: 12,
+    run: (cluster, { found }) => loseMaster(() => cluster.redis.vanishMaster(), found),
   },
   'failover-sentinel': {
     what: 'Sentinel: a failover by request',
@@ -200,7 +206,7 @@ export const faults = {
   'kill-sentinel-master': {
     what: 'Sentinel: kill -9 of the master, whose replica takes over; started again 5 s later',
     redis: 'sentinel', seconds: 45, tolerance: 10,
-    run: (cluster, { found }) => killMaster(cluster, found),
+    run: (cluster, { found }) => loseMaster(() => cluster.redis.killMaster(), found),
   },
   'stop-kafka': {
     what: 'the Kafka broker stopped for 20 s',

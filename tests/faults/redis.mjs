@@ -6,7 +6,8 @@ import { mkdirSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { sleep } from './cluster.mjs';
 
-const HOST = '127.0.0.1';
+/** Each server's own address on this machine, so that its packets can be told from others'. */
+const host = (port) => `127.0.${port >> 8}.${port & 255}`;
 const NAME = 'presence';
 /** Servers begin so far above the development cluster's ports, their cluster's bus so far above them. */
 const PORTS = 92;
@@ -16,7 +17,7 @@ const program = process.env.ONLINE_STATUS_DEV_REDIS_SERVER ?? 'redis-server';
 /** What `redis-cli` prints; '' when the server does not answer. */
 function ask(port, ...words) {
   try {
-    return execFileSync('redis-cli', ['-p', String(port), ...words], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+    return execFileSync('redis-cli', ['-h', host(port), '-p', String(port), ...words], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
   } catch {
     return '';
   }
@@ -39,8 +40,13 @@ export class Redis {
     redis.folder = path.join(folder, 'redis-servers');
     mkdirSync(redis.folder);
     const port = (nth) => portBase + PORTS + nth;
-    if (kind === 'cluster') await redis.cluster([0, 1, 2, 3, 4, 5].map(port));
-    else await redis.sentinel([0, 1].map(port), [2, 3, 4].map(port));
+    try {
+      if (kind === 'cluster') await redis.cluster([0, 1, 2, 3, 4, 5].map(port));
+      else await redis.sentinel([0, 1].map(port), [2, 3, 4].map(port));
+    } catch (error) {
+      redis.down();
+      throw error;
+    }
     return redis;
   }
 
@@ -49,7 +55,8 @@ export class Redis {
     const dir = path.join(this.folder, String(port));
     mkdirSync(dir, { recursive: true });
     const log = openSync(path.join(dir, 'log'), 'a');
-    const base = ['--port', port, '--bind', HOST, '--dir', dir];
+    // Redis takes 127.0.0.1 alone for this machine, and protects itself from the rest.
+    const base = ['--port', port, '--bind', host(port), '--bind-source-addr', host(port), '--protected-mode', 'no', '--dir', dir];
     const child = spawn(program, [...settings, ...base].map(String), { stdio: ['ignore', log, log], cwd: dir });
     this.processes.set(port, { child, settings });
     await until(`port ${port} answers`, () => ask(port, 'ping').includes('PONG'));
@@ -60,29 +67,29 @@ export class Redis {
       '--cluster-port', port + BUS, '--cluster-node-timeout', '2000', '--cluster-require-full-coverage', 'no',
       '--repl-diskless-sync-delay', '0'];
     for (const port of ports) await this.launch(port, ...settings(port));
-    ask(ports[0], '--cluster', 'create', ...ports.map((port) => `${HOST}:${port}`), '--cluster-replicas', '1', '--cluster-yes');
+    ask(ports[0], '--cluster', 'create', ...ports.map((port) => `${host(port)}:${port}`), '--cluster-replicas', '1', '--cluster-yes');
     this.ports = ports;
     await until('the Redis Cluster is whole', () => ports.every((port) => {
       const info = ask(port, 'info', 'replication');
       return ask(port, 'cluster', 'info').includes('cluster_state:ok')
         && (info.includes('connected_slaves:1') || info.includes('master_link_status:up'));
     }));
-    this.url = ports.map((port, nth) => (nth === 0 ? `redis://${HOST}:${port}` : `${HOST}:${port}`)).join(',');
+    this.url = ports.map((port, nth) => (nth === 0 ? `redis://${host(port)}:${port}` : `${host(port)}:${port}`)).join(',');
   }
 
   async sentinel(servers, sentinels) {
     const settings = ['--save', '', '--appendonly', 'yes', '--repl-diskless-sync-delay', '0'];
     await this.launch(servers[0], ...settings);
-    await this.launch(servers[1], ...settings, '--replicaof', HOST, servers[0]);
+    await this.launch(servers[1], ...settings, '--replicaof', host(servers[0]), servers[0]);
     for (const port of sentinels) {
       const file = path.join(this.folder, `sentinel-${port}.conf`);
-      writeFileSync(file, [`sentinel monitor ${NAME} ${HOST} ${servers[0]} 2`,
+      writeFileSync(file, [`sentinel monitor ${NAME} ${host(servers[0])} ${servers[0]} 2`,
         `sentinel down-after-milliseconds ${NAME} 2000`, `sentinel failover-timeout ${NAME} 10000`, ''].join('\n'));
       await this.launch(port, file, '--sentinel');
     }
     [this.ports, this.sentinels] = [servers, sentinels];
     await this.replicated();
-    this.url = `redis+sentinel://${sentinels.map((port) => `${HOST}:${port}`).join(',')}/${NAME}`;
+    this.url = `redis+sentinel://${sentinels.map((port) => `${host(port)}:${port}`).join(',')}/${NAME}`;
   }
 
   /** Until each replica has what its master has, and the Sentinels know it. */
@@ -128,7 +135,23 @@ export class Redis {
     return () => this.launch(port, ...settings);
   }
 
+  /** A master's host is gone: nothing that it sends or is sent arrives. Until its replica is a master. */
+  async vanishMaster() {
+    const [port, ...others] = this.masters();
+    const rules = ['-s', '-d'].map((end) => ['INPUT', '-i', 'lo', end, host(port), '-j', 'DROP']);
+    for (const rule of rules) execFileSync('iptables', ['-I', ...rule]);
+    this.heal = () => {
+      this.heal = undefined;
+      for (const rule of rules) execFileSync('iptables', ['-D', ...rule]);
+    };
+    const rest = this.ports.filter((other) => other !== port);
+    await until('its replica is a master', () => rest
+      .some((now) => !others.includes(now) && ask(now, 'info', 'replication').includes('role:master')));
+    return this.heal;
+  }
+
   down() {
+    this.heal?.();
     for (const { child } of this.processes.values()) child.kill('SIGKILL');
   }
 }
