@@ -15,8 +15,9 @@ use crate::{
     fanout::{Fanout, append_frame},
     publishing::Backlog,
     recall::Recalls,
-    repair::{Searches, Suspects},
+    repair::{Returns, Searches, Suspects},
     session::{Sessions, Welcomed},
+    time::Time,
     user::Knowledge,
     users::Users,
     vnodes::Vnodes,
@@ -24,20 +25,33 @@ use crate::{
     wheel::{self, Wheel},
 };
 
-/// The most the core's clock moves in one tick, ms: a pause of the process counts no longer than
-/// this against anyone's timeout, and the sockets are read between ticks.
-const MAX_STEP: u64 = 1_000;
-
 /// The presence of the users of one core.
+///
+/// # Contract
+/// Inputs come in any order, except as said here; none fails, and none is lost by being late.
+///
+/// - **Before all else** [`Core::at_home_on`] for each vnode of another core, then [`Core::own`] or
+///   [`Core::follow`]. A vnode that is at home here stays so: a second home panics.
+/// - **Time.** [`Core::at`] or [`Core::tick`] before each batch of inputs, with a time that does not go
+///   back; one that does counts as no time passed. Timers fire in [`Core::tick`] alone. Sockets are
+///   read between two ticks. After a pause the core [is held](Core::is_held) until [`Core::resume`].
+/// - **Sessions.** After [`Core::connect`] the shell reads from the client while the session is not
+///   [busy](Core::is_busy), and calls [`Core::took`] for the bytes, [`Core::heard`] for a sign of life and
+///   [`Core::receive`] for a message. [`Core::closed`] is the last call of a session; a call with the id
+///   of a session that has ended does nothing.
+/// - **Outputs** are pulled after each batch of inputs, as far as there is room: first
+///   [`Core::take_interest`], so that no event falls between a read of the store and the filter of
+///   events; then [`Core::next_store_request`], [`Core::next_publication`], [`Core::next_fence`],
+///   [`Core::next_answer`], [`Core::flush`] until it says that nothing waits, and
+///   [`Core::next_message_for`] each other core, whose messages keep their order. What is not pulled
+///   waits, bounded by the users.
+/// - **Answers.** Each request and each publication is answered exactly once, at any time and in any
+///   order: a second answer with the same ticket panics.
 pub struct Core {
     pub(crate) settings: Settings,
     /// What administrators have decreed.
     pub(crate) policy: Arc<Policy>,
-    pub(crate) now: Now,
-    /// The monotonic time up to which `clock` has counted, µs.
-    ticked: u64,
-    /// The core's clock: milliseconds that passed, pauses left out.
-    pub(crate) clock: u64,
+    pub(crate) time: Time,
     pub(crate) users: Users,
     pub(crate) sessions: Sessions,
     pub(crate) vnodes: Vnodes,
@@ -51,11 +65,7 @@ pub struct Core {
     /// them.
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     pub(crate) searches: Searches,
-    /// Until then, ms of the clock, a user may come back of whom only watchers know that it was there
-    /// before the start; 0 = that is over.
-    pub(crate) returns_until: u64,
-    /// Users who did not, whose watchers are still to be told.
-    pub(crate) missed: Vec<u32>,
+    pub(crate) returns: Returns,
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
@@ -66,8 +76,6 @@ pub struct Core {
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
     jitter: u64,
-    /// Whether the core holds its timers after a pause: see [`Core::is_held`].
-    held: bool,
     due: Vec<wheel::Owner>,
 }
 
@@ -84,9 +92,7 @@ impl Core {
         );
         Self {
             policy: Arc::default(),
-            now,
-            ticked: now.mono_us,
-            clock: 0,
+            time: Time::new(now, settings.cluster),
             users: Users::new(settings.seed, settings.vnodes, settings.cluster),
             sessions: Sessions::default(),
             vnodes: Vnodes::new(settings.vnodes),
@@ -98,19 +104,13 @@ impl Core {
             recalls: Recalls::default(),
             fences: VecDeque::new(),
             searches: Searches::default(),
-            returns_until: if settings.starts_empty.is_some() {
-                settings.grace
-            } else {
-                0
-            },
-            missed: Vec::new(),
+            returns: Returns::new(&settings),
             absent: VecDeque::new(),
             suspects: Suspects::default(),
             backlog: Backlog::default(),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,
             jitter: settings.seed | 1,
-            held: false,
             due: Vec::new(),
             settings,
         }
@@ -125,17 +125,11 @@ impl Core {
     /// Lets time pass: heartbeats, dead sessions, ended tokens and grace periods. To be called
     /// about every 100 ms, with the sockets read in between.
     pub fn tick(&mut self, now: Now) {
-        self.now = now;
-        self.notice_pause();
-        let passed = now.mono_us.saturating_sub(self.ticked) / 1_000;
-        // What is left of a millisecond is not lost: the next tick counts from here.
-        self.ticked += passed * 1_000;
-        if self.held {
+        if !self.time.tick(now) {
             return;
         }
-        self.clock += passed.min(MAX_STEP);
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(self.clock, &mut due);
+        self.wheel.advance(self.time.clock, &mut due);
         // A session that ends now may start its user's grace: the one that ended goes first.
         for owner in &due {
             if let wheel::Owner::Grace(slot) = owner {
@@ -157,32 +151,17 @@ impl Core {
     /// then nobody is judged until [`Core::resume`].
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.held
+        self.time.is_held()
     }
 
     /// Lets timers fire again: the node has read its map, or the store does not answer.
     pub fn resume(&mut self) {
-        self.held = false;
+        self.time.resume();
     }
 
     /// Sets the time of the inputs that follow; the clock of timeouts only moves in [`Core::tick`].
     pub fn at(&mut self, now: Now) {
-        self.now = now;
-        self.notice_pause();
-    }
-
-    /// The core's clock at the time of this input, which may be between two ticks.
-    pub(crate) fn clock_now(&self) -> u64 {
-        let since = self.now.mono_us.saturating_sub(self.ticked) / 1_000;
-        self.clock + since.min(MAX_STEP)
-    }
-
-    /// What came during a pause may be read before the first tick after it.
-    fn notice_pause(&mut self) {
-        let passed = self.now.mono_us.saturating_sub(self.ticked) / 1_000;
-        if self.settings.cluster && passed >= MAX_STEP {
-            self.held = true;
-        }
+        self.time.at(now);
     }
 
     /// Whether the session waits for its welcome, or as much waits for it or for what it asked as may:
@@ -305,7 +284,7 @@ impl Core {
     /// Brings the session's allowances of messages and bytes up to date.
     fn refill(&mut self, session: u32) {
         let (settings, slot) = (&self.settings, &mut self.sessions[session]);
-        let now = self.clock as u32;
+        let now = self.time.clock as u32;
         let passed: u64 = now
             .wrapping_sub(std::mem::replace(&mut slot.refilled, now))
             .into();
@@ -349,7 +328,7 @@ impl Core {
             user.mode = mode;
             if mode == Mode::Invisible {
                 // To others it leaves now.
-                user.record.last_seen = self.now.wall_ms;
+                user.record.last_seen = self.time.now.wall_ms;
             }
             self.store_mark(slot);
         }
@@ -423,7 +402,7 @@ impl Core {
         counters.ready = self.fanout.ready() as u64;
         counters.store_queue = (self.store_queue.len() + self.vnodes.waiting()) as u64;
         counters.bus_queue = self.backlog.len() as u64;
-        counters.oldest_unreported = self.backlog.oldest(self.clock);
+        counters.oldest_unreported = self.backlog.oldest(self.time.clock);
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters
     }

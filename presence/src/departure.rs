@@ -96,7 +96,7 @@ impl Core {
                 if user.knowledge == Knowledge::Asked {
                     user.knowledge = Knowledge::Nothing;
                 }
-                self.users.doubt(slot);
+                self.users.sweep_later(slot);
             }
         }
     }
@@ -124,7 +124,7 @@ impl Core {
             was_there.then(|| (user.name.clone(), Self::stored(user)))
         });
         let held = held.collect();
-        self.recalls.released(vnode, held, self.clock);
+        self.recalls.released(vnode, held, self.time.clock);
         self.departed(vnode, true);
     }
 

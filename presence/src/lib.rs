@@ -20,6 +20,7 @@ mod settings;
 mod slots;
 mod state;
 mod sync;
+mod time;
 mod transfer;
 mod unreported;
 mod user;

@@ -101,14 +101,13 @@ impl Core {
             asked: 0,
             tokens: burst,
             byte_tokens: self.settings.byte_burst,
-            refilled: self.clock as u32,
-            heard: self.clock,
-            ping_due: self.clock + first_ping,
+            refilled: self.time.clock as u32,
+            heard: self.time.clock,
+            ping_due: self.time.clock + first_ping,
             blocked_since: 0,
             expires: hello.expires,
             pending_since: 0,
             watches: Vec::new(),
-            late: Vec::new(),
             replies: Vec::new(),
             rule: rule(&hello.rule),
         });
@@ -247,7 +246,7 @@ impl Core {
             let slot = &mut self.sessions[session];
             slot.pinged = false;
             if slot.alive == 0 {
-                slot.heard = self.clock;
+                slot.heard = self.time.clock;
             }
         }
     }
@@ -256,7 +255,7 @@ impl Core {
     /// when the session takes no part any more.
     pub fn said(&mut self, id: SessionId) -> bool {
         if let Some(session) = self.sessions.live(id) {
-            self.sessions[session].heard = self.clock;
+            self.sessions[session].heard = self.time.clock;
         }
         self.spend(id)
     }
@@ -275,7 +274,7 @@ impl Core {
         if let Some(session) = self.sessions.live(id) {
             let slot = &mut self.sessions[session];
             slot.blocked = true;
-            slot.blocked_since = self.clock;
+            slot.blocked_since = self.time.clock;
             self.counters.blocked += 1;
         }
     }
@@ -296,11 +295,11 @@ impl Core {
         let patience = self.patience(session);
         let unread = self.settings.heartbeat + self.settings.heartbeat_timeout;
         let slot = &mut self.sessions[session];
-        let silent = self.clock - slot.heard >= patience;
+        let silent = self.time.clock - slot.heard >= patience;
         // A client that promised more than pongs still answers pings, or its connection is dead.
-        let dead = slot.pinged && self.clock >= self.pong_due(session);
+        let dead = slot.pinged && self.time.clock >= self.pong_due(session);
         let slot = &mut self.sessions[session];
-        let deaf = slot.blocked && (silent || self.clock - slot.blocked_since >= unread);
+        let deaf = slot.blocked && (silent || self.time.clock - slot.blocked_since >= unread);
         let silent = silent || dead;
         if silent || deaf {
             let how = if silent { How::TimedOut } else { How::Broken };
@@ -314,7 +313,7 @@ impl Core {
             return;
         }
         if slot.expires != 0 {
-            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            let left = slot.expires.saturating_sub(self.time.now.wall_ms);
             if left == 0 {
                 let reason = "the token expired";
                 self.close_session(session, How::Broken, CloseCode::BAD_TOKEN, reason);
@@ -334,8 +333,8 @@ impl Core {
         if slot.closing.is_some() {
             return;
         }
-        if self.clock >= slot.ping_due && !slot.pinged {
-            slot.ping_due = self.clock + self.settings.heartbeat;
+        if self.time.clock >= slot.ping_due && !slot.pinged {
+            slot.ping_due = self.time.clock + self.settings.heartbeat;
             if !slot.blocked {
                 slot.pinged = slot.alive > 0;
                 frame::control(&mut slot.replies, frame::Opcode::Ping, &[]);
@@ -360,14 +359,14 @@ impl Core {
         let beat = if slot.pinged { pong_due } else { slot.ping_due };
         let mut next = beat.min(slot.heard + patience);
         if slot.expires != 0 {
-            let left = slot.expires.saturating_sub(self.now.wall_ms);
+            let left = slot.expires.saturating_sub(self.time.now.wall_ms);
             let warn = if slot.warned {
                 left
             } else {
                 left.saturating_sub(EXPIRING)
             };
             // The wall clock may step, so a far end is looked at again with the next ping.
-            next = next.min(self.clock + warn);
+            next = next.min(self.time.clock + warn);
         }
         self.wheel.cancel(&mut slot.timer);
         slot.timer = self.wheel.arm(next, wheel::Owner::Session(session));

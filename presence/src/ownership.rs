@@ -110,7 +110,7 @@ impl Core {
         self.recalls.forget(vnode);
         if let Stage::Leaving { .. } = stage {
             // It comes back before all is written: what is not, nobody else knows.
-            let deadline = self.clock + self.settings.grace;
+            let deadline = self.time.clock + self.settings.grace;
             for slot in self.users.of_vnode(vnode) {
                 let user = &mut self.users[slot];
                 let asks = matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked);
@@ -126,7 +126,7 @@ impl Core {
                 }
             }
         }
-        self.vnodes.claim(vnode, epoch, seq, over, self.clock);
+        self.vnodes.claim(vnode, epoch, seq, over, self.time.clock);
         if owned {
             return;
         }
@@ -205,13 +205,13 @@ impl Core {
             user.publishing.cancelled();
             user.waiters += 1;
             self.absent
-                .push_back((slot, self.clock + self.settings.grace));
+                .push_back((slot, self.time.clock + self.settings.grace));
         }
     }
 
     /// Users that the former owner of their vnode had seen go, and that nobody has seen since.
     pub(crate) fn publish_the_absent(&mut self) {
-        while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.clock) {
+        while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.time.clock) {
             self.users[slot].waiters -= 1;
             if self.vnodes.is_loaded(self.users[slot].vnode)
                 && self.users[slot].knowledge == Knowledge::Known
@@ -229,7 +229,7 @@ impl Core {
         if self.vnodes.epoch(vnode) != Some(epoch) {
             return;
         }
-        self.vnodes.claim_failed(vnode, epoch, self.clock);
+        self.vnodes.claim_failed(vnode, epoch, self.time.clock);
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
             self.offer_without_store(slot);

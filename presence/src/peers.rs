@@ -81,7 +81,7 @@ impl Core {
                 Owner::Core(owner) if owner == core => self.message_for_home(slot, core),
                 Owner::Core(_) | Owner::Here(_) | Owner::Elsewhere => None,
             };
-            self.users.doubt(slot);
+            self.users.sweep_later(slot);
             if message.is_some() {
                 return message;
             }
@@ -139,7 +139,7 @@ impl Core {
                         cores.unsent &= !bit;
                         cores.refuted &= !bit;
                     });
-                    self.users.doubt(slot);
+                    self.users.sweep_later(slot);
                 }
             }
             PeerMessage::Behind(name, known) => {
@@ -196,7 +196,7 @@ impl Core {
 
     /// Sends the owner's newest state to every core that mirrors the user.
     pub(crate) fn tell_peers(&mut self, slot: u32) {
-        let mut left = self.users[slot].cores().interested;
+        let mut left = self.users[slot].interested();
         if left == 0 {
             return;
         }

@@ -59,11 +59,13 @@ impl Publishing {
     };
 
     /// Whether no event is queued or under way.
+    #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.bus == Transfer::Idle
     }
 
     /// The record has a change that goes to the bus once the store has it.
+    #[inline]
     pub(crate) fn changed(&mut self) {
         self.owed = match self.owed {
             Owed::Nothing | Owed::Unwritten | Owed::Ahead => Owed::Unwritten,
@@ -79,6 +81,7 @@ impl Publishing {
     /// The store has a state of the user; `stale`: it has changed since that was sent. `true` when
     /// the user has to be queued for the bus.
     #[must_use]
+    #[inline]
     fn written(&mut self, stale: bool) -> bool {
         match self.owed {
             Owed::Unwritten | Owed::Ahead if stale => {
@@ -96,6 +99,7 @@ impl Publishing {
     /// The store does not take the user's state now, and the bus may have it all the same. `true`
     /// when the user has to be queued for the bus.
     #[must_use]
+    #[inline]
     fn unavailable(&mut self) -> bool {
         match self.owed {
             Owed::Unwritten | Owed::Overtaken => {
@@ -107,6 +111,7 @@ impl Publishing {
     }
 
     /// An event with the newest state leaves for the bus; `stored`: the store has that state.
+    #[inline]
     pub(crate) fn sent(&mut self, stored: bool) {
         self.bus.sent();
         if !stored && self.owed == Owed::Nothing {
@@ -134,6 +139,7 @@ impl Backlog {
     }
 
     /// The store has a state of the user; `stale`: it has changed since that was sent.
+    #[inline]
     pub(crate) fn written(&mut self, slot: u32, user: &mut Publishing, stale: bool, clock: u64) {
         if user.written(stale) {
             self.push(slot, user, clock);
@@ -154,6 +160,7 @@ impl Backlog {
 
     /// The next user whose state the bus may have. It has to be told to [`Publishing::sent`] or
     /// [`Backlog::dropped`].
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<u32> {
         self.queue.pop_front()
     }
@@ -165,6 +172,7 @@ impl Backlog {
     }
 
     /// The delivery report of the user's event came; whether another event is queued.
+    #[inline]
     pub(crate) fn reported(
         &mut self,
         slot: u32,

@@ -107,6 +107,12 @@ impl Recalls {
         }
     }
 
+    /// Whether a vnode waits to be looked at or claimed again.
+    #[inline]
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.looks.is_empty() || !self.claims.is_empty()
+    }
+
     /// The next vnode that is looked at or claimed again.
     pub(crate) fn next_request(&mut self) -> Option<StoreRequest> {
         if let Some(vnode) = self.looks.pop_front() {
@@ -183,7 +189,7 @@ impl Core {
             let gone = unless_gone(Some(loaded_under), stored.clone());
             let here = user.owned().held || user.record.version.epoch() > epoch;
             if here || !stored.connected || gone.connected {
-                self.users.doubt(slot);
+                self.users.sweep_later(slot);
                 continue;
             }
             user.mode = gone.mode;
@@ -214,7 +220,7 @@ impl Core {
             return;
         };
         let epoch = left.epoch;
-        left.look = self.clock + LOOK;
+        left.look = self.time.clock + LOOK;
         match (there, left.recall) {
             (None, _) => {}
             (Some(there), _) if there > epoch => self.fence(vnode, there),

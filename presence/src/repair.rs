@@ -7,7 +7,7 @@ use protocol::{Cause, Status, Version};
 use ring::{Epoch, Vnode};
 
 use crate::{
-    Core, SessionId,
+    Core, SessionId, Settings,
     user::{Knowledge, User},
     vnodes::Owner,
 };
@@ -98,19 +98,37 @@ impl Suspects {
     }
 }
 
+/// Users of whom only watchers know that they were there before a start with an empty store.
+pub(crate) struct Returns {
+    /// Until when such a user may come back, ms of the core's clock; 0 = that is over.
+    until: u64,
+    /// Those who did not, whose watchers are still to be told.
+    missed: Vec<u32>,
+}
+
+impl Returns {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let until = settings.starts_empty.map_or(0, |_| settings.grace);
+        Self {
+            until,
+            missed: Vec::new(),
+        }
+    }
+}
+
 impl Core {
     /// A vnode has another owner: whoever it knows to be there it publishes, at once or when the user
     /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
     /// what a former owner did not get into the store.
     pub(crate) fn suspect(&mut self, vnode: Vnode) {
         // Not at once again, without a grace period either.
-        let due = self.clock + self.settings.grace.max(1_000);
+        let due = self.time.clock + self.settings.grace.max(1_000);
         self.suspects.add(vnode, due);
     }
 
     /// Asks the store for users who are shown as there by the word of a former owner alone.
     pub(crate) fn look_at_suspects(&mut self) {
-        while let Some(vnode) = self.suspects.next(self.clock) {
+        while let Some(vnode) = self.suspects.next(self.time.clock) {
             if self.vnodes.owner(vnode) != Owner::Elsewhere {
                 continue;
             }
@@ -136,7 +154,7 @@ impl Core {
             let own = own.get();
             (own.saturating_sub(FORMER_EPOCHS)..=own).contains(&known.epoch().get())
         };
-        self.clock < self.returns_until
+        self.time.clock < self.returns.until
             && self.users[slot].record.version == Version::NEVER
             && self.settings.starts_empty.is_some_and(former)
     }
@@ -144,17 +162,17 @@ impl Core {
     /// With a tick: once the time to come back is over, watchers who know a user from before the start
     /// are told that it is not there.
     pub(crate) fn tell_of_the_missed(&mut self) {
-        if self.returns_until != 0 && self.clock >= self.returns_until {
-            self.returns_until = 0;
+        if self.returns.until != 0 && self.time.clock >= self.returns.until {
+            self.returns.until = 0;
             let waited_for = |slot: &u32| self.users[*slot].late;
-            self.missed = self.users.slots.indexes().filter(waited_for).collect();
+            self.returns.missed = self.users.slots.indexes().filter(waited_for).collect();
         }
         for _ in 0..MISSED_IN_A_TURN {
             // The owner is another core's, which is asked for no more than so many at a time.
             if self.searches.0.len() >= MAX_SEARCHES / 2 {
                 return;
             }
-            let Some(slot) = self.missed.pop() else {
+            let Some(slot) = self.returns.missed.pop() else {
                 return;
             };
             // Its place may be another's by now, who is told nothing new.
@@ -177,12 +195,12 @@ impl Core {
                 self.outdo(slot, known);
                 self.answer_late(slot);
             }
-            let patient = until > self.clock && !(here && self.is_last(slot));
+            let patient = until > self.time.clock && !(here && self.is_last(slot));
             let user = &self.users[slot];
-            let waited_for = user.late || user.cores().interested != 0;
+            let waited_for = user.late || user.interested() != 0;
             if patient && waited_for && known > user.record.version {
-                if ask_at <= self.clock && self.owner_of(slot) == Owner::Elsewhere {
-                    self.searches.0[at].ask_at = self.clock + SEARCH_EVERY;
+                if ask_at <= self.time.clock && self.owner_of(slot) == Owner::Elsewhere {
+                    self.searches.0[at].ask_at = self.time.clock + SEARCH_EVERY;
                     self.store_mark(slot);
                 }
                 at += 1;
@@ -255,8 +273,8 @@ impl Core {
                 known,
                 home_knows: false,
                 session,
-                until: self.clock + SEARCH_PATIENCE,
-                ask_at: self.clock + SEARCH_EVERY,
+                until: self.time.clock + SEARCH_PATIENCE,
+                ask_at: self.time.clock + SEARCH_EVERY,
             });
         }
         match owner {

@@ -106,8 +106,6 @@ pub(crate) struct Session {
     /// When the oldest change that waits was made, monotonic µs.
     pub(crate) pending_since: u64,
     pub(crate) watches: Vec<Watch>,
-    /// Users whose state was not known in time for the snapshot, with the version the client has.
-    pub(crate) late: Vec<(u32, u64)>,
     /// Answers, as whole frames, that go out before any record.
     pub(crate) replies: Vec<u8>,
     /// The token's rule; `None` = the session may watch anyone.
@@ -170,6 +168,6 @@ mod tests {
 
     #[test]
     fn a_session_is_no_larger_than_its_documented_cost() {
-        assert_eq!(size_of::<Session>(), 168);
+        assert_eq!(size_of::<Session>(), 144);
     }
 }

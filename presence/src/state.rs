@@ -63,7 +63,7 @@ impl Core {
         if status == record.status && devices == record.devices {
             return false;
         }
-        let now = self.now.wall_ms;
+        let now = self.time.now.wall_ms;
         let record = &mut self.users[slot].record;
         if status != record.status {
             // A user that left was last there when its last session was, not when grace ended.
@@ -98,7 +98,7 @@ impl Core {
             Some(own) if own.status == status => own.since,
             // It has gone invisible just now.
             _ if user.record.status == status => user.record.since,
-            _ => self.now.wall_ms,
+            _ => self.time.now.wall_ms,
         };
         let own = self.users[slot].raise_own(Version::NEVER);
         own.status = status;
@@ -109,7 +109,7 @@ impl Core {
 
     /// Queues the user's record for those of its own sessions that watch it.
     fn tell_own_watchers(&mut self, slot: u32) {
-        let at = self.now.mono_us.max(1);
+        let at = self.time.now.mono_us.max(1);
         let mut session = self.users[slot].owned().first_session;
         while session != NONE {
             let mut watches = self.sessions[session].watches.iter();
@@ -147,7 +147,7 @@ impl Core {
 
     /// Queues the user's record for every watcher of this core.
     pub(crate) fn tell_watchers(&mut self, slot: u32) {
-        let at = self.now.mono_us.max(1);
+        let at = self.time.now.mono_us.max(1);
         for watcher in &self.users[slot].watchers {
             self.fanout.change(
                 &mut self.sessions,
@@ -226,14 +226,14 @@ impl Core {
     pub(crate) fn detach(&mut self, session: u32, how: How) {
         let slot = self.unlink_session(session);
         let gone = match how {
-            How::Clean | How::Broken => self.now.wall_ms,
+            How::Clean | How::Broken => self.time.now.wall_ms,
             How::TimedOut => {
-                let silence = self.clock - self.sessions[session].heard;
-                self.now.wall_ms.saturating_sub(silence)
+                let silence = self.time.clock - self.sessions[session].heard;
+                self.time.now.wall_ms.saturating_sub(silence)
             }
         };
-        let held = self.is_held();
-        let clock = self.clock_now();
+        let held = self.time.is_held();
+        let clock = self.time.clock_now();
         let user = &mut self.users[slot];
         if user.owned().sessions > 0 {
             self.refresh(slot, Cause::Close);
@@ -281,7 +281,7 @@ impl Core {
             self.store_mark(slot);
         }
         self.refresh(slot, cause);
-        self.users.doubt(slot);
+        self.users.sweep_later(slot);
     }
 
     /// The grace period of a user ended.
@@ -368,7 +368,7 @@ impl Core {
             user.record.since = if same {
                 stored.record.since
             } else {
-                self.now.wall_ms
+                self.time.now.wall_ms
             };
             user.record.last_seen = user.record.last_seen.max(stored.record.last_seen);
             user.record.devices = stored.record.devices;
@@ -394,7 +394,7 @@ impl Core {
         self.answer_late(slot);
         self.answer_waiting(slot);
         self.welcome_fully(slot);
-        self.users.doubt(slot);
+        self.users.sweep_later(slot);
     }
 
     /// The store does not answer: an owned user that has a session is shown all the same.
@@ -453,7 +453,7 @@ impl Core {
     /// see the same already are told nothing.
     pub(crate) fn adopt(&mut self, slot: u32, stored: Stored) {
         let connected = stored.connected;
-        let clock = self.clock_now();
+        let clock = self.time.clock_now();
         let user = &mut self.users[slot];
         user.knowledge = Knowledge::Known;
         let Owned {
@@ -485,7 +485,7 @@ impl Core {
             let timer = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
             owned.awaited = Return::Takeover(timer);
             if user.record.status != Status::Offline {
-                user.record.last_seen = self.now.wall_ms;
+                user.record.last_seen = self.time.now.wall_ms;
             }
             self.end_takeover_when_all_are_back(slot);
         }

@@ -166,8 +166,12 @@ impl Core {
     /// The next thing to ask the store for; every request has to be answered by
     /// [`Core::store_reply`].
     pub fn next_store_request(&mut self) -> Option<StoreRequest> {
-        let recall = self.recalls.next_request();
-        if let Some(request) = recall.or_else(|| self.vnodes.next_request(self.clock)) {
+        if self.recalls.has_requests() {
+            return self.recalls.next_request();
+        }
+        if self.vnodes.has_requests()
+            && let Some(request) = self.vnodes.next_request(self.time.clock)
+        {
             return Some(request);
         }
         loop {
@@ -182,7 +186,7 @@ impl Core {
             if user.knowledge == Knowledge::Asked && self.vnodes.epoch(user.vnode).is_none() {
                 user.knowledge = Knowledge::Nothing;
             }
-            self.users.doubt(slot);
+            self.users.sweep_later(slot);
         }
     }
 
@@ -262,7 +266,7 @@ impl Core {
                 let user = &mut self.users[slot];
                 let again = user.store.answered(true);
                 self.backlog
-                    .written(slot, &mut user.publishing, again, self.clock);
+                    .written(slot, &mut user.publishing, again, self.time.clock);
                 if !again {
                     self.settled(slot);
                 }
@@ -336,7 +340,7 @@ impl Core {
     /// With a tick: what the store could not do at once, and users of whom a watcher knows more.
     pub(crate) fn try_again(&mut self) {
         self.vnodes.try_again();
-        self.recalls.look(self.clock);
+        self.recalls.look(self.time.clock);
         self.publish_the_absent();
         self.look_at_suspects();
         self.look_for_what_watchers_know();
@@ -346,14 +350,14 @@ impl Core {
     /// The store cannot have the user's newest state now: the bus may have it all the same.
     pub(crate) fn offer_without_store(&mut self, slot: u32) {
         let publishing = &mut self.users[slot].publishing;
-        self.backlog.unavailable(slot, publishing, self.clock);
+        self.backlog.unavailable(slot, publishing, self.time.clock);
     }
 
     fn requeue(&mut self, slot: u32, again: bool) {
         if again {
             self.store_queue.push_back(slot);
         } else {
-            self.users.doubt(slot);
+            self.users.sweep_later(slot);
         }
     }
 
@@ -365,7 +369,7 @@ impl Core {
             if !self.vnodes.is_kept(user.vnode) || !user.knowledge.has_record() {
                 // The successor has said anew what was true; this core may be the next one.
                 self.backlog.dropped(&mut user.publishing);
-                self.users.doubt(slot);
+                self.users.sweep_later(slot);
                 continue;
             }
             user.publishing.sent(user.store == Transfer::Idle);
@@ -386,14 +390,14 @@ impl Core {
         let publishing = &mut self.users[slot].publishing;
         let again = self
             .backlog
-            .reported(slot, publishing, delivered, self.clock);
+            .reported(slot, publishing, delivered, self.time.clock);
         if delivered {
             self.counters.published += 1;
         } else {
             self.counters.bus_failures += 1;
         }
         if !again {
-            self.users.doubt(slot);
+            self.users.sweep_later(slot);
         }
     }
 

@@ -24,6 +24,7 @@ pub(crate) enum Transfer {
 impl Transfer {
     /// Notes a change; `true` when the user has to be queued.
     #[must_use]
+    #[inline]
     pub(crate) fn changed(&mut self) -> bool {
         let queue = *self == Self::Idle;
         *self = match self {
@@ -37,6 +38,7 @@ impl Transfer {
     ///
     /// # Panics
     /// When the user was not in the queue.
+    #[inline]
     pub(crate) fn sent(&mut self) {
         assert_eq!(*self, Self::Queued, "only what is queued is sent");
         *self = Self::InFlight;
@@ -56,6 +58,7 @@ impl Transfer {
     /// # Panics
     /// When no request is under way: the shell answered twice, or with another user's ticket.
     #[must_use]
+    #[inline]
     pub(crate) fn answered(&mut self, accepted: bool) -> bool {
         let under_way = matches!(self, Self::InFlight | Self::Stale);
         assert!(under_way, "a request is answered once");

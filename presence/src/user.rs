@@ -88,13 +88,13 @@ pub(crate) struct User {
     pub(crate) mode: Mode,
     /// The one request to the store that the user may have, a read or a write.
     pub(crate) store: Transfer,
-    /// Some session has the user in its `late`.
+    /// Some session waits for the user's state: see `late` in `waiting.rs`.
     pub(crate) late: bool,
     /// A watcher has a newer version than what is known here, and that is looked for: see
     /// `repair.rs`.
     pub(crate) searched: bool,
     /// The user is in the list of those who may be forgotten.
-    pub(crate) doubted: bool,
+    pub(crate) in_sweep: bool,
 }
 
 /// What this core is to a user. It follows the stage of the user's vnode: all users of a vnode that
@@ -167,11 +167,13 @@ impl Default for Owned {
 
 impl Owned {
     /// Whether the user has a session or is waited for, or was when its vnode was left.
+    #[inline]
     pub(crate) fn connected(&self) -> bool {
         self.sessions > 0 || self.awaited != Return::No || self.held
     }
 
     /// Whether the sessions of before a takeover are waited for.
+    #[inline]
     pub(crate) fn in_takeover(&self) -> bool {
         matches!(self.awaited, Return::Takeover(_))
     }
@@ -202,11 +204,12 @@ impl User {
             store: Transfer::Idle,
             late: false,
             searched: false,
-            doubted: false,
+            in_sweep: false,
         }
     }
 
     /// What this core has of the user as its owner; `None` of one that it only watches.
+    #[inline]
     pub(crate) fn as_owned(&self) -> Option<&Owned> {
         match &self.role {
             Role::Owned(owned) => Some(owned),
@@ -214,6 +217,7 @@ impl User {
         }
     }
 
+    #[inline]
     pub(crate) fn as_owned_mut(&mut self) -> Option<&mut Owned> {
         match &mut self.role {
             Role::Owned(owned) => Some(owned),
@@ -223,6 +227,7 @@ impl User {
 
     /// # Panics
     /// When this core only watches the user.
+    #[inline]
     pub(crate) fn owned(&self) -> &Owned {
         self.as_owned()
             .expect("only its owner decides about a user")
@@ -230,6 +235,7 @@ impl User {
 
     /// # Panics
     /// When this core only watches the user.
+    #[inline]
     pub(crate) fn owned_mut(&mut self) -> &mut Owned {
         self.as_owned_mut()
             .expect("only its owner decides about a user")
@@ -255,22 +261,27 @@ impl User {
     }
 
     /// Whether the user's home core on this node knows of this core's interest.
+    #[inline]
     pub(crate) fn is_subscribed(&self) -> bool {
         matches!(self.role, Role::Mirrored { subscribed: true })
     }
 
     /// Whether the user has a session or is waited for, or was when its vnode was left.
+    #[inline]
     pub(crate) fn connected(&self) -> bool {
         self.as_owned().is_some_and(Owned::connected)
     }
 
     /// Whether its newest state was not stored when its vnode was left.
+    #[inline]
     pub(crate) fn is_unwritten(&self) -> bool {
         self.as_owned().is_some_and(|owned| owned.unwritten)
     }
 
-    pub(crate) fn cores(&self) -> Cores {
-        self.cores.as_deref().copied().unwrap_or_default()
+    /// The cores of this node that mirror the user, by bit.
+    #[inline]
+    pub(crate) fn interested(&self) -> u64 {
+        self.cores.as_ref().map_or(0, |cores| cores.interested)
     }
 
     /// Changes what the cores of this node have to do with the user.
@@ -321,6 +332,7 @@ impl User {
     }
 
     /// Whether a session of this core wants to know the user's state.
+    #[inline]
     pub(crate) fn wanted_here(&self) -> bool {
         !self.watchers.is_empty() || self.waiters > 0
     }
@@ -328,7 +340,7 @@ impl User {
     /// Whether somebody on this core's account wants to know the user's state: a session, or
     /// another core.
     pub(crate) fn wanted(&self) -> bool {
-        self.wanted_here() || self.cores().interested != 0
+        self.wanted_here() || self.interested() != 0
     }
 
     /// Whether nothing holds the entry any more; `owned`: by this core.
@@ -336,7 +348,7 @@ impl User {
         !self.connected()
             && (!owned || self.record.status == Status::Offline)
             && !self.wanted()
-            && self.cores().queued == 0
+            && self.cores.as_ref().is_none_or(|cores| cores.queued == 0)
             && !self.is_unwritten()
             && self.store == Transfer::Idle
             && self.publishing.is_idle()

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Users {
     pub(crate) slots: Slots<User>,
     index: HashTable<u32>,
-    doubted: Vec<u32>,
+    in_sweep: Vec<u32>,
     hasher: foldhash::quality::FixedState,
     vnodes: VnodeCount,
     /// The first user of each vnode's list, or `NONE`.
@@ -34,7 +34,7 @@ impl Users {
             keeps_interest,
             slots: Slots::default(),
             index: HashTable::new(),
-            doubted: Vec::new(),
+            in_sweep: Vec::new(),
             hasher: foldhash::quality::FixedState::with_seed(seed),
             vnodes,
         }
@@ -69,19 +69,19 @@ impl Users {
     }
 
     /// Notes that nothing may hold the user any more: [`Users::sweep`] will look.
-    pub(crate) fn doubt(&mut self, slot: u32) {
-        if !self[slot].doubted {
-            self[slot].doubted = true;
-            self.doubted.push(slot);
+    pub(crate) fn sweep_later(&mut self, slot: u32) {
+        if !self[slot].in_sweep {
+            self[slot].in_sweep = true;
+            self.in_sweep.push(slot);
         }
     }
 
     /// Forgets the users that nothing holds. Only here a slot becomes free, so that no one holds a
     /// free one in the middle of an input.
     pub(crate) fn sweep(&mut self, vnodes: &Vnodes) {
-        for slot in std::mem::take(&mut self.doubted) {
+        for slot in std::mem::take(&mut self.in_sweep) {
             let user = &mut self[slot];
-            user.doubted = false;
+            user.in_sweep = false;
             let owned = vnodes.epoch(user.vnode).is_some();
             // While its vnode is claimed again nothing is written, so that it may not be in the store.
             let claiming = owned && !vnodes.is_loaded(user.vnode);

@@ -126,6 +126,7 @@ impl Vnodes {
         }
     }
 
+    #[inline]
     pub(crate) fn stage(&self, vnode: Vnode) -> Stage {
         self.slots[vnode.index()].stage
     }
@@ -139,6 +140,7 @@ impl Vnodes {
         self.leaving += usize::from(stage.is_leaving());
     }
 
+    #[inline]
     pub(crate) fn owner(&self, vnode: Vnode) -> Owner {
         match self.stage(vnode) {
             Stage::Sibling(core) => Owner::Core(core),
@@ -148,6 +150,7 @@ impl Vnodes {
     }
 
     /// The epoch, when this core owns the vnode.
+    #[inline]
     pub(crate) fn epoch(&self, vnode: Vnode) -> Option<Epoch> {
         match self.owner(vnode) {
             Owner::Here(epoch) => Some(epoch),
@@ -156,6 +159,7 @@ impl Vnodes {
     }
 
     /// Whether this core owns the vnode and its users are adopted.
+    #[inline]
     pub(crate) fn is_loaded(&self, vnode: Vnode) -> bool {
         matches!(self.stage(vnode), Stage::Owned { .. })
     }
@@ -171,6 +175,7 @@ impl Vnodes {
 
     /// Whether this core has to do with the vnode's records: it owns the vnode, or is not done with
     /// leaving it.
+    #[inline]
     pub(crate) fn is_kept(&self, vnode: Vnode) -> bool {
         self.making_under(vnode).is_some()
     }
@@ -280,9 +285,15 @@ impl Vnodes {
     /// The vnode is left when `unsettled` of its users are written.
     ///
     /// # Panics
-    /// When this core has not the vnode.
+    /// When this core has not the vnode, or has never had it loaded: a release would say that the former
+    /// owner is done.
     pub(crate) fn leave(&mut self, vnode: Vnode, unsettled: u32) {
-        let (Stage::Claiming { epoch, seq, .. }
+        let (Stage::Claiming {
+            epoch,
+            seq,
+            loaded_under: Some(_),
+            ..
+        }
         | Stage::Owned { epoch, seq }
         | Stage::Released { epoch, seq }) = self.stage(vnode)
         else {
@@ -352,6 +363,12 @@ impl Vnodes {
         self.releases.extend(self.releases_put_off.drain(..));
     }
 
+    /// Whether a claim or a release may wait.
+    #[inline]
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.claims.is_empty() || !self.releases.is_empty()
+    }
+
     /// The next claim or release for the store.
     pub(crate) fn next_request(&mut self, clock: u64) -> Option<StoreRequest> {
         while let Some((vnode, of)) = self.claims.pop_front() {
@@ -399,6 +416,7 @@ impl Vnodes {
     }
 
     /// The epoch under which this core makes versions of the vnode, which may be on its way out.
+    #[inline]
     pub(crate) fn making_under(&self, vnode: Vnode) -> Option<Epoch> {
         match self.stage(vnode) {
             Stage::Claiming { epoch, .. }
@@ -413,6 +431,7 @@ impl Vnodes {
     /// # Panics
     /// When this core has not the vnode, or made 2^33 versions under one epoch: at a million
     /// changes a second in one vnode that takes two hours, so a node that gets there is broken.
+    #[inline]
     pub(crate) fn next(&mut self, vnode: Vnode) -> Version {
         let (Stage::Claiming { epoch, seq, .. }
         | Stage::Owned { epoch, seq }
@@ -422,5 +441,81 @@ impl Vnodes {
         };
         *seq += 1;
         Version::new(*epoch, *seq).expect("epochs and sequences stay within their bits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn vnode() -> Vnode {
+        Vnode::new(0)
+    }
+
+    fn vnodes() -> Vnodes {
+        Vnodes::new(VnodeCount::new(2).expect("a power of two"))
+    }
+
+    #[test]
+    #[should_panic(expected = "only the owner of vnode")]
+    fn a_vnode_that_was_never_loaded_is_not_left_for_a_release() {
+        let mut vnodes = vnodes();
+        vnodes.claim(vnode(), Epoch::new(1), 0, Epoch::default(), 0);
+        vnodes.leave(vnode(), 0);
+    }
+
+    proptest! {
+        /// Whatever comes in which order: versions under one epoch grow, the counts are those of the
+        /// stages, and a vnode that is claimed has a claim waiting or under way.
+        #[test]
+        fn a_vnode_keeps_its_promises_in_any_order_of_inputs(
+            inputs in prop::collection::vec(0_u8..10, 0..200),
+        ) {
+            let (mut vnodes, mut epoch, mut clock) = (vnodes(), 0, 0);
+            let mut last = Version::NEVER;
+            let mut asked: Vec<StoreRequest> = Vec::new();
+            for input in inputs {
+                clock += 100;
+                match (input, vnodes.stage(vnode())) {
+                    (0, _) => {
+                        epoch += 1;
+                        vnodes.claim(vnode(), Epoch::new(epoch), 0, Epoch::MAX, clock);
+                    }
+                    (1, _) => vnodes.claim_again(vnode()),
+                    (2, _) => asked.extend(vnodes.next_request(clock)),
+                    (3..=5, _) => match asked.pop() {
+                        Some(StoreRequest::Load { vnode, epoch, .. }) => match input {
+                            3 => {
+                                vnodes.loaded(vnode, epoch);
+                            }
+                            4 => vnodes.claim_held(vnode, epoch),
+                            _ => vnodes.claim_failed(vnode, epoch, clock),
+                        },
+                        Some(StoreRequest::Release { vnode, epoch }) => match input {
+                            3 if vnodes.is_releasing(vnode, epoch) => vnodes.depart(vnode, true),
+                            3 => {}
+                            _ => vnodes.release_failed(vnode, epoch),
+                        },
+                        _ => {}
+                    },
+                    (6, Stage::Owned { .. }) => vnodes.leave(vnode(), 1),
+                    (7, _) => vnodes.settled(vnode()),
+                    (8, _) => vnodes.try_again(),
+                    (9, _) if vnodes.is_kept(vnode()) => {
+                        let version = vnodes.next(vnode());
+                        prop_assert!(version > last);
+                        last = version;
+                    }
+                    _ => {}
+                }
+                let stage = vnodes.stage(vnode());
+                prop_assert_eq!(vnodes.claiming(), usize::from(stage.is_claiming()));
+                prop_assert_eq!(vnodes.leaving(), usize::from(stage.is_leaving()));
+                let under_way = |request: &StoreRequest| matches!(request, StoreRequest::Load { .. });
+                let is_asked = asked.iter().any(under_way) || vnodes.waiting() > 0;
+                prop_assert!(!stage.is_claiming() || is_asked);
+            }
+        }
     }
 }

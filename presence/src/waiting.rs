@@ -1,7 +1,7 @@
 //! Questions (snapshots, queries) that wait until every user they name is known here.
 //! It owns the questions; a session has few of them at a time, so their number is bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::FixedState;
 use protocol::{ErrorCode, ListKind, MessageId, Record, Version, begin_list, end_list};
@@ -68,6 +68,9 @@ pub(crate) struct Waiting {
     questions: Slab<Question>,
     by_user: HashMap<u32, Vec<u32>, FixedState>,
     answers: Vec<Answer>,
+    /// By session and user watched: users whose state was not known in time for the snapshot, with
+    /// the version that the client has.
+    pub(crate) late: BTreeMap<(u32, u32), u64>,
 }
 
 /// The versions that the client says it knows, in the order of `users`.
@@ -107,7 +110,7 @@ impl Core {
             Asker::Welcome { .. } => self.settings.store_patience.min(WELCOME_PATIENCE),
             _ => self.settings.store_patience,
         };
-        let deadline = self.clock + patience;
+        let deadline = self.time.clock + patience;
         let entry = self.waiting.questions.vacant_key() as u32;
         for slot in &users {
             self.users[*slot].waiters += 1;
@@ -166,7 +169,7 @@ impl Core {
             return;
         }
         let late = |(entry, question): (usize, &Question)| {
-            (question.deadline <= self.clock).then_some(entry)
+            (question.deadline <= self.time.clock).then_some(entry)
         };
         let late: Vec<usize> = self.waiting.questions.iter().filter_map(late).collect();
         for entry in late {
@@ -276,9 +279,7 @@ impl Core {
 
     /// The snapshot goes out without the user: its state follows as a change, if it is news.
     fn answer_later(&mut self, session: u32, slot: u32, known: u64) {
-        let session = &mut self.sessions[session];
-        session.late.retain(|(user, _)| *user != slot);
-        session.late.push((slot, known));
+        self.waiting.late.insert((session, slot), known);
         self.users[slot].late = true;
     }
 
@@ -301,24 +302,18 @@ impl Core {
         self.users[slot].late = false;
         for n in 0..self.users[slot].watchers.len() {
             let Watcher { session, watch } = self.users[slot].watchers[n];
-            let late = &self.sessions[session].late;
-            let Some(entry) = late.iter().position(|(user, _)| *user == slot) else {
+            let Some(known) = self.waiting.late.get(&(session, slot)).copied() else {
                 continue;
             };
-            let (_, known) = late[entry];
             if in_order && self.catch_up(slot, known, session) {
                 self.users[slot].late = true;
                 continue;
             }
-            let late = &mut self.sessions[session].late;
-            late.swap_remove(entry);
-            if late.is_empty() {
-                *late = Vec::new();
-            }
+            self.waiting.late.remove(&(session, slot));
             self.sessions[session].watches[watch as usize].clear(Watch::AWAITING);
             let own = slot == self.sessions[session].user;
             if own || self.users[slot].record.version.get() != known {
-                let at = self.now.mono_us.max(1);
+                let at = self.time.now.mono_us.max(1);
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
                 self.fanout.change(sessions, counters, session, watch, at);
             }
@@ -372,6 +367,6 @@ impl Core {
         if self.users[slot].watchers.is_empty() && self.users[slot].waiters == 0 {
             self.lose_interest(slot);
         }
-        self.users.doubt(slot);
+        self.users.sweep_later(slot);
     }
 }

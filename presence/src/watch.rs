@@ -82,7 +82,7 @@ impl Core {
     ) {
         for slot in users {
             self.users[*slot].mark = 0;
-            self.users.doubt(*slot);
+            self.users.sweep_later(*slot);
         }
         self.counters.watch_limit += 1;
         self.reply_error(session, id, ErrorCode::WatchLimit, message);
@@ -191,7 +191,6 @@ impl Core {
             self.remove_watch(session, last as u32);
         }
         self.sessions[session].watches = Vec::new();
-        self.sessions[session].late = Vec::new();
         self.settings.watches.give_back(count);
     }
 
@@ -203,9 +202,8 @@ impl Core {
             user.watchers[moved.position as usize].watch = watch;
             user.mark_watch = watch;
         }
-        let late = &mut self.sessions[session].late;
-        if !late.is_empty() {
-            late.retain(|(user, _)| *user != removed.user());
+        if !self.waiting.late.is_empty() {
+            self.waiting.late.remove(&(session, removed.user()));
         }
         let user = &mut self.users[removed.user()];
         user.watchers.swap_remove(removed.position as usize);
