@@ -7,13 +7,15 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
+    compare::Compare,
+    dialogue::Dialogue,
     encoding::Encoding,
     plan::Scenario,
     scenario::{ScenarioError, ScenarioFile},
 };
 
 /// The secret of a standalone edge that was given none; it listens on loopback only.
-const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
+pub(crate) const DEVELOPMENT_SECRET: &str = "online-status-development-secret-change-me";
 
 /// Load and correctness for an online-status server.
 #[derive(Debug, Parser)]
@@ -55,6 +57,7 @@ enum Commands {
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
+    Compare(Compare),
     #[command(hide = true)]
     Worker,
 }
@@ -67,6 +70,8 @@ enum Load {
     Presence(Options),
     /// One user changes status; all sessions watch it.
     Fanout(Options),
+    /// Each session of a server of another kind sends messages that come back to it.
+    Echo(Options),
     /// All sessions break at once and come back at once.
     Storm(Options),
 }
@@ -77,6 +82,7 @@ impl Load {
             Self::Connect(options) => (Scenario::Connect, options),
             Self::Presence(options) => (Scenario::Presence, options),
             Self::Fanout(options) => (Scenario::Fanout, options),
+            Self::Echo(options) => (Scenario::Echo, options),
             Self::Storm(options) => (Scenario::Storm, options),
         };
         Options {
@@ -191,6 +197,9 @@ pub(crate) struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) dialogue: Dialogue,
     #[arg(skip)]
     #[serde(skip)]
     pub(crate) scenario: Scenario,
@@ -288,6 +297,8 @@ pub(crate) enum Command {
         reports: Vec<PathBuf>,
         page: Option<PathBuf>,
     },
+    /// To compare our edge with other servers.
+    Compare(Compare),
     /// To run a scenario, which a file may have described.
     Run(Box<Options>, Option<ScenarioFile>),
     /// To say what a scenario file comes to.
@@ -305,6 +316,7 @@ pub(crate) fn parse() -> Result<Command, ScenarioError> {
     let (file, check, more) = match arguments.command {
         Commands::Load(load) => return Ok(Command::Run(Box::new(load.options()), None)),
         Commands::Worker => return Ok(Command::Worker),
+        Commands::Compare(options) => return Ok(Command::Compare(options)),
         Commands::Diff { reports, report } => {
             return Ok(Command::Diff {
                 reports,
@@ -320,11 +332,11 @@ pub(crate) fn parse() -> Result<Command, ScenarioError> {
     let file = ScenarioFile::read(&file, &Arguments::command(), &more)?;
     let program = std::iter::once("online-status-bench");
     let words = program.chain(file.words.iter().map(String::as_str));
-    let wrong = |error: &dyn std::fmt::Display| file.locate(None, error.to_string());
+    let wrong = |error: clap::Error| file.locate(None, error.to_string());
     let matches = Arguments::command()
         .try_get_matches_from(words)
-        .map_err(|error| wrong(&error))?;
-    let load = Load::from_arg_matches(&matches).map_err(|error| wrong(&error))?;
+        .map_err(wrong)?;
+    let load = Load::from_arg_matches(&matches).map_err(wrong)?;
     Ok(match check {
         true => Command::Show(file),
         false => Command::Run(Box::new(load.options()), Some(file)),

@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<(String, Report), DiffError> {
 
 impl Figure {
     /// Of the values of a side's rounds.
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;

@@ -3,25 +3,21 @@
 //! judgement of messages are in its modules. It never waits for a server: changes are made when they are due.
 
 mod messages;
+mod parent;
 mod routes;
 mod sessions;
 mod sockets;
+mod source;
 mod transport;
 
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    io::{self, BufRead, Write},
-    os::fd::{AsRawFd, OwnedFd},
-    sync::mpsc::{self, Receiver},
-    time::Duration,
+    io::{self, BufRead},
+    sync::mpsc::Receiver,
 };
 
-use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
+use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
 use self::{
@@ -31,6 +27,7 @@ use self::{
 use crate::{
     address::{AddressError, Place, Places},
     clock::{now_us, processor_us},
+    foreign,
     link::{Away, News, Order, Results},
     plan::{Entrance, Kind, Plan, Scenario},
     route::{Router, WIRES},
@@ -40,7 +37,11 @@ use crate::{
     watch::{Entry, Scene},
 };
 
-pub(crate) use self::sockets::PER_ADDRESS;
+pub(crate) use self::{
+    parent::{Alarm, listen_for_orders, tell},
+    source::{PER_ADDRESS, open},
+    transport::Transport,
+};
 
 const TIMER: Token = Token(usize::MAX - 1);
 const ORDERS: Token = Token(usize::MAX - 2);
@@ -68,7 +69,7 @@ pub(crate) enum WorkError {
 struct Engine {
     plan: Plan,
     poll: Poll,
-    timer: OwnedFd,
+    alarm: Alarm,
     orders: Receiver<Order>,
     connections: Slab<Connection>,
     /// This worker's users, by user number ÷ workers.
@@ -109,41 +110,17 @@ pub(crate) fn work() -> Result<(), Box<dyn std::error::Error>> {
     let mut first = String::new();
     io::stdin().lock().read_line(&mut first)?;
     let plan: Plan = serde_json::from_str(&first).map_err(WorkError::Plan)?;
-    Engine::new(plan)?.run()?;
+    match &plan.dialogue {
+        None => Engine::new(plan)?.run()?,
+        Some(_) => foreign::work(plan)?,
+    }
     Ok(())
-}
-
-fn tell(news: &News) -> Result<(), WorkError> {
-    let mut line = serde_json::to_vec(news)?;
-    line.push(b'\n');
-    let mut out = io::stdout().lock();
-    out.write_all(&line)?;
-    out.flush()?;
-    Ok(())
-}
-
-fn listen_for_orders(waker: Waker) -> Receiver<Order> {
-    let (sender, orders) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let order = line.ok().and_then(|line| serde_json::from_str(&line).ok());
-            if order.is_none_or(|order| sender.send(order).is_err()) || waker.wake().is_err() {
-                break;
-            }
-        }
-        // The run was given up: nobody waits for the results.
-        std::process::exit(0);
-    });
-    orders
 }
 
 impl Engine {
     fn new(plan: Plan) -> Result<Self, WorkError> {
         let poll = Poll::new()?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)
-            .map_err(io::Error::from)?;
-        poll.registry()
-            .register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+        let alarm = Alarm::new(&poll, TIMER)?;
         let orders = listen_for_orders(Waker::new(poll.registry(), ORDERS)?);
         let mut places = Places::default();
         let (home, router) = match &plan.entrance {
@@ -170,7 +147,7 @@ impl Engine {
         }
         Ok(Self {
             poll,
-            timer,
+            alarm,
             orders,
             connections: Slab::new(),
             truths: vec![Truth::default(); users.len()],
@@ -231,11 +208,7 @@ impl Engine {
             }
             for event in &events {
                 match event.token() {
-                    TIMER => {
-                        let mut expired = [0; 8];
-                        // Spurious wake-ups have nothing to read.
-                        let _ = rustix::io::read(&self.timer, &mut expired);
-                    }
+                    TIMER => self.alarm.rang(),
                     ORDERS => self.obey()?,
                     Token(wire @ ROUTES..=LAST_ROUTE) => self.routed(wire - ROUTES)?,
                     Token(connection) => self.serve(connection, event.is_writable())?,
@@ -304,17 +277,7 @@ impl Engine {
                 next = next.min(go + self.plan.time(self.next_change));
             }
         }
-        let wait = Duration::from_micros(next.saturating_sub(now).max(1));
-        let wait = Timespec {
-            tv_sec: wait.as_secs() as i64,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        };
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: wait,
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        Ok(())
+        self.alarm.set(now, next)
     }
 
     fn change_due(&mut self, now: u64) -> Result<(), WorkError> {

@@ -45,6 +45,8 @@ struct Server {
     /// Resident memory before the first session and at rest with all, bytes.
     before: u64,
     at_rest: u64,
+    /// Processor time before the first session, µs.
+    cpu_before: u64,
     /// Processor time at rest, µs; 0 for a process that came later.
     at_rest_cpu: u64,
     /// Processor time since then of processes that ended, µs.
@@ -82,6 +84,8 @@ pub(crate) struct Cost {
     pub(crate) bytes_per_session: u64,
     /// Slab memory of the kernel a session, bytes; on loopback for both ends.
     pub(crate) kernel_bytes_per_session: u64,
+    /// Processor time until all sessions were at rest, a session, µs.
+    pub(crate) cpu_us_per_connect: Option<f64>,
     /// Processor time in the measured part, a delivery, µs; with no deliveries none.
     pub(crate) cpu_us_per_delivery: Option<f64>,
     /// Processor time in the measured part, of one core, percent.
@@ -145,6 +149,7 @@ impl Fleet {
             pid,
             last: Sample::default(),
             before: 0,
+            cpu_before: 0,
             at_rest: 0,
             at_rest_cpu: 0,
             past_cpu: 0,
@@ -158,6 +163,7 @@ impl Fleet {
         fleet.look();
         for server in &mut fleet.servers {
             server.before = server.last.resident;
+            server.cpu_before = server.last.cpu_us;
         }
         fleet.slab[0] = server::slab();
         Ok(fleet)
@@ -246,7 +252,10 @@ impl Fleet {
         let each = |bytes: u64| bytes / u64::from(sessions.max(1));
         let all_cpu: f64 = seen().map(cpu).sum();
         let delivered = results.counts.delivered;
+        let opening = |server: &Server| server.at_rest_cpu.saturating_sub(server.cpu_before);
+        let opening: u64 = seen().map(opening).sum();
         Some(Cost {
+            cpu_us_per_connect: (sessions > 0).then(|| opening as f64 / f64::from(sessions)),
             bytes_per_session: each(seen().map(grown).sum()),
             kernel_bytes_per_session: each(self.slab[1].saturating_sub(self.slab[0])),
             cpu_us_per_delivery: (delivered > 0).then(|| all_cpu / delivered as f64),

@@ -1,15 +1,18 @@
 //! online-status-bench: opens tens of thousands of sessions against a running server, changes
 //! presence on an open-loop schedule, times each change from its intended time to every watcher,
 //! and checks that each got it once and in order.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod address;
 mod cli;
 mod clock;
+mod compare;
+mod dialogue;
 mod diff;
 mod encoding;
 mod engine;
 mod fleet;
+mod foreign;
 mod link;
 mod machine;
 mod output;
@@ -60,6 +63,7 @@ fn carry_out(command: cli::Command) -> Result<bool, Box<dyn std::error::Error>> 
                 _ => error,
             }
         }),
+        cli::Command::Compare(options) => compare::compare(&options),
         cli::Command::Diff { reports, page } => {
             diff::diff(&reports, page.as_deref()).map(|()| true)
         }

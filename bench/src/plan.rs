@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{address::Address, encoding::Encoding, tls::Trust, truth::Span};
+use crate::{address::Address, dialogue::Dialogue, encoding::Encoding, tls::Trust, truth::Span};
 
 /// The kind of load that a run makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +15,7 @@ pub(crate) enum Scenario {
     Presence,
     Fanout,
     Storm,
+    Echo,
 }
 
 /// What a user does, in turns, from its second turn on.
@@ -47,11 +48,13 @@ pub(crate) enum Entrance {
 }
 
 /// A run, as the workers get it. Users are numbered: `0..sessions` hold a session each, then the
-/// one that all watch in `Fanout`, then those that come and go.
+/// one that all watch in `Fanout` (several, of another kind of server), then those that come and go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) entrance: Entrance,
+    /// For a server of another kind.
+    pub(crate) dialogue: Option<Dialogue>,
     pub(crate) secret: String,
     pub(crate) encoding: Encoding,
     /// For `wss://`.
@@ -83,6 +86,8 @@ pub(crate) struct Plan {
     pub(crate) probe: u64,
     pub(crate) connect_rate: f64,
     pub(crate) workers: u32,
+    /// The second byte of this run's source addresses on loopback.
+    pub(crate) source: u8,
     /// The index of this worker, from 0.
     pub(crate) worker: u32,
 }
@@ -108,9 +113,19 @@ impl Plan {
             .ok()
     }
 
+    /// Those whom all sessions of `Fanout` watch.
+    fn publishers(&self) -> u32 {
+        self.dialogue
+            .as_ref()
+            .map_or(1, |dialogue| dialogue.publishers)
+    }
+
     /// Users that hold a session all the time.
     pub(crate) fn holders(&self) -> u32 {
-        self.sessions + u32::from(self.scenario == Scenario::Fanout)
+        match self.scenario {
+            Scenario::Fanout => self.sessions + self.publishers(),
+            _ => self.sessions,
+        }
     }
 
     /// The number of users of the whole run.
@@ -121,8 +136,8 @@ impl Plan {
     pub(crate) fn kind(&self, user: u32) -> Kind {
         match self.scenario {
             _ if user >= self.holders() => Kind::Moves,
-            Scenario::Presence => Kind::Toggles,
-            Scenario::Fanout if user == self.sessions => Kind::Toggles,
+            Scenario::Presence | Scenario::Echo => Kind::Toggles,
+            Scenario::Fanout if user >= self.sessions => Kind::Toggles,
             Scenario::Connect | Scenario::Storm | Scenario::Fanout => Kind::Stays,
         }
     }
@@ -130,8 +145,8 @@ impl Plan {
     /// The first of the users that toggle, and their number.
     fn togglers(&self) -> (u32, u32) {
         match self.scenario {
-            Scenario::Presence => (0, self.sessions),
-            Scenario::Fanout => (self.sessions, 1),
+            Scenario::Presence | Scenario::Echo => (0, self.sessions),
+            Scenario::Fanout => (self.sessions, self.publishers()),
             Scenario::Connect | Scenario::Storm => (0, 0),
         }
     }
@@ -143,7 +158,10 @@ impl Plan {
             return Vec::new();
         }
         if self.scenario == Scenario::Fanout {
-            return vec![self.sessions];
+            return (self.sessions..self.holders()).collect();
+        }
+        if self.scenario == Scenario::Echo {
+            return vec![user];
         }
         let first = user % self.workers;
         let all = u64::from((self.users() - first).div_ceil(self.workers));
@@ -203,7 +221,8 @@ impl Plan {
 
     /// When the `n`th change is meant to happen, µs from the start.
     pub(crate) fn time(&self, n: u64) -> u64 {
-        (n as f64 * 1e6 / self.rate) as u64
+        let burst = self.dialogue.as_ref().map_or(1, |d| u64::from(d.burst));
+        ((n - n % burst) as f64 * 1e6 / self.rate) as u64
     }
 
     /// Has the run end so many µs after its start, with `made` changes at least.
@@ -254,6 +273,7 @@ pub(crate) mod tests {
         Plan {
             scenario,
             entrance: Entrance::Coordinators(Vec::new()),
+            dialogue: None,
             secret: String::new(),
             encoding: Encoding::Json,
             trust: Trust::System,
@@ -274,6 +294,7 @@ pub(crate) mod tests {
             probe: 0,
             connect_rate: 100.0,
             workers: 3,
+            source: 1,
             worker: 1,
         }
     }

@@ -93,12 +93,16 @@ fn upgrade(plan: &Plan, address: &Address) -> Result<(), PreflightError> {
         error,
     };
     let user = plan.user(plan.users());
-    let request = wire::request(address, &plan.secret, &user, plan.encoding)?;
+    let request = match &plan.dialogue {
+        None => wire::request(address, &plan.secret, &user, plan.encoding)?,
+        Some(dialogue) => dialogue.request(plan, address, plan.users())?,
+    };
+    let ours = plan.dialogue.is_none();
     let socket = TcpStream::connect_timeout(&address.socket, PATIENCE).map_err(absent)?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(absent)?;
     socket.set_write_timeout(Some(PATIENCE)).map_err(absent)?;
     if !address.tls {
-        return answer(socket, &request, address);
+        return answer(socket, &request, address, ours);
     }
     let tls = Tls::new(&plan.trust)?;
     let mut tls = StreamOwned::new(tls::begin(tls.of_user(), &address.host)?, socket);
@@ -117,13 +121,14 @@ fn upgrade(plan: &Plan, address: &Address) -> Result<(), PreflightError> {
             });
         }
     }
-    answer(tls, &request, address)
+    answer(tls, &request, address, ours)
 }
 
 fn answer(
     mut stream: impl Read + Write,
     request: &[u8],
     address: &Address,
+    ours: bool,
 ) -> Result<(), PreflightError> {
     let host = || address.host.clone();
     let absent = |error| PreflightError::NoServer {
@@ -149,6 +154,9 @@ fn answer(
         return Ok(());
     }
     let advice = match () {
+        () if !ours => {
+            "name the path in --url, and give --header and --subprotocol as this server wants them"
+        }
         () if answer.contains(" 401") => "give the server's secret with --secret or JWT_SECRET",
         () if answer.contains(" 403") => {
             "its list of origins or its limits for an address forbid it"

@@ -10,6 +10,7 @@ use crate::{
     address::{Address, AddressError, HTTP, WEBSOCKET},
     cli::{Options, Outage},
     clock::now_us,
+    dialogue::{Dialogue, Template},
     fleet::Fleet,
     link::Order,
     machine::{Machine, now_ms},
@@ -47,15 +48,18 @@ pub(crate) enum RunError {
     Zero(&'static str, f64),
     #[error("--{0} {1}: it must be 0 to {MAX_SPAN} seconds")]
     Span(&'static str, f64),
+    #[error("--{0}: {1}")]
+    Dialogue(&'static str, &'static str),
 }
 
 impl RunError {
     /// The option that it is about.
     pub(crate) fn option(&self) -> Option<&'static str> {
         match self {
-            Self::Address(option, _) | Self::Zero(option, _) | Self::Span(option, _) => {
-                Some(option)
-            }
+            Self::Address(option, _)
+            | Self::Zero(option, _)
+            | Self::Span(option, _)
+            | Self::Dialogue(option, _) => Some(option),
             Self::Files(..) => Some("sessions"),
             Self::Tls(_) => Some("ca"),
         }
@@ -134,6 +138,36 @@ fn entrance(options: &Options) -> Result<Entrance, RunError> {
     Ok(Entrance::Coordinators(all.collect::<Result<_, _>>()?))
 }
 
+/// What is said to a server of another kind; `None` = it is one of ours.
+fn dialogue(options: &Options) -> Result<Option<Dialogue>, RunError> {
+    let dialogue = &options.dialogue;
+    let scenario = options.scenario;
+    if *dialogue == Dialogue::default() && scenario != Scenario::Echo {
+        return Ok(None);
+    }
+    let wrong = |option, what| Err(RunError::Dialogue(option, what));
+    let changing = !matches!(scenario, Scenario::Connect | Scenario::Storm);
+    let marked = (dialogue.message.as_ref()).is_some_and(Template::has_marker);
+    let publishers = scenario != Scenario::Fanout && dialogue.publishers != 1;
+    match () {
+        () if scenario == Scenario::Storm => wrong("open", "storm is for online-status servers"),
+        () if changing && !marked => wrong(
+            "message",
+            "it must be the text that is sent for a change to a server of another kind, with \
+             ${marker} in it; leave all options for such servers out to test an online-status server",
+        ),
+        () if publishers => wrong("publishers", "only fanout has publishers"),
+        () if !options.coordinator.is_empty() => wrong(
+            "coordinator",
+            "a server of another kind has none; name it with --url",
+        ),
+        () if options.probe > 0.0 => wrong("probe", "it is for online-status servers"),
+        () if options.hold_after > 0.0 => wrong("hold-after", "it is for online-status servers"),
+        () if !options.outages.is_empty() => wrong("outage-at", "it is for online-status servers"),
+        () => Ok(Some(dialogue.clone())),
+    }
+}
+
 fn plan(options: &Options) -> Result<Plan, RunError> {
     let scenario = options.scenario;
     let rate = options.rate.unwrap_or(if scenario == Scenario::Fanout {
@@ -166,9 +200,10 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
     if let Some((name, span)) = spans.into_iter().chain(outages).find(|(_, s)| !sane(*s)) {
         return Err(RunError::Span(name, span));
     }
-    let changing = matches!(scenario, Scenario::Presence | Scenario::Fanout);
+    let dialogue = dialogue(options)?;
+    let changing = !matches!(scenario, Scenario::Connect | Scenario::Storm);
     let (move_every, movers) = match scenario {
-        Scenario::Presence if options.moves > 0 => {
+        Scenario::Presence if options.moves > 0 && dialogue.is_none() => {
             let every = 100 / options.moves;
             // So many that each has two seconds between its changes.
             (every, (rate / every as f64 * 2.0).ceil() as u32 + 1)
@@ -177,12 +212,14 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
     };
     let watch = options.watch.unwrap_or(match scenario {
         Scenario::Connect => 0,
-        Scenario::Fanout => 1,
+        Scenario::Fanout => options.dialogue.publishers,
+        Scenario::Echo => 1,
         Scenario::Presence | Scenario::Storm => 20,
     });
     let mut plan = Plan {
         scenario,
         entrance: entrance(options)?,
+        dialogue,
         secret: options.secret.clone(),
         encoding: options.encoding,
         trust: Trust::read(options.ca.as_deref())?,
@@ -215,6 +252,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         probe: micros(options.probe),
         connect_rate: options.connect_rate,
         workers: 1,
+        source: 1 + (std::process::id() % 254) as u8,
         worker: 0,
     };
     let files = files();

@@ -102,8 +102,19 @@ impl ScenarioFile {
             if key == COMMAND {
                 continue;
             }
-            let own = words_of(key, value.get_ref()).map_err(|what| wrong(at, what))?;
-            check(program, &name, key, &own).map_err(|what| wrong(at, what))?;
+            // Members of a list may have lines of their own.
+            let parts = match value.get_ref() {
+                DeValue::Array(parts) => {
+                    parts.iter().map(|part| (part.span().start, part)).collect()
+                }
+                _ => vec![(at, value)],
+            };
+            let mut own = Vec::new();
+            for (at, part) in parts {
+                let words = words_of(key, part.get_ref()).map_err(|what| wrong(at, what))?;
+                check(program, &name, key, &words).map_err(|what| wrong(at, what))?;
+                own.extend(words);
+            }
             lines.insert(key.to_string(), line_at(at));
             let option = format!("--{key}");
             let replaced = |word: &String| {
@@ -152,11 +163,7 @@ fn words_of(key: &str, value: &DeValue<'_>) -> Result<Vec<String>, String> {
         DeValue::String(text) => Ok(vec![word(text)]),
         DeValue::Integer(number) => Ok(vec![word(&number.to_string())]),
         DeValue::Float(number) => Ok(vec![word(&number.to_string())]),
-        DeValue::Array(values) => {
-            let words = values.iter().map(|value| words_of(key, value.get_ref()));
-            Ok(words.collect::<Result<Vec<_>, _>>()?.concat())
-        }
-        DeValue::Datetime(_) | DeValue::Table(_) => Err(format!(
+        DeValue::Array(_) | DeValue::Datetime(_) | DeValue::Table(_) => Err(format!(
             "{key}: it must be a text, a number, true or false, or a list of these"
         )),
     }
@@ -248,6 +255,14 @@ mod tests {
             (
                 format!("{six}rate = {{ a = 1 }}\n"),
                 &["load.toml:7: rate: it must be a text, a number"],
+            ),
+            (
+                "command = \"fanout\"\nopen = [\n  'send 40',\n  'await 40{',\n\n\n  'sned 42',\n]\n".into(),
+                &["load.toml:7: open: ", "'sned 42'", "send TEXT, each TEXT or await TEXT"],
+            ),
+            (
+                format!("{six}message = '${{marker}} ${{nmae}}'\n"),
+                &["load.toml:7: message: ", "${nmae}", "${marker}, ${user}"],
             ),
             (format!("{six}sessions = \n"), &["line 7", "load.toml"]),
             (

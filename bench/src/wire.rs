@@ -23,6 +23,16 @@ struct Claims<'a> {
     exp: u64,
 }
 
+/// A token of a user.
+pub(crate) fn token(secret: &str, user: &str) -> Result<String, jsonwebtoken::errors::Error> {
+    let claims = Claims {
+        sub: user,
+        exp: jsonwebtoken::get_current_timestamp() + TTL,
+    };
+    let key = EncodingKey::from_secret(secret.as_bytes())?;
+    jsonwebtoken::encode(&Header::default(), &claims, &key)
+}
+
 /// The upgrade request of a user, with its token.
 pub(crate) fn request(
     address: &Address,
@@ -30,20 +40,21 @@ pub(crate) fn request(
     user: &str,
     encoding: Encoding,
 ) -> Result<Vec<u8>, jsonwebtoken::errors::Error> {
-    let claims = Claims {
-        sub: user,
-        exp: jsonwebtoken::get_current_timestamp() + TTL,
-    };
-    let key = EncodingKey::from_secret(secret.as_bytes())?;
-    let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
-    let Address { host, path, .. } = address;
+    let token = token(secret, user)?;
     let subprotocol = encoding.subprotocol();
-    Ok(format!(
+    let headers =
+        format!("Sec-WebSocket-Protocol: {subprotocol}\r\nAuthorization: Bearer {token}\r\n");
+    Ok(upgrade(address, &headers))
+}
+
+/// An upgrade request with more headers, a line each.
+pub(crate) fn upgrade(address: &Address, headers: &str) -> Vec<u8> {
+    let Address { host, path, .. } = address;
+    format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: {subprotocol}\r\nAuthorization: Bearer {token}\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
     )
-    .into_bytes())
+    .into_bytes()
 }
 
 /// The length of the upgrade's answer at the start of `bytes`, once it is whole.

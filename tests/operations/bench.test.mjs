@@ -94,6 +94,17 @@ test('JSON and CBOR, with TLS and without, judge a good edge alike', async () =>
   assert.deepEqual(answers, [['json', false], ['json', true], ['cbor', false], ['cbor', true]]);
 });
 
+test('an edge spoken to as a server of another kind passes on all changes, one by one and in bursts', async () => {
+  const file = path.join(root, 'bench/scenarios/servers/online-status.toml');
+  const words = ['run', file, '--url', `ws://127.0.0.1:${plain}/socket`, '--sessions', '30', '--duration', '2', '--json', '--quiet'];
+  const runs = [[], ['--publishers', '5', '--burst', '5']].map((more) => benchMeanwhile(...words, ...more));
+  for (const done of await Promise.all(runs)) {
+    assert.deepEqual(wrong(done), [], done.stdout);
+    const { counts } = JSON.parse(done.stdout);
+    assert.deepEqual([counts.expected, counts.delivered + counts.conflated], [600, 600], done.stdout);
+  }
+});
+
 test('whoever comes back after a storm brings the ticket of its first TLS session', () => {
   const done = bench('storm', '--sessions', '30', '--watch', '5', '--url', `wss://127.0.0.1:${secure}/socket`, '--ca', 'ca.pem', '--json', '--quiet');
   assert.deepEqual(wrong(done), [], done.stdout);

@@ -3,15 +3,13 @@
 
 use std::{
     io::{self, Read, Write},
-    net::SocketAddr,
     sync::Arc,
 };
 
-use mio::{Interest, Token, net::TcpStream};
+use mio::{Interest, Token};
 use rustls::ClientConnection;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Engine, WorkError, sessions::End, transport::Transport};
+use super::{Engine, WorkError, sessions::End, source, transport::Transport};
 use crate::{
     address::{Address, Place},
     clock::now_us,
@@ -93,7 +91,7 @@ impl Engine {
             Ok(tls) => tls,
             Err(error) => return self.undialed(number, &error.to_string()),
         };
-        let stream = match open(address.socket, number) {
+        let stream = match source::open(&self.plan, address.socket, number) {
             Ok(socket) => Transport::new(socket, tls),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 return self.undialed(number, NO_PORT);
@@ -351,34 +349,5 @@ impl Engine {
             self.ended(connection, end)?;
         }
         Ok(())
-    }
-}
-
-/// Sessions from one source address: the kernel looks for a free port ever longer, from half of all
-/// on, and that is not the server's. An address is the user's whatever its server is, so that no
-/// server, in whatever fault, meets more from one address.
-pub(crate) const PER_ADDRESS: u32 = 10_000;
-
-/// Begins the connection of a user. On loopback there is an address for every so many.
-fn open(address: SocketAddr, user: u32) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    let number = user / PER_ADDRESS;
-    if address.ip().is_loopback() && address.is_ipv4() && number > 0 {
-        let source = SocketAddr::from(([127, 0, 0, 1 + (number % 250) as u8], 0));
-        socket.bind(&source.into())?;
-    }
-    match socket.connect(&SockAddr::from(address)) {
-        Err(error)
-            if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
-        {
-            Err(error)
-        }
-        _ => Ok(TcpStream::from_std(socket.into())),
     }
 }

@@ -6,20 +6,20 @@ use std::io::{self, Read, Write};
 use mio::net::TcpStream;
 use rustls::{ClientConnection, HandshakeKind, StreamOwned};
 
-pub(super) enum Transport {
+pub(crate) enum Transport {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Transport {
-    pub(super) fn new(socket: TcpStream, tls: Option<ClientConnection>) -> Self {
+    pub(crate) fn new(socket: TcpStream, tls: Option<ClientConnection>) -> Self {
         match tls {
             None => Self::Plain(socket),
             Some(tls) => Self::Tls(Box::new(StreamOwned::new(tls, socket))),
         }
     }
 
-    pub(super) fn socket(&mut self) -> &mut TcpStream {
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => &mut tls.sock,
@@ -27,7 +27,7 @@ impl Transport {
     }
 
     /// Whether the TLS session is a former one taken up again; `None` without TLS.
-    pub(super) fn resumed(&self) -> Option<bool> {
+    pub(crate) fn resumed(&self) -> Option<bool> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(tls) => Some(tls.conn.handshake_kind() == Some(HandshakeKind::Resumed)),
@@ -35,7 +35,7 @@ impl Transport {
     }
 
     /// Whether reading may have made it possible to write: TLS had to agree with the server first.
-    pub(super) fn has_agreed(&self) -> bool {
+    pub(crate) fn has_agreed(&self) -> bool {
         matches!(self, Self::Tls(tls) if !tls.conn.is_handshaking())
     }
 }

@@ -2,6 +2,7 @@
 //! to be found and called by its name, and what a client has to live with is no error.
 
 mod fake;
+mod foreign;
 mod interrupted;
 
 use std::{
@@ -322,6 +323,15 @@ fn wrong_usage_ends_with_2_and_the_option_its_value_and_what_is_allowed() {
         ),
         ("--moves 60", &["--moves", "60", "0..=50"]),
         ("--sesions 5", &["--sesions", "--sessions"]),
+        ("--message hello", &["--message: ", "${marker}"]),
+        (
+            "--open send",
+            &["'send' for '--open", "each TEXT or await TEXT"],
+        ),
+        (
+            "--message ${marker} --publishers 2",
+            &["--publishers: only fanout"],
+        ),
         (both, &["--url", "--coordinator", "cannot be used"]),
         // No mistake, and nobody there.
         ("--coordinator http://127.0.0.1:9", &["127.0.0.1:9"]),
