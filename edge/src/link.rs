@@ -78,7 +78,7 @@ impl Link {
     fn read(&mut self, most: usize, answers: &mut Vec<u8>) -> io::Result<Taken> {
         let mut scratch = self.worker.scratch.borrow_mut();
         let room = most.min(scratch.len());
-        let taken = match socket::receive(&self.stream, &mut scratch[..room])? {
+        let taken = match socket::receive(socket::descriptor(&self.stream), &mut scratch[..room])? {
             None => return Ok(Taken::Nothing),
             Some(0) => return Ok(Taken::End),
             Some(taken) => taken,
@@ -149,7 +149,10 @@ impl Link {
         // With what has come unread, the socket would be reset and the answer lost.
         let _ = self.read(usize::MAX, &mut Vec::new());
         // It fails when the client is gone.
-        let _ = socket::send(&self.stream, &response.encode(false, false));
+        let _ = socket::send(
+            socket::descriptor(&self.stream),
+            &response.encode(false, false),
+        );
     }
 
     /// Sends a close frame as the last thing on the connection.
@@ -170,11 +173,11 @@ impl Link {
             // It fails when the client is gone, and then nobody needs it.
             let _ = write_raw(&self.stream, &goodbye).await;
         }
-        socket::stop_writing(&self.stream);
+        socket::stop_writing(socket::descriptor(&self.stream));
         let deadline = self.worker.deadline(&self.stream, LINGER);
         while !deadline.expired() && self.stream.readable(false).await.is_ok() {
             let mut scratch = self.worker.scratch.borrow_mut();
-            match socket::receive(&self.stream, &mut scratch) {
+            match socket::receive(socket::descriptor(&self.stream), &mut scratch) {
                 Ok(Some(0)) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -184,7 +187,7 @@ impl Link {
 
 async fn write_raw(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match socket::send(stream, bytes)? {
+        match socket::send(socket::descriptor(stream), bytes)? {
             0 => stream.writable(false).await?,
             taken => bytes = &bytes[taken..],
         }

@@ -22,6 +22,7 @@ mod metrics;
 mod node_side;
 mod opening;
 mod pages;
+mod poll_ring;
 mod proxy_protocol;
 mod running;
 mod send_ring;

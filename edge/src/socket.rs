@@ -53,9 +53,9 @@ pub(crate) fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<
 }
 
 /// Reads what is there; `None` when nothing is.
-pub(crate) fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
-        return match rustix::net::recv(descriptor(stream), &mut *buffer, RecvFlags::DONTWAIT) {
+        return match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((taken, _)) => Ok(Some(taken)),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(rustix::io::Errno::INTR) => continue,
@@ -65,10 +65,10 @@ pub(crate) fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Optio
 }
 
 /// Sends as many bytes as fit; 0 when none does.
-pub(crate) fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        return match rustix::net::send(descriptor(stream), bytes, flags) {
+        return match rustix::net::send(socket, bytes, flags) {
             Ok(taken) => Ok(taken),
             Err(rustix::io::Errno::AGAIN) => Ok(0),
             Err(rustix::io::Errno::INTR) => continue,
@@ -77,14 +77,14 @@ pub(crate) fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Makes the reading task see an end; what is to be sent still goes.
-pub(crate) fn stop_reading(stream: &TcpStream) {
-    // It fails when the connection is gone already, which the reading task sees as well.
-    let _ = rustix::net::shutdown(descriptor(stream), Shutdown::Read);
+/// Makes who reads see an end; what is to be sent still goes.
+pub(crate) fn stop_reading(socket: BorrowedFd<'_>) {
+    // It fails when the connection is gone already, which who reads sees as well.
+    let _ = rustix::net::shutdown(socket, Shutdown::Read);
 }
 
 /// Ends the sending side of a socket.
-pub(crate) fn stop_writing(stream: &TcpStream) {
+pub(crate) fn stop_writing(socket: BorrowedFd<'_>) {
     // As above.
-    let _ = rustix::net::shutdown(descriptor(stream), Shutdown::Write);
+    let _ = rustix::net::shutdown(socket, Shutdown::Write);
 }

@@ -414,7 +414,7 @@ impl CoreStart {
         ring.setup_coop_taskrun()
             .setup_taskrun_flag()
             .setup_single_issuer()
-            .setup_cqsize(65_536);
+            .setup_cqsize(16_384);
         let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
             .with_entries(4_096)
             .uring_builder(ring)
@@ -447,6 +447,7 @@ impl CoreStart {
         let worker = Worker::new(Arc::clone(&shared), core, mesh, store, bus, links)?;
         monoio::spawn(Rc::clone(&worker).pump_task());
         monoio::spawn(Rc::clone(&worker).mail_task());
+        monoio::spawn(Rc::clone(&worker).read_task(worker.waiter()?));
         monoio::spawn(Rc::clone(&worker).tick_task());
         let listener = monoio::net::TcpListener::from_std(listener)?;
         monoio::spawn(accept(Rc::clone(&worker), listener));

@@ -4,6 +4,7 @@
 
 mod deadlines;
 mod policy;
+mod reading;
 mod sockets;
 
 use std::{
@@ -17,15 +18,18 @@ use std::{
 };
 
 use keys::Refusal;
+use monoio::net::UnixStream;
 use presence::{Answer, Core, PeerMessage, SessionId};
 use protocol::{CloseCode, Policy};
 use ring::CoreId;
 use token::Claims;
 
-use self::{deadlines::Deadline, sockets::Conn};
+use self::deadlines::Deadline;
+pub(crate) use self::sockets::Conn;
 use crate::{
     bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats, node_side::NodeSide,
-    send_ring::SendRing, session::Handoff, shared::Shared, store::Store, websocket::Reader,
+    poll_ring::PollRing, send_ring::SendRing, session::Handoff, shared::Shared, store::Store,
+    websocket::Reader,
 };
 
 /// Time between two ticks of the presence core.
@@ -54,7 +58,11 @@ pub(crate) struct Worker {
     /// The core's side of the cluster; `None` of a standalone edge.
     node: Option<NodeSide>,
     pub(crate) core: RefCell<Core>,
-    conns: RefCell<Vec<Option<Conn>>>,
+    /// The sockets of the sessions, by index.
+    conns: RefCell<Vec<Option<Box<Conn>>>>,
+    poll_ring: RefCell<PollRing>,
+    /// Sessions that were held and are to be read on.
+    resumed: RefCell<Vec<SessionId>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     /// The reader that sessions between two messages share.
     reader: Cell<Option<Box<Reader>>>,
@@ -94,6 +102,8 @@ impl Worker {
             node: links.map(NodeSide::new),
             core: RefCell::new(core),
             conns: RefCell::default(),
+            poll_ring: RefCell::new(PollRing::new()?),
+            resumed: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
             reader: Cell::default(),
             stats: RefCell::default(),
@@ -112,6 +122,11 @@ impl Worker {
             ready: Cell::new(false),
             policy: RefCell::default(),
         }))
+    }
+
+    /// What tells that sockets of sessions have something, for [`Worker::read_task`].
+    pub(crate) fn waiter(&self) -> std::io::Result<UnixStream> {
+        self.poll_ring.borrow().waiter()
     }
 
     /// A reader that is between two messages: the core's, or a new one.
@@ -234,7 +249,7 @@ impl Worker {
         stats.outbox_bytes = conns
             .iter()
             .flatten()
-            .map(|conn| conn.outbox.len() as u64)
+            .map(|conn| conn.outbox().len() as u64)
             .sum();
         self.shared
             .metrics
@@ -333,6 +348,10 @@ impl Worker {
 
     /// Moves outputs to where they go; `true` when more waits.
     fn pump(self: &Rc<Self>) -> bool {
+        let resumed = std::mem::take(&mut *self.resumed.borrow_mut());
+        for id in resumed {
+            self.serve(id);
+        }
         let now = clock::now();
         self.core.borrow_mut().at(now);
         if let Some(node) = &self.node {
@@ -354,7 +373,8 @@ impl Worker {
         }
         let more = self.pump_sockets();
         self.pump_mesh();
-        more
+        self.poll_ring.borrow_mut().submit();
+        more || !self.resumed.borrow().is_empty()
     }
 
     fn pump_store(&self) {

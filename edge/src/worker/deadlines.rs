@@ -60,7 +60,7 @@ impl Worker {
     pub(super) fn end_late(&self, ms: u64) {
         for (_, deadline) in &*self.deadlines.borrow() {
             if deadline.at <= ms && !deadline.expired.replace(true) {
-                socket::stop_reading(&deadline.stream);
+                socket::stop_reading(socket::descriptor(&deadline.stream));
             }
         }
     }

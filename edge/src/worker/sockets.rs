@@ -1,120 +1,295 @@
 //! The sockets of a core's sessions. It owns what they did not take, and which are closing; what is
-//! sent the presence core composes, and what comes the sessions' tasks read.
+//! sent the presence core composes, and what comes `reading.rs` gives to it.
 
 use std::{
-    cell::RefCell,
-    future::poll_fn,
     ops::Range,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
-    task::{Poll, Waker},
 };
 
-use monoio::net::TcpStream;
 use presence::{Core, How, SessionId};
-use protocol::{CloseCode, policy::Issued};
+use protocol::{CloseCode, Encoding, policy::Issued};
 
 use super::{TICK, Worker};
-use crate::{clock, socket, tls::TlsSession};
+use crate::{
+    admission::Admission, clock, poll_ring::Event, socket, tls::TlsSession, websocket::Reader,
+};
 
 /// Sessions that are sent to in one turn, so that sockets are read in between.
 const TURN: usize = 1_024;
 /// How long a client has to answer a close frame, ms.
 const CLOSE_PATIENCE: u64 = 2_000;
 
-/// A session's socket.
-pub(super) struct Conn {
+/// What a socket has for its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Nothing, until the kernel tells.
+    Quiet,
+    /// Bytes, perhaps.
+    Ready,
+    /// The end, behind what bytes there are.
+    Ending,
+    /// Nothing any more: TLS has ended.
+    Ended,
+}
+
+/// A session's socket, and how far its client was read.
+pub(crate) struct Conn {
     pub(super) id: SessionId,
     /// The members of its token by which a revocation finds it.
     pub(super) issued: Issued,
-    stream: Rc<TcpStream>,
-    tls: Option<Rc<RefCell<TlsSession>>>,
-    /// What the socket did not take; then the session is blocked and a task writes it.
-    pub(super) outbox: Vec<u8>,
+    /// Its place among those admitted, as long as it lasts.
+    _admission: Admission,
+    pub(super) tls: Option<TlsSession>,
+    /// What has come of a message; between two of them the core's reader serves, which is like any.
+    pub(super) reader: Option<Box<Reader>>,
+    backlog: Option<Box<Backlog>>,
+    pub(super) socket: OwnedFd,
+    pub(super) encoding: Encoding,
+    pub(super) input: Input,
     /// The close frame is among what was sent.
-    closing: bool,
-    /// The reading task, while it must not read more because nothing can be answered.
-    paused: Option<Waker>,
+    pub(super) closing: bool,
+    /// It is to be read on when its client can be answered again.
+    pub(super) waits: bool,
+}
+
+/// What few sessions have, and none for long.
+#[derive(Default)]
+struct Backlog {
+    /// What the socket did not take; the session is blocked until it does.
+    outbox: Vec<u8>,
+    /// What came while the client could not be answered.
+    unread: Vec<u8>,
+    /// A new token waits for newer keys.
+    renewing: bool,
 }
 
 impl Conn {
-    /// The connection is gone: the reading task is to see that, and nothing has to wait.
+    pub(crate) fn new(
+        id: SessionId,
+        issued: Issued,
+        admission: Admission,
+        socket: OwnedFd,
+        tls: Option<TlsSession>,
+        encoding: Encoding,
+    ) -> Box<Self> {
+        Box::new(Self {
+            id,
+            issued,
+            _admission: admission,
+            tls,
+            reader: None,
+            backlog: None,
+            socket,
+            encoding,
+            input: Input::Quiet,
+            closing: false,
+            waits: false,
+        })
+    }
+
+    /// The connection's start: the reader in the middle of a message, and what came behind the token.
+    pub(crate) fn begun(mut self: Box<Self>, reader: Reader, inbox: &[u8]) -> Box<Self> {
+        self.reader = (!reader.is_between_messages()).then(|| Box::new(reader));
+        self.keep_unread(inbox);
+        self
+    }
+
+    pub(super) fn outbox(&self) -> &[u8] {
+        self.backlog.as_ref().map_or(&[], |backlog| &backlog.outbox)
+    }
+
+    /// Keeps what came and cannot be answered yet.
+    pub(super) fn keep_unread(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.backlog().unread.extend_from_slice(bytes);
+        }
+    }
+
+    /// What was kept, for now to be read.
+    pub(super) fn take_unread(&mut self) -> Vec<u8> {
+        let mut unread = Vec::new();
+        if let Some(backlog) = &mut self.backlog {
+            unread = std::mem::take(&mut backlog.unread);
+            self.tidy();
+        }
+        unread
+    }
+
+    pub(super) fn set_renewing(&mut self, renewing: bool) {
+        self.backlog().renewing = renewing;
+        self.tidy();
+    }
+
+    /// Whether nothing may be read: its answer has no place, or `busy` with what was asked. Its
+    /// client's further questions wait in the kernel.
+    pub(super) fn is_held(&self, busy: bool) -> bool {
+        let held = |backlog: &Backlog| backlog.renewing || !backlog.outbox.is_empty();
+        (busy || self.backlog.as_deref().is_some_and(held)) && !self.closing
+    }
+
+    /// The connection is gone: its reader is to see that, and nothing has to be sent.
     fn lost(&mut self) {
-        self.outbox = Vec::new();
-        socket::stop_reading(&self.stream);
-        if let Some(reader) = self.paused.take() {
-            reader.wake();
+        if let Some(backlog) = &mut self.backlog {
+            backlog.outbox = Vec::new();
+            self.tidy();
+        }
+        socket::stop_reading(self.socket.as_fd());
+    }
+
+    fn backlog(&mut self) -> &mut Backlog {
+        self.backlog.get_or_insert_default()
+    }
+
+    fn tidy(&mut self) {
+        let idle = |backlog: &Backlog| {
+            backlog.outbox.is_empty() && backlog.unread.is_empty() && !backlog.renewing
+        };
+        if self.backlog.as_deref().is_some_and(idle) {
+            self.backlog = None;
         }
     }
 }
 
+/// The session's socket, until the session has ended.
+pub(super) fn find(conns: &mut [Option<Box<Conn>>], id: SessionId) -> Option<&mut Conn> {
+    let conn = conns.get_mut(id.index as usize)?.as_deref_mut();
+    conn.filter(|conn| conn.id == id)
+}
+
+/// The session's TLS, if it has any.
+fn tls(conns: &mut [Option<Box<Conn>>], id: SessionId) -> Option<&mut TlsSession> {
+    find(conns, id)?.tls.as_mut()
+}
+
+/// The session under a name in the poll ring.
+fn named(name: u64) -> SessionId {
+    SessionId {
+        index: name as u32,
+        generation: (name >> 32) as u32,
+    }
+}
+
+/// The session's name in the poll ring.
+fn name(id: SessionId) -> u64 {
+    u64::from(id.generation) << 32 | u64::from(id.index)
+}
+
 impl Worker {
-    /// Registers a session's socket.
-    pub(crate) fn register(
-        &self,
-        id: SessionId,
-        issued: Issued,
-        stream: Rc<TcpStream>,
-        tls: Option<Rc<RefCell<TlsSession>>>,
-    ) {
-        let mut conns = self.conns.borrow_mut();
-        let index = id.index as usize;
-        if conns.len() <= index {
-            conns.resize_with(index + 1, || None);
+    /// Begins to serve a session's socket.
+    pub(crate) fn register(self: &Rc<Self>, conn: Box<Conn>) {
+        let id = conn.id;
+        self.poll_ring
+            .borrow_mut()
+            .arm(conn.socket.as_fd(), name(id));
+        {
+            let mut conns = self.conns.borrow_mut();
+            let index = id.index as usize;
+            if conns.len() <= index {
+                conns.resize_with(index + 1, || None);
+            }
+            conns[index] = Some(conn);
         }
-        conns[index] = Some(Conn {
-            id,
-            issued,
-            stream,
-            tls,
-            outbox: Vec::new(),
-            closing: false,
-            paused: None,
-        });
+        self.serve(id);
     }
 
     /// Notes that the session has another token.
     pub(crate) fn reissued(&self, id: SessionId, issued: Issued) {
-        if let Some(Some(conn)) = self.conns.borrow_mut().get_mut(id.index as usize) {
+        if let Some(conn) = find(&mut self.conns.borrow_mut(), id) {
             conn.issued = issued;
         }
     }
 
-    pub(crate) fn deregister(&self, id: SessionId) {
-        self.conns.borrow_mut()[id.index as usize] = None;
-    }
-
-    /// Waits while the session's socket takes no answers or the session is busy with what it
-    /// asked, so that its client's further questions wait in the kernel.
-    pub(crate) async fn unpaused(&self, id: SessionId) {
-        poll_fn(|context| {
+    /// Ends a session whose connection is over.
+    pub(super) fn end(&self, id: SessionId) {
+        let conn = {
             let mut conns = self.conns.borrow_mut();
-            let busy = self.core.borrow().is_busy(id);
-            match conns[id.index as usize].as_mut() {
-                Some(conn) if (busy || !conn.outbox.is_empty()) && !conn.closing => {
-                    conn.paused = Some(context.waker().clone());
-                    Poll::Pending
-                }
-                _ => Poll::Ready(()),
+            let conn = conns.get_mut(id.index as usize).and_then(Option::take);
+            while let Some(None) = conns.last() {
+                conns.pop();
             }
-        })
-        .await;
+            if conns.len() < conns.capacity() / 4 {
+                let room = conns.len() * 2;
+                conns.shrink_to(room);
+            }
+            conn
+        };
+        self.poll_ring.borrow_mut().disarm(name(id));
+        {
+            let mut core = self.core.borrow_mut();
+            core.at(clock::now());
+            core.closed(id, How::Broken);
+        }
+        self.stats.borrow_mut().connections -= 1;
+        self.kick();
+        drop(conn);
     }
 
-    pub(crate) fn is_closing(&self, id: SessionId) -> bool {
-        self.conns.borrow()[id.index as usize]
-            .as_ref()
-            .is_none_or(|conn| conn.closing)
+    /// Takes what the kernel tells of a socket.
+    pub(super) fn came(self: &Rc<Self>, event: Event) {
+        let id = named(event.name);
+        {
+            let mut conns = self.conns.borrow_mut();
+            // It may have ended since.
+            let Some(conn) = find(&mut conns, id) else {
+                return;
+            };
+            if event.disarmed {
+                self.poll_ring
+                    .borrow_mut()
+                    .arm(conn.socket.as_fd(), event.name);
+            }
+            match conn.input {
+                Input::Quiet | Input::Ready if event.ending => conn.input = Input::Ending,
+                Input::Quiet if event.readable => conn.input = Input::Ready,
+                _ => {}
+            }
+            // One that has failed is sent to as well, so that nothing waits for it.
+            if (event.writable || event.ending) && !conn.outbox().is_empty() {
+                self.write_outbox(conn);
+            }
+        }
+        if event.readable {
+            self.serve(id);
+        }
+    }
+
+    /// Sends of the outbox what the socket takes.
+    fn write_outbox(&self, conn: &mut Conn) {
+        let Ok(taken) = socket::send(conn.socket.as_fd(), conn.outbox()) else {
+            conn.lost();
+            self.resume(conn);
+            return;
+        };
+        self.stats.borrow_mut().sent_bytes += taken as u64;
+        let outbox = &mut conn.backlog().outbox;
+        outbox.drain(..taken);
+        if !outbox.is_empty() {
+            return;
+        }
+        *outbox = Vec::new();
+        conn.tidy();
+        if conn.closing {
+            socket::stop_writing(conn.socket.as_fd());
+        }
+        self.core.borrow_mut().unblocked(conn.id);
+        self.resume(conn);
+    }
+
+    /// Has a session read on that was held.
+    pub(super) fn resume(&self, conn: &mut Conn) {
+        if std::mem::take(&mut conn.waits) {
+            self.resumed.borrow_mut().push(conn.id);
+            self.kick();
+        }
     }
 
     /// Ends the connections whose clients were told and do not hang up in time.
     pub(super) fn end_closed(&self, ms: u64) {
         while let Some((_, id)) = self.closing.borrow_mut().pop_front_if(|(at, _)| *at <= ms) {
-            // The reading task sees an end now.
-            if let Some(Some(conn)) = self.conns.borrow().get(id.index as usize)
-                && conn.id == id
-            {
-                socket::stop_reading(&conn.stream);
+            // Its reader sees an end now.
+            if let Some(conn) = find(&mut self.conns.borrow_mut(), id) {
+                socket::stop_reading(conn.socket.as_fd());
             }
         }
     }
@@ -133,7 +308,7 @@ impl Worker {
                 break;
             }
             at = if at + 1 < conns.len() { at + 1 } else { 0 };
-            if let Some(conn) = conns[at].as_ref().filter(|conn| !conn.closing) {
+            if let Some(conn) = conns[at].as_deref().filter(|conn| !conn.closing) {
                 core.close(
                     conn.id,
                     How::Broken,
@@ -153,7 +328,7 @@ impl Worker {
             return more;
         }
         let mut conns = self.conns.borrow_mut();
-        let encrypted = encrypt(&core, &conns);
+        let encrypted = encrypt(&core, &mut conns);
         let mut results = Vec::with_capacity(core.transmits().len());
         {
             let arena = encrypted.as_ref().map_or(core.arena(), |(arena, _)| arena);
@@ -166,11 +341,11 @@ impl Worker {
                     let conn = conn.expect("a session is registered until it is closed");
                     let range = match &encrypted {
                         // What waits in the outbox comes before it.
-                        _ if !conn.outbox.is_empty() => 0..0,
+                        _ if !conn.outbox().is_empty() => 0..0,
                         Some((_, ranges)) => ranges[n].clone(),
                         None => transmit.range.clone(),
                     };
-                    (socket::descriptor(&conn.stream), range)
+                    (conn.socket.as_fd(), range)
                 })
                 .collect();
             self.send_ring
@@ -181,7 +356,7 @@ impl Worker {
         let mut stats = self.stats.borrow_mut();
         let mut blocked = Vec::new();
         for (n, transmit) in core.transmits().iter().enumerate() {
-            let Some(Some(conn)) = conns.get_mut(transmit.session.index as usize) else {
+            let Some(conn) = find(&mut conns, transmit.session) else {
                 continue;
             };
             let bytes = match &encrypted {
@@ -195,26 +370,20 @@ impl Worker {
             }
             let full = results[n] >= 0 || results[n] == -libc::EAGAIN;
             if full && taken < bytes.len() {
-                let idle = conn.outbox.is_empty();
-                conn.outbox.extend_from_slice(&bytes[taken..]);
-                if idle {
-                    monoio::spawn(Rc::clone(self).write_outbox(conn.id, Rc::clone(&conn.stream)));
-                }
+                conn.backlog().outbox.extend_from_slice(&bytes[taken..]);
                 blocked.push(conn.id);
             } else if !full {
                 conn.lost();
             }
-            if let Some(reader) = conn.paused.take() {
-                reader.wake();
-            }
+            self.resume(conn);
             if let Some(code) = transmit.close {
                 *stats.closes.entry(code.get()).or_default() += 1;
                 conn.closing = true;
                 self.closing
                     .borrow_mut()
                     .push_back((now / 1_000 + CLOSE_PATIENCE, conn.id));
-                if conn.outbox.is_empty() {
-                    socket::stop_writing(&conn.stream);
+                if conn.outbox().is_empty() {
+                    socket::stop_writing(conn.socket.as_fd());
                 }
             }
         }
@@ -223,58 +392,22 @@ impl Worker {
         }
         more
     }
-
-    /// Writes a session's outbox as its socket takes it.
-    async fn write_outbox(self: Rc<Self>, id: SessionId, stream: Rc<TcpStream>) {
-        loop {
-            let writable = stream.writable(false).await;
-            let mut conns = self.conns.borrow_mut();
-            let Some(Some(conn)) = conns.get_mut(id.index as usize) else {
-                return;
-            };
-            if conn.id != id {
-                return;
-            }
-            let sent = writable.and_then(|()| socket::send(&stream, &conn.outbox));
-            let Ok(taken) = sent else {
-                conn.lost();
-                return;
-            };
-            self.stats.borrow_mut().sent_bytes += taken as u64;
-            conn.outbox.drain(..taken);
-            if conn.outbox.is_empty() {
-                conn.outbox = Vec::new();
-                if conn.closing {
-                    socket::stop_writing(&stream);
-                }
-                if let Some(reader) = conn.paused.take() {
-                    reader.wake();
-                }
-                drop(conns);
-                self.core.borrow_mut().unblocked(id);
-                self.kick();
-                return;
-            }
-        }
-    }
 }
 
 /// With any TLS session among the transmits: an arena in which theirs are encrypted, and where
 /// each one's bytes lie in it.
-fn encrypt(core: &Core, conns: &[Option<Conn>]) -> Option<(Vec<u8>, Vec<Range<usize>>)> {
-    let tls = |index: u32| conns.get(index as usize)?.as_ref()?.tls.as_ref();
+fn encrypt(core: &Core, conns: &mut [Option<Box<Conn>>]) -> Option<(Vec<u8>, Vec<Range<usize>>)> {
     let transmits = core.transmits();
     transmits
         .iter()
-        .find_map(|transmit| tls(transmit.session.index))?;
+        .find(|transmit| tls(conns, transmit.session).is_some())?;
     let mut arena = Vec::with_capacity(core.arena().len() * 2);
     let mut ranges = Vec::with_capacity(transmits.len());
     for transmit in transmits {
         let start = arena.len();
         let bytes = &core.arena()[transmit.range.clone()];
-        match tls(transmit.session.index) {
+        match tls(conns, transmit.session) {
             Some(tls) => {
-                let mut tls = tls.borrow_mut();
                 tls.send(bytes, &mut arena);
                 if transmit.close.is_some() {
                     tls.close(&mut arena);

@@ -48,6 +48,20 @@ fn questions_that_follow_each_other_are_all_answered() {
 }
 
 #[test]
+fn more_than_is_read_at_a_time_is_read_to_its_end() {
+    let edge = Edge::start(&["--presence-byte-rate", "64MiB"]);
+    let mut client = edge.user("alice");
+    let questions = (0..14).map(|n| {
+        let text = json!({ "type": "ping", "id": n, "padding": "x".repeat(15_000) }).to_string();
+        frame(FIN | TEXT, text.as_bytes())
+    });
+    client.raw(&questions.collect::<Vec<_>>().concat());
+    for n in 0..14 {
+        assert_eq!(client.message()["id"], n);
+    }
+}
+
+#[test]
 fn answers_that_are_not_read_yet_are_bounded_and_none_is_lost() {
     let edge = Edge::start(&["--presence-outbox", "64KiB"]);
     let query = long_query(&edge, 1_000);
