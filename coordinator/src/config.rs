@@ -59,6 +59,8 @@ settings::sections! {
         load_shift: u64 = "0",
         /// Time between two changes of weights by load, of 2 percent each.
         load_interval: Duration = "1m",
+        /// An edge whose connection to Redis has been closed, as the kernel does for a process that is killed, and not made again for so long is taken for dead before its lease ends, 300ms is a good time; 0s = never: an edge that is cut off may still look so, and its users be shown offline.
+        closed_for: Duration = "0s",
     }
 }
 
@@ -187,6 +189,12 @@ impl Config {
             rebalance.load_interval,
             1_000..=86_400_000,
         );
+        rules.duration("rebalance.closed_for", rebalance.closed_for, 0..=60_000);
+        rules.rule(
+            rebalance.closed_for.is_zero() || rebalance.closed_for >= Duration::from_millis(200),
+            "rebalance.closed_for must be 0s, or at least 200ms: an edge that lost its connection \
+             comes back within that",
+        );
         auth.check(&mut rules);
         rules.finish()
     }
@@ -217,6 +225,7 @@ impl Config {
             penalty_limit: ms(rebalance.penalty_limit),
             load_shift: rebalance.load_shift as u32,
             load_interval: ms(rebalance.load_interval),
+            closed_for: ms(rebalance.closed_for),
         }
     }
 }

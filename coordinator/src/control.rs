@@ -4,6 +4,7 @@
 //! Every replica observes all the time, so that a new leader has the history it needs; only the
 //! leader's decisions are written. What was written counts when it is read back.
 
+mod hint;
 mod load;
 mod lost;
 mod member;
@@ -56,6 +57,9 @@ pub struct Options {
     pub load_shift: u32,
     /// Time between two changes of weights by load, ms.
     pub load_interval: u64,
+    /// For how long a node's connection to the store must have been closed, and not made again,
+    /// before the node is taken for dead, ms; 0 = only when its lease has ended.
+    pub closed_for: u64,
 }
 
 impl Default for Options {
@@ -73,6 +77,7 @@ impl Default for Options {
             penalty_limit: 600_000,
             load_shift: 0,
             load_interval: 60_000,
+            closed_for: 300,
         }
     }
 }
@@ -109,6 +114,9 @@ pub struct Reading {
     pub unreadable: Vec<(String, String)>,
     /// Names of nodes that are known to the store and have no lease.
     pub gone: Vec<String>,
+    /// Processes, by node and boot, whose connection to the store is open, of those in
+    /// [`Control::processes`]; `None` when the store does not tell. Read before the leases.
+    pub alive: Option<BTreeSet<(NodeId, u64)>>,
     /// The names of the nodes that an operator drains.
     pub drained: BTreeSet<String>,
     /// The map that the store has.
@@ -141,6 +149,9 @@ pub struct Decision {
     pub write: Option<Write>,
     /// Names without a lease that the store may forget; only a leader gets them.
     pub forget: Vec<String>,
+    /// Leases, by node and boot, that dead processes left and that can be ended; only a leader gets
+    /// them.
+    pub end: Vec<(NodeId, u64)>,
     /// Events of this look, for the log.
     pub notes: Vec<Note>,
 }
@@ -221,6 +232,7 @@ impl Control {
         let mut decision = Decision::default();
         let Some(reading) = observation.reading else {
             self.read_since = None;
+            self.forget_connections();
             return decision;
         };
         let mono = now.mono_ms;
@@ -247,6 +259,7 @@ impl Control {
             reading.source != self.source || mono - self.last_read >= self.options.lease_ttl;
         if interrupted || (lost && !self.was_lost) {
             self.read_since = Some(mono);
+            self.forget_connections();
         }
         self.was_lost = lost;
         let read_since = *self.read_since.get_or_insert(mono);
@@ -271,6 +284,7 @@ impl Control {
         let lapsed = unreadable.chain(&reading.gone).map(String::as_str);
         let lapsed = lapsed.collect();
         self.follow(reading.leases, &lapsed, mono, &mut decision.notes);
+        self.take_hints(reading.alive.as_ref(), mono, &mut decision.notes);
         self.problems
             .extend(reading.unreadable.into_iter().map(Problem::lease));
         decision.forget = self.forget_names(reading.gone, mono);
@@ -299,6 +313,7 @@ impl Control {
             decision.forget.clear();
             return decision;
         }
+        decision.end = self.left_leases();
         if let Some(map) = next.map(|next| self.unlike_abandoned(&next)) {
             decision.notes.push(Note::Writing {
                 version: map.version(),

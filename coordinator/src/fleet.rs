@@ -29,6 +29,8 @@ use crate::{
 const AFTER_A_MAP: Duration = Duration::from_secs(2);
 /// The factor by which looks come more often in that time.
 const MORE_OFTEN: u32 = 5;
+/// Time between two questions whether edges still have their connections.
+const CONNECTIONS: Duration = Duration::from_millis(100);
 /// The shortest time between two looks, whoever asks for them.
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// The highest version of a damaged map that another one can follow.
@@ -50,6 +52,8 @@ pub(crate) struct Fleet {
     leadership: Leadership,
     metrics: Arc<Metrics>,
     poll: Duration,
+    /// How long a connection has to be closed to say something; zero = it never does.
+    closed_for: Duration,
     picture: watch::Sender<Arc<Picture>>,
     map: watch::Sender<Option<Arc<Published>>>,
     look: Arc<Notify>,
@@ -72,6 +76,7 @@ impl Fleet {
         leadership: Leadership,
         metrics: Arc<Metrics>,
         poll: Duration,
+        closed_for: Duration,
     ) -> (Self, Shown) {
         let (picture, shown_picture) = watch::channel(Arc::new(Picture::empty()));
         let (map, shown_map) = watch::channel(None);
@@ -87,6 +92,7 @@ impl Fleet {
             leadership,
             metrics,
             poll,
+            closed_for,
             picture,
             map,
             look,
@@ -113,10 +119,13 @@ impl Fleet {
             let poll = match (wrote, moving) {
                 (true, _) => MIN_GAP,
                 (false, true) => self.poll / MORE_OFTEN,
+                (false, false) if self.control.is_waiting_for_one() => {
+                    self.poll.min(self.closed_for)
+                }
                 (false, false) => self.poll,
             };
             tokio::select! {
-                () = sleep(poll) => {}
+                () = self.rest(poll) => {}
                 changed = announced.changed(), if listening => {
                     // The subscription's task has ended: the poll goes on without it.
                     listening = changed.is_ok();
@@ -125,6 +134,25 @@ impl Fleet {
                 () = self.look.notified() => sleep(MIN_GAP).await,
                 () = leadership.changed() => sleep(MIN_GAP).await,
                 () = stop.signalled() => return,
+            }
+        }
+    }
+
+    /// Until the next look is due: after `poll`, or when an edge has lost its connection. Nothing is
+    /// decided here.
+    async fn rest(&self, poll: Duration) {
+        let end = Instant::now() + poll;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.closed_for.is_zero() || left <= CONNECTIONS {
+                return sleep(left).await;
+            }
+            sleep(CONNECTIONS).await;
+            // That the store does not answer is said at the look.
+            if let Ok(Some(alive)) = self.link.alive(&self.control.processes()).await
+                && self.control.misses_one(&alive)
+            {
+                return;
             }
         }
     }
@@ -170,6 +198,13 @@ impl Fleet {
             (Some(write), Some(token)) => self.write(token, write).await,
             _ => false,
         };
+        for (node, boot) in decision.end {
+            // What is left is ended at the next look, or by itself.
+            if let Err(error) = self.link.end_lease(&node, boot).await {
+                eprintln!("the lease that {node} left is not ended: {error}");
+                break;
+            }
+        }
         for name in decision.forget {
             // What is left is forgotten at the next look.
             if self.link.forget_name(&name).await.is_err() {
@@ -182,6 +217,12 @@ impl Fleet {
     /// One look. The leases come before the map, so that none is ahead of it by the order alone.
     async fn read(&mut self) -> Result<Reading, StoreError> {
         let link = &self.link;
+        // First of all, so that a lease that was renewed after it shows a living node.
+        let alive = match self.closed_for.is_zero() {
+            true => None,
+            // Why it does not answer shows at what is asked next.
+            false => link.alive(&self.control.processes()).await.unwrap_or(None),
+        };
         let (leases, drained, run_id, incarnation, leader) = tokio::join!(
             link.leases(),
             link.drained(),
@@ -207,6 +248,7 @@ impl Fleet {
         (run_id?, incarnation?, link.counters().connects).hash(&mut source);
         Ok(Reading {
             source: source.finish(),
+            alive,
             leases: leases.good,
             unreadable: leases.bad,
             gone: leases.gone,
@@ -268,6 +310,7 @@ impl Fleet {
             members: self.control.members(now),
             drained,
             problems: self.control.problems().to_vec(),
+            doubtful: self.control.doubtful(),
             leading,
             leader: self.leader.clone(),
             events: self.events.clone(),
@@ -282,6 +325,12 @@ impl Fleet {
                 return;
             }
             self.writing = Some(note.clone());
+        }
+        match note {
+            Note::Ended(_) => self.metrics.hinted("ended"),
+            Note::Lived(_) => self.metrics.hinted("lived"),
+            Note::ClosedTogether(_) => self.metrics.hinted("together"),
+            _ => {}
         }
         self.say(note.to_string());
     }

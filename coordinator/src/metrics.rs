@@ -46,6 +46,7 @@ pub(crate) struct Metrics {
     look: Latency,
     leaderships: AtomicU64,
     maps_written: Mutex<BTreeMap<&'static str, u64>>,
+    hints: Mutex<BTreeMap<&'static str, u64>>,
     vnodes_moved: AtomicU64,
     raised: AtomicU64,
     connections: AtomicU64,
@@ -95,6 +96,10 @@ impl Metrics {
 
     pub(crate) fn map_written(&self, result: &'static str) {
         count(&self.maps_written, result);
+    }
+
+    pub(crate) fn hinted(&self, result: &'static str) {
+        count(&self.hints, result);
     }
 
     pub(crate) fn moved(&self, vnodes: usize, raised: bool) {
@@ -168,6 +173,14 @@ impl Metrics {
             "Maps that were to be written.",
             &["result"],
             by_word(&self.maps_written),
+        );
+        page.labelled(
+            "closed_connections_total",
+            "counter",
+            "Edges whose connection to the store was closed: taken for dead (ended), alive after \
+             all (lived), so many at once that their leases decide (together).",
+            &["result"],
+            by_word(&self.hints),
         );
         for (name, help, value) in [
             (

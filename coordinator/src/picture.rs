@@ -1,12 +1,16 @@
 //! What this replica knows of the fleet, as the HTTP side shows it: made after each look at the
 //! store, shared, never changed.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::body::Bytes;
 use coordinator::control::{MemberView, Problem};
 use redis_store::Leader;
-use ring::{Epoch, Map, Vnode};
+use ring::{Epoch, Map, NodeId, Vnode};
 use serde_json::{Value, json};
 
 /// Things that have happened and are shown, at most.
@@ -77,6 +81,8 @@ pub(crate) struct Picture {
     /// The names of the nodes that an operator drains.
     pub(crate) drained: Vec<String>,
     pub(crate) problems: Vec<Problem>,
+    /// Owners that are likely dead: a map without them may follow within a second.
+    pub(crate) doubtful: BTreeSet<NodeId>,
     pub(crate) leading: bool,
     pub(crate) leader: Option<Leader>,
     pub(crate) events: VecDeque<Happened>,
@@ -99,6 +105,7 @@ impl Picture {
             members: Vec::new(),
             drained: Vec::new(),
             problems: Vec::new(),
+            doubtful: BTreeSet::new(),
             leading: false,
             leader: None,
             events: VecDeque::new(),
@@ -118,7 +125,7 @@ pub(crate) fn remember(events: &mut VecDeque<Happened>, wall_ms: u64, text: Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring::{Node, NodeId, VnodeCount};
+    use ring::{Node, VnodeCount};
 
     #[test]
     fn a_map_as_json_has_runs_and_a_place_for_its_age() {

@@ -103,6 +103,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         leadership,
         Arc::clone(&metrics),
         own.poll,
+        config.rebalance.closed_for,
     );
     let app = Arc::new(App {
         id,

@@ -95,6 +95,13 @@ impl Keys {
         self.of_fleet("map:changed")
     }
 
+    /// Channel: nothing is said here. The process `boot` of the node `id` subscribes to it, so that
+    /// the store tells by its subscribers whether that process still has its connection.
+    #[must_use]
+    pub fn alive(&self, id: &str, boot: u64) -> String {
+        format!("{}alive:{id}:{boot}", self.prefix)
+    }
+
     /// String with a TTL: the leading coordinator and its fencing token.
     #[must_use]
     pub fn leader(&self) -> String {

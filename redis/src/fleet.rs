@@ -1,7 +1,10 @@
 //! The fleet in the store: leases of nodes, nodes that an operator drains, and what tells one
 //! store from another. It owns who may renew a lease; whether a node is dead, others decide.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use protocol::Lease;
 use redis::{Cmd, Value};
@@ -78,6 +81,56 @@ impl Link {
             self.forget_name(node).await?;
         }
         Ok(())
+    }
+
+    /// Ends a node's lease, unless another life of it has the lease. Its name stays: the node did
+    /// not leave.
+    pub async fn end_lease(&self, node: &NodeId, boot: u64) -> Result<(), StoreError> {
+        let end = Call::script(&script::FORGET, vec![self.keys().node(node)]).number(boot);
+        reply::number::<u8>(self.perform_one(end).await?)?;
+        Ok(())
+    }
+
+    /// Which of these nodes' processes, by name and boot, have their subscription
+    /// ([`Link::watch_map_as`]); `None` when the servers do not tell. The kernel of a host closes a
+    /// dead process's connections at once, and a server forgets the subscriptions of those.
+    ///
+    /// # Errors
+    /// The store cannot be asked. On a Redis Cluster: one of its masters.
+    pub async fn alive(
+        &self,
+        nodes: &[(NodeId, u64)],
+    ) -> Result<Option<BTreeSet<(NodeId, u64)>>, StoreError> {
+        let mut alive = BTreeSet::new();
+        if nodes.is_empty() {
+            return Ok(Some(alive));
+        }
+        let mut command = redis::cmd("PUBSUB");
+        command.arg("NUMSUB");
+        for (node, boot) in nodes {
+            command.arg(self.keys().alive(node, *boot));
+        }
+        for answer in self.send_to_all(&command).await? {
+            if let Value::ServerError(error) = &answer {
+                self.is_unseen(error.code());
+                return Ok(None);
+            }
+            let pairs = match answer {
+                Value::Map(pairs) => pairs.into_iter().map(|(_, count)| count).collect(),
+                answer => reply::list(answer)?
+                    .into_iter()
+                    .skip(1)
+                    .step_by(2)
+                    .collect(),
+            };
+            let pairs: Vec<Value> = pairs;
+            for (node, count) in nodes.iter().zip(pairs) {
+                if reply::number::<u64>(count)? > 0 {
+                    alive.insert(node.clone());
+                }
+            }
+        }
+        Ok(Some(alive))
     }
 
     /// Forgets the name of a node whose lease is gone for long. Should it still live, its next

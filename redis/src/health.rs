@@ -32,6 +32,8 @@ pub struct Health {
 pub(crate) struct Watched {
     pub(crate) health: Health,
     notices: Vec<String>,
+    /// Why connections of nodes cannot be seen, as it was said last.
+    unseen: Option<String>,
 }
 
 impl Watched {
@@ -109,6 +111,17 @@ impl Watched {
             ),
             (false, _) => format!("redis: {address} has room again and takes records"),
         });
+    }
+
+    /// The servers do not let a node show that it lives, or do not tell who does.
+    pub(crate) fn unseen(&mut self, address: &str, why: String) {
+        if self.unseen.as_ref() != Some(&why) {
+            self.say(format!(
+                "redis: {address} does not tell which edges have a connection ({why}): a crash is \
+                 noticed when the lease ends; redis/README.md has the permissions"
+            ));
+            self.unseen = Some(why);
+        }
     }
 
     /// What there was to say since the last call.

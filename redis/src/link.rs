@@ -141,6 +141,12 @@ impl Link {
         self.watched(|watched| watched.refused(self.address(), why));
     }
 
+    /// Notes that the servers do not let a node show that it lives, or do not tell who does.
+    pub(crate) fn is_unseen(&self, why: &str) {
+        let why = hide(&self.shared.target.secrets, why.to_owned());
+        self.watched(|watched| watched.unseen(self.address(), why));
+    }
+
     /// Notes that the servers have taken records.
     pub(crate) fn has_room(&self) {
         self.watched(|watched| watched.full(self.address(), false));

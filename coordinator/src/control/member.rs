@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use protocol::{Lease, Load};
 use ring::{Node, NodeId};
 
-use super::{Note, Options};
+use super::{Note, Options, hint::Connection};
 
 /// The most doublings of a penalty.
 const MAX_LEVEL: u32 = 20;
@@ -32,6 +32,15 @@ pub(super) struct Member {
     pub(super) penalty_until: u64,
     /// What load has made of its weight, in percent.
     pub(super) factor: u32,
+    pub(super) connection: Connection,
+    /// When it was last taken for dead by its closed connection, before its lease had ended.
+    pub(super) ended_at: Option<u64>,
+    /// It is, and has not renewed its lease since.
+    ended: bool,
+    /// That lease is still there.
+    pub(super) lingers: bool,
+    /// It lived after all: until then its connection is not believed.
+    pub(super) trusted_until: u64,
 }
 
 impl Member {
@@ -48,6 +57,11 @@ impl Member {
             level: 0,
             penalty_until: 0,
             factor: UNCHANGED,
+            connection: Connection::default(),
+            ended_at: None,
+            ended: false,
+            lingers: false,
+            trusted_until: 0,
         }
     }
 
@@ -87,10 +101,33 @@ impl Member {
         self.left |= gave_back;
     }
 
+    /// Takes the node for dead, though its lease is there: for as long as it is not renewed.
+    pub(super) fn end(&mut self, mono: u64) {
+        self.present = false;
+        self.dead_since = Some(mono);
+        self.ended_at = Some(mono);
+        self.ended = true;
+        self.lingers = true;
+        self.connection = Connection::Unseen;
+    }
+
+    /// Whether this is the lease that it had when it was taken for dead.
+    pub(super) fn is_left(&self, lease: &Lease) -> bool {
+        self.lingers && self.lease == *lease
+    }
+
     /// Notes that the node's lease is there.
     pub(super) fn renewed(&mut self, lease: Lease, mono: u64, options: &Options) -> Option<Note> {
         let back = self.is_dead() || self.lease.boot != lease.boot;
-        let left = std::mem::take(&mut self.left) || self.lease.draining;
+        let same = self.lease.boot == lease.boot;
+        let lived = std::mem::take(&mut self.ended) && same;
+        let left = std::mem::take(&mut self.left) || self.lease.draining || lived;
+        let closed = matches!(self.connection, Connection::Closed { .. });
+        if !same || (closed && self.lease != lease) {
+            // One that has renewed its lease since lives.
+            self.connection = Connection::Unseen;
+        }
+        self.lingers = false;
         self.lease = lease;
         self.present = true;
         self.dead_since = None;
@@ -105,6 +142,10 @@ impl Member {
             return None;
         }
         self.here_since = mono;
+        if lived {
+            self.trusted_until = mono + options.return_window;
+            return Some(Note::Lived(self.id()));
+        }
         if left {
             return Some(Note::Returned(self.id()));
         }

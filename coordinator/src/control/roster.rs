@@ -29,6 +29,13 @@ impl Control {
                 false
             }
         });
+        for member in self.members.values_mut() {
+            let left = leases.iter().position(|lease| member.is_left(lease));
+            member.lingers = left.is_some();
+            if let Some(at) = left {
+                leases.swap_remove(at);
+            }
+        }
         // One lease a node; of several the one of the newest map, whatever order they come in.
         leases.sort_by(|a, b| {
             (&a.node, b.map_version, b.boot).cmp(&(&b.node, a.map_version, a.boot))

@@ -200,6 +200,13 @@ pub enum Note {
     Penalised(NodeId, u64),
     /// A node's lease has ended.
     Dead(NodeId),
+    /// A node's connection to the store was closed and not made again: it is taken for dead.
+    Ended(NodeId),
+    /// A node that was taken for dead by its connection has renewed its lease.
+    Lived(NodeId),
+    /// So many connections were closed just now that, with those of nodes that ended lately, nothing
+    /// is taken from it.
+    ClosedTogether(usize),
     /// A newer map was read from the store.
     Map(MapVersion),
     /// A map is about to be written.
@@ -224,6 +231,19 @@ impl fmt::Display for Note {
                 ms / 1_000
             ),
             Self::Dead(id) => write!(f, "node {id} is gone: its lease has ended"),
+            Self::Ended(id) => write!(
+                f,
+                "node {id} is gone: its connection to the store was closed and not made again"
+            ),
+            Self::Lived(id) => write!(
+                f,
+                "node {id} lives: it had lost its connection to the store and is back"
+            ),
+            Self::ClosedTogether(count) => write!(
+                f,
+                "too many nodes lose their connections to the store at once, {count} just now: their \
+                 leases decide"
+            ),
             Self::Map(version) => write!(f, "map {version} is in force"),
             Self::Writing {
                 version,

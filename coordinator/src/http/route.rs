@@ -1,6 +1,6 @@
 //! `/route`: where a user's clients connect. Browsers ask it from other origins.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{RawQuery, State},
@@ -8,12 +8,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{
     App,
     answer::{self, Refusal},
 };
+use crate::picture::Picture;
 
+/// The longest wait for another owner than one that is likely dead.
+const DOUBT: Duration = Duration::from_secs(1);
 /// How long a browser may remember what it was allowed, in seconds.
 const PREFLIGHT_AGE: u64 = 86_400;
 
@@ -22,7 +26,13 @@ pub(super) async fn route(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let found = answer::user_of(query.as_deref()).and_then(|user| find(&app, &user));
+    let found = match answer::user_of(query.as_deref()) {
+        Ok(user) => {
+            app.until_its_owner_is_sure(&user).await;
+            find(&app, &user)
+        }
+        Err(refusal) => Err(refusal),
+    };
     app.allow(&headers, found.into_response())
 }
 
@@ -62,6 +72,33 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, headers: HeaderMap) -
 }
 
 impl App {
+    /// Waits while the user's owner is likely dead: its clients come back when the next one is known,
+    /// and do not have to try again and again.
+    async fn until_its_owner_is_sure(&self, user: &str) {
+        let doubtful = |picture: &Arc<Picture>| {
+            let map = picture
+                .map
+                .as_ref()
+                .filter(|_| !picture.doubtful.is_empty());
+            let owner = map.and_then(|published| {
+                let map = &published.map;
+                map.owner(map.count().vnode(user))
+            });
+            owner.is_some_and(|(node, _)| picture.doubtful.contains(&node.id))
+        };
+        if !doubtful(&self.picture()) {
+            return;
+        }
+        // With too many that wait, the others are told what is known.
+        let Ok(_permit) = self.waiters.try_acquire() else {
+            return;
+        };
+        let _gauge = self.metrics.waiter();
+        let mut pictures = self.shown.picture.clone();
+        // What is known by then is the answer, whatever it is.
+        let _ = timeout(DOUBT, pictures.wait_for(|picture| !doubtful(picture))).await;
+    }
+
     /// Lets pages of the request's origin read the answer, when they may.
     fn allow(&self, request: &HeaderMap, mut response: Response) -> Response {
         let allowed = &self.allowed_origins;

@@ -353,7 +353,16 @@ impl Edge {
         Self::start_at(redis.url(), name, change)
     }
 
+    /// With a lease that lasts longer than a test.
+    pub(crate) fn start_for_long(redis: &RedisServer, name: &str) -> Self {
+        Self::live(redis.url(), name, Duration::from_secs(60), |_| {})
+    }
+
     pub(crate) fn start_at(url: String, name: &str, change: impl FnOnce(&mut Lease)) -> Self {
+        Self::live(url, name, LEASE_TTL, change)
+    }
+
+    fn live(url: String, name: &str, ttl: Duration, change: impl FnOnce(&mut Lease)) -> Self {
         static BOOTS: AtomicU64 = AtomicU64::new(1);
         let mut lease = Lease {
             node: name.into(),
@@ -381,7 +390,7 @@ impl Edge {
                     .build();
                 runtime
                     .expect("a runtime")
-                    .block_on(live(options, lease, &map, &stop));
+                    .block_on(live(options, lease, ttl, &map, &stop));
             })
         };
         Self {
@@ -410,8 +419,15 @@ impl Drop for Edge {
     }
 }
 
-async fn live(options: Options, mut lease: Lease, map: &Mutex<Option<Map>>, stop: &AtomicBool) {
+async fn live(
+    options: Options,
+    mut lease: Lease,
+    ttl: Duration,
+    map: &Mutex<Option<Map>>,
+    stop: &AtomicBool,
+) {
     let link = Link::open(options).expect("good options");
+    let _subscription = link.watch_map_as(&lease.id(), lease.boot);
     let mut newcomer = true;
     while !stop.load(Ordering::Relaxed) {
         // While the store is away, an edge goes on with what it has.
@@ -426,7 +442,9 @@ async fn live(options: Options, mut lease: Lease, map: &Mutex<Option<Map>>, stop
                 *map = Some(newer);
             }
         }
-        match link.renew(&lease, LEASE_TTL, newcomer).await {
+        // No two renewals measure the same.
+        lease.load.lag_ms += 1;
+        match link.renew(&lease, ttl, newcomer).await {
             Ok(Renewal::Refused) => panic!("another life has the lease"),
             Ok(_) => newcomer = false,
             Err(_) => {}

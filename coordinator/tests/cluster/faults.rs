@@ -46,6 +46,41 @@ fn when_the_leader_is_killed_the_other_leads_within_its_ttl_and_goes_on() {
     );
 }
 
+/// Its lease would last for a minute.
+#[test]
+fn a_killed_edge_is_replaced_by_its_closed_connection_where_that_is_turned_on() {
+    let redis = RedisServer::start();
+    let on = ["--rebalance-closed-for", "300ms"];
+    let coordinator = Coordinator::start(&redis, "c1", &on);
+    let _a = Edge::start_for_long(&redis, "a");
+    let b = Edge::start_for_long(&redis, "b");
+    coordinator.until_owned(&[("a", 32), ("b", 32)]);
+    // Until the coordinator has read Redis for a while, closed connections say nothing.
+    sleep(Duration::from_millis(1_600));
+    drop(b);
+    coordinator.until_owned(&[("a", 64), ("b", 0)]);
+    assert_eq!(coordinator.state("b"), "dead");
+    assert!(
+        coordinator
+            .log()
+            .contains("its connection to the store was closed")
+    );
+    let ended = coordinator.metric("closed_connections_total", r#"result="ended""#);
+    assert_eq!(ended.to_bits(), 1.0_f64.to_bits());
+    until("the lease that it left is taken away", || {
+        (redis.cli(&["exists", "os:node:b"]).trim() == "0").then_some(())
+    });
+    drop(coordinator);
+
+    let coordinator = Coordinator::start(&redis, "c2", &[]);
+    let c = Edge::start_for_long(&redis, "c");
+    coordinator.until_owned(&[("a", 32), ("c", 32)]);
+    sleep(Duration::from_millis(1_600));
+    drop(c);
+    sleep(Duration::from_secs(1));
+    assert_eq!(coordinator.owned().get("c"), Some(&32));
+}
+
 #[test]
 fn a_leader_that_was_paused_cannot_overwrite_what_its_successor_wrote() {
     let redis = RedisServer::start();

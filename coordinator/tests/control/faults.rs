@@ -184,6 +184,8 @@ enum Fault {
     NewCoordinator,
     Failover,
     Stall,
+    Unlink(usize),
+    Link,
     Wait(u64),
 }
 
@@ -198,7 +200,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => node.clone().prop_map(Fault::Drain),
         1 => node.clone().prop_map(Fault::Undrain),
         1 => (node.clone(), 0_u32..4).prop_map(|(n, weight)| Fault::Weight(n, 50 * weight)),
-        1 => (node, pins).prop_map(|(n, pins)| Fault::Pins(n, pins)),
+        1 => (node.clone(), pins).prop_map(|(n, pins)| Fault::Pins(n, pins)),
         1 => (1_u64..30).prop_map(Fault::Outage),
         1 => Just(Fault::OtherServer),
         1 => Just(Fault::Flush),
@@ -207,6 +209,8 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::NewCoordinator),
         2 => Just(Fault::Failover),
         1 => Just(Fault::Stall),
+        3 => node.prop_map(Fault::Unlink),
+        2 => Just(Fault::Link),
         6 => (1_u64..40).prop_map(Fault::Wait),
     ]
 }
@@ -254,6 +258,8 @@ fn inflict(fleet: &mut Fleet, fault: Fault) {
             std::mem::swap(&mut fleet.control, &mut fleet.standby);
         }
         Fault::Stall => fleet.now += 7_000,
+        Fault::Unlink(n) => drop(fleet.unlinked.insert(NAMES[n].into())),
+        Fault::Link => fleet.unlinked.clear(),
         Fault::Wait(steps) => fleet.run(steps * STEP),
     }
 }
@@ -343,9 +349,11 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_fleet_comes_to_rest_with_even_shares(
-        faults in prop::collection::vec(fault(), 1..40)
+        faults in prop::collection::vec(fault(), 1..40),
+        tells in any::<bool>(),
     ) {
         let mut fleet = Fleet::new(options(64));
+        fleet.tells = tells;
         fleet.start("a");
         for fault in faults {
             inflict(&mut fleet, fault);

@@ -38,6 +38,10 @@ pub(crate) struct Fleet {
     names: BTreeSet<String>,
     pub(crate) drained: BTreeSet<String>,
     pub(crate) stored: Stored,
+    /// Whether the store tells whose connections are open: those of processes that live and are not
+    /// in `unlinked`.
+    pub(crate) tells: bool,
+    pub(crate) unlinked: BTreeSet<String>,
     /// Every map that was written.
     pub(crate) written: Vec<Map>,
     /// Leases are given in another order each time.
@@ -67,6 +71,8 @@ impl Fleet {
             names: BTreeSet::new(),
             drained: BTreeSet::new(),
             stored: Stored::Nothing,
+            tells: false,
+            unlinked: BTreeSet::new(),
             written: Vec::new(),
             turn: 0,
             boots: 0,
@@ -151,6 +157,8 @@ impl Fleet {
         let process = self.processes.get_mut(name).expect("it was started");
         if self.up && process.alive {
             process.renewed = self.now;
+            // No two renewals measure the same.
+            process.lease.load.lag_ms = self.now;
             let entry = (process.lease.clone(), self.now + ttl);
             self.leases.insert(name.into(), entry);
             self.names.insert(name.into());
@@ -203,6 +211,19 @@ impl Fleet {
             assert_eq!(write.after, stored);
             self.write(write.map.clone());
         }
+        for (node, boot) in &decision.end {
+            assert!(self.leading && self.up);
+            let written = self.map().nodes().iter();
+            let mut written = written.map(|node| (&node.id, node.boot));
+            assert!(
+                !written.any(|owner| owner == (node, *boot)),
+                "{node} has vnodes"
+            );
+            let left = |(lease, _): &mut (Lease, u64)| lease.boot == *boot;
+            if self.leases.get_mut(&**node).is_some_and(left) {
+                self.leases.remove(&**node);
+            }
+        }
         decision
     }
 
@@ -226,10 +247,15 @@ impl Fleet {
             .iter()
             .filter(|name| !self.leases.contains_key(*name));
         let gone = gone.cloned().collect();
+        let linked = |(name, process): (&String, &Process)| {
+            (process.alive && !self.unlinked.contains(name)).then(|| (id(name), process.lease.boot))
+        };
+        let alive = self.processes.iter().filter_map(linked).collect();
         Observation {
             leading: self.leading,
             reading: self.up.then(|| Reading {
                 source: self.source,
+                alive: self.tells.then_some(alive),
                 leases,
                 drained: self.drained.clone(),
                 map: self.stored.clone(),

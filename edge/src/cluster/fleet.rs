@@ -54,7 +54,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
     let mut membership = Membership::new(described.ttl.as_millis() as u64);
     let mut busyness = Busyness::default();
     let (sender, mut answers) = unbounded_channel();
-    let mut hints = link.watch_map();
+    let mut hints = link.watch_map_as(&place.node, place.boot);
     let mut no_lease = Trouble::new("redis: the lease is renewed again");
     let mut no_map = Trouble::new("redis: the map can be used again");
     while !place.is_ending() {
@@ -129,7 +129,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
             changed = hints.changed() => {
                 // Without hints the map is read once a second all the same.
                 if changed.is_err() {
-                    hints = link.watch_map();
+                    hints = link.watch_map_as(&place.node, place.boot);
                 }
                 membership.map_changed();
             }

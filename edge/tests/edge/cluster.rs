@@ -373,3 +373,32 @@ fn an_edge_that_is_connected_and_publishes_nothing_serves_its_own_and_says_why()
     cluster.edge.until_metric(oldest, "", 0.0);
     until_ready_says(&mut cluster.edge, "ready");
 }
+
+#[test]
+fn redis_tells_that_a_process_is_gone_when_it_is_killed_and_not_when_it_stands_still() {
+    let mut cluster = Cluster::start();
+    let runtime = &cluster.runtime;
+    let alive = |link: &Link| {
+        let leases = runtime.block_on(link.leases()).expect("leases");
+        let process = (leases.good[0].id(), leases.good[0].boot);
+        let alive = runtime.block_on(link.alive(std::slice::from_ref(&process)));
+        alive
+            .expect("an answer")
+            .expect("Redis tells")
+            .contains(&process)
+    };
+    assert!(alive(&cluster.link));
+    cluster.edge.signal(Signal::STOP);
+    moment();
+    assert!(alive(&cluster.link));
+    cluster.edge.signal(Signal::KILL);
+    assert_eq!(cluster.edge.wait(), None);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while alive(&cluster.link) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "its subscription stays"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -111,6 +111,62 @@ async fn only_its_own_life_ends_a_lease() {
 }
 
 #[tokio::test]
+async fn a_lease_that_was_ended_leaves_the_name() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    link.renew(&lease("n1", 2), LONG, true)
+        .await
+        .expect("a lease");
+    link.end_lease(&id("n1"), 1).await.expect("an answer");
+    assert_eq!(link.leases().await.expect("the leases").good.len(), 1);
+    link.end_lease(&id("n1"), 2).await.expect("an answer");
+    let leases = link.leases().await.expect("the leases");
+    assert_eq!((leases.good.len(), leases.gone), (0, vec!["n1".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_process_is_alive_for_as_long_as_it_has_its_subscription() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let all = [(id("n1"), u64::MAX), (id("n1"), 2), (id("n2"), 3)];
+    let until_alive = async |expected: &[(NodeId, u64)]| {
+        let expected = Ok(Some(expected.iter().cloned().collect()));
+        until(async || (link.alive(&all).await == expected).then_some(())).await;
+    };
+    until_alive(&[]).await;
+    let first = link.watch_map_as(&id("n1"), u64::MAX);
+    let _second = link.watch_map_as(&id("n2"), 3);
+    until_alive(&[all[0].clone(), all[2].clone()]).await;
+    drop(first);
+    until_alive(&all[2..]).await;
+    // A connection that somebody else closed is there again by itself.
+    let _ = server.cli(&["client", "kill", "type", "pubsub"]);
+    until_alive(&all[2..]).await;
+    assert_eq!(link.alive(&[]).await, Ok(Some([].into())));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_tell_whose_connection_is_there_is_used_all_the_same() {
+    let server = RedisServer::start();
+    let rule = ["resetchannels", "&os:map:changed", "-pubsub"];
+    let _ = server.cli(&[&["acl", "setuser", "default"], &rule[..]].concat());
+    let link = connect(&server.url());
+    let mut watch = link.watch_map_as(&id("n1"), 1);
+    watch.changed().await.expect("subscribed");
+    let notices = link.take_notices().join("\n");
+    assert!(
+        notices.contains("a crash is noticed when the lease ends"),
+        "{notices}"
+    );
+    assert_eq!(link.alive(&[(id("n1"), 1)]).await, Ok(None));
+    assert_eq!(link.alive(&[(id("n1"), 1)]).await, Ok(None));
+    assert_eq!(link.take_notices().len(), 1);
+    let written = link.write_map(1, version(0), &map(1)).await;
+    assert_eq!(written, Ok(MapWrite::Written));
+    watch.changed().await.expect("announced");
+}
+
+#[tokio::test]
 async fn a_lease_that_cannot_be_used_is_named_and_the_others_are_there() {
     let server = RedisServer::start();
     let link = connect(&server.url());

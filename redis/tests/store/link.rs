@@ -222,8 +222,12 @@ async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
     };
     let link = connect(&url(SECRET_IN_URL));
     crate::common::exercise(&link).await;
-    let mut watch = link.watch_map();
+    let node = ring::NodeId::parse("n1").expect("a good name");
+    let mut watch = link.watch_map_as(&node, 1);
     watch.changed().await.expect("subscribed");
+    let alive = link.alive(&[(node.clone(), 1)]).await;
+    assert_eq!(alive, Ok(Some([(node, 1)].into())));
+    assert!(link.take_notices().is_empty());
 
     let wrong = connect(&url("hunter2wrong"));
     let error = wrong.incarnation().await.expect_err("a wrong password");

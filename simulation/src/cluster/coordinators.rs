@@ -8,7 +8,7 @@ use coordinator::control::{Control, Now, Observation, Options, Reading, Stored, 
 use ring::Vnode;
 
 use super::{
-    plan::{LEASE, POLL, RESPONSE},
+    plan::{CLOSED, LEASE, POLL, RESPONSE},
     redis::{Answer, Command},
     world::{End, Event, World},
 };
@@ -81,6 +81,7 @@ impl World {
             penalty_limit: 4_000,
             load_shift: 0,
             load_interval: 60_000,
+            closed_for: CLOSED,
         }
     }
 
@@ -165,6 +166,7 @@ impl World {
                     leases,
                     gone,
                     drained,
+                    alive,
                 }),
             ) => {
                 state.leases = Some(Reading {
@@ -172,6 +174,7 @@ impl World {
                     leases,
                     gone,
                     drained,
+                    alive: Some(alive),
                     ..Reading::default()
                 });
                 let ticket = self.consult(n, Command::Map);
@@ -209,6 +212,10 @@ impl World {
         }
         for node in decision.forget {
             self.consult(n, Command::ForgetName { node });
+        }
+        for (node, boot) in decision.end {
+            let node = node.to_string();
+            self.consult(n, Command::EndLease { node, boot });
         }
         if let Some(Write { after, map }) = decision.write
             && let Some(token) = self.coordinators[n].token

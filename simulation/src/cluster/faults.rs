@@ -27,6 +27,9 @@ pub(crate) enum Heal {
     Undrain(String),
     Coordinator(usize),
     Unpause(usize, u64),
+    /// A node whose connection was closed and made again knows by now what came of it.
+    Link,
+    Kill(usize),
 }
 
 impl World {
@@ -47,6 +50,7 @@ impl World {
         match fault {
             Fault::StoreAway if !self.store.away => {
                 self.store.away = true;
+                self.links_break();
                 self.fault("the store goes away", 300, 6_000, Heal::StoreBack);
             }
             Fault::StoreSlow if self.store.delay <= 5 => {
@@ -77,6 +81,9 @@ impl World {
                 self.note(|| "the store loses everything".into());
                 self.store_is_changed();
                 self.store.wipe(restarted);
+                if restarted {
+                    self.links_break();
+                }
                 self.instant();
             }
             Fault::BusAway if !self.bus.away => {
@@ -177,12 +184,13 @@ impl World {
                 self.note(|| format!("the wall clock of p{pid} steps to {step} ms off"));
                 self.processes[pid].wall = step;
             }
+            Fault::Hints => self.mislead(pid),
             _ => {}
         }
     }
 
     /// Begins a fault that lasts between `least` and `most` ms.
-    fn fault(&mut self, what: &str, least: u64, most: u64, heal: Heal) {
+    pub(crate) fn fault(&mut self, what: &str, least: u64, most: u64, heal: Heal) {
         let lasts = least + self.random.below(most);
         self.note(|| format!("FAULT {what} for {lasts} ms"));
         self.active += 1;
@@ -217,6 +225,7 @@ impl World {
                 if self.random.once_in(2) {
                     // It was restarted, with all it had.
                     self.store.restart();
+                    self.links_break();
                 }
             }
             Heal::StoreFast => {
@@ -232,6 +241,7 @@ impl World {
             // In half of the worlds that takes a while, in which nobody reaches it.
             Heal::Failover(data) if self.plan.seed.is_multiple_of(2) && !self.store.away => {
                 self.store.away = true;
+                self.links_break();
                 self.fault(
                     "no replica has taken over",
                     300,
@@ -263,6 +273,15 @@ impl World {
                     self.unpause(n);
                 }
             }
+            Heal::Link => {}
+            Heal::Kill(pid) => {
+                if self.processes[pid].alive && !self.processes[pid].stalled {
+                    self.end_process(pid, true, "is killed");
+                    self.restart_later(pid, 100, 8_000);
+                } else {
+                    self.link_in(0, pid, true);
+                }
+            }
         }
         self.active -= 1;
         self.calm_at = self.now;
@@ -273,6 +292,7 @@ impl World {
         self.failing_over = false;
         self.store_is_changed();
         self.store.restore(data);
+        self.links_break();
     }
 
     pub(crate) fn start_coordinator(&mut self, n: usize) {

@@ -8,6 +8,7 @@ mod client;
 mod coordinators;
 mod faults;
 mod freshness;
+mod links;
 mod maps;
 mod plan;
 mod process;

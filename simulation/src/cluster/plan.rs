@@ -12,6 +12,8 @@ pub(crate) const TIMEOUT: u64 = 2_000;
 pub(crate) const RESPONSE: u64 = 1_000;
 /// Time between two looks of a coordinator, ms.
 pub(crate) const POLL: u64 = 300;
+/// For how long a node's connection to the store has to be closed to be a hint, ms.
+pub(crate) const CLOSED: u64 = 300;
 /// The TTL of the leader's key, ms.
 pub(crate) const LEADER: u64 = 1_500;
 /// Between a client and a node, at most.
@@ -60,11 +62,13 @@ pub enum Fault {
     Clocks,
     /// A process gets a successor of its name while it still lives.
     Twin,
+    /// Connections to the store are closed under living processes, late, early or twice.
+    Hints,
 }
 
 impl Fault {
     /// Every kind of fault.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::StoreAway,
         Self::StoreSlow,
         Self::StoreCut,
@@ -84,6 +88,7 @@ impl Fault {
         Self::Coordinators,
         Self::Clocks,
         Self::Twin,
+        Self::Hints,
     ];
 }
 
@@ -106,11 +111,12 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a seed as the tests run it: an eighth without faults, three eighths with one
-    /// kind, the rest with several.
+    /// kind, the rest with several. Hints come on top in a seventh of those with faults.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
-        let mut pick = || Fault::ALL[random.below(Fault::ALL.len() as u64) as usize];
+        let others = Fault::ALL.len() as u64 - 1;
+        let mut pick = || Fault::ALL[random.below(others) as usize];
         let kinds = match seed % 8 {
             0 => 0,
             1..4 => 1,
@@ -120,6 +126,9 @@ impl Plan {
         let mut faults: Vec<Fault> = (0..kinds).map(|_| pick()).collect();
         faults.sort_unstable();
         faults.dedup();
+        if kinds > 0 && seed % 7 == 5 {
+            faults.push(Fault::Hints);
+        }
         Self {
             seed,
             nodes: 2 + random.below(3),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use presence::Renewal;
 use protocol::{Lease, Stored};
-use ring::{Epoch, Map, MapVersion, Vnode};
+use ring::{Epoch, Map, MapVersion, NodeId, Vnode};
 
 use super::plan::{LEADER, LEASE};
 
@@ -42,6 +42,10 @@ pub(crate) enum Command {
         newcomer: bool,
     },
     Forget {
+        node: String,
+        boot: u64,
+    },
+    EndLease {
         node: String,
         boot: u64,
     },
@@ -85,6 +89,7 @@ pub(crate) enum Answer {
         /// Names of nodes whose lease has ended.
         gone: Vec<String>,
         drained: BTreeSet<String>,
+        alive: BTreeSet<(NodeId, u64)>,
     },
     /// The store has the map of a newer leader.
     Superseded,
@@ -116,6 +121,8 @@ pub(crate) struct Data {
 pub(crate) struct Redis {
     pub(crate) data: Data,
     pub(crate) away: bool,
+    /// Whose connections are open, by node and boot.
+    pub(crate) alive: BTreeSet<(NodeId, u64)>,
     /// The longest time that a request or an answer travels, ms.
     pub(crate) delay: u64,
     /// One answer in so many is lost; 0 = none.
@@ -251,6 +258,14 @@ impl Redis {
                 }
                 Answer::Done
             }
+            Command::EndLease { node, boot } => {
+                if let Some((lease, until)) = self.data.leases.get_mut(&node)
+                    && lease.boot == boot
+                {
+                    *until = (*until).min(now);
+                }
+                Answer::Done
+            }
             Command::ForgetName { node } => {
                 if self
                     .data
@@ -298,6 +313,7 @@ impl Redis {
                         .map(|(lease, _)| lease.node.clone())
                         .collect(),
                     drained: self.data.drained.clone(),
+                    alive: self.alive.clone(),
                 }
             }
             Command::WriteMap { token, after, map } => {

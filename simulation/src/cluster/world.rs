@@ -43,6 +43,8 @@ pub(crate) enum Event {
     /// A request of a program reaches the store.
     Store(End, u64, u64, Command),
     Heal(Heal),
+    /// A process makes its connection to the store (`true`), or the store notices its end.
+    Link(usize, bool),
     /// A user was shown offline at that time, and seemed not to be.
     Doubt(usize, u64, String),
     /// A node that has left joins again.
@@ -97,6 +99,8 @@ pub(crate) struct Accepted {
 pub struct World {
     pub(crate) plan: Plan,
     pub(crate) random: Random,
+    /// That of the connections to the store.
+    pub(crate) links: Random,
     pub(crate) trace: bool,
     /// The world's time, ms since the run began.
     pub(crate) now: u64,
@@ -154,6 +158,7 @@ impl World {
         };
         let mut world = Self {
             random,
+            links: Random::new(plan.seed ^ 0x0011_4c5e),
             trace,
             now: 10_000,
             wall: 1_790_000_000_000,
@@ -271,6 +276,7 @@ impl World {
                 self.reach_store(end, life, ticket, command);
             }
             Event::Heal(heal) => self.heal(heal),
+            Event::Link(pid, open) => self.link(pid, open),
             Event::Doubt(user, at, what) => self.check_doubt(user, at, &what),
             Event::Rejoin(name) => {
                 let pid = self.names[name].expect("it was there before it left");
@@ -353,6 +359,7 @@ impl World {
         }
         self.later(1, pid, In::Steps(true));
         self.later(2, pid, In::Consume);
+        self.links_itself(pid);
         self.look_who_is_gone();
     }
 

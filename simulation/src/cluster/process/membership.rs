@@ -87,7 +87,11 @@ impl World {
             highest_epoch: process.member.highest_epoch().get(),
             moving: moving as u32,
             trouble: String::new(),
-            load: Load::default(),
+            // No two renewals measure the same.
+            load: Load {
+                lag_ms: mono,
+                ..Load::default()
+            },
         };
         self.ask(pid, Command::Renew { lease, newcomer }, Asked::Renew(mono));
     }

@@ -489,6 +489,9 @@ impl World {
                 self.send_down(state.client, conn, ToClient::End);
             }
         }
+        if told {
+            self.is_unlinked(pid);
+        }
         // What was on its way to the brokers may arrive.
         for (partition, queue) in out.iter_mut().enumerate() {
             let arrive = self.random.below(queue.len() as u64 + 1) as usize;
