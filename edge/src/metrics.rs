@@ -243,6 +243,8 @@ const PER_CORE: &[PerCore] = numbers! {
     "delivery_frames_total" counter "Frames that carried them." => |c| c.presence.frames;
     "conflations_total" counter "Changes merged into one that still waited."
         => |c| c.presence.conflations;
+    "paced_changes_total" counter "Changes that watchers were told later, since their user changed too often."
+        => |c| c.presence.paced;
     "blocked_total" counter "Times a client's socket took no more." => |c| c.presence.blocked;
     "stale_total" counter "States dropped because a newer one was known." => |c| c.presence.stale;
     "impatient_total" counter "Questions answered without waiting on for the store."

@@ -321,6 +321,8 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         max_message: shared.config.server.max_message.0,
         message_rate: presence.message_rate as u32,
         message_burst: presence.message_burst as u32,
+        change_rate: presence.change_rate as u32,
+        change_burst: presence.change_burst as u32,
         byte_rate: presence.byte_rate.0 as u32,
         byte_burst: presence.byte_burst.0 as u32,
         newest_wins: presence.over_max_devices == "newest",

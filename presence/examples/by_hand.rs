@@ -107,6 +107,8 @@ fn settings() -> Result<Settings, Box<dyn std::error::Error>> {
         max_message: 16_384,
         message_rate: 20,
         message_burst: 200,
+        change_rate: 20,
+        change_burst: 40,
         byte_rate: 65_536,
         byte_burst: 262_144,
     })

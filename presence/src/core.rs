@@ -132,8 +132,10 @@ impl Core {
         self.wheel.advance(self.time.clock, &mut due);
         // A session that ends now may start its user's grace: the one that ended goes first.
         for owner in &due {
-            if let wheel::Owner::Grace(slot) = owner {
-                self.grace_over(*slot);
+            match owner {
+                wheel::Owner::Grace(slot) => self.grace_over(*slot),
+                wheel::Owner::Pace(slot) => self.pace_over(*slot),
+                wheel::Owner::Session(_) => {}
             }
         }
         for owner in due.drain(..) {

@@ -47,6 +47,8 @@ pub struct Counters {
     pub frames: u64,
     /// Changes that were merged into one that still waited.
     pub conflations: u64,
+    /// Changes that watchers were not told at once, since their user changed too often.
+    pub paced: u64,
     /// Sessions that became blocked because their socket took no more.
     pub blocked: u64,
     /// States of other cores' and nodes' users that were not newer than known.

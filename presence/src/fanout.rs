@@ -119,16 +119,37 @@ impl Fanout {
         watch: u32,
         at: u64,
     ) {
-        let slot = &mut sessions[session];
-        let entry = &mut slot.watches[watch as usize];
+        if Self::hold(sessions, counters, session, watch) {
+            self.release(sessions, session, watch, at);
+        }
+    }
+
+    /// Notes a change that is not sent before [`Fanout::release`]; whether it is the first that waits.
+    pub(crate) fn hold(
+        sessions: &mut Sessions,
+        counters: &mut Counters,
+        session: u32,
+        watch: u32,
+    ) -> bool {
+        let entry = &mut sessions[session].watches[watch as usize];
         if entry.has(Watch::AWAITING) {
-            return;
+            return false;
         }
         if entry.has(Watch::PENDING) {
             counters.conflations += 1;
-            return;
+            return false;
         }
         entry.set(Watch::PENDING);
+        true
+    }
+
+    /// Queues the change that waits behind one of the session's watches, if one does; `at` (monotonic
+    /// µs) counts as its time.
+    pub(crate) fn release(&mut self, sessions: &mut Sessions, session: u32, watch: u32, at: u64) {
+        let slot = &mut sessions[session];
+        if !slot.watches[watch as usize].has(Watch::PENDING) {
+            return;
+        }
         if slot.pending_since == 0 {
             slot.pending_since = at;
         }

@@ -64,6 +64,11 @@ pub struct Settings {
     pub message_rate: u32,
     /// Messages that a session may send at once.
     pub message_burst: u32,
+    /// Changes of a user a second that its watchers are told in the long run, at most 1,000; of more they
+    /// are told the newest, a little later. 0 = all are told at once.
+    pub change_rate: u32,
+    /// Changes of a user that its watchers may be told at once, at least 1.
+    pub change_burst: u32,
     /// Bytes a second that a session may send in the long run; beyond, 4429.
     pub byte_rate: u32,
     /// Bytes that a session may send at once.

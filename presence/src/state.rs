@@ -5,10 +5,11 @@ use protocol::{Cause, Mode, Record, Status, Stored, Version};
 
 use crate::{
     Core,
+    fanout::Fanout,
     lifetime::How,
-    user::{Knowledge, NONE, Owned, Return, User},
+    user::{Knowledge, NONE, Owned, Return, User, Watcher},
     vnodes::Owner,
-    wheel,
+    wheel::{self, TimerId},
 };
 
 /// What others see of a user with these sessions in this mode.
@@ -145,18 +146,56 @@ impl Core {
         self.tell_peers(slot);
     }
 
-    /// Queues the user's record for every watcher of this core.
+    /// Queues the user's record for every watcher of this core; later, when it changes too often.
     pub(crate) fn tell_watchers(&mut self, slot: u32) {
-        let at = self.time.now.mono_us.max(1);
-        for watcher in &self.users[slot].watchers {
-            self.fanout.change(
-                &mut self.sessions,
-                &mut self.counters,
-                watcher.session,
-                watcher.watch,
-                at,
-            );
+        if self.users[slot].watchers.is_empty() {
+            return;
         }
+        if self.may_tell_now(slot) {
+            let at = self.time.now.mono_us.max(1);
+            for Watcher { session, watch } in &self.users[slot].watchers {
+                let (sessions, counters) = (&mut self.sessions, &mut self.counters);
+                self.fanout.change(sessions, counters, *session, *watch, at);
+            }
+            return;
+        }
+        self.counters.paced += 1;
+        for Watcher { session, watch } in &self.users[slot].watchers {
+            let (sessions, counters) = (&mut self.sessions, &mut self.counters);
+            Fanout::hold(sessions, counters, *session, *watch);
+        }
+    }
+
+    /// Whether the user's watchers hear of a change now. If not, a timer tells them of the newest
+    /// state (the generic cell rate algorithm, ITU-T I.371: it knows one time and no count).
+    fn may_tell_now(&mut self, slot: u32) -> bool {
+        let Some(each) = 1_000_u64.checked_div(self.settings.change_rate.into()) else {
+            return true;
+        };
+        let user = &mut self.users[slot];
+        if user.pace != TimerId::NONE {
+            return false;
+        }
+        let ahead = each * u64::from(self.settings.change_burst.saturating_sub(1));
+        let earliest = user.paced_until.saturating_sub(ahead);
+        if earliest > self.time.clock {
+            user.pace = self.wheel.arm(earliest, wheel::Owner::Pace(slot));
+            return false;
+        }
+        user.paced_until = user.paced_until.max(self.time.clock) + each;
+        true
+    }
+
+    /// The watchers of a user that changed too often are due to hear how it is.
+    pub(crate) fn pace_over(&mut self, slot: u32) {
+        self.users[slot].pace = TimerId::NONE;
+        self.may_tell_now(slot);
+        let at = self.time.now.mono_us.max(1);
+        for Watcher { session, watch } in &self.users[slot].watchers {
+            self.fanout
+                .release(&mut self.sessions, *session, *watch, at);
+        }
+        self.users.sweep_later(slot);
     }
 
     pub(crate) fn store_mark(&mut self, slot: u32) {

@@ -72,6 +72,11 @@ pub(crate) struct User {
     /// `None` = no core has to do with the user.
     cores: Option<Box<Cores>>,
     pub(crate) publishing: Publishing,
+    /// The timer that tells the user's watchers of what they have not heard yet; armed only for one
+    /// that changes too often.
+    pub(crate) pace: TimerId,
+    /// When the user's allowance of changes is whole again, on the core's clock, ms.
+    pub(crate) paced_until: u64,
     /// The number of questions and searches that wait for this user.
     pub(crate) waiters: u32,
     /// Index in this flush's encoded records, or `NONE`.
@@ -192,6 +197,8 @@ impl User {
             },
             cores: None,
             publishing: Publishing::IDLE,
+            pace: TimerId::NONE,
+            paced_until: 0,
             waiters: 0,
             encoded: NONE,
             mark: 0,
@@ -352,6 +359,7 @@ impl User {
             && !self.is_unwritten()
             && self.store == Transfer::Idle
             && self.publishing.is_idle()
+            && self.pace == TimerId::NONE
             && !self.is_subscribed()
             && self.knowledge != Knowledge::Asked
     }
@@ -364,6 +372,6 @@ mod tests {
     #[test]
     fn a_user_is_no_larger_than_its_documented_cost() {
         let sizes = [size_of::<User>(), size_of::<Owned>(), size_of::<Cores>()];
-        assert_eq!(sizes, [152, 40, 32]);
+        assert_eq!(sizes, [168, 40, 32]);
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Owner {
     Session(u32),
     /// A user's grace period.
     Grace(u32),
+    /// A user whose watchers are told later, since it changes too often.
+    Pace(u32),
 }
 
 /// The handle of an armed timer, or of none.

@@ -13,6 +13,10 @@ mod world;
 
 pub use world::{Plan, World};
 
+/// No limit of how many changes of a user its watchers are told.
+const CHANGE_RATE: u32 = 0;
+const CHANGE_BURST: u32 = 1;
+
 /// What a core has in memory and in its queues: nothing, when all have left.
 fn kept(core: &presence::Core) -> [u64; 6] {
     let counters = core.counters();

@@ -142,6 +142,8 @@ impl Config {
             presence.message_burst,
             1..=most_messages,
         );
+        rules.number("presence.change_rate", presence.change_rate, 0..=1_000);
+        rules.number("presence.change_burst", presence.change_burst, 1..=10_000);
         let word = &presence.over_max_devices;
         rules.word("presence.over_max_devices", word, &["refuse", "newest"]);
         rules.bytes(

@@ -117,6 +117,11 @@ settings::sections! {
         message_rate: u64 = "100",
         /// Messages that a session may send at once.
         message_burst: u64 = "1200",
+        /// Changes of a user a second that its watchers are told in the long run; a user that changes
+        /// more often is told to them as it is then. 0 = no limit.
+        change_rate: u64 = "0",
+        /// Changes of a user that its watchers may be told at once, where there is a `change_rate`.
+        change_burst: u64 = "40",
         /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
         /// with 4429.
         byte_rate: Bytes = "256KiB",

@@ -4,4 +4,5 @@ mod again;
 mod claims;
 mod cut_off_owner;
 mod handover;
+mod pace;
 mod support;

@@ -71,6 +71,8 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         max_message: 16_384,
         message_rate: 100,
         message_burst: 100,
+        change_rate: 20,
+        change_burst: 40,
         byte_rate: 1 << 20,
         byte_burst: 1 << 24,
     }

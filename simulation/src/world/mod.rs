@@ -14,6 +14,7 @@ use protocol::Status;
 use ring::{CoreId, Epoch, VnodeCount};
 
 use crate::{
+    CHANGE_BURST, CHANGE_RATE,
     client::Client,
     node::{SimBus, SimMesh, SimStore},
     random::Random,
@@ -166,6 +167,8 @@ impl World {
                         max_message: 16_384,
                         message_rate: 1_000,
                         message_burst: 1_000,
+                        change_rate: CHANGE_RATE,
+                        change_burst: CHANGE_BURST,
                         byte_rate: 1 << 20,
                         byte_burst: 1 << 24,
                     },

@@ -27,6 +27,7 @@ use super::{
     redis::Answer,
     world::World,
 };
+use crate::{CHANGE_BURST, CHANGE_RATE};
 
 /// Requests and events of a core that may be under way.
 const ROOM: usize = 64;
@@ -155,6 +156,8 @@ impl Process {
                     max_message: 16_384,
                     message_rate: 1_000,
                     message_burst: 1_000,
+                    change_rate: CHANGE_RATE,
+                    change_burst: CHANGE_BURST,
                     byte_rate: 1 << 20,
                     byte_burst: 1 << 24,
                 },
