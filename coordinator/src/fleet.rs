@@ -2,7 +2,7 @@
 //! decided, and shows what is known now. It owns the order of what is read; it decides nothing.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use coordinator::control::{Control, Note, Observation, Reading, Stored, Write};
 use redis_store::{Leader, Link, MapWrite, StoreError};
-use ring::MapError;
+use ring::{MapError, NodeId};
 use tokio::{
     sync::{Notify, watch},
     time::sleep,
@@ -21,6 +21,7 @@ use crate::{
     leadership::Leadership,
     metrics::Metrics,
     picture::{Happened, Picture, Published, remember},
+    probe,
     stop::Stop,
 };
 
@@ -31,6 +32,8 @@ const AFTER_A_MAP: Duration = Duration::from_secs(2);
 const MORE_OFTEN: u32 = 5;
 /// Time between two questions whether edges still have their connections.
 const CONNECTIONS: Duration = Duration::from_millis(100);
+/// The most edges whose addresses are tried at a time.
+const MOST_PROBES: usize = 4;
 /// The shortest time between two looks, whoever asks for them.
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// The highest version of a damaged map that another one can follow.
@@ -149,12 +152,32 @@ impl Fleet {
             }
             sleep(CONNECTIONS).await;
             // That the store does not answer is said at the look.
-            if let Ok(Some(alive)) = self.link.alive(&self.control.processes()).await
+            if let Ok(Some(alive)) = self.alive().await
                 && self.control.misses_one(&alive)
             {
                 return;
             }
         }
+    }
+
+    /// The processes that live as far as can be told: they have their connection to Redis, or did not
+    /// let a connection to their clients' address be refused.
+    async fn alive(&self) -> Result<Option<BTreeSet<(NodeId, u64)>>, StoreError> {
+        let alive = self.link.alive(&self.control.processes()).await?;
+        let Some(mut alive) = alive else {
+            return Ok(None);
+        };
+        let missing = self.control.addresses_of_missing(&alive);
+        if missing.len() > MOST_PROBES {
+            // One cause that they share, more likely; the control takes it for that.
+            return Ok(Some(alive));
+        }
+        for (process, address) in missing {
+            if !probe::refuses(&address).await {
+                alive.insert(process);
+            }
+        }
+        Ok(Some(alive))
     }
 
     /// Gives whether a map was written, so that there is more to see at once.
@@ -221,7 +244,7 @@ impl Fleet {
         let alive = match self.closed_for.is_zero() {
             true => None,
             // Why it does not answer shows at what is asked next.
-            false => link.alive(&self.control.processes()).await.unwrap_or(None),
+            false => self.alive().await.unwrap_or(None),
         };
         let (leases, drained, run_id, incarnation, leader) = tokio::join!(
             link.leases(),

@@ -13,6 +13,7 @@ mod leadership;
 mod metrics;
 mod picture;
 mod policy;
+mod probe;
 mod run;
 mod server;
 mod stop;

@@ -37,6 +37,26 @@ impl Control {
             .collect()
     }
 
+    /// The address of a process whose connection was seen and is not among these.
+    #[must_use]
+    pub fn addresses_of_missing(
+        &self,
+        alive: &BTreeSet<(NodeId, u64)>,
+    ) -> Vec<((NodeId, u64), String)> {
+        let seen = |member: &&Member| member.present && member.connection != Connection::Unseen;
+        self.members
+            .values()
+            .filter(seen)
+            .map(|member| {
+                (
+                    (member.id(), member.lease.boot),
+                    member.lease.address.clone(),
+                )
+            })
+            .filter(|(process, _)| !alive.contains(process))
+            .collect()
+    }
+
     /// Whether a look has to be taken: the connection of a node, which was open, is not among these.
     #[must_use]
     pub fn misses_one(&self, alive: &BTreeSet<(NodeId, u64)>) -> bool {

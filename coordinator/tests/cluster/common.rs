@@ -353,9 +353,11 @@ impl Edge {
         Self::start_at(redis.url(), name, change)
     }
 
-    /// With a lease that lasts longer than a test.
-    pub(crate) fn start_for_long(redis: &RedisServer, name: &str) -> Self {
-        Self::live(redis.url(), name, Duration::from_secs(60), |_| {})
+    /// With a lease that lasts longer than a test, and clients that come to `port` of this host.
+    pub(crate) fn start_for_long(redis: &RedisServer, name: &str, port: u16) -> Self {
+        Self::live(redis.url(), name, Duration::from_secs(60), |lease| {
+            lease.address = format!("ws://127.0.0.1:{port}/socket");
+        })
     }
 
     pub(crate) fn start_at(url: String, name: &str, change: impl FnOnce(&mut Lease)) -> Self {

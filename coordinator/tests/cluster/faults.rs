@@ -46,14 +46,17 @@ fn when_the_leader_is_killed_the_other_leads_within_its_ttl_and_goes_on() {
     );
 }
 
+/// A port at which nobody listens.
+const NOBODY: u16 = 1;
+
 /// Its lease would last for a minute.
 #[test]
 fn a_killed_edge_is_replaced_by_its_closed_connection_where_that_is_turned_on() {
     let redis = RedisServer::start();
     let on = ["--rebalance-closed-for", "300ms"];
     let coordinator = Coordinator::start(&redis, "c1", &on);
-    let _a = Edge::start_for_long(&redis, "a");
-    let b = Edge::start_for_long(&redis, "b");
+    let _a = Edge::start_for_long(&redis, "a", NOBODY);
+    let b = Edge::start_for_long(&redis, "b", NOBODY);
     coordinator.until_owned(&[("a", 32), ("b", 32)]);
     // Until the coordinator has read Redis for a while, closed connections say nothing.
     sleep(Duration::from_millis(1_600));
@@ -70,10 +73,20 @@ fn a_killed_edge_is_replaced_by_its_closed_connection_where_that_is_turned_on() 
     until("the lease that it left is taken away", || {
         (redis.cli(&["exists", "os:node:b"]).trim() == "0").then_some(())
     });
+    // Clients still reach it: it has lost its connection to Redis alone.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    let d = Edge::start_for_long(&redis, "d", port);
+    coordinator.until_owned(&[("a", 32), ("b", 0), ("d", 32)]);
+    drop(d);
+    sleep(Duration::from_secs(1));
+    assert_eq!(coordinator.owned().get("d"), Some(&32));
+    drop(listener);
+    coordinator.until_owned(&[("a", 64), ("b", 0), ("d", 0)]);
     drop(coordinator);
 
     let coordinator = Coordinator::start(&redis, "c2", &[]);
-    let c = Edge::start_for_long(&redis, "c");
+    let c = Edge::start_for_long(&redis, "c", NOBODY);
     coordinator.until_owned(&[("a", 32), ("c", 32)]);
     sleep(Duration::from_millis(1_600));
     drop(c);
