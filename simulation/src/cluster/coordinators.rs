@@ -8,7 +8,7 @@ use coordinator::control::{Control, Now, Observation, Options, Reading, Stored, 
 use ring::Vnode;
 
 use super::{
-    plan::{CLOSED, LEASE, POLL, RESPONSE},
+    plan::{CLOSED, Fault, LEASE, POLL, RESPONSE},
     redis::{Answer, Command},
     world::{End, Event, World},
 };
@@ -81,7 +81,12 @@ impl World {
             penalty_limit: 4_000,
             load_shift: 0,
             load_interval: 60_000,
-            closed_for: CLOSED,
+            // Off where nothing is said of connections, as it is by default.
+            closed_for: if self.plan.faults.contains(&Fault::Hints) {
+                CLOSED
+            } else {
+                0
+            },
         }
     }
 
