@@ -268,11 +268,7 @@ impl Engine {
             next = next.min(at);
         }
         if let Some(go) = self.go {
-            while self.next_change < self.plan.changes
-                && !self.plan.mine(self.plan.change(self.next_change).0)
-            {
-                self.next_change += 1;
-            }
+            self.next_change = self.plan.next_mine(self.next_change);
             if self.next_change < self.plan.changes {
                 next = next.min(go + self.plan.time(self.next_change));
             }

@@ -259,6 +259,13 @@ impl Plan {
         }
     }
 
+    /// The first change from `number` on that this worker makes; the number of all when there is none.
+    pub(crate) fn next_mine(&self, number: u64) -> u64 {
+        let mut rest = number..self.changes;
+        rest.find(|number| self.mine(self.change(*number).0))
+            .unwrap_or(self.changes)
+    }
+
     /// Whether the user's session is this worker's to open.
     pub(crate) fn mine(&self, user: u32) -> bool {
         user % self.workers == self.worker

@@ -2,18 +2,15 @@
 //! records and gets new partitions. One broker serves all tests, one at a time.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
 use crate::support::{
-    Ledger, Log, LogSink, PATIENCE, Told, encoded, event, options, send, try_send, wait_for,
+    PATIENCE, Told, consumer, encoded, event, options, producer, send, try_send, wait_for,
 };
-use kafka_bus::{
-    Consumer, Options, Producer,
-    testing::{KafkaServer, answer},
-};
+use kafka_bus::testing::{KafkaServer, answer};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminOptions, NewPartitions},
@@ -31,19 +28,6 @@ fn broker() -> MutexGuard<'static, KafkaServer> {
         .unwrap_or_else(PoisonError::into_inner);
     broker.start_again().expect("the broker is back");
     broker
-}
-
-fn producer(options: &Options) -> (Producer, Arc<Ledger>) {
-    let ledger = Arc::new(Ledger::default());
-    let producer = Producer::start(options.clone(), ledger.clone()).expect("good options");
-    (producer, ledger)
-}
-
-fn consumer(options: &Options) -> (Consumer, Arc<Log>) {
-    let log = Arc::new(Log::default());
-    let sink = Box::new(LogSink(log.clone()));
-    let consumer = Consumer::start(options.clone(), sink).expect("good options");
-    (consumer, log)
 }
 
 /// Sends a message that nobody checked.

@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Ledger, Log, LogSink, PATIENCE, Told, options, send, try_send, wait_for};
-use kafka_bus::{Consumer, Options, Producer};
+use crate::support::{
+    Ledger, Log, LogSink, PATIENCE, Told, options, producer, send, try_send, wait_for,
+};
+use kafka_bus::{Consumer, Options};
 use rdkafka::{
     mocking::MockCluster,
     producer::DefaultProducerContext,
@@ -25,17 +27,9 @@ fn mock(partitions: i32) -> (Mock, Options) {
     (mock, options)
 }
 
-fn producer(options: &Options) -> (Producer, Arc<Ledger>) {
-    let ledger = Arc::new(Ledger::default());
-    let producer = Producer::start(options.clone(), ledger.clone()).expect("good options");
-    (producer, ledger)
-}
-
 /// A consumer that has its partitions.
 fn consumer(options: &Options) -> (Consumer, Arc<Log>) {
-    let log = Arc::new(Log::default());
-    let sink = Box::new(LogSink(log.clone()));
-    let consumer = Consumer::start(options.clone(), sink).expect("good options");
+    let (consumer, log) = crate::support::consumer(options);
     wait_for("the first assignment", || log.gaps() == 1);
     (consumer, log)
 }

@@ -11,7 +11,7 @@ use std::{
 pub(crate) mod identity;
 
 use kafka_bus::{
-    BadMessage, Options, Producer, Report, Reports, Sink,
+    BadMessage, Consumer, Options, Producer, Report, Reports, Sink,
     testing::{KafkaServer, Ports},
 };
 use protocol::{Cause, Event, Record, Status, Version};
@@ -49,6 +49,19 @@ pub(crate) fn options(brokers: &str, topic: &str) -> Options {
         },
         ..Options::default()
     }
+}
+
+pub(crate) fn producer(options: &Options) -> (Producer, Arc<Ledger>) {
+    let ledger = Arc::new(Ledger::default());
+    let producer = Producer::start(options.clone(), ledger.clone()).expect("good options");
+    (producer, ledger)
+}
+
+pub(crate) fn consumer(options: &Options) -> (Consumer, Arc<Log>) {
+    let log = Arc::new(Log::default());
+    let sink = Box::new(LogSink(log.clone()));
+    let consumer = Consumer::start(options.clone(), sink).expect("good options");
+    (consumer, log)
 }
 
 /// Lines for two more listeners of a broker, by these protocols. Its first one is without TLS and
