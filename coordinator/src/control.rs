@@ -313,7 +313,10 @@ impl Control {
             decision.forget.clear();
             return decision;
         }
-        decision.end = self.left_leases();
+        // A map that was lost, or not read back yet, may have been there for others to see.
+        if !lost && self.proposed.is_none() {
+            decision.end = self.left_leases();
+        }
         if let Some(map) = next.map(|next| self.unlike_abandoned(&next)) {
             decision.notes.push(Note::Writing {
                 version: map.version(),

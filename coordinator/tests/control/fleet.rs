@@ -213,10 +213,11 @@ impl Fleet {
         }
         for (node, boot) in &decision.end {
             assert!(self.leading && self.up);
-            let written = self.map().nodes().iter();
-            let mut written = written.map(|node| (&node.id, node.boot));
+            // A lease may end before any map is written: then nobody has vnodes.
+            let nodes = self.newest().map(Map::nodes).unwrap_or_default();
+            let owner = nodes.iter().find(|owner| owner.id == *node);
             assert!(
-                !written.any(|owner| owner == (node, *boot)),
+                owner.is_none_or(|owner| owner.boot != *boot),
                 "{node} has vnodes"
             );
             let left = |(lease, _): &mut (Lease, u64)| lease.boot == *boot;
@@ -314,11 +315,16 @@ impl Fleet {
         panic!("no map is written");
     }
 
-    pub(crate) fn map(&self) -> &Map {
+    /// The map in the store, else the last one written.
+    fn newest(&self) -> Option<&Map> {
         match &self.stored {
-            Stored::Map(map) => map,
-            _ => self.written.last().expect("a map was written"),
+            Stored::Map(map) => Some(map),
+            _ => self.written.last(),
         }
+    }
+
+    pub(crate) fn map(&self) -> &Map {
+        self.newest().expect("a map was written")
     }
 
     pub(crate) fn owned(&self, name: &str) -> usize {

@@ -192,3 +192,16 @@ fn a_node_that_leaves_as_it_should_is_not_taken_for_dead() {
     let noted = notes(&mut fleet, 10_000);
     assert_eq!(says(&noted, "connection"), 0, "{noted:?}");
 }
+
+#[test]
+fn a_node_that_dies_before_the_first_map_is_written_gets_no_vnodes() {
+    let mut fleet = Fleet::new(options(64));
+    fleet.tells = true;
+    fleet.start("a");
+    fleet.start("b");
+    fleet.step();
+    fleet.crash("a");
+    fleet.settle();
+    assert_eq!((fleet.owned("a"), fleet.owned("b")), (0, 64));
+    assert!(!fleet.leases.contains_key("a"));
+}
