@@ -14,6 +14,7 @@ mod memory;
 mod opening;
 mod presence;
 mod proxies;
+mod refusals;
 mod restarts;
 mod service;
 mod slow;

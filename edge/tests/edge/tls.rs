@@ -15,16 +15,24 @@ use rustls::{
 
 use crate::common::{Client, Edge, Folder, bearer, token};
 
-fn certificate() -> CertifiedKey<rcgen::KeyPair> {
+pub(crate) type Pair = CertifiedKey<rcgen::KeyPair>;
+
+pub(crate) fn certificate() -> Pair {
     generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate")
 }
 
-fn connect(edge: &Edge, trusted: &CertifiedKey<rcgen::KeyPair>) -> Option<Client> {
+fn connect(edge: &Edge, trusted: &Pair) -> Option<Client> {
     connect_behind(edge, trusted, Vec::new())
 }
 
 /// A socket whose first write is behind other bytes, in one piece with them.
-struct Behind(Vec<u8>, TcpStream);
+pub(crate) struct Behind(Vec<u8>, TcpStream);
+
+impl Behind {
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.1.try_clone().expect("a descriptor")
+    }
+}
 
 impl Read for Behind {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -44,11 +52,23 @@ impl Write for Behind {
     }
 }
 
-fn connect_behind(
+fn connect_behind(edge: &Edge, trusted: &Pair, first: Vec<u8>) -> Option<Client> {
+    let stream = open_behind(edge, trusted, first)?;
+    let mut client = Client::over(Box::new(stream), &bearer(&token("alice")));
+    client.message();
+    Some(client)
+}
+
+/// A connection by TLS, over which nothing was said yet.
+pub(crate) fn open(edge: &Edge, trusted: &Pair) -> StreamOwned<ClientConnection, Behind> {
+    open_behind(edge, trusted, Vec::new()).expect("TLS")
+}
+
+fn open_behind(
     edge: &Edge,
-    trusted: &CertifiedKey<rcgen::KeyPair>,
+    trusted: &Pair,
     first: Vec<u8>,
-) -> Option<Client> {
+) -> Option<StreamOwned<ClientConnection, Behind>> {
     let mut roots = RootCertStore::empty();
     roots
         .add(trusted.cert.der().clone())
@@ -66,17 +86,14 @@ fn connect_behind(
     while tls.is_handshaking() {
         tls.complete_io(&mut stream).ok()?;
     }
-    let stream = StreamOwned::new(tls, stream);
-    let mut client = Client::over(Box::new(stream), &bearer(&token("alice")));
-    client.message();
-    Some(client)
+    Some(StreamOwned::new(tls, stream))
 }
 
 #[test]
 fn a_new_certificate_is_served_without_dropping_sessions() {
     let folder = Folder::new();
     let (old, new) = (certificate(), certificate());
-    let write = |pair: &CertifiedKey<rcgen::KeyPair>| {
+    let write = |pair: &Pair| {
         let certificate = folder.file("cert.pem", pair.cert.pem());
         (
             certificate,
