@@ -148,7 +148,12 @@ impl KafkaServer {
             .args(["-c", KEEPER, "keeper"])
             .arg(&self.folder)
             .arg("java")
-            .args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"])
+            .args([
+                "-Xms256m",
+                "-Xmx512m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+            ])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
             .args(class_path()?)
             .args(&self.java)
@@ -254,7 +259,7 @@ impl KafkaServer {
     pub fn tool(&self, class: &str, arguments: &[&str]) -> io::Result<()> {
         let output = Command::new("java")
             .current_dir(&self.folder)
-            .args(["-Xmx128m", "-XX:+UseSerialGC"])
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dlog4j2.configurationFile=log4j2.properties")
             .args(class_path()?)
             .args(&self.java)
