@@ -1,32 +1,23 @@
 //! One connection to the store, be it a single server or a Redis Cluster, and how to get one.
 //! It owns what the client library is told; keeping a connection is the link's business.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult,
     TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection, PubSub},
-    cluster::{ClusterClient, ClusterClientBuilder},
-    cluster_async::ClusterConnection,
-    cluster_routing::{
-        MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
-    },
+    cluster_routing::Slot,
     io::tcp::TcpSettings,
 };
 use tokio::time::timeout;
 
 use crate::{
+    cluster::{self, Cluster},
     options::Target,
     sentinel::Sentinels,
     server::{self, Server},
 };
-
-/// How often a cluster's client follows a moved slot or waits for a busy node, within the timeout. A
-/// slot that has no master fails soon: whoever asks knows what to do without, and asks again.
-const CLUSTER_RETRIES: u32 = 2;
-/// The shortest and longest wait between those, ms.
-const CLUSTER_RETRY_WAIT: (u64, u64) = (10, 50);
 
 /// A connection to the store; clones share it.
 #[derive(Clone)]
@@ -34,7 +25,7 @@ pub(crate) enum Connection {
     /// A connection to one server.
     Single(MultiplexedConnection),
     /// Connections to the masters of a Redis Cluster.
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 impl Connection {
@@ -52,14 +43,7 @@ impl Connection {
         let count = pipeline.len();
         match self {
             Self::Single(single) => single.req_packed_commands(pipeline, 0, count).await,
-            Self::Cluster(cluster) => {
-                let route = slot.map_or(SingleNodeRoutingInfo::RandomPrimary, |slot| {
-                    SingleNodeRoutingInfo::SpecificNode(Route::with_slot(slot, SlotAddr::Master))
-                });
-                cluster
-                    .route_pipeline(pipeline.clone(), 0, count, route)
-                    .await
-            }
+            Self::Cluster(cluster) => cluster.send(pipeline, slot).await,
         }
     }
 
@@ -67,15 +51,7 @@ impl Connection {
     pub(crate) async fn send_to_all(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
         match self {
             Self::Single(single) => Ok(vec![single.req_packed_command(command).await?]),
-            Self::Cluster(cluster) => {
-                let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-                match cluster.route_command(command.clone(), masters).await? {
-                    Value::Map(answers) => {
-                        Ok(answers.into_iter().map(|(_, value)| value).collect())
-                    }
-                    other => Ok(vec![other]),
-                }
-            }
+            Self::Cluster(cluster) => cluster.send_to_all(command).await,
         }
     }
 }
@@ -111,7 +87,7 @@ pub(crate) struct Connector {
     clients: Vec<Client>,
     /// When there is more than one node, and made on the fly when the one turns out to be a
     /// cluster's.
-    cluster: ClusterClient,
+    cluster: Arc<cluster::Way>,
     config: AsyncConnectionConfig,
     limit: Duration,
 }
@@ -145,23 +121,20 @@ impl Connector {
             None if nodes.len() > 1 => Way::Cluster,
             None => Way::One,
         };
-        let mut cluster = ClusterClientBuilder::new(nodes)
-            .retries(CLUSTER_RETRIES)
-            .min_retry_wait(CLUSTER_RETRY_WAIT.0)
-            .max_retry_wait(CLUSTER_RETRY_WAIT.1)
-            .connection_timeout(target.connect_timeout)
-            .response_timeout(target.response_timeout)
-            .tcp_settings(tcp);
-        if let Some(certificates) = certificates {
-            cluster = cluster.certs(certificates);
-        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(target.connect_timeout))
+            .set_response_timeout(Some(target.response_timeout));
+        let cluster = cluster::Way {
+            seeds: nodes,
+            certificates,
+            config: config.clone(),
+            connect_timeout: target.connect_timeout,
+        };
         Ok(Self {
             way,
             clients,
-            cluster: cluster.build()?,
-            config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(target.connect_timeout))
-                .set_response_timeout(Some(target.response_timeout)),
+            cluster: Arc::new(cluster),
+            config,
             limit: target.connect_timeout,
         })
     }
@@ -196,8 +169,8 @@ impl Connector {
     }
 
     async fn connect_cluster(&self) -> Result<Connection, Unusable> {
-        // Connecting, asking for the slots, and connecting to the nodes in those.
-        let connect = self.cluster.get_async_connection();
+        // Connecting, and asking for the slots.
+        let connect = Cluster::connect(Arc::clone(&self.cluster));
         let cluster = timeout(self.limit * 2, connect).await.map_err(too_slow)??;
         let mut connection = Connection::Cluster(cluster);
         // A master that does not answer is no reason to do without the others.

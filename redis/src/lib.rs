@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod cluster;
 mod connection;
 mod counters;
 mod error;

@@ -194,8 +194,8 @@ export const faults = {
   },
   'vanish-cluster-master': {
     what: 'Redis Cluster: the host of a master is gone without a word, and back 5 s after its replica took over',
-    // Until its replica is the master, what its users change waits for requests that time out.
-    redis: 'cluster', seconds: 40, tolerance: 10, outage: 12,
+    // Until the first requests have timed out, what its users change waits for them.
+    redis: 'cluster', seconds: 40, tolerance: 10, outage: 3,
     run: (cluster, { found }) => loseMaster(() => cluster.redis.vanishMaster(), found),
   },
   'failover-sentinel': {

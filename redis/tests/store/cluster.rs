@@ -165,6 +165,14 @@ async fn what_is_asked_of_a_master_that_stands_still_holds_up_nothing_else() {
         answers.extend(more.into_iter().map(|(at, done)| (at, done.is_ok())));
     };
     link.run_each(ops(), take).await;
+    // It is known by now: whoever asks for its vnodes hears so at once, not after a timeout each.
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        let again = link.run(ops()).await;
+        assert!(again.iter().any(Result::is_ok) && again.iter().any(Result::is_err));
+    }
+    let took = began.elapsed();
+    assert!(took.as_millis() < 10 * 1_500, "ten runs took {took:?}");
     signal("-CONT");
     let numbers: HashSet<usize> = answers.iter().map(|(at, _)| *at).collect();
     assert_eq!((answers.len(), numbers.len()), (2_400, 2_400));
