@@ -18,7 +18,7 @@ use crate::{
     opening, pages, proxy_protocol,
     session::Handoff,
     shared::Hint,
-    socket,
+    socket, tls,
     upgrade::{self, Upgrade},
     websocket::{Inbound, OTHER_KIND, Reader},
     worker::Worker,
@@ -287,6 +287,18 @@ async fn read_head(
                     &format!("{}: {what}; it is answered 400", peer.address),
                 );
                 return Ok(Err(BadRequest::new(400, what)));
+            }
+            Err(_) if tls::is_hello(&link.inbox) => {
+                worker.count_refusal("tls_to_plain");
+                worker.shared.say_once(
+                    Hint::TlsToPlain,
+                    &format!(
+                        "{}: a client speaks TLS to server.listen = {}, which is plain HTTP, and is \
+                         closed: give tls.certificate and tls.key, or an address with ws:// or http://",
+                        peer.address, worker.shared.config.server.listen
+                    ),
+                );
+                return Ok(Ok(None));
             }
             Err(bad) => return Ok(Err(bad)),
             Ok(Some((request, head))) => {

@@ -115,8 +115,10 @@ pub(crate) struct Client<'a> {
     pub(crate) address: IpAddr,
     /// Whether it came by TLS to the outermost trusted proxy, when that is known.
     pub(crate) is_secure: Option<bool>,
-    /// The host and port that the client asked for.
+    /// The host that the client asked for, with a port where one was given with it.
     pub(crate) host: Option<&'a str>,
+    /// The port that the proxy was asked at, when the host has none and it is no scheme's own.
+    pub(crate) port: Option<u16>,
     /// There is a proxy between it and the edge.
     pub(crate) is_proxied: bool,
 }
@@ -124,12 +126,13 @@ pub(crate) struct Client<'a> {
 impl<'a> Client<'a> {
     /// The client of a request that came from `peer`. What a header says counts only when a trusted
     /// proxy has written it: of the addresses in `X-Forwarded-For` the rightmost that is no trusted
-    /// proxy, of `X-Forwarded-Proto` and `-Host` what the same proxy wrote that wrote this.
+    /// proxy, of `X-Forwarded-Proto`, `-Host` and `-Port` what the same proxy wrote that wrote this.
     pub(crate) fn of(request: &'a Request, peer: &Peer, trusted: &TrustedProxies) -> Self {
         let mut client = Self {
             address: peer.address,
             is_secure: peer.is_secure.then_some(true),
             host: request.host(),
+            port: None,
             is_proxied: peer.is_proxy || peer.is_relayed,
         };
         if !peer.is_proxy {
@@ -157,8 +160,20 @@ impl<'a> Client<'a> {
         client.is_secure = scheme.or(client.is_secure);
         let host = written("x-forwarded-host").filter(|host| is_authority(host));
         client.host = host.or(client.host);
+        let port = written("x-forwarded-port").and_then(|port| port.parse().ok());
+        // A proxy behind the one that ends TLS may tell 80 of what came by TLS.
+        client.port = port.filter(|port| ![0, 80, 443].contains(port));
+        client.port = client
+            .port
+            .filter(|_| client.host.is_some_and(|host| !has_port(host)));
         client
     }
+}
+
+/// Whether a host, which may be an IPv6 address in brackets, has a port.
+fn has_port(host: &str) -> bool {
+    let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    after_address.contains(':')
 }
 
 /// Whether a scheme is one over TLS.
@@ -369,6 +384,45 @@ mod tests {
                 "{headers}"
             );
             assert_eq!(ask("192.0.2.9", headers), (None, inside("edge.internal")));
+        }
+        let port = |peer: &str, headers: &str| {
+            let request = request(headers);
+            Client::of(&request, &Peer::new(ip(peer), &trusted), &trusted).port
+        };
+        for (headers, expected) in [
+            ("X-Forwarded-Port: 8443\r\n", Some(8443)),
+            (
+                "X-Forwarded-Port: 8443\r\nX-Forwarded-Host: chat.example\r\n",
+                Some(8443),
+            ),
+            (
+                "X-Forwarded-Port: 8443\r\nX-Forwarded-Host: [::1]\r\n",
+                Some(8443),
+            ),
+            // The host says where it was asked itself.
+            (
+                "X-Forwarded-Port: 8443\r\nX-Forwarded-Host: chat.example:99\r\n",
+                None,
+            ),
+            (
+                "X-Forwarded-Port: 8443\r\nX-Forwarded-Host: [::1]:99\r\n",
+                None,
+            ),
+            (
+                "X-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n",
+                None,
+            ),
+            ("X-Forwarded-Port: 80\r\nX-Forwarded-Proto: https\r\n", None),
+            ("X-Forwarded-Port: 65536\r\n", None),
+            ("X-Forwarded-Port: 0\r\n", None),
+            ("X-Forwarded-Port: 8443/x\r\n", None),
+            (
+                "X-Forwarded-For: 6.6.6.6, 192.0.2.1\r\nX-Forwarded-Port: 6666, 8443\r\n",
+                Some(8443),
+            ),
+        ] {
+            assert_eq!(port("10.0.0.1", headers), expected, "{headers}");
+            assert_eq!(port("192.0.2.9", headers), None, "{headers}");
         }
         // What a PROXY protocol header says of TLS stands where a proxy of HTTP says nothing.
         let told = Told {

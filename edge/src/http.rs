@@ -124,6 +124,15 @@ fn absolute_form(target: &str) -> (Option<&str>, &str) {
     (Some(authority), path)
 }
 
+/// Whether bytes that came first begin an HTTP request (RFC 9112 §3): a method and a space.
+pub(crate) fn is_beginning(bytes: &[u8]) -> bool {
+    let method = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_uppercase())
+        .count();
+    (3..=7).contains(&method) && bytes.get(method) == Some(&b' ')
+}
+
 /// Whether a text is a host, with a port or without.
 pub(crate) fn is_authority(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);

@@ -6,7 +6,14 @@ use std::{io, rc::Rc, time::Duration};
 use monoio::net::TcpStream;
 use protocol::{CloseCode, frame};
 
-use crate::{admission::Handshake, http::Response, socket, tls::TlsSession, worker::Worker};
+use crate::{
+    admission::Handshake,
+    http::{self, Response},
+    shared::Hint,
+    socket,
+    tls::TlsSession,
+    worker::Worker,
+};
 
 /// How long a client has to read a goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -51,6 +58,9 @@ impl Link {
         let mut answers = Vec::new();
         let received = tls.receive(&ciphertext, &mut self.inbox);
         tls.pending(&mut answers);
+        if received.is_err() && http::is_beginning(&ciphertext) {
+            answers = refuse_plain(&self.worker);
+        }
         self.handshake = tls.is_handshaking().then_some(handshake);
         self.tls = Some(tls);
         write_raw(&self.stream, &answers).await?;
@@ -93,6 +103,13 @@ impl Link {
             Some(tls) => {
                 let received = tls.receive(&scratch[..taken], &mut self.inbox);
                 tls.pending(answers);
+                // No record of TLS begins with a letter.
+                if received.is_err()
+                    && tls.is_handshaking()
+                    && http::is_beginning(&scratch[..taken])
+                {
+                    *answers = refuse_plain(&self.worker);
+                }
                 if !tls.is_handshaking() {
                     self.handshake = None;
                 }
@@ -193,4 +210,19 @@ async fn write_raw(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The answer, in plain text, to a request in plain text where TLS is spoken.
+fn refuse_plain(worker: &Worker) -> Vec<u8> {
+    let what = "plain HTTP was sent to a port that speaks TLS: use https:// or wss://";
+    worker.count_refusal("plain_to_tls");
+    worker.count_response(400);
+    worker.shared.say_once(
+        Hint::PlainToTls,
+        &format!(
+            "server.listen = {}: {what}; it is answered 400",
+            worker.shared.config.server.listen
+        ),
+    );
+    Response::problem(400, what).encode(false, false)
 }

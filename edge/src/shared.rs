@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// What administrators decree here; in a cluster the coordinators do.
     pub(crate) decrees: Option<Decrees>,
     /// What the log was told already, by [`Hint`].
-    hinted: [AtomicBool; 2],
+    hinted: [AtomicBool; 4],
 }
 
 /// What an operator is told once, for all that it happens with every connection.
@@ -54,6 +54,10 @@ pub(crate) enum Hint {
     NoProxyHeader,
     /// A client sends a PROXY header and is no trusted proxy.
     ProxyHeader,
+    /// A client speaks TLS where the edge does not.
+    TlsToPlain,
+    /// A client speaks plain HTTP where the edge speaks TLS.
+    PlainToTls,
 }
 
 /// The place where a user's clients connect.
@@ -136,7 +140,11 @@ impl Shared {
         let is_secure = client.is_secure.unwrap_or(self.tls.is_some());
         let scheme = if is_secure { "wss" } else { "ws" };
         let host = client.host.filter(|_| is_anywhere)?;
-        Some(format!("{scheme}://{host}/socket"))
+        let port = client.port.map(|port| format!(":{port}"));
+        Some(format!(
+            "{scheme}://{host}{}/socket",
+            port.unwrap_or_default()
+        ))
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -212,6 +212,11 @@ fn certified(
 /// The TLS session of one connection.
 pub(crate) struct TlsSession(Box<ServerConnection>);
 
+/// Whether bytes that came first begin TLS: a handshake record (RFC 8446 §5.1) of any version.
+pub(crate) fn is_hello(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[22, 3])
+}
+
 impl TlsSession {
     /// Takes what the client sent and appends the plaintext in it. `true` when the client has
     /// closed its direction. After an error, [`TlsSession::pending`] still has the alert to send.

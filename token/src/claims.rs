@@ -81,12 +81,18 @@ impl Rules {
             }
         }
         if !self.issuers.is_empty() {
-            let issuer = find(claims, "iss").and_then(Value::as_str);
-            if !issuer.is_some_and(|issuer| self.issuers.iter().any(|one| one == issuer)) {
+            let issuer = match find(claims, "iss") {
+                Some(Value::String(issuer)) => Some(issuer),
+                Some(_) => {
+                    return Err(TokenError::Member("iss".into(), "a text (RFC 7519 §4.1.1)"));
+                }
+                None => None,
+            };
+            if !issuer.is_some_and(|issuer| self.issuers.contains(issuer)) {
                 return Err(TokenError::Issuer);
             }
         }
-        if !self.is_for_us(claims) {
+        if !self.is_for_us(claims)? {
             return Err(TokenError::Audience(self.audience_claims.join(",")));
         }
         if !self.accept_bound && find(claims, "cnf").is_some() {
@@ -106,35 +112,37 @@ impl Rules {
             expires,
             rule,
             issued: issued.transpose()?.unwrap_or_default(),
-            id: find(claims, "jti").and_then(Value::as_str).map(Into::into),
+            id: find(claims, "jti").and_then(name),
             scopes: self.scopes(claims),
         })
     }
 
     /// The first of the audience's claims that is there decides, so that a claim further down lets
     /// in no token that was made for somebody else.
-    fn is_for_us(&self, claims: &Map<String, Value>) -> bool {
-        let mut names = self.audience_claims.iter();
+    fn is_for_us(&self, claims: &Map<String, Value>) -> Result<bool, TokenError> {
         let ours = |audience: &str| self.audiences.iter().any(|one| one == audience);
-        self.audiences.is_empty()
-            || match names.find_map(|name| find(claims, name)) {
-                Some(Value::String(audience)) => ours(audience),
-                Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).any(ours),
-                _ => false,
+        let mut names = self.audience_claims.iter();
+        let found = names.find_map(|name| Some((name, find(claims, name)?)));
+        Ok(match found {
+            _ if self.audiences.is_empty() => true,
+            None => false,
+            Some((_, Value::String(audience))) => ours(audience),
+            Some((_, Value::Array(list))) => list.iter().filter_map(Value::as_str).any(ours),
+            Some((name, _)) => {
+                return Err(TokenError::Member(
+                    name.clone(),
+                    "a text or a list of texts",
+                ));
             }
+        })
     }
 
     fn user(&self, claims: &Map<String, Value>) -> Result<UserId, TokenError> {
         let wrong = |what: String| TokenError::User(self.user_claim.clone(), what);
-        let user = match find(claims, &self.user_claim) {
-            Some(Value::String(user)) => UserId::parse(user),
-            Some(Value::Number(user)) if user.is_i64() || user.is_u64() => {
-                UserId::parse(&user.to_string())
-            }
-            None => return Err(wrong("it is missing".into())),
-            Some(_) => return Err(wrong("it is neither a text nor a whole number".into())),
-        };
-        user.map_err(|error| wrong(error.to_string()))
+        let user = find(claims, &self.user_claim).ok_or_else(|| wrong("it is missing".into()))?;
+        let user =
+            name(user).ok_or_else(|| wrong("it is neither a text nor a whole number".into()));
+        UserId::parse(&user?).map_err(|error| wrong(error.to_string()))
     }
 
     /// The scopes of all claims that have some: words of a text (RFC 6749 §3.3), or a list.
@@ -167,6 +175,17 @@ fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     };
     let found = claims.get(name).or_else(inner);
     found.filter(|value| !value.is_null())
+}
+
+/// A text, or a whole number in decimal.
+fn name(value: &Value) -> Option<Box<str>> {
+    match value {
+        Value::String(text) => Some(text.as_str().into()),
+        Value::Number(number) if number.is_i64() || number.is_u64() => {
+            Some(number.to_string().into())
+        }
+        _ => None,
+    }
 }
 
 /// A NumericDate (RFC 7519 §2: seconds, maybe with a fraction) in milliseconds.

@@ -6,9 +6,12 @@ use crate::MAX_TOKEN;
 /// Why a token is refused. The text never has the token in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The token is not three parts of base64url with JSON in them (RFC 7515 §3).
-    #[error("the token is no JWT")]
-    Malformed,
+    /// The token is not three parts of base64url with JSON in them (RFC 7515 §3), and which is not.
+    #[error("the token is no JWT: {0}")]
+    Malformed(&'static str),
+    /// A member of its head, or a claim, is of another kind than it has to be, and of which.
+    #[error("the token's {0} is not {1}")]
+    Member(String, &'static str),
     /// Longer than any token that is looked at.
     #[error("the token is too long: at most {MAX_TOKEN} bytes")]
     TooLong,
@@ -37,7 +40,7 @@ pub enum TokenError {
     #[error("the token has no expiry: exp is missing or null")]
     NoExpiry,
     /// One of its times is none, and which.
-    #[error("the token's {0} is no time in seconds since 1970")]
+    #[error("the token's {0} is no time: it has to be a number, seconds since 1970 (RFC 7519 §2)")]
     Time(&'static str),
     /// The token's `exp` is past.
     #[error("the token has expired")]
@@ -73,7 +76,7 @@ impl TokenError {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Malformed => "malformed",
+            Self::Malformed(_) | Self::Member(..) => "malformed",
             Self::TooLong => "too_long",
             Self::Encrypted => "encrypted",
             Self::Algorithm => "algorithm",

@@ -262,7 +262,7 @@ impl Verifier {
                 let claims = parts.claims().map_err(never)?;
                 self.fixed.rules.check(&claims, now).map_err(never)
             }
-            Err(TokenError::Malformed) => Err(never(TokenError::Malformed)),
+            Err(error @ TokenError::Malformed(_)) => Err(never(error)),
             Err(error) => Err(Refused {
                 // Nothing of it is proven, but what is wrong with it already no key mends.
                 may_be_newer: self.fixed.may_be_served(algorithm)
@@ -291,7 +291,7 @@ impl Verifier {
             let (signature, message) = (parts.signature, parts.signed.as_bytes());
             let verified = crypto::verify(signature, message, &key.decoding, algorithm);
             // The key is of the algorithm's kind, so that what fails is the signature's form.
-            if verified.map_err(|_| TokenError::Malformed)? {
+            if verified.map_err(|_| head::SIGNATURE)? {
                 return Ok(());
             }
         }

@@ -47,7 +47,7 @@ settings::sections! {
         /// and the sessions go on, until a tenth of the connections has gone.
         max_memory: Bytes = "0B",
         /// Proxies whose word is taken for the client's address, scheme and host: theirs in
-        /// `X-Forwarded-For`, `-Proto` and `-Host`, or in a PROXY protocol header. Addresses and
+        /// `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or in a PROXY protocol header. Addresses and
         /// prefixes like `10.0.0.0/8,2001:db8::/32`; empty = nobody's.
         trusted_proxies: TrustedProxies = "",
         /// Connections of `trusted_proxies` begin with a PROXY protocol header, version 1 or 2. One

@@ -284,7 +284,10 @@ fn the_token_command_makes_tokens_that_are_accepted() {
     let text = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert_eq!(
         (bad.status.code(), text.as_str()),
-        (Some(1), "error: the token is no JWT\n")
+        (
+            Some(1),
+            "error: the token is no JWT: it is not three parts with a dot between each\n"
+        )
     );
     let other = edge(&[
         "check-token",

@@ -201,6 +201,16 @@ fn a_route_is_what_the_client_asked_its_proxy_for() {
             "ws://chat.example:81/socket",
         ),
         ("X-Forwarded-Host: a\"b\r\n", "ws://inner:8080/socket"),
+        (
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Host: chat.example\r\n\
+             X-Forwarded-Port: 8443\r\n",
+            "wss://chat.example:8443/socket",
+        ),
+        (
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Host: chat.example\r\n\
+             X-Forwarded-Port: 443\r\n",
+            "wss://chat.example/socket",
+        ),
     ] {
         assert_eq!(route(&edge, headers), address, "{headers}");
     }

@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 
-use crate::common::{Client, Edge, Folder, bearer, token};
+use crate::common::{Client, Edge, Folder, SECRET, bearer, token};
 
 pub(crate) type Pair = CertifiedKey<rcgen::KeyPair>;
 
@@ -161,21 +161,61 @@ fn a_proxy_header_may_come_in_one_piece_with_the_beginning_of_tls() {
 }
 
 #[test]
-fn plain_text_on_a_tls_port_ends_only_itself() {
+fn plain_text_on_a_tls_port_is_told_so_and_ends_only_itself() {
     let folder = Folder::new();
     let pair = certificate();
     let certificate = folder.file("cert.pem", pair.cert.pem());
     let key = folder.file("key.pem", pair.signing_key.serialize_pem());
-    let edge = Edge::start(&["--tls-certificate", &certificate, "--tls-key", &key]);
-    let mut plain = TcpStream::connect(edge.address).expect("a connection");
-    plain
-        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        .expect("it is read");
-    let mut answer = Vec::new();
-    // An alert, or the end.
-    let _ = plain.read_to_end(&mut answer);
-    assert!(!answer.starts_with(b"HTTP"));
+    let log = folder.0.join("log");
+    let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
+    let edge = Edge::start_logged(&log, &[&["--auth-secret", SECRET], &flags[..]].concat());
+    for (first, is_told) in [
+        (&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], true),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", true),
+        (b"SSH-2.0-x\r\n", false),
+        (b"get / HTTP/1.1\r\n\r\n", false),
+        (b"\x00\x01\x02\x03\x04\x05", false),
+    ] {
+        let mut plain = TcpStream::connect(edge.address).expect("a connection");
+        plain.write_all(first).expect("it is read");
+        let mut answer = Vec::new();
+        // To the others an alert, or the end.
+        let _ = plain.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(answer.starts_with("HTTP/1.1 400 "), is_told, "{answer}");
+        assert_eq!(
+            answer.contains("use https:// or wss://"),
+            is_told,
+            "{answer}"
+        );
+    }
+    edge.until_metric_reaches(
+        "online_status_refused_connections_total",
+        "plain_to_tls",
+        2.0,
+    );
+    let log = std::fs::read_to_string(&log).expect("a log");
+    assert_eq!(log.matches("a port that speaks TLS").count(), 1, "{log}");
     connect(&edge, &pair).expect("TLS").works();
+}
+
+#[test]
+fn tls_on_a_plain_port_is_closed_and_the_log_says_why_once() {
+    let folder = Folder::new();
+    let log = folder.0.join("log");
+    let edge = Edge::start_logged(&log, &["--auth-secret", SECRET]);
+    for _ in 0..2 {
+        assert!(connect(&edge, &certificate()).is_none());
+    }
+    edge.until_metric_reaches(
+        "online_status_refused_connections_total",
+        "tls_to_plain",
+        2.0,
+    );
+    let log = std::fs::read_to_string(&log).expect("a log");
+    assert_eq!(log.matches("a client speaks TLS to").count(), 1, "{log}");
+    assert!(log.contains("tls.certificate"), "{log}");
+    edge.user("alice").works();
 }
 
 /// What a server showed in a handshake, whoever it is of: its certificate and the staple (OCSP).
