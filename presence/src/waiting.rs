@@ -299,6 +299,10 @@ impl Core {
     }
 
     fn answer_those_who_wait(&mut self, slot: u32, in_order: bool) {
+        if !self.users[slot].knowledge.has_record() {
+            // What is here is of before the vnode was taken: it may be long over.
+            return;
+        }
         self.users[slot].late = false;
         for n in 0..self.users[slot].watchers.len() {
             let Watcher { session, watch } = self.users[slot].watchers[n];

@@ -27,7 +27,6 @@ use super::{
     redis::Answer,
     world::World,
 };
-use crate::{CHANGE_BURST, CHANGE_RATE};
 
 /// Requests and events of a core that may be under way.
 const ROOM: usize = 64;
@@ -133,6 +132,7 @@ impl Process {
         now: Now,
     ) -> Self {
         let id = NodeId::parse(&format!("n{name}")).expect("a good name");
+        let (change_rate, change_burst) = crate::pace(boot);
         let seat = |n: usize| {
             let mut core = Core::new(
                 Settings {
@@ -156,8 +156,8 @@ impl Process {
                     max_message: 16_384,
                     message_rate: 1_000,
                     message_burst: 1_000,
-                    change_rate: CHANGE_RATE,
-                    change_burst: CHANGE_BURST,
+                    change_rate,
+                    change_burst,
                     byte_rate: 1 << 20,
                     byte_burst: 1 << 24,
                 },
