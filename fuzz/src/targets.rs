@@ -182,6 +182,8 @@ fn in_force(subject: Subject, entry: &Entry) {
     let _ = policy.news_since(&Policy::default());
     let blocked = policy.blocks("alice", "bob");
     assert!(!blocked || matches!(subject, Subject::Blocks(_)));
+    let is_in = policy.is_in("staff", "bob");
+    assert!(!is_in || matches!(subject, Subject::Group(_)));
     policy.set(subject, None);
     assert!(policy.is_empty());
 }
@@ -195,8 +197,13 @@ pub fn decree(bytes: &[u8]) {
     }
     if let Ok(Some(entry)) = policy::block_list(bytes, "admin", NOW) {
         are_users(&entry.blocked);
-        assert!(entry.blocked.len() <= policy::MAX_BLOCKED);
+        assert!(entry.blocked.len() <= policy::MAX_LISTED);
         in_force(Subject::Blocks("alice".into()), &entry);
+    }
+    if let Ok(Some(entry)) = policy::group_list(bytes, "admin", NOW) {
+        are_users(&entry.members);
+        assert!(entry.members.len() <= policy::MAX_LISTED);
+        in_force(Subject::Group("staff".into()), &entry);
     }
 }
 
@@ -251,7 +258,10 @@ pub fn token(bytes: &[u8]) {
     match VERIFIER.check(text, 0) {
         Ok(claims) => {
             assert!(GOOD.contains(&text), "nobody signed this");
-            let _ = (claims.rule.allows("bob"), claims.has_scope("admin"));
+            let _ = (
+                claims.rule.allows("bob", |_| true),
+                claims.has_scope("admin"),
+            );
         }
         // Its words go to clients and into logs.
         Err(refused) => assert!(refused.error.to_string().len() < 500),
