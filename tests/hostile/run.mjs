@@ -1,6 +1,6 @@
 // What 1,000 good sessions feel of each attack: one edge, one run of the bench, attack after attack with
 // quiet between them. By hand: node tests/hostile/run.mjs [--only WORD] [--seconds 8] [--quiet 5]
-// [--port 25100]; prints a row an attack and fails when a good session was cut or anything was wrong.
+// [--sessions 1000] [--port 25100]; prints a row an attack and fails when a good session was cut or anything was wrong.
 import { spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -11,10 +11,11 @@ import { ATTACKS, start } from './attacks.mjs';
 
 const { values: options } = parseArgs({ options: {
   only: { type: 'string', default: '' }, seconds: { type: 'string', default: '8' },
-  quiet: { type: 'string', default: '5' }, port: { type: 'string', default: '25100' },
+  quiet: { type: 'string', default: '5' }, sessions: { type: 'string', default: '1000' }, port: { type: 'string', default: '25100' },
 } });
-const [SECONDS, QUIET, PORT] = [options.seconds, options.quiet, options.port].map(Number);
-const [SESSIONS, RATE] = [1000, 500];
+const [SECONDS, QUIET, SESSIONS, PORT] = [options.seconds, options.quiet, options.sessions, options.port].map(Number);
+// Each changes every two seconds.
+const RATE = SESSIONS / 2;
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const binary = (name) => path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'release', `online-status-${name}`);
 const sleep = (ms) => new Promise((done) => { setTimeout(done, ms); });
