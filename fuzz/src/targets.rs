@@ -4,7 +4,8 @@
 use std::sync::{Arc, LazyLock};
 
 use protocol::{
-    Encoding, Event, Lease, MAX_USERS_PER_MESSAGE, MessageId, Request, Stored, Version, check_user,
+    Encoding, Event, FromOwner, Lease, LinkHello, MAX_USERS_PER_MESSAGE, MessageId, Request,
+    Stored, ToOwner, Version, check_user,
     client::MAX_ID,
     policy::{self, Entry, Policy, Subject},
 };
@@ -16,12 +17,13 @@ use xxhash_rust::xxh3::xxh3_64;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 12] = [
     ("client-json", client_json),
     ("client-cbor", client_cbor),
     ("event", event),
     ("record", record),
     ("lease", lease),
+    ("link", link),
     ("pins", pins),
     ("map", map),
     ("policy", policy_entry),
@@ -109,6 +111,30 @@ pub fn lease(bytes: &[u8]) {
     let again = Lease::decode(lease.encode().as_bytes()).expect("it was written here");
     // Whatever a number is, it is not made worse by being written.
     assert_eq!(again.encode(), lease.encode());
+}
+
+/// What comes over a link: a hello, and batches in both directions. What is read of a batch is what is
+/// written again.
+pub fn link(bytes: &[u8]) {
+    if let Ok(hello) = LinkHello::decode(bytes) {
+        let mut written = Vec::new();
+        hello.encode(&mut written);
+        assert_eq!(written, bytes);
+    }
+    let (mut left, mut written) = (bytes, Vec::new());
+    while let Ok(Some(message)) = FromOwner::decode(&mut left) {
+        if let FromOwner::State(_, user, record) = &message {
+            assert!(check_user(user).is_ok() && record.text.len() <= protocol::MAX_TEXT);
+        }
+        message.encode(&mut written);
+    }
+    assert!(bytes.starts_with(&written));
+    let (mut left, mut written) = (bytes, Vec::new());
+    while let Ok(Some(message)) = ToOwner::decode(&mut left) {
+        assert!(check_user(message.user()).is_ok());
+        message.encode(&mut written);
+    }
+    assert!(bytes.starts_with(&written));
 }
 
 /// The vnodes that a lease asks for.
