@@ -9,8 +9,10 @@ use serde_json::Value;
 use crate::{
     compare::Compare,
     dialogue::Dialogue,
+    edges::Edges,
     encoding::Encoding,
     plan::Scenario,
+    remote::{self, Serve},
     scenario::{ScenarioError, ScenarioFile},
 };
 
@@ -58,8 +60,9 @@ enum Commands {
         report: Option<PathBuf>,
     },
     Compare(Compare),
-    #[command(hide = true)]
-    Worker,
+    Worker(Serve),
+    /// Starts as many edges as the sessions ask for, on this machine, and runs `presence` against them.
+    Fleet(Box<Edges>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,9 +164,18 @@ pub(crate) struct Options {
     /// New sessions a second while the sessions are opened.
     #[arg(long, default_value_t = 3_000.0)]
     pub(crate) connect_rate: f64,
-    /// Worker processes [default: as many as the limit of open files asks for].
-    #[arg(long)]
-    pub(crate) workers: Option<u32>,
+    /// Worker processes [default: as many as the limit of open files asks for], or workers on other
+    /// machines (`worker --listen`), HOST:PORT,….
+    #[arg(long, value_name = "NUMBER|HOST:PORT,…")]
+    pub(crate) workers: Option<Crew>,
+    /// The authority of the certificates of workers on other machines, PEM [default: the system's].
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) worker_ca: Option<PathBuf>,
+    /// The token of workers on other machines.
+    #[arg(long, env = remote::TOKEN, hide_env_values = true)]
+    #[serde(skip)]
+    pub(crate) worker_token: Option<String>,
     /// A server's process, for CPU and memory; may be given several times [default: those that
     /// listen where users are sent, if they are ours].
     #[arg(long)]
@@ -203,6 +215,26 @@ pub(crate) struct Options {
     #[arg(skip)]
     #[serde(skip)]
     pub(crate) scenario: Scenario,
+    /// Servers that were started for this run, instead of `url`.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) servers: Vec<String>,
+    /// Open no more sessions when the machine has less memory than this left, bytes.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) keep_free: u64,
+    /// Between the last session and the first change, seconds.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) hold: f64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Options {
@@ -211,6 +243,45 @@ impl Options {
         match serde_json::to_value(self) {
             Ok(Value::Object(named)) => named.into_iter().collect(),
             _ => BTreeMap::new(),
+        }
+    }
+}
+
+/// Who makes the load.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Crew {
+    /// So many processes on this machine.
+    Here(u32),
+    /// Workers that listen at these places, HOST:PORT.
+    There(Vec<String>),
+}
+
+impl std::str::FromStr for Crew {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self::Here(number));
+        }
+        let all: Vec<String> = text.split(',').map(str::to_owned).collect();
+        let port = |at: &String| {
+            let port = at
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
+            port.is_some()
+        };
+        match all.iter().all(port) {
+            true => Ok(Self::There(all)),
+            false => Err("it must be a number, or HOST:PORT[,HOST:PORT…]".into()),
+        }
+    }
+}
+
+impl Serialize for Crew {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Here(number) => serializer.serialize_u32(*number),
+            Self::There(all) => serializer.serialize_str(&all.join(",")),
         }
     }
 }
@@ -290,8 +361,10 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
 
 /// The command that the arguments ask for.
 pub(crate) enum Command {
-    /// To be a worker of the process that started this one.
-    Worker,
+    /// To be a worker of the process that started this one, or of other machines.
+    Worker(Serve),
+    /// To run a load against edges that are started for it.
+    Fleet(Box<Edges>),
     /// To compare the reports of earlier runs, as text and, with `page`, as a page at that path.
     Diff {
         reports: Vec<PathBuf>,
@@ -315,7 +388,8 @@ pub(crate) fn parse() -> Result<Command, ScenarioError> {
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let (file, check, more) = match arguments.command {
         Commands::Load(load) => return Ok(Command::Run(Box::new(load.options()), None)),
-        Commands::Worker => return Ok(Command::Worker),
+        Commands::Worker(options) => return Ok(Command::Worker(options)),
+        Commands::Fleet(options) => return Ok(Command::Fleet(options)),
         Commands::Compare(options) => return Ok(Command::Compare(options)),
         Commands::Diff { reports, report } => {
             return Ok(Command::Diff {

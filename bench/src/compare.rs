@@ -22,10 +22,10 @@ use signal_hook::{
     flag,
 };
 
+pub(crate) use self::server::Running;
 use self::{
     peers::{Kind, PEERS, Peer},
     report::{Cell, Comparison},
-    server::Running,
 };
 use crate::{machine::Machine, output, report::Report};
 

@@ -26,11 +26,12 @@ use self::{
 };
 use crate::{
     address::{AddressError, Place, Places},
-    clock::{now_us, processor_us},
+    clock::{self, now_us, processor_us},
     foreign,
     link::{Away, News, Order, Results},
     plan::{Entrance, Kind, Plan, Scenario},
     route::{Router, WIRES},
+    server,
     timeline::Present,
     tls::Tls,
     truth::Truth,
@@ -110,6 +111,7 @@ pub(crate) fn work() -> Result<(), Box<dyn std::error::Error>> {
     let mut first = String::new();
     io::stdin().lock().read_line(&mut first)?;
     let plan: Plan = serde_json::from_str(&first).map_err(WorkError::Plan)?;
+    clock::follow(plan.clock);
     match &plan.dialogue {
         None => Engine::new(plan)?.run()?,
         Some(_) => foreign::work(plan)?,
@@ -123,9 +125,11 @@ impl Engine {
         let alarm = Alarm::new(&poll, TIMER)?;
         let orders = listen_for_orders(Waker::new(poll.registry(), ORDERS)?);
         let mut places = Places::default();
-        let (home, router) = match &plan.entrance {
-            Entrance::Server(address) => (Some(places.add(address.clone())?), None),
-            Entrance::Coordinators(all) => (None, Some(Router::new(all.clone(), ROUTES))),
+        let home = plan.server().map(|address| places.add(address.clone()));
+        let home = home.transpose()?;
+        let router = match &plan.entrance {
+            Entrance::Coordinators(all) => Some(Router::new(all.clone(), ROUTES)),
+            Entrance::Server(_) | Entrance::Servers(_) => None,
         };
         let mut queue = BinaryHeap::new();
         let mut users = Vec::new();
@@ -376,6 +380,7 @@ impl Engine {
             self.results.busiest = spent;
         }
         self.results.places = self.places.census();
+        self.results.resident = server::sample(std::process::id()).map_or(0, |own| own.resident);
         tell(&News::Done(Box::new(self.results)))
     }
 

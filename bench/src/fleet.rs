@@ -135,6 +135,7 @@ impl Fleet {
         let addresses = match &plan.entrance {
             _ if !pids.is_empty() => BTreeSet::new(),
             Entrance::Server(address) => BTreeSet::from([address.socket]),
+            Entrance::Servers(all) => all.iter().map(|address| address.socket).collect(),
             Entrance::Coordinators(all) => ask_around(plan, all)?,
         };
         let found = addresses

@@ -21,7 +21,8 @@ use crate::{
     dialogue::{self, Dialogue},
     engine::{self, Alarm, Transport, WorkError, tell},
     link::{News, Order, Results},
-    plan::{Entrance, Plan, Scenario},
+    plan::{Plan, Scenario},
+    server,
     timeline::Present,
     tls::{self, Tls},
     wire,
@@ -78,8 +79,7 @@ struct Foreign {
 
 /// Carries out a plan that has a dialogue.
 pub(crate) fn work(plan: Plan) -> Result<(), WorkError> {
-    let (Some(dialogue), Entrance::Server(address)) = (plan.dialogue.clone(), &plan.entrance)
-    else {
+    let (Some(dialogue), Some(address)) = (plan.dialogue.clone(), plan.server()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
     };
     let address = address.clone();
@@ -515,6 +515,7 @@ impl Foreign {
         }
         let open = self.results.counts.ready;
         self.results.places.insert(self.address.socket, open);
+        self.results.resident = server::sample(std::process::id()).map_or(0, |own| own.resident);
         tell(&News::Done(Box::new(self.results)))
     }
 }

@@ -258,6 +258,9 @@ pub(crate) struct Results {
     pub(crate) counts: Counts,
     /// From a change's intended time until the bench made it.
     pub(crate) lateness: Times,
+    /// Resident memory of the workers in the end, bytes.
+    #[serde(default)]
+    pub(crate) resident: u64,
     /// Processor time in the measured part, of all workers and of the busiest, µs.
     pub(crate) processor: u64,
     pub(crate) busiest: u64,
@@ -315,6 +318,7 @@ impl Results {
         for (mine, others) in pairs {
             mine.0 += &others.0;
         }
+        self.resident += other.resident;
         self.processor += other.processor;
         self.busiest = self.busiest.max(other.busiest);
         self.recovered = self.recovered.max(other.recovered);

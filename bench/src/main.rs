@@ -9,6 +9,7 @@ mod clock;
 mod compare;
 mod dialogue;
 mod diff;
+mod edges;
 mod encoding;
 mod engine;
 mod fleet;
@@ -19,6 +20,7 @@ mod output;
 mod page;
 mod plan;
 mod preflight;
+mod remote;
 mod report;
 mod route;
 mod run;
@@ -31,7 +33,13 @@ mod watch;
 mod wire;
 mod workers;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+const WORKER: &str = "worker: give --listen ADDRESS:PORT, --certificate and --key to work for other \
+     machines; without it a worker is started by the bench itself";
 
 fn main() -> ExitCode {
     let result = match cli::parse() {
@@ -51,7 +59,12 @@ fn main() -> ExitCode {
 /// Whether all checks passed.
 fn carry_out(command: cli::Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
-        cli::Command::Worker => engine::work().map(|()| true),
+        cli::Command::Worker(options) => match options.listen {
+            None if io::stdin().is_terminal() => Err(WORKER.into()),
+            None => engine::work().map(|()| true),
+            Some(at) => remote::serve(&options, at).map(|()| true),
+        },
+        cli::Command::Fleet(options) => edges::run(*options),
         cli::Command::Show(file) => {
             println!("online-status-bench {}", file.words.join(" "));
             Ok(true)

@@ -43,6 +43,8 @@ pub(crate) enum Shown {
 pub(crate) enum Entrance {
     /// At this server, unless it sends the user elsewhere.
     Server(Address),
+    /// Each worker's at one of these, in turns.
+    Servers(Vec<Address>),
     /// At the address that one of these coordinators names.
     Coordinators(Vec<Address>),
 }
@@ -86,6 +88,10 @@ pub(crate) struct Plan {
     pub(crate) probe: u64,
     pub(crate) connect_rate: f64,
     pub(crate) workers: u32,
+    /// What the clock of this worker's machine lacks to that of the run, µs.
+    pub(crate) clock: i64,
+    /// Each worker is on a machine of its own.
+    pub(crate) distant: bool,
     /// The second byte of this run's source addresses on loopback.
     pub(crate) source: u8,
     /// The index of this worker, from 0.
@@ -101,6 +107,15 @@ fn mix(seed: u64, n: u64) -> u64 {
 }
 
 impl Plan {
+    /// The one server of this worker; `None` = coordinators say where.
+    pub(crate) fn server(&self) -> Option<&Address> {
+        match &self.entrance {
+            Entrance::Server(address) => Some(address),
+            Entrance::Servers(all) => all.get(self.worker as usize % all.len().max(1)),
+            Entrance::Coordinators(_) => None,
+        }
+    }
+
     pub(crate) fn user(&self, number: u32) -> String {
         format!("{}-{number}", self.prefix)
     }
@@ -301,6 +316,8 @@ pub(crate) mod tests {
             probe: 0,
             connect_rate: 100.0,
             workers: 3,
+            clock: 0,
+            distant: false,
             source: 1,
             worker: 1,
         }

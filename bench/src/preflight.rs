@@ -13,7 +13,7 @@ use rustls::StreamOwned;
 use crate::{
     address::Address,
     engine::PER_ADDRESS,
-    plan::{Entrance, Plan},
+    plan::Plan,
     tls::{self, Tls, TlsError},
     wire,
 };
@@ -54,7 +54,7 @@ pub(crate) enum PreflightError {
 
 /// Finds out whether a run can begin; with coordinators their answers say so.
 pub(crate) fn check(plan: &Plan) -> Result<(), PreflightError> {
-    let Entrance::Server(address) = &plan.entrance else {
+    let Some(address) = plan.server() else {
         return Ok(());
     };
     ports(plan, address)?;
@@ -77,6 +77,7 @@ fn ports(plan: &Plan, address: &Address) -> Result<(), PreflightError> {
     let many = address.socket.ip().is_loopback() && address.socket.is_ipv4();
     let sessions = match many {
         true => plan.users().min(PER_ADDRESS),
+        false if plan.distant => plan.users().div_ceil(plan.workers),
         false => plan.users(),
     };
     if sessions > ports {

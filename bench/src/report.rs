@@ -68,6 +68,17 @@ impl Percentiles {
     }
 }
 
+/// The clock of a worker on another machine, as it was before the run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Clock {
+    /// The worker, HOST:PORT.
+    pub(crate) at: String,
+    /// What its monotonic clock lacked to that of the machine that drove the run, µs; taken into account.
+    pub(crate) offset: i64,
+    /// By how much that may be wrong, µs.
+    pub(crate) error: u64,
+}
+
 /// The bench itself, in the measured part: what it would have to be for the figures to count.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -77,6 +88,10 @@ pub(crate) struct Generator {
     /// Processor time of all workers, and of the busiest, of one core, percent.
     pub(crate) cpu_percent: f64,
     pub(crate) busiest_percent: f64,
+    /// Resident memory of the workers in the end, bytes.
+    pub(crate) resident: u64,
+    /// Of each worker on another machine.
+    pub(crate) clocks: Vec<Clock>,
     /// From a change's intended time until it was made.
     pub(crate) lateness: Option<Percentiles>,
 }
@@ -138,12 +153,18 @@ pub(crate) struct Report {
 }
 
 /// How long the parts of a run took, s.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Spans {
     pub(crate) ramp: f64,
     pub(crate) measured: f64,
     /// When a signal ended the measured part, after its start.
     pub(crate) interrupted: Option<f64>,
+    /// Of each worker on another machine.
+    pub(crate) clocks: Vec<Clock>,
+    /// The workers that were lost, with the reason.
+    pub(crate) lost: Vec<String>,
+    /// Sessions that were open when there was no more memory for others.
+    pub(crate) no_memory: Option<u64>,
 }
 
 /// All deliveries that nothing disturbed.
@@ -158,7 +179,7 @@ impl Report {
     pub(crate) fn new(
         plan: &Plan,
         results: &Results,
-        spans: Spans,
+        spans: &Spans,
         timeline: Vec<Row>,
         server: Option<Cost>,
         options: &Options,
@@ -184,6 +205,8 @@ impl Report {
                 workers: plan.workers,
                 cpu_percent: percent(results.processor),
                 busiest_percent: percent(results.busiest),
+                resident: results.resident,
+                clocks: spans.clocks.clone(),
                 lateness: Percentiles::of(&results.lateness),
             },
             interrupted: spans.interrupted,
@@ -208,7 +231,7 @@ impl Report {
                 &results.counts,
                 [&all.0, &results.disturbed.0],
                 &options.limits,
-                spans.interrupted,
+                spans,
             ),
             counts: results.counts.clone(),
             server,
@@ -223,10 +246,16 @@ fn failures(
     counts: &Counts,
     [undisturbed, disturbed]: [&Histogram<u64>; 2],
     limits: &[Limit],
-    interrupted: Option<f64>,
+    spans: &Spans,
 ) -> Vec<String> {
-    let mut failures = Vec::new();
-    if let Some(after) = interrupted {
+    let lost = spans.lost.iter();
+    let mut failures: Vec<String> = lost
+        .map(|lost| format!("LOST: {lost}; all below is of the other workers"))
+        .collect();
+    if let Some(open) = spans.no_memory {
+        failures.push(format!("MEMORY: it was used up with {open} sessions open"));
+    }
+    if let Some(after) = spans.interrupted {
         failures.push(match after {
             0.0 => "INTERRUPTED: before the measured part".to_owned(),
             after => format!("INTERRUPTED: after {after:.1} s of the measured part"),

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     address::{Address, AddressError, HTTP, WEBSOCKET},
-    cli::{Options, Outage},
+    cli::{Crew, Options, Outage},
     clock::now_us,
     dialogue::{Dialogue, Template},
     fleet::Fleet,
@@ -17,14 +17,16 @@ use crate::{
     output::Output,
     plan::{Entrance, Plan, Scenario},
     preflight,
+    remote::{Remote, RemoteError},
     report::{Report, Spans},
+    server,
     tls::{TlsError, Trust},
     truth::Span,
-    workers::{Opened, Workers},
+    workers::{Opened, Outcome, Workers},
 };
 
 /// Open files that a worker needs besides its connections.
-const OTHER_FILES: u64 = 100;
+pub(crate) const OTHER_FILES: u64 = 100;
 /// How long after the planned end of the ramp the sessions may come up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest part of a run, seconds.
@@ -69,22 +71,35 @@ impl RunError {
 /// Runs a scenario and prints its report; whether all checks passed.
 pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let plan = plan(options)?;
-    let machine = Machine::here();
     let output = Output::prepare(options)?;
     preflight::check(&plan)?;
+    let remote = distant(options, &plan)?;
+    let clocks = remote.iter().map(Remote::clock).collect();
+    let machine = Machine::here();
     let mut fleet = Fleet::find(&plan, &options.pid)?;
     let bar = bar(options, &plan);
 
     let started = Instant::now();
-    let mut workers = Workers::start(&plan)?;
+    let mut workers = Workers::start(&plan, remote)?;
     let ramp = Duration::from_secs_f64(f64::from(plan.holders()) / plan.connect_rate);
-    let opened = workers.until_ready(&bar, started + ramp + PATIENCE)?;
+    let mut opened = workers.until_ready(&bar, started + ramp + PATIENCE, || {
+        options.keep_free == 0 || server::available() > options.keep_free
+    })?;
     let ramp = started.elapsed().as_secs_f64();
-    if opened != Opened::Interrupted {
-        std::thread::sleep(SETTLE);
+    if opened == Opened::Interrupted {
+        fleet.at_rest();
+    } else {
+        let rested = workers.rest(SETTLE)?;
+        fleet.at_rest();
+        if opened == Opened::All && rested == Opened::All && options.hold > 0.0 {
+            bar.set_prefix("holding");
+            opened = workers.rest(Duration::from_secs_f64(options.hold))?;
+            fleet.at_rest();
+        } else if opened == Opened::All {
+            opened = rested;
+        }
     }
 
-    fleet.at_rest();
     let begun = Instant::now();
     let go = now_us() + 100_000;
     let order = if opened == Opened::All {
@@ -97,25 +112,36 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
         Order::Stop
     };
     workers.order(order)?;
-    let (results, timeline, interrupted) = workers.until_done(&bar, || fleet.look())?;
+    let Outcome {
+        results,
+        timeline,
+        ended,
+        lost,
+    } = workers.until_done(&bar, || fleet.look())?;
     let measured = begun.elapsed().as_secs_f64();
-    let cost = fleet.cost(plan.holders(), &results, measured);
+    let open = match opened {
+        Opened::All => plan.holders(),
+        _ => results.counts.ready as u32,
+    };
+    let cost = fleet.cost(open, &results, measured);
     bar.finish_and_clear();
-    drop(workers);
 
     let interrupted = match opened {
-        Opened::Interrupted => Some(0.0),
-        _ => interrupted.map(|at| at.saturating_sub(go) as f64 / 1e6),
+        Opened::Interrupted | Opened::Lost => Some(0.0),
+        _ => ended.map(|at| at.saturating_sub(go) as f64 / 1e6),
     };
     let spans = Spans {
         ramp,
         measured,
         interrupted,
+        clocks,
+        lost,
+        no_memory: (opened == Opened::Memory).then_some(results.counts.ready),
     };
     let report = Report::new(
         &plan,
         &results,
-        spans,
+        &spans,
         timeline.rows(),
         cost,
         options,
@@ -125,11 +151,37 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
     Ok(report.failures.is_empty())
 }
 
+/// The workers on other machines, ready for their plans.
+fn distant(options: &Options, plan: &Plan) -> Result<Vec<Remote>, RemoteError> {
+    let Some(Crew::There(all)) = &options.workers else {
+        return Ok(Vec::new());
+    };
+    let token = options
+        .worker_token
+        .as_deref()
+        .ok_or(RemoteError::NoToken)?;
+    let trust = Trust::read(options.worker_ca.as_deref()).map_err(RemoteError::Trust)?;
+    let share = u64::from(plan.users().div_ceil(plan.workers));
+    let connect = |at: &String| {
+        let remote = Remote::connect(at, token, &trust)?;
+        remote.bears(share)?;
+        Ok(remote)
+    };
+    all.iter().map(connect).collect()
+}
+
 /// The entrance that the options ask for.
 fn entrance(options: &Options) -> Result<Entrance, RunError> {
     let parse = |option, url: &str, schemes| {
         Address::parse(url, schemes).map_err(|error| RunError::Address(option, error))
     };
+    if !options.servers.is_empty() {
+        let all = options
+            .servers
+            .iter()
+            .map(|url| parse("url", url, WEBSOCKET));
+        return Ok(Entrance::Servers(all.collect::<Result<_, _>>()?));
+    }
     if options.coordinator.is_empty() {
         return Ok(Entrance::Server(parse("url", &options.url, WEBSOCKET)?));
     }
@@ -175,11 +227,15 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
     } else {
         1_000.0
     });
+    let here = match &options.workers {
+        Some(Crew::Here(number)) => Some(*number),
+        _ => None,
+    };
     let positive = [
         ("sessions", f64::from(options.sessions)),
         ("rate", rate),
         ("connect-rate", options.connect_rate),
-        ("workers", f64::from(options.workers.unwrap_or(1))),
+        ("workers", f64::from(here.unwrap_or(1))),
     ];
     let is_good = |value: f64| value > 0.0 && value.is_finite();
     if let Some((name, value)) = positive.into_iter().find(|(_, value)| !is_good(*value)) {
@@ -192,6 +248,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         ("grace", options.grace),
         ("outage-tolerance", options.outage_tolerance),
         ("probe", options.probe),
+        ("hold", options.hold),
     ];
     let sane = |span: f64| (0.0..=MAX_SPAN).contains(&span);
     let outages = options.outages.iter();
@@ -252,20 +309,26 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         probe: micros(options.probe),
         connect_rate: options.connect_rate,
         workers: 1,
+        clock: 0,
+        distant: false,
         source: 1 + (std::process::id() % 254) as u8,
         worker: 0,
     };
     let files = files();
     let needed = u64::from(plan.users()).div_ceil(files.saturating_sub(OTHER_FILES).max(1));
-    plan.workers = options.workers.unwrap_or(needed as u32);
-    if u64::from(plan.workers) < needed {
+    plan.workers = match &options.workers {
+        Some(Crew::There(all)) => all.len() as u32,
+        _ => here.unwrap_or(needed as u32),
+    };
+    plan.distant = matches!(options.workers, Some(Crew::There(_)));
+    if u64::from(plan.workers) < needed && !plan.distant {
         return Err(RunError::Files(options.sessions, needed, files));
     }
     Ok(plan)
 }
 
 /// How many files a worker may open; raises the limit as far as it goes.
-fn files() -> u64 {
+pub(crate) fn files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let maximum = limit.maximum.unwrap_or(1 << 20);
     let raised = Rlimit {

@@ -49,6 +49,12 @@ pub(crate) fn memory() -> u64 {
     kib_after(&memory, "MemTotal:").unwrap_or(0)
 }
 
+/// Main memory that is left for processes, bytes.
+pub(crate) fn available() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib_after(&memory, "MemAvailable:").unwrap_or(0)
+}
+
 /// The name of a process's program, as the kernel has it.
 pub(crate) fn name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

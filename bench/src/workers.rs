@@ -4,8 +4,8 @@
 use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, Sender},
     time::{Duration, Instant},
 };
 
@@ -17,29 +17,29 @@ use signal_hook::{
 
 use crate::{
     clock::now_us,
-    link::{Away, News, Order, Results},
+    link::{News, Order, Results},
     plan::Plan,
+    remote::Remote,
     timeline::Timeline,
 };
 
 /// Time between two looks at the servers' processes.
 const LOOK: Duration = Duration::from_secs(1);
+/// From now until the end that an interrupted run is given, so that all workers hear of it in time.
+const NOTICE: u64 = 250_000;
+/// A worker that is not heard of for so long is given up: each tells of its state twice a second.
+const SILENCE: Duration = Duration::from_secs(20);
 
-/// A worker process failed; the run has no results.
+/// The workers failed; the run has no results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkersError {
     #[error("a worker cannot be started: {0}")]
     Start(io::Error),
-    #[error("the plan cannot be written: {0}")]
+    #[error("the plan or an order cannot be written: {0}")]
     Plan(#[from] serde_json::Error),
-    #[error("a worker does not take its orders: {0}")]
-    Order(#[from] io::Error),
-    #[error("a worker ended early")]
-    Ended,
+    #[error("ended by a second signal, without a report")]
+    Twice,
 }
-
-/// From now until the end that an interrupted run is given, so that all workers hear of it in time.
-const NOTICE: u64 = 250_000;
 
 /// What the thread of a run waits for.
 enum Told {
@@ -49,6 +49,16 @@ enum Told {
     Interrupt,
 }
 
+/// What there was to wait for.
+enum Event {
+    News(usize, News),
+    /// The first signal.
+    Interrupt,
+    /// A worker that had not told its results.
+    Lost,
+    Nothing,
+}
+
 /// How far the sessions came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -56,17 +66,46 @@ pub(crate) enum Opened {
     /// Not all within their time.
     Some,
     Interrupted,
+    /// A worker was lost.
+    Lost,
+    /// There is no more memory for others.
+    Memory,
+}
+
+/// What the measured part came to.
+pub(crate) struct Outcome {
+    /// Of the workers that told them.
+    pub(crate) results: Results,
+    pub(crate) timeline: Timeline,
+    /// When a signal, or the loss of a worker, ended the run early, µs.
+    pub(crate) ended: Option<u64>,
+    /// The workers that were lost, with the reason.
+    pub(crate) lost: Vec<String>,
 }
 
 /// The worker processes of a run, and the pipes to them.
 pub(crate) struct Workers {
-    children: Vec<(Child, ChildStdin)>,
+    crew: Vec<Member>,
     news: Receiver<Told>,
+    interrupted: bool,
+    lost: Vec<String>,
+}
+
+/// One worker.
+struct Member {
+    name: String,
+    /// The process; `None` = it is on another machine, and ends when it is not listened to.
+    child: Option<Child>,
+    orders: Box<dyn Write>,
+    heard: Instant,
+    /// It told its results, or is lost.
+    over: bool,
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for (child, _) in &mut self.children {
+        let children = self.crew.iter_mut().filter_map(|m| m.child.as_mut());
+        for child in children {
             // It ended already, or has nothing to lose.
             let _ = child.kill();
             let _ = child.wait();
@@ -87,12 +126,12 @@ fn listen(worker: usize, stdout: impl io::Read, sender: &Sender<Told>) {
     }
 }
 
-/// Passes the first signal on; the second ends the process, and the workers with it.
+/// Passes two signals on; the third ends the process wherever it is.
 fn listen_for_signals(sender: Sender<Told>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for (before, signal) in signals.forever().enumerate() {
-            if before > 0 || sender.send(Told::Interrupt).is_err() {
+            if before > 1 || sender.send(Told::Interrupt).is_err() {
                 std::process::exit(128 + signal);
             }
         }
@@ -101,16 +140,29 @@ fn listen_for_signals(sender: Sender<Told>) -> io::Result<()> {
 }
 
 impl Workers {
-    /// Starts the number of workers that the plan names.
-    pub(crate) fn start(plan: &Plan) -> Result<Self, WorkersError> {
+    /// Starts the number of workers that the plan names, or takes those on other machines.
+    pub(crate) fn start(plan: &Plan, remote: Vec<Remote>) -> Result<Self, WorkersError> {
         let (sender, news) = mpsc::channel();
         let mut workers = Self {
-            children: Vec::new(),
+            crew: Vec::new(),
             news,
+            interrupted: false,
+            lost: Vec::new(),
         };
         listen_for_signals(sender.clone()).map_err(WorkersError::Start)?;
         let program = std::env::current_exe().map_err(WorkersError::Start)?;
-        for worker in 0..plan.workers {
+        for (worker, remote) in (0..).zip(remote) {
+            let name = format!("{worker} ({})", remote.at);
+            let plan = Plan {
+                worker,
+                clock: remote.clock,
+                ..plan.clone()
+            };
+            let socket = remote.attach().map_err(WorkersError::Start)?;
+            let listened = socket.try_clone().map_err(WorkersError::Start)?;
+            workers.add(&plan, name, None, socket, listened, &sender)?;
+        }
+        for worker in workers.crew.len() as u32..plan.workers {
             let mut child = Command::new(&program)
                 .arg("worker")
                 .stdin(Stdio::piped())
@@ -119,19 +171,47 @@ impl Workers {
                 .process_group(0)
                 .spawn()
                 .map_err(WorkersError::Start)?;
-            let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-                return Err(WorkersError::Ended);
+            let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+                return Err(WorkersError::Start(io::ErrorKind::BrokenPipe.into()));
             };
             let plan = Plan {
                 worker,
                 ..plan.clone()
             };
-            writeln!(stdin, "{}", serde_json::to_string(&plan)?)?;
-            workers.children.push((child, stdin));
-            let sender = sender.clone();
-            std::thread::spawn(move || listen(worker as usize, stdout, &sender));
+            workers.add(
+                &plan,
+                worker.to_string(),
+                Some(child),
+                stdin,
+                stdout,
+                &sender,
+            )?;
         }
         Ok(workers)
+    }
+
+    /// Gives a worker its plan, and listens to it.
+    fn add(
+        &mut self,
+        plan: &Plan,
+        name: String,
+        child: Option<Child>,
+        orders: impl Write + 'static,
+        news: impl io::Read + Send + 'static,
+        sender: &Sender<Told>,
+    ) -> Result<(), WorkersError> {
+        let mut member = Member {
+            name,
+            child,
+            orders: Box::new(orders),
+            heard: Instant::now(),
+            over: false,
+        };
+        member.tell(&serde_json::to_string(plan)?);
+        let (worker, sender) = (self.crew.len(), sender.clone());
+        std::thread::spawn(move || listen(worker, news, &sender));
+        self.crew.push(member);
+        Ok(())
     }
 
     /// Gives every worker an order.
@@ -141,106 +221,180 @@ impl Workers {
 
     fn tell_all(&mut self, order: Order, to: impl Fn(usize) -> bool) -> Result<(), WorkersError> {
         let line = serde_json::to_string(&order)?;
-        for (worker, (_, stdin)) in self.children.iter_mut().enumerate() {
-            if to(worker) {
-                writeln!(stdin, "{line}")?;
+        for (worker, member) in self.crew.iter_mut().enumerate() {
+            if !member.over && to(worker) {
+                member.tell(&line);
             }
         }
         Ok(())
     }
 
-    /// Passes on what one worker says to those that still work.
-    fn relay(&mut self, from: usize, away: Away, done: &[bool]) -> Result<(), WorkersError> {
-        self.tell_all(Order::Away(away), |worker| worker != from && !done[worker])
+    /// Gives a worker up.
+    fn lose(&mut self, worker: usize, why: &str) {
+        let member = &mut self.crew[worker];
+        member.over = true;
+        self.lost.push(format!("worker {} {why}", member.name));
+        if let Some(child) = &mut member.child {
+            // One that stands still would be in the way of its servers.
+            let _ = child.kill();
+        }
     }
 
-    /// Waits until all sessions are open, or `deadline`.
+    /// Waits for the next that happens. What a worker tells for the others is passed on.
+    fn wait(&mut self, at_most: Duration) -> Result<Event, WorkersError> {
+        let waiting = self.news.try_recv();
+        if waiting.is_err() {
+            let silent = |member: &Member| !member.over && member.heard.elapsed() > SILENCE;
+            if let Some(silent) = self.crew.iter().position(silent) {
+                let seconds = SILENCE.as_secs();
+                let why = format!(
+                    "was not heard of for {seconds} s: it stands still, or the network to it does"
+                );
+                self.lose(silent, &why);
+                return Ok(Event::Lost);
+            }
+        }
+        let told = match waiting {
+            Ok(told) => told,
+            Err(_) => match self.news.recv_timeout(at_most) {
+                Ok(told) => told,
+                Err(_) => return Ok(Event::Nothing),
+            },
+        };
+        match told {
+            Told::Interrupt if self.interrupted => Err(WorkersError::Twice),
+            Told::Interrupt => {
+                self.interrupted = true;
+                Ok(Event::Interrupt)
+            }
+            // One that told its results closes its output, and one that was given up may come to.
+            Told::Worker(from, _) if self.crew[from].over => Ok(Event::Nothing),
+            Told::Worker(from, None) => {
+                self.lose(
+                    from,
+                    "ended early: its own output says why, or the connection to it was cut",
+                );
+                Ok(Event::Lost)
+            }
+            Told::Worker(from, Some(news)) => {
+                self.crew[from].heard = Instant::now();
+                match news {
+                    News::Away(away) => {
+                        self.tell_all(Order::Away(away), |worker| worker != from)?;
+                        Ok(Event::Nothing)
+                    }
+                    news => Ok(Event::News(from, news)),
+                }
+            }
+        }
+    }
+
+    /// Waits until all sessions are open, `deadline`, or there is not `enough` any more.
     pub(crate) fn until_ready(
         &mut self,
         bar: &ProgressBar,
         deadline: Instant,
+        enough: impl Fn() -> bool,
     ) -> Result<Opened, WorkersError> {
-        let mut waiting = self.children.len();
-        let none_done = vec![false; waiting];
+        let mut waiting = self.crew.len();
+        let mut next_look = Instant::now();
         while waiting > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left) {
-                Ok(Told::Interrupt) => return Ok(Opened::Interrupted),
-                Ok(Told::Worker(_, Some(News::Ready))) => waiting -= 1,
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + LOOK;
+                if !enough() {
+                    return Ok(Opened::Memory);
+                }
+            }
+            if Instant::now() >= deadline {
+                return Ok(Opened::Some);
+            }
+            match self.wait(LOOK)? {
+                Event::Interrupt => return Ok(Opened::Interrupted),
+                Event::Lost => return Ok(Opened::Lost),
+                Event::News(_, News::Ready) => waiting -= 1,
                 // Of one worker: the shares are alike.
-                Ok(Told::Worker(_, Some(News::Progress { ready, .. }))) => {
-                    bar.set_position(ready * self.children.len() as u64);
+                Event::News(_, News::Progress { ready, .. }) => {
+                    bar.set_position(ready * self.crew.len() as u64);
                 }
-                Ok(Told::Worker(from, Some(News::Away(away)))) => {
-                    self.relay(from, away, &none_done)?;
-                }
-                Ok(Told::Worker(_, Some(News::Second(_)))) => {}
-                Ok(Told::Worker(_, Some(News::Done(_)) | None))
-                | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(WorkersError::Ended);
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(Opened::Some),
+                Event::News(..) | Event::Nothing => {}
             }
         }
         Ok(Opened::All)
     }
 
-    /// Waits for the results of all, and calls `look` about once a second meanwhile. An interrupt
-    /// has the run end early, at the time that is told, µs.
+    /// Leaves the open sessions alone for so long; what ended that early, if anything did.
+    pub(crate) fn rest(&mut self, length: Duration) -> Result<Opened, WorkersError> {
+        let end = Instant::now() + length;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Opened::All);
+            }
+            match self.wait(left.min(LOOK))? {
+                Event::Interrupt => return Ok(Opened::Interrupted),
+                Event::Lost => return Ok(Opened::Lost),
+                Event::News(..) | Event::Nothing => {}
+            }
+        }
+    }
+
+    /// Waits for the results of all, and calls `look` about once a second meanwhile. A signal, and the
+    /// loss of a worker, have the run end early.
     pub(crate) fn until_done(
-        &mut self,
+        mut self,
         bar: &ProgressBar,
         mut look: impl FnMut(),
-    ) -> Result<(Results, Timeline, Option<u64>), WorkersError> {
-        let (mut total, mut timeline) = (Results::default(), Timeline::default());
-        let all = self.children.len();
-        let mut done = vec![false; all];
-        let mut interrupted = None;
+    ) -> Result<Outcome, WorkersError> {
+        let (mut results, mut timeline) = (Results::default(), Timeline::default());
+        let all = self.crew.len();
+        let mut ended = None;
         let mut next_look = Instant::now() + LOOK;
         bar.set_prefix("measuring");
-        while done.contains(&false) {
+        while self.crew.iter().any(|member| !member.over) {
             let left = next_look.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left) {
-                Ok(Told::Interrupt) => {
+            match self.wait(left)? {
+                Event::Interrupt | Event::Lost if ended.is_none() => {
                     let at = now_us() + NOTICE;
-                    interrupted = Some(at);
+                    ended = Some(at);
                     bar.set_prefix("ending");
-                    self.tell_all(Order::End(at), |worker| !done[worker])?;
+                    self.tell_all(Order::End(at), |_| true)?;
                 }
-                Ok(Told::Worker(from, Some(News::Done(results)))) => {
-                    total.add(&results);
-                    done[from] = true;
+                Event::News(from, News::Done(told)) => {
+                    results.add(&told);
+                    self.crew[from].over = true;
                 }
-                Ok(Told::Worker(
+                Event::News(
                     _,
-                    Some(News::Progress {
+                    News::Progress {
                         ready,
                         delivered,
                         p99,
-                    }),
-                )) => {
+                    },
+                ) => {
                     bar.set_position(ready * all as u64);
                     let p99 = p99 as f64 / 1e3;
                     bar.set_message(format!("{delivered} delivered, p99 {p99:.2} ms"));
                 }
-                Ok(Told::Worker(_, Some(News::Second(second)))) => {
-                    timeline.take(&second, all as u32);
-                }
-                Ok(Told::Worker(from, Some(News::Away(away)))) => {
-                    self.relay(from, away, &done)?;
-                }
-                Ok(Told::Worker(_, Some(News::Ready))) | Err(RecvTimeoutError::Timeout) => {}
-                // A worker that is done closes its output; one that is not has failed.
-                Ok(Told::Worker(from, None)) if done[from] => {}
-                Ok(Told::Worker(_, None)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(WorkersError::Ended);
-                }
+                Event::News(_, News::Second(second)) => timeline.take(&second, all as u32),
+                Event::News(..) | Event::Interrupt | Event::Lost | Event::Nothing => {}
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK;
                 look();
             }
         }
-        Ok((total, timeline, interrupted))
+        Ok(Outcome {
+            results,
+            timeline,
+            ended,
+            lost: std::mem::take(&mut self.lost),
+        })
+    }
+}
+
+impl Member {
+    fn tell(&mut self, line: &str) {
+        // One that cannot be written to has ended: that it has no more to tell says so.
+        let _ = writeln!(self.orders, "{line}").and_then(|()| self.orders.flush());
     }
 }

@@ -17,7 +17,6 @@ mod forwarded;
 mod hostile;
 mod http;
 mod link;
-mod links;
 mod mesh;
 mod metrics;
 mod node_side;

@@ -195,10 +195,6 @@ impl Worker {
                     self.kick();
                     yield_now().await;
                 }
-                while node.take_tidings(&self.core, MAIL_TURN) {
-                    self.kick();
-                    yield_now().await;
-                }
             }
             self.kick();
         }
@@ -377,9 +373,6 @@ impl Worker {
         }
         let more = self.pump_sockets();
         self.pump_mesh();
-        if let Some(node) = &self.node {
-            node.pump_links(&self.core);
-        }
         self.poll_ring.borrow_mut().submit();
         more || !self.resumed.borrow().is_empty()
     }

@@ -21,7 +21,6 @@ mod options;
 mod producer;
 mod rights;
 mod security;
-mod signature;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod topic;
@@ -33,5 +32,4 @@ pub use crate::{
     options::{Compression, Options, is_secret},
     producer::{Full, Producer, Report, Reports},
     security::{Mechanism, Oidc, Security, SecurityProtocol},
-    signature::EventKeys,
 };

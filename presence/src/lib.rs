@@ -9,7 +9,6 @@ mod counters;
 mod departure;
 mod fanout;
 mod lifetime;
-mod links;
 mod membership;
 mod ownership;
 mod peers;

@@ -79,7 +79,7 @@ impl Publishing {
     }
 
     /// The store has a state of the user; `stale`: it has changed since that was sent. `true` when
-    /// others may hear of it now.
+    /// the user has to be queued for the bus.
     #[must_use]
     #[inline]
     fn written(&mut self, stale: bool) -> bool {
@@ -90,20 +90,21 @@ impl Publishing {
             }
             Owed::Unwritten | Owed::Overtaken | Owed::Ahead => {
                 self.owed = Owed::Nothing;
-                true
+                self.bus.changed()
             }
             Owed::Nothing => false,
         }
     }
 
-    /// The store does not take the user's state now. `true` when others may hear of it all the same.
+    /// The store does not take the user's state now, and the bus may have it all the same. `true`
+    /// when the user has to be queued for the bus.
     #[must_use]
     #[inline]
     fn unavailable(&mut self) -> bool {
         match self.owed {
             Owed::Unwritten | Owed::Overtaken => {
                 self.owed = Owed::Ahead;
-                true
+                self.bus.changed()
             }
             Owed::Nothing | Owed::Ahead => false,
         }
@@ -137,33 +138,19 @@ impl Backlog {
         self.unreported.oldest(clock)
     }
 
-    /// The store has a state of the user; `stale`: it has changed since that was sent. `true` when
-    /// others may hear of it now: the bus, in whose queue it is then, and who watches over links.
+    /// The store has a state of the user; `stale`: it has changed since that was sent.
     #[inline]
-    #[must_use]
-    pub(crate) fn written(
-        &mut self,
-        slot: u32,
-        user: &mut Publishing,
-        stale: bool,
-        clock: u64,
-    ) -> bool {
-        let due = user.written(stale);
-        if due && user.bus.changed() {
+    pub(crate) fn written(&mut self, slot: u32, user: &mut Publishing, stale: bool, clock: u64) {
+        if user.written(stale) {
             self.push(slot, user, clock);
         }
-        due
     }
 
-    /// The store does not take the user's state now. `true` when others may hear of it all the same,
-    /// as with [`Backlog::written`].
-    #[must_use]
-    pub(crate) fn unavailable(&mut self, slot: u32, user: &mut Publishing, clock: u64) -> bool {
-        let due = user.unavailable();
-        if due && user.bus.changed() {
+    /// The store does not take the user's state now, and the bus may have it all the same.
+    pub(crate) fn unavailable(&mut self, slot: u32, user: &mut Publishing, clock: u64) {
+        if user.unavailable() {
             self.push(slot, user, clock);
         }
-        due
     }
 
     fn push(&mut self, slot: u32, user: &mut Publishing, clock: u64) {
@@ -344,7 +331,7 @@ mod tests {
                     let stale = store.answered(true);
                     self.stored = self.writing;
                     let owed = user.owed != Owed::Nothing;
-                    let _ = self.backlog.written(0, user, stale, self.clock);
+                    self.backlog.written(0, user, stale, self.clock);
                     self.writes_waited = match owed && user.owed != Owed::Nothing {
                         true => self.writes_waited + 1,
                         false => 0,
@@ -362,7 +349,7 @@ mod tests {
                         self.stored
                     };
                     let _ = store.answered(false);
-                    let _ = self.backlog.unavailable(0, user, self.clock);
+                    self.backlog.unavailable(0, user, self.clock);
                     self.writes_waited = 0;
                 }
                 5 if user.bus == Transfer::Queued => {

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -37,7 +38,7 @@ pub(super) fn pinned<T>(core: usize, start: impl FnOnce() -> io::Result<T>) -> i
     started
 }
 
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     address: SocketAddr,
 }
@@ -58,19 +59,30 @@ impl Running {
     /// # Errors
     /// Why it does not run, for people.
     pub(super) fn start(peer: &Peer, program: &Path, core: usize) -> Result<Self, String> {
-        Self::begin(peer, program, core).map_err(|error| format!("{}: {error}", peer.name))
+        Self::begin(peer.kind, program, Some(core))
+            .map_err(|error| format!("{}: {error}", peer.name))
     }
 
-    fn begin(peer: &Peer, program: &Path, core: usize) -> io::Result<Self> {
+    /// An edge on whichever core is free.
+    ///
+    /// # Errors
+    /// Why it does not run, for people.
+    pub(crate) fn edge(program: &Path) -> Result<Self, String> {
+        Self::begin(Kind::Ours, program, None).map_err(|error| format!("an edge: {error}"))
+    }
+
+    pub(crate) fn edge_url(&self) -> String {
+        format!("ws://{}/socket", self.address)
+    }
+
+    fn begin(kind: Kind, program: &Path, core: Option<usize>) -> io::Result<Self> {
         let address = free()?;
         let mut said = tempfile()?;
         let mut command = Command::new(program);
-        if peer.kind == Kind::Ours {
+        if kind == Kind::Ours {
             command.arg("standalone").arg(format!("--listen={address}"));
             command.arg(format!("--server-admin-listen={}", free()?));
             command.args(["--server-cores=1", "--server-pin=false"]);
-            // Its peers tell each change of one publisher, too.
-            command.arg("--presence-change-rate=0");
         } else {
             command.arg(address.to_string());
         }
@@ -80,7 +92,11 @@ impl Running {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(said.try_clone()?);
         let mut running = Self {
-            child: pinned(core, || command.spawn())?,
+            child: match core {
+                Some(core) => pinned(core, || command.spawn())?,
+                // Ctrl-C is for the bench, which ends it when the results are there.
+                None => command.process_group(0).spawn()?,
+            },
             address,
         };
         let deadline = Instant::now() + PATIENCE;

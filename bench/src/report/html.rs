@@ -148,6 +148,24 @@ fn trust(page: &mut Page, report: &Report) {
             "this is in the latencies below, and is not the server's".into(),
         ]);
     }
+    if own.resident > 0 {
+        rows.push(vec![
+            "memory of the load generator".into(),
+            format!("{} in the end", mib(own.resident)),
+            "it is the servers' neighbour on one machine".into(),
+        ]);
+    }
+    for clock in &own.clocks {
+        rows.push(vec![
+            format!("clock of the worker at {}", clock.at),
+            format!(
+                "{} ms behind, give or take {} ms, before the run",
+                clock.offset as f64 / 1e3,
+                clock.error as f64 / 1e3
+            ),
+            "taken into account; what clocks drift apart in the run is in the latencies of a fan-out".into(),
+        ]);
+    }
     page.table("The load generator", &["", "seen", "why it matters"], &rows);
 }
 

@@ -3,7 +3,14 @@
 use std::fmt;
 
 use super::Report;
-use crate::{fleet::Cost, link::Counts, timeline::Row};
+use crate::{
+    fleet::{Cost, ServerCost},
+    link::Counts,
+    timeline::Row,
+};
+
+/// Servers that are named one by one.
+const MANY: usize = 12;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +44,10 @@ impl fmt::Display for Report {
                 f,
                 "  server       not found; give its --pid for memory and CPU"
             )?,
-            Some(cost) => servers(f, cost)?,
+            Some(cost) => {
+                servers(f, cost)?;
+                self.memory(f, cost)?;
+            }
         }
         for (code, count) in &counts.closes {
             writeln!(f, "  close {code}   {count}")?;
@@ -176,7 +186,31 @@ impl Report {
             let [p99, max] = [late.p99, late.max].map(|us| us as f64 / 1e3);
             write!(f, ", late by p99 {p99:.2} ms, at most {max:.2} ms")?;
         }
-        writeln!(f)
+        writeln!(f)?;
+        for clock in &own.clocks {
+            let [offset, error] = [clock.offset as f64, clock.error as f64].map(|us| us / 1e3);
+            let at = &clock.at;
+            writeln!(
+                f,
+                "  · {at}: its clock is {offset:.3} ms behind, ± {error:.3} ms"
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Who holds the memory of the sessions: servers, kernel, bench.
+    fn memory(&self, f: &mut fmt::Formatter<'_>, cost: &Cost) -> fmt::Result {
+        let servers: u64 = cost.each.iter().map(|server| server.grown).sum();
+        let sessions = self.counts.ready;
+        let bench = self.generator.resident;
+        writeln!(
+            f,
+            "  memory       servers +{:.1} MiB, kernel +{:.1} MiB (both ends), bench {:.1} MiB ({} B a session)",
+            mib(servers),
+            mib(cost.kernel_bytes_per_session * sessions),
+            mib(bench),
+            bench / sessions.max(1)
+        )
     }
 
     /// The seconds in which a fault shows most; none without lost sessions.
@@ -225,6 +259,10 @@ fn servers(f: &mut fmt::Formatter<'_>, cost: &Cost) -> fmt::Result {
     if cost.each.len() == 1 {
         return Ok(());
     }
+    // Of many alike the extremes say as much.
+    if cost.each.len() > MANY {
+        return extremes(f, &cost.each);
+    }
     for server in &cost.each {
         write!(f, "  · {}", server.name)?;
         match server.pid {
@@ -234,7 +272,6 @@ fn servers(f: &mut fmt::Formatter<'_>, cost: &Cost) -> fmt::Result {
         if let Some(sessions) = server.sessions {
             write!(f, ": {sessions} sessions in the end")?;
         }
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         write!(
             f,
             ", CPU {:.0} %, {:.1} MiB (+{:.1})",
@@ -248,4 +285,28 @@ fn servers(f: &mut fmt::Formatter<'_>, cost: &Cost) -> fmt::Result {
         writeln!(f)?;
     }
     Ok(())
+}
+
+fn extremes(f: &mut fmt::Formatter<'_>, all: &[ServerCost]) -> fmt::Result {
+    let ends = |value: &dyn Fn(&ServerCost) -> f64| {
+        let values = || all.iter().map(value);
+        let (least, most) = (
+            values().fold(f64::MAX, f64::min),
+            values().fold(0.0, f64::max),
+        );
+        (least, most)
+    };
+    let sessions = ends(&|server| server.sessions.unwrap_or(0) as f64);
+    let cpu = ends(&|server| server.cpu_percent);
+    let memory = ends(&|server| mib(server.resident));
+    let ended = all.iter().filter(|server| server.pid.is_none()).count();
+    writeln!(
+        f,
+        "  · each {:.0} to {:.0} sessions in the end, CPU {:.0} to {:.0} %, {:.1} to {:.1} MiB; {ended} ended",
+        sessions.0, sessions.1, cpu.0, cpu.1, memory.0, memory.1
+    )
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -4,6 +4,7 @@
 mod fake;
 mod foreign;
 mod interrupted;
+mod remote;
 
 use std::{
     net::TcpListener,

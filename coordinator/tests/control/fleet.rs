@@ -110,7 +110,6 @@ impl Fleet {
             highest_epoch: 0,
             moving: 0,
             trouble: String::new(),
-            link: String::new(),
             load: Load::default(),
         };
         let process = Process {

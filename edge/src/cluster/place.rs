@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use super::{interest::Interest, random_boot};
 use crate::{
     clock,
-    links::{self, Links},
     mesh::Bell,
     metrics::{Latency, Metrics, Totals},
 };
@@ -73,11 +72,7 @@ pub(crate) struct Place {
     pub(crate) link: redis_store::Link,
     metrics: Arc<Metrics>,
     pub(crate) store_stats: Arc<StoreStats>,
-    producer: OnceLock<Arc<ProducerHealth>>,
-    /// `None` while the node reads no events: it hears all others over links.
-    consumer: ArcSwapOption<ConsumerHealth>,
-    /// `None` = the node has no links.
-    pub(crate) links: Option<Arc<Links>>,
+    bus_health: OnceLock<(Arc<ProducerHealth>, Arc<ConsumerHealth>)>,
     inboxes: Vec<Inbox>,
     progress: Vec<Progress>,
     /// Whether a core stood still since the last look.
@@ -111,26 +106,21 @@ impl Place {
         homes: Box<[CoreId]>,
         link: redis_store::Link,
         metrics: Arc<Metrics>,
-        links: Option<&links::Options>,
     ) -> Self {
-        let boot = random_boot();
-        let links = links.map(|options| Links::new(options, &node, boot, &homes, bells));
         let inbox = |bell: &Arc<Bell>| Inbox {
             news: Mutex::default(),
             bell: Arc::clone(bell),
         };
         Self {
             node,
-            boot,
+            boot: random_boot(),
             map: ArcSwapOption::empty(),
             interest: Interest::new(),
             homes,
             link,
             metrics,
             store_stats: Arc::default(),
-            producer: OnceLock::new(),
-            consumer: ArcSwapOption::empty(),
-            links,
+            bus_health: OnceLock::new(),
             inboxes: bells.iter().map(inbox).collect(),
             progress: bells.iter().map(|_| Progress::default()).collect(),
             stalled: AtomicBool::new(false),
@@ -147,27 +137,23 @@ impl Place {
         }
     }
 
-    pub(super) fn set_producer(&self, producer: Arc<ProducerHealth>) {
+    pub(super) fn set_bus_health(
+        &self,
+        producer: Arc<ProducerHealth>,
+        consumer: Arc<ConsumerHealth>,
+    ) {
         // It is set once, at the start.
-        let _ = self.producer.set(producer);
+        let _ = self.bus_health.set((producer, consumer));
     }
 
-    pub(super) fn set_consumer(&self, consumer: Option<Arc<ConsumerHealth>>) {
-        self.consumer.store(consumer);
-    }
-
-    pub(crate) fn producer(&self) -> Option<&Arc<ProducerHealth>> {
-        self.producer.get()
-    }
-
-    /// How reading of the bus is doing; `None` when this node does not read it.
-    pub(crate) fn consumer(&self) -> Option<Arc<ConsumerHealth>> {
-        self.consumer.load_full()
+    pub(crate) fn bus_health(&self) -> Option<&(Arc<ProducerHealth>, Arc<ConsumerHealth>)> {
+        self.bus_health.get()
     }
 
     /// Why this node's changes do not reach the others; the same text while nothing changes.
     pub(crate) fn not_publishing(&self) -> Option<String> {
-        self.producer()?.trouble().or_else(|| {
+        let (producer, _) = self.bus_health()?;
+        producer.trouble().or_else(|| {
             let overdue = self.metrics.oldest_unreported() >= OVERDUE;
             let text = format!(
                 "the brokers have not confirmed changes for {} s",
@@ -177,9 +163,9 @@ impl Place {
         })
     }
 
-    /// What is wrong with the bus or the links, while its node serves its own watchers all the same.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        let producer = self.producer()?;
+    /// What is wrong with the bus, while its node serves its own watchers all the same.
+    pub(crate) fn bus_trouble(&self) -> Option<String> {
+        let (producer, consumer) = self.bus_health()?;
         let with_error = |why: String, error: Option<kafka_bus::LastError>| match error {
             Some(error) => format!("{why}; the last error was: {}", error.text),
             None => why,
@@ -188,13 +174,8 @@ impl Place {
             let why = with_error(why, producer.last_error());
             return Some(format!("not publishing: {why}"));
         }
-        if let Some(consumer) = self.consumer()
-            && let Some(why) = consumer.trouble()
-        {
-            let why = with_error(why, consumer.last_error());
-            return Some(format!("not hearing of other nodes' users: {why}"));
-        }
-        self.links.as_ref()?.trouble(self)
+        let why = with_error(consumer.trouble()?, consumer.last_error());
+        Some(format!("not hearing of other nodes' users: {why}"))
     }
 
     /// Tells every core. A map that waits is replaced by a newer one, so that few things wait for a

@@ -4,6 +4,5 @@ mod again;
 mod claims;
 mod cut_off_owner;
 mod handover;
-mod links;
 mod pace;
 mod support;

@@ -10,7 +10,6 @@ mod faults;
 mod freshness;
 mod links;
 mod maps;
-mod mesh;
 mod plan;
 mod process;
 mod redis;

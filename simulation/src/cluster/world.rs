@@ -15,7 +15,6 @@ use super::{
     coordinators::{Coordinator, ToCoordinator},
     faults::Heal,
     freshness::Changes,
-    mesh::Mesh,
     plan::{Fault, GRACE, Plan},
     process::{In, Process},
     redis::{Answer, Command, Redis},
@@ -102,7 +101,6 @@ pub struct World {
     pub(crate) random: Random,
     /// That of the connections to the store.
     pub(crate) links: Random,
-    pub(crate) mesh: Mesh,
     pub(crate) trace: bool,
     /// The world's time, ms since the run began.
     pub(crate) now: u64,
@@ -161,7 +159,6 @@ impl World {
         let mut world = Self {
             random,
             links: Random::new(plan.seed ^ 0x0011_4c5e),
-            mesh: Mesh::new(plan.seed),
             trace,
             now: 10_000,
             wall: 1_790_000_000_000,
@@ -350,10 +347,7 @@ impl World {
             mono_us: (mono + self.now) * 1_000,
             wall_ms: self.wall + self.now,
         };
-        let mut process = Process::new(name, boot, cores, weight, self.count(), mono, time);
-        for seat in process.seats.iter_mut().filter(|_| self.plan.links) {
-            seat.core.hear_by_links(false);
-        }
+        let process = Process::new(name, boot, cores, weight, self.count(), mono, time);
         self.note(|| format!("n{name} starts as p{pid} with {cores} cores, boot {boot}"));
         self.processes.push(process);
         if self.plan.has(Fault::Clocks) {
@@ -364,10 +358,7 @@ impl World {
             self.later(100, pid, In::Tick(core));
         }
         self.later(1, pid, In::Steps(true));
-        match self.plan.links {
-            true => self.later(2, pid, In::DialLinks),
-            false => self.later(2, pid, In::Consume),
-        }
+        self.later(2, pid, In::Consume);
         self.links_itself(pid);
         self.look_who_is_gone();
     }
@@ -518,10 +509,9 @@ impl World {
         let processes = &self.processes;
         let accepted = self.accepted[vnode.index()];
         // Who does not reach the store hears of a successor from the bus alone.
-        let links = self.plan.links.then_some(&self.mesh);
         let mute = processes
             .get(accepted.by)
-            .is_some_and(|owner| links.map_or(owner.kafka_cut, |mesh| mesh.is_cut(accepted.by)));
+            .is_some_and(|owner| owner.kafka_cut);
         self.truths[user].pass(self.now, |pid| {
             let deaf = mute && accepted.by != pid && processes[pid].redis_cut;
             processes[pid].gone.or(deaf.then_some(accepted.at))
