@@ -83,6 +83,7 @@ pub(crate) const TABLE: Table = Table {
     others: &[
         "ONLINE_STATUS_CLUSTER_ASSIGNED_VNODES",
         "ONLINE_STATUS_CLUSTER_WEIGHT",
+        "ONLINE_STATUS_CLUSTER_LINK_",
         "ONLINE_STATUS_DEV_",
         "ONLINE_STATUS_TEST_",
     ],

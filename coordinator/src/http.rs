@@ -34,10 +34,11 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics' label `path` names it.
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 17] = [
     "/",
     "/blocks",
     "/client.js",
+    "/groups",
     "/healthz",
     "/map",
     "/metrics",
@@ -126,6 +127,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 .delete(policy::empty_blocks),
         )
         .route("/client.js", get(operator::client))
+        .route(
+            "/groups",
+            get(policy::group)
+                .put(policy::set_group)
+                .delete(policy::empty_group),
+        )
         .route("/healthz", get(operator::healthz))
         .route("/map", get(map::map))
         .route("/metrics", get(operator::metrics))

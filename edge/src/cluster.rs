@@ -1,18 +1,20 @@
 //! What a clustered edge has besides a standalone one: its place in the cluster, shared by the
 //! cores, the thread that talks to Redis, and the threads of Kafka. It owns nothing of a session.
 
+mod ear;
 mod fleet;
 mod interest;
 mod place;
 mod policy;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use keys::Keys;
 use presence::Now;
 use protocol::Event;
 use ring::{CoreId, NodeId, VnodeCount, VnodeSet};
 
+use self::ear::Ear;
 pub(crate) use self::{
     fleet::Described,
     place::{News, Place, StoreStats, WorkerLinks},
@@ -21,6 +23,7 @@ use crate::{
     bus::{self, Bus},
     clock,
     config::Config,
+    links,
     mesh::Bell,
     metrics::Metrics,
     store::{self, Store},
@@ -47,6 +50,8 @@ pub(crate) enum ClusterError {
     Settings(#[from] settings::SettingsError),
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] settings::ListenError),
 }
 
 /// A cluster's parts, started.
@@ -63,14 +68,17 @@ pub(crate) struct Cluster {
 pub(crate) struct End {
     place: Arc<Place>,
     producer: Arc<kafka_bus::Producer>,
-    consumer: kafka_bus::Consumer,
+    ear: Arc<Ear>,
     redis: std::thread::JoinHandle<()>,
 }
 
 impl End {
     /// After the cores: the last events are sent, the lease is given back.
     pub(crate) fn run(self) {
-        self.consumer.stop();
+        if let Some(links) = &self.place.links {
+            links.end();
+        }
+        self.ear.stop();
         self.producer.stop(LAST_EVENTS);
         self.place.end();
         // It has panicked when it cannot be joined, and said so.
@@ -103,12 +111,14 @@ pub(crate) fn start(
     let link = redis_store::Link::open(config.redis.options())?;
     let vnodes = VnodeCount::new(homes.len()).expect("one home a vnode");
     let kafka = config.kafka_options()?;
+    let (links, listener) = links_of(config)?.unzip();
     let place = Arc::new(Place::new(
         node,
         bells,
         homes.into(),
         link.clone(),
         Arc::clone(metrics),
+        links.as_ref(),
     ));
 
     let (producers, consumers): (Vec<_>, Vec<_>) =
@@ -127,8 +137,12 @@ pub(crate) fn start(
     });
     let buses = buses.collect();
     let sink = bus::Inlet::new(Arc::clone(&place), vnodes, producers);
-    let consumer = kafka_bus::Consumer::start(kafka, Box::new(sink))?;
-    place.set_bus_health(Arc::clone(producer.health()), Arc::clone(consumer.health()));
+    place.set_producer(Arc::clone(producer.health()));
+    let ear = Arc::new(Ear::new(kafka, sink, Arc::clone(&place)));
+    match (&place.links, listener) {
+        (Some(links), Some(listener)) => links.start(listener, Arc::clone(&place))?,
+        _ => ear.listen()?,
+    }
 
     let (handles, outlet) = store::remote(bells);
     let stores = handles
@@ -146,6 +160,7 @@ pub(crate) fn start(
     };
     let described = Described {
         address: address.to_owned(),
+        link: links.map_or_else(String::new, |links| links.address),
         cores: bells.len() as u16,
         weight: match config.share.weight {
             0 => 100 * bells.len() as u32,
@@ -159,7 +174,7 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (keeper, keys) = (Arc::clone(&place), Arc::clone(keys));
+    let (keeper, keys, hears) = (Arc::clone(&place), Arc::clone(keys), Arc::clone(&ear));
     let redis = std::thread::Builder::new()
         .name("redis".into())
         .spawn(move || {
@@ -171,6 +186,10 @@ pub(crate) fn start(
                 tokio::task::spawn_local(async move {
                     policy::keep(reading, &place, &known).await;
                 });
+                let (reading, place) = (link.clone(), Arc::clone(&keeper));
+                tokio::task::spawn_local(async move {
+                    ear::keep(reading, &place, &hears).await;
+                });
                 fleet::until_ready(&keeper, &keys).await;
                 fleet::keep(link, &keeper, &described).await;
             });
@@ -179,7 +198,7 @@ pub(crate) fn start(
         end: End {
             place: Arc::clone(&place),
             producer,
-            consumer,
+            ear,
             redis,
         },
         place,
@@ -187,6 +206,25 @@ pub(crate) fn start(
         buses,
         events: consumers,
     })
+}
+
+/// Where links are taken, with the socket; `None` = there is no key, and so are no links.
+fn links_of(config: &Config) -> Result<Option<(links::Options, TcpListener)>, ClusterError> {
+    let share = &config.share;
+    if !share.link_key.is_set() {
+        return Ok(None);
+    }
+    let listener = settings::listen("cluster.link_listen", share.link_listen, |address| {
+        TcpListener::bind(address)
+    })?;
+    let options = links::Options {
+        address: match share.link_address.as_str() {
+            "" => listener.local_addr()?.to_string(),
+            address => address.to_owned(),
+        },
+        key: links::ClusterKey::new(share.link_key.expose()),
+    };
+    Ok(Some((options, listener)))
 }
 
 /// A random number of this process, below 2^53 so that every reader of JSON sees it exactly.

@@ -20,7 +20,9 @@ const FILE: &str = "policy.json";
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DecreeError {
-    #[error("store.data: {0:?}, with revocations and lists of blocked users, cannot be read: {1}")]
+    #[error(
+        "store.data: {0:?}, with revocations, lists of blocked users and groups, cannot be read: {1}"
+    )]
     Read(PathBuf, String),
     #[error("there are {MAX_ENTRIES} entries, and no more may be")]
     Full,

@@ -17,6 +17,7 @@ mod forwarded;
 mod hostile;
 mod http;
 mod link;
+mod links;
 mod mesh;
 mod metrics;
 mod node_side;

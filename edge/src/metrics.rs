@@ -222,6 +222,11 @@ const PER_CORE: &[PerCore] = numbers! {
     "ready_sessions" gauge "Sessions with something to send." => |c| c.presence.ready;
     "store_queue" gauge "Requests that wait for the store." => |c| c.presence.store_queue;
     "bus_queue" gauge "Changes that wait for the bus." => |c| c.presence.bus_queue;
+    "link_queue" gauge "Users and vnodes that wait for links." => |c| c.presence.link_queue;
+    "unheard_vnodes" gauge "Vnodes with watched users whom no link covers, read from Redis."
+        => |c| c.presence.unheard;
+    "unheard_reads_total" counter "Records of such users asked of Redis."
+        => |c| c.presence.unheard_reads;
     "peer_queue" gauge "Messages that wait for other cores." => |c| c.presence.peer_queue;
     "outbox_bytes" gauge "Bytes that wait for slow sockets." => |c| c.outbox_bytes;
     "vnodes_loading" gauge "Vnodes whose users are not loaded yet." => |c| c.vnodes_loading;
@@ -412,10 +417,33 @@ impl Page {
             "A batch to Redis and back.",
             std::iter::once(&flush),
         );
-        let Some((producer, consumer)) = place.bus_health() else {
+        if let Some(links) = &place.links {
+            let stats = &links.stats;
+            let now = |gauge: &std::sync::atomic::AtomicUsize| gauge.load(Ordering::Relaxed) as u64;
+            let links: &[OfNode] = numbers! {
+                "link_owners" gauge "Links on which this node hears others." => now(&stats.owners);
+                "link_watchers" gauge "Links on which others hear this node." => now(&stats.watchers);
+                "link_missing" gauge "Nodes that are not heard over a link and should be."
+                    => now(&stats.missing);
+                "link_connects_total" counter "Links made." => load(&stats.connects);
+                "link_failures_total" counter "Links that broke or could not be made."
+                    => load(&stats.failures);
+                "link_refused_total" counter "Connections for links without the key, or too many."
+                    => load(&stats.refused);
+                "link_batches_total" counter "Batches sent over links." => load(&stats.sent_batches);
+                "link_sent_bytes_total" counter "Bytes sent over links." => load(&stats.sent_bytes);
+                "link_received_bytes_total" counter "Bytes received over links."
+                    => load(&stats.received_bytes);
+            };
+            self.of_node(links);
+        }
+        let Some(producer) = place.producer() else {
             return;
         };
-        let (out, taken) = (producer.stats(), consumer.stats());
+        let out = producer.stats();
+        // Of an edge that hears the others over links, all is as if there were nothing to read.
+        let taken = place.consumer().map(|consumer| consumer.stats());
+        let taken = taken.unwrap_or_default();
         let bus: &[OfNode] = numbers! {
             "kafka_producer_connected" gauge "Whether the producer has a broker."
                 => out.connected.into();

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use ring::MapVersion;
 use crate::{
     clock,
     cluster::{News, Place, WorkerLinks},
+    links::{Conn, Tidings},
 };
 
 pub(crate) struct NodeSide {
@@ -23,6 +25,10 @@ pub(crate) struct NodeSide {
     told: Cell<(MapVersion, usize)>,
     /// The node knows that this core stands still.
     told_stall: Cell<bool>,
+    /// The links to other nodes that stand, by number.
+    conns: RefCell<BTreeMap<u32, Arc<Conn>>>,
+    /// What came over links and was not taken yet.
+    tidings: RefCell<VecDeque<Tidings>>,
 }
 
 impl NodeSide {
@@ -33,6 +39,8 @@ impl NodeSide {
             followed: Cell::default(),
             told: Cell::default(),
             told_stall: Cell::default(),
+            conns: RefCell::default(),
+            tidings: RefCell::default(),
         }
     }
 
@@ -73,6 +81,67 @@ impl NodeSide {
             }
         }
         true
+    }
+
+    /// Takes what came over links, at most so much; `true` when more waits.
+    pub(crate) fn take_tidings(&self, core: &RefCell<Core>, most: usize) -> bool {
+        let Some(links) = &self.place.links else {
+            return false;
+        };
+        let mut tidings = self.tidings.borrow_mut();
+        let mut core = core.borrow_mut();
+        if tidings.is_empty() {
+            *tidings = links.tidings_for(core.id());
+        }
+        core.at(clock::now());
+        for _ in 0..most {
+            let Some(next) = tidings.pop_front() else {
+                return false;
+            };
+            match next {
+                Tidings::OwnerLinked(conn) => {
+                    core.owner_linked(conn.number);
+                    self.conns.borrow_mut().insert(conn.number, conn);
+                }
+                Tidings::WatcherLinked(conn) => {
+                    core.watcher_linked(conn.number);
+                    self.conns.borrow_mut().insert(conn.number, conn);
+                }
+                Tidings::Unlinked(link) => {
+                    core.unlinked(link);
+                    self.conns.borrow_mut().remove(&link);
+                }
+                Tidings::Owner(link, message) => core.owner_says(link, message),
+                Tidings::Watcher(link, message) => core.watcher_says(link, message),
+                Tidings::HasBus(has) => core.hear_by_links(has),
+            }
+        }
+        true
+    }
+
+    /// Moves what the core has for other nodes to its links, as far as these have room.
+    pub(crate) fn pump_links(&self, core: &RefCell<Core>) {
+        if self.place.links.is_none() {
+            return;
+        }
+        let mut core = core.borrow_mut();
+        let waiting: Vec<u32> = core.waiting_links().collect();
+        let conns = self.conns.borrow();
+        for link in waiting {
+            let Some(conn) = conns.get(&link) else {
+                continue;
+            };
+            conn.fill(|out| match conn.to_owner {
+                true => core
+                    .next_for_owner(link)
+                    .map(|message| message.encode(out))
+                    .is_some(),
+                false => core
+                    .next_for_watcher(link)
+                    .map(|message| message.encode(out))
+                    .is_some(),
+            });
+        }
     }
 
     pub(crate) fn register_interest(&self, core: &RefCell<Core>) {

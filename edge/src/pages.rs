@@ -194,7 +194,7 @@ pub(crate) fn readiness(shared: &Shared) -> (u16, String) {
     } else if !shared.is_ready() {
         (503, "starting".into())
     } else {
-        match shared.place.as_ref().and_then(|place| place.bus_trouble()) {
+        match shared.place.as_ref().and_then(|place| place.trouble()) {
             Some(trouble) => (200, format!("ready; {trouble}")),
             None => (200, "ready".into()),
         }

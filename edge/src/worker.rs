@@ -195,6 +195,10 @@ impl Worker {
                     self.kick();
                     yield_now().await;
                 }
+                while node.take_tidings(&self.core, MAIL_TURN) {
+                    self.kick();
+                    yield_now().await;
+                }
             }
             self.kick();
         }
@@ -373,6 +377,9 @@ impl Worker {
         }
         let more = self.pump_sockets();
         self.pump_mesh();
+        if let Some(node) = &self.node {
+            node.pump_links(&self.core);
+        }
         self.poll_ring.borrow_mut().submit();
         more || !self.resumed.borrow().is_empty()
     }

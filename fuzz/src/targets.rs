@@ -4,7 +4,8 @@
 use std::sync::{Arc, LazyLock};
 
 use protocol::{
-    Encoding, Event, Lease, MAX_USERS_PER_MESSAGE, MessageId, Request, Stored, Version, check_user,
+    Encoding, Event, FromOwner, Lease, LinkHello, MAX_USERS_PER_MESSAGE, MessageId, Request,
+    Stored, ToOwner, Version, check_user,
     client::MAX_ID,
     policy::{self, Entry, Policy, Subject},
 };
@@ -16,12 +17,13 @@ use xxhash_rust::xxh3::xxh3_64;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 12] = [
     ("client-json", client_json),
     ("client-cbor", client_cbor),
     ("event", event),
     ("record", record),
     ("lease", lease),
+    ("link", link),
     ("pins", pins),
     ("map", map),
     ("policy", policy_entry),
@@ -111,6 +113,30 @@ pub fn lease(bytes: &[u8]) {
     assert_eq!(again.encode(), lease.encode());
 }
 
+/// What comes over a link: a hello, and batches in both directions. What is read of a batch is what is
+/// written again.
+pub fn link(bytes: &[u8]) {
+    if let Ok(hello) = LinkHello::decode(bytes) {
+        let mut written = Vec::new();
+        hello.encode(&mut written);
+        assert_eq!(written, bytes);
+    }
+    let (mut left, mut written) = (bytes, Vec::new());
+    while let Ok(Some(message)) = FromOwner::decode(&mut left) {
+        if let FromOwner::State(_, user, record) = &message {
+            assert!(check_user(user).is_ok() && record.text.len() <= protocol::MAX_TEXT);
+        }
+        message.encode(&mut written);
+    }
+    assert!(bytes.starts_with(&written));
+    let (mut left, mut written) = (bytes, Vec::new());
+    while let Ok(Some(message)) = ToOwner::decode(&mut left) {
+        assert!(check_user(message.user()).is_ok());
+        message.encode(&mut written);
+    }
+    assert!(bytes.starts_with(&written));
+}
+
 /// The vnodes that a lease asks for.
 pub fn pins(bytes: &[u8]) {
     let count = VnodeCount::default();
@@ -182,6 +208,8 @@ fn in_force(subject: Subject, entry: &Entry) {
     let _ = policy.news_since(&Policy::default());
     let blocked = policy.blocks("alice", "bob");
     assert!(!blocked || matches!(subject, Subject::Blocks(_)));
+    let is_in = policy.is_in("staff", "bob");
+    assert!(!is_in || matches!(subject, Subject::Group(_)));
     policy.set(subject, None);
     assert!(policy.is_empty());
 }
@@ -195,8 +223,13 @@ pub fn decree(bytes: &[u8]) {
     }
     if let Ok(Some(entry)) = policy::block_list(bytes, "admin", NOW) {
         are_users(&entry.blocked);
-        assert!(entry.blocked.len() <= policy::MAX_BLOCKED);
+        assert!(entry.blocked.len() <= policy::MAX_LISTED);
         in_force(Subject::Blocks("alice".into()), &entry);
+    }
+    if let Ok(Some(entry)) = policy::group_list(bytes, "admin", NOW) {
+        are_users(&entry.members);
+        assert!(entry.members.len() <= policy::MAX_LISTED);
+        in_force(Subject::Group("staff".into()), &entry);
     }
 }
 
@@ -251,7 +284,10 @@ pub fn token(bytes: &[u8]) {
     match VERIFIER.check(text, 0) {
         Ok(claims) => {
             assert!(GOOD.contains(&text), "nobody signed this");
-            let _ = (claims.rule.allows("bob"), claims.has_scope("admin"));
+            let _ = (
+                claims.rule.allows("bob", |_| true),
+                claims.has_scope("admin"),
+            );
         }
         // Its words go to clients and into logs.
         Err(refused) => assert!(refused.error.to_string().len() < 500),

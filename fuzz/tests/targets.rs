@@ -43,6 +43,7 @@ tests! {
     events_of_the_topic: "event",
     records_of_the_store: "record",
     leases_of_nodes: "lease",
+    hellos_and_batches_of_links: "link",
     vnodes_that_a_lease_asks_for: "pins",
     maps: "map",
     entries_of_the_policy: "policy",

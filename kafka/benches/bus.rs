@@ -11,7 +11,7 @@ use std::{
 };
 
 use kafka_bus::{
-    BadMessage, Consumer, Options, Producer, Report, Reports, Sink, testing::KafkaServer,
+    BadMessage, Consumer, EventKeys, Options, Producer, Report, Reports, Sink, testing::KafkaServer,
 };
 use protocol::{Cause, Event, Record, Status, Version};
 use ring::{Epoch, Vnode, VnodeCount};
@@ -97,7 +97,31 @@ fn wait_for(done: impl Fn() -> bool) {
     }
 }
 
+/// Checking a signature is the same work as making it.
+fn signatures() {
+    const TIMES: u32 = 200_000;
+    let keys = EventKeys::new(&["a key of the bench that is long enough"], false);
+    let keys = keys.expect("a good key");
+    let mut bytes = Vec::new();
+    value(&users()[0], 1, &mut bytes);
+    let mut best = Duration::MAX;
+    for _ in 0..10 {
+        let started = Instant::now();
+        for _ in 0..TIMES / 10 {
+            std::hint::black_box(keys.signed(std::hint::black_box(&bytes)));
+        }
+        best = best.min(started.elapsed());
+    }
+    let signed = keys.signed(&bytes).map_or(0, |signed| signed.len());
+    println!(
+        "a signature: {} ns for {} bytes, which become {signed}",
+        best.as_nanos() / u128::from(TIMES / 10),
+        bytes.len()
+    );
+}
+
 fn main() {
+    signatures();
     let broker = KafkaServer::start().expect("a broker");
     let mut options = Options {
         brokers: broker.brokers(),

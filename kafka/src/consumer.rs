@@ -20,7 +20,7 @@ use rdkafka::{
     message::BorrowedMessage,
     types::RDKafkaErrorCode,
 };
-use ring::{Vnode, VnodeCount};
+use ring::Vnode;
 
 use crate::{
     admin::{self, Question, TopicId},
@@ -63,6 +63,15 @@ pub enum BadMessage {
     /// The message has no value: a tombstone of a compacted topic.
     #[error("a message has no value")]
     NoValue,
+    /// An event without a signature, where there has to be one.
+    #[error(
+        "an event is not signed: who wrote it has none of kafka.event_keys, or is an edge that has none \
+         yet (kafka.unsigned_events)"
+    )]
+    Unsigned,
+    /// An event with a signature of none of the cluster's keys.
+    #[error("an event's signature is of none of kafka.event_keys")]
+    Signature,
     /// The message's value is not an event.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -378,7 +387,7 @@ impl Reader {
                     if let Some(position) = self.positions.get_mut(partition as usize) {
                         *position = offset + 1;
                     }
-                    take(&message, self.options.vnodes, &self.health, &mut *self.sink);
+                    take(&message, &self.options, &self.health, &mut *self.sink);
                 }
                 Some(Err(error)) => {
                     self.on_error(&error);
@@ -457,7 +466,7 @@ fn next_positions(positions: &[i64], ranges: &[Range]) -> Vec<i64> {
 /// Checks a message and shows its event when it is wanted.
 fn take(
     message: &BorrowedMessage<'_>,
-    vnodes: VnodeCount,
+    options: &Options,
     health: &ConsumerHealth,
     sink: &mut dyn Sink,
 ) {
@@ -466,7 +475,7 @@ fn take(
         Some(key) if !sink.wants(key) => return,
         Some(key) => {
             health.wanted.fetch_add(1, Relaxed);
-            check(key, message.payload(), vnodes)
+            check(key, message.payload(), options)
         }
         None => Err(BadMessage::NoKey),
     };
@@ -482,13 +491,15 @@ fn take(
 fn check<'a>(
     key: &[u8],
     value: Option<&'a [u8]>,
-    vnodes: VnodeCount,
+    options: &Options,
 ) -> Result<Event<'a>, BadMessage> {
-    let event = Event::decode(value.ok_or(BadMessage::NoValue)?)?;
+    let value = value.ok_or(BadMessage::NoValue)?;
+    options.event_keys.check(value)?;
+    let event = Event::decode(value)?;
     if event.user.as_bytes() != key {
         return Err(BadMessage::KeyDiffers);
     }
-    let expected = vnodes.vnode(&event.user);
+    let expected = options.vnodes.vnode(&event.user);
     if event.vnode != expected {
         let found = event.vnode;
         return Err(BadMessage::Vnode { found, expected });

@@ -21,6 +21,7 @@ mod options;
 mod producer;
 mod rights;
 mod security;
+mod signature;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod topic;
@@ -32,4 +33,5 @@ pub use crate::{
     options::{Compression, Options, is_secret},
     producer::{Full, Producer, Report, Reports},
     security::{Mechanism, Oidc, Security, SecurityProtocol},
+    signature::EventKeys,
 };

@@ -11,7 +11,7 @@ use rdkafka::{
 use ring::VnodeCount;
 
 use crate::{
-    Security,
+    EventKeys, Security,
     built::Built,
     error::{OpenError, open_error},
     health::Notes,
@@ -55,6 +55,8 @@ pub struct Options {
     pub metadata_interval: Duration,
     /// How brokers are reached and this process proves who it is.
     pub security: Security,
+    /// Under which keys events are signed, and whose are believed.
+    pub event_keys: EventKeys,
     /// Any librdkafka properties; they win over this crate's, except for those that its
     /// guarantees rest on, which are refused.
     pub extra: Vec<(String, String)>,
@@ -97,6 +99,7 @@ impl Default for Options {
             fetch_kbytes: 16 * 1024,
             metadata_interval: Duration::from_secs(60),
             security: Security::default(),
+            event_keys: EventKeys::default(),
             extra: Vec::new(),
             log: |line| {
                 use std::io::Write;

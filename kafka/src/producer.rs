@@ -137,7 +137,7 @@ impl Producer {
     }
 
     /// Takes an event for the topic, with `user` as its key and `value` as its content, which are
-    /// copied. `core` and `ticket` come back in its [`Report`], which may be before this returns.
+    /// copied, and signed where there is a key. `core` and `ticket` come back in its [`Report`], which may be before this returns.
     /// Any thread may call it; it never blocks.
     ///
     /// # Panics
@@ -159,10 +159,11 @@ impl Producer {
             return Err(Full);
         };
         let vnodes = shared.options.vnodes.get() as u32;
+        let signed = shared.options.event_keys.signed(value);
         let record = BaseRecord::with_opaque_to(&shared.options.topic, opaque(core, ticket))
             .partition(partition(vnode, partitions, vnodes))
             .key(user)
-            .payload(value);
+            .payload(signed.as_deref().unwrap_or(value));
         // Counted before its report can be.
         health.accepted.fetch_add(1, Relaxed);
         let Err((error, _)) = client.send(record) else {

@@ -54,7 +54,8 @@ settings::sections! {
         max_lifetime: Duration = "0s",
         /// The scope that administration, and questions for many users at once, need.
         admin_scope: String = "presence:admin",
-        /// Whom a token lets see: `open` = everyone, or `claim`: whom its `watch` claim lists.
+        /// Whom a token lets see: `open` = everyone, or `claim`: whom its claims `watch` and
+        /// `watch_groups` list.
         #[env("ONLINE_STATUS_PRESENCE_WATCH_POLICY")]
         watch_policy: String = "open",
     }

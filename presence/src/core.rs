@@ -13,6 +13,7 @@ use ring::{Epoch, Vnode};
 use crate::{
     Counters, How, Now, SessionId, Settings, Transmit,
     fanout::{Fanout, append_frame},
+    links::Links,
     publishing::Backlog,
     recall::Recalls,
     repair::{Returns, Searches, Suspects},
@@ -72,6 +73,7 @@ pub struct Core {
     pub(crate) suspects: Suspects,
     pub(crate) backlog: Backlog,
     pub(crate) peers: Box<[VecDeque<u32>]>,
+    pub(crate) links: Links,
     /// Ends with the marks of one message.
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
@@ -108,6 +110,7 @@ impl Core {
             absent: VecDeque::new(),
             suspects: Suspects::default(),
             backlog: Backlog::default(),
+            links: Links::new(settings.vnodes),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
             mark: 0,
             jitter: settings.seed | 1,
@@ -405,6 +408,8 @@ impl Core {
         counters.store_queue = (self.store_queue.len() + self.vnodes.waiting()) as u64;
         counters.bus_queue = self.backlog.len() as u64;
         counters.oldest_unreported = self.backlog.oldest(self.time.clock);
+        counters.link_queue = self.links.queued() as u64;
+        counters.unheard = self.links.unheard();
         counters.peer_queue = self.peers.iter().map(|queue| queue.len() as u64).sum();
         counters
     }

@@ -19,6 +19,12 @@ pub struct Counters {
     pub oldest_unreported: u64,
     /// Messages that wait for other cores, now.
     pub peer_queue: u64,
+    /// Users and vnodes that wait for links to other nodes, now.
+    pub link_queue: u64,
+    /// Vnodes with watched users of whom no link tells, now.
+    pub unheard: u64,
+    /// Records of such users that were asked of the store.
+    pub unheard_reads: u64,
     /// Sessions opened.
     pub connects: u64,
     /// Sessions that this core ended.

@@ -44,6 +44,7 @@ impl Core {
     /// Ends the sessions of a vnode and everything that an owner does by itself.
     pub(crate) fn part(&mut self, vnode: Vnode, newest: Epoch, address: &str) {
         self.vnodes.heard_of(vnode, newest);
+        self.ends_to_own(vnode);
         for slot in self.users.of_vnode(vnode) {
             let was_connected = self.users[slot].connected();
             while self.users[slot].owned().sessions > 0 {
@@ -98,6 +99,7 @@ impl Core {
                 }
                 self.users.sweep_later(slot);
             }
+            self.tell_owner(slot);
         }
     }
 

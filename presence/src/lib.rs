@@ -9,6 +9,7 @@ mod counters;
 mod departure;
 mod fanout;
 mod lifetime;
+mod links;
 mod membership;
 mod ownership;
 mod peers;

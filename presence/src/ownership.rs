@@ -130,6 +130,7 @@ impl Core {
         if owned {
             return;
         }
+        self.begins_to_own(vnode, epoch);
         // What a mirror knew may be older than what the store gives to an owner.
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
@@ -155,6 +156,7 @@ impl Core {
         if !self.vnodes.loaded(vnode, epoch) {
             return;
         }
+        self.announce(vnode, epoch);
         // Those it had before are as this core knows them: it claimed the vnode a second time.
         let mut known = self.users.of_vnode(vnode);
         known.retain(|slot| self.users[*slot].knowledge == Knowledge::Known);
@@ -203,6 +205,7 @@ impl Core {
         let user = &mut self.users[slot];
         if !user.connected() {
             user.publishing.cancelled();
+            user.owned_mut().withheld = true;
             user.waiters += 1;
             self.absent
                 .push_back((slot, self.time.clock + self.settings.grace));
@@ -213,6 +216,9 @@ impl Core {
     pub(crate) fn publish_the_absent(&mut self) {
         while let Some((slot, _)) = self.absent.pop_front_if(|(_, due)| *due <= self.time.clock) {
             self.users[slot].waiters -= 1;
+            if let Some(user) = self.users[slot].as_owned_mut() {
+                user.withheld = false;
+            }
             if self.vnodes.is_loaded(self.users[slot].vnode)
                 && self.users[slot].knowledge == Knowledge::Known
             {
@@ -230,6 +236,7 @@ impl Core {
             return;
         }
         self.vnodes.claim_failed(vnode, epoch, self.time.clock);
+        self.announce(vnode, epoch);
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
             self.offer_without_store(slot);
@@ -257,13 +264,18 @@ impl Core {
         }
     }
 
+    /// Another node speaks as the vnode's owner under this epoch.
+    pub(crate) fn hears_of_epoch(&mut self, vnode: Vnode, epoch: Epoch) {
+        if epoch > self.vnodes.newest(vnode) {
+            self.suspect(vnode);
+            self.fence(vnode, epoch);
+        }
+    }
+
     /// Takes an event of the bus about a user of a vnode that is at home on this core.
     pub fn bus_event(&mut self, event: &Event<'_>) {
         let vnode = event.vnode;
-        if event.epoch > self.vnodes.newest(vnode) {
-            self.suspect(vnode);
-            self.fence(vnode, event.epoch);
-        }
+        self.hears_of_epoch(vnode, event.epoch);
         let mine = self.vnodes.owner(vnode) != Owner::Elsewhere;
         if mine || event.epoch < self.vnodes.newest(vnode) {
             // Our own event comes back, or its writer was fenced: its successor has said anew what

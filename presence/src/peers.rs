@@ -41,10 +41,10 @@ impl Core {
 
     /// Nobody here watches the user any more.
     pub(crate) fn lose_interest(&mut self, slot: u32) {
-        if let Owner::Core(core) = self.owner_of(slot)
-            && self.users[slot].is_subscribed()
-        {
-            self.queue_for(slot, core);
+        match self.owner_of(slot) {
+            Owner::Core(core) if self.users[slot].is_subscribed() => self.queue_for(slot, core),
+            Owner::Elsewhere => self.tell_owner(slot),
+            Owner::Core(_) | Owner::Here(_) => {}
         }
     }
 
@@ -122,6 +122,7 @@ impl Core {
             PeerMessage::Interest(name) => {
                 let slot = self.users.find_or_insert(&name, &self.vnodes);
                 self.users[slot].with_cores(|cores| cores.interested |= bit);
+                self.tell_owner(slot);
                 match self.users[slot].knowledge {
                     Knowledge::Known | Knowledge::Provisional => {
                         self.users[slot].with_cores(|cores| cores.unsent |= bit);
@@ -139,6 +140,7 @@ impl Core {
                         cores.unsent &= !bit;
                         cores.refuted &= !bit;
                     });
+                    self.tell_owner(slot);
                     self.users.sweep_later(slot);
                 }
             }

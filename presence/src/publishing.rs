@@ -79,7 +79,7 @@ impl Publishing {
     }
 
     /// The store has a state of the user; `stale`: it has changed since that was sent. `true` when
-    /// the user has to be queued for the bus.
+    /// others may hear of it now.
     #[must_use]
     #[inline]
     fn written(&mut self, stale: bool) -> bool {
@@ -90,21 +90,20 @@ impl Publishing {
             }
             Owed::Unwritten | Owed::Overtaken | Owed::Ahead => {
                 self.owed = Owed::Nothing;
-                self.bus.changed()
+                true
             }
             Owed::Nothing => false,
         }
     }
 
-    /// The store does not take the user's state now, and the bus may have it all the same. `true`
-    /// when the user has to be queued for the bus.
+    /// The store does not take the user's state now. `true` when others may hear of it all the same.
     #[must_use]
     #[inline]
     fn unavailable(&mut self) -> bool {
         match self.owed {
             Owed::Unwritten | Owed::Overtaken => {
                 self.owed = Owed::Ahead;
-                self.bus.changed()
+                true
             }
             Owed::Nothing | Owed::Ahead => false,
         }
@@ -138,19 +137,33 @@ impl Backlog {
         self.unreported.oldest(clock)
     }
 
-    /// The store has a state of the user; `stale`: it has changed since that was sent.
+    /// The store has a state of the user; `stale`: it has changed since that was sent. `true` when
+    /// others may hear of it now: the bus, in whose queue it is then, and who watches over links.
     #[inline]
-    pub(crate) fn written(&mut self, slot: u32, user: &mut Publishing, stale: bool, clock: u64) {
-        if user.written(stale) {
+    #[must_use]
+    pub(crate) fn written(
+        &mut self,
+        slot: u32,
+        user: &mut Publishing,
+        stale: bool,
+        clock: u64,
+    ) -> bool {
+        let due = user.written(stale);
+        if due && user.bus.changed() {
             self.push(slot, user, clock);
         }
+        due
     }
 
-    /// The store does not take the user's state now, and the bus may have it all the same.
-    pub(crate) fn unavailable(&mut self, slot: u32, user: &mut Publishing, clock: u64) {
-        if user.unavailable() {
+    /// The store does not take the user's state now. `true` when others may hear of it all the same,
+    /// as with [`Backlog::written`].
+    #[must_use]
+    pub(crate) fn unavailable(&mut self, slot: u32, user: &mut Publishing, clock: u64) -> bool {
+        let due = user.unavailable();
+        if due && user.bus.changed() {
             self.push(slot, user, clock);
         }
+        due
     }
 
     fn push(&mut self, slot: u32, user: &mut Publishing, clock: u64) {
@@ -331,7 +344,7 @@ mod tests {
                     let stale = store.answered(true);
                     self.stored = self.writing;
                     let owed = user.owed != Owed::Nothing;
-                    self.backlog.written(0, user, stale, self.clock);
+                    let _ = self.backlog.written(0, user, stale, self.clock);
                     self.writes_waited = match owed && user.owed != Owed::Nothing {
                         true => self.writes_waited + 1,
                         false => 0,
@@ -349,7 +362,7 @@ mod tests {
                         self.stored
                     };
                     let _ = store.answered(false);
-                    self.backlog.unavailable(0, user, self.clock);
+                    let _ = self.backlog.unavailable(0, user, self.clock);
                     self.writes_waited = 0;
                 }
                 5 if user.bus == Transfer::Queued => {

@@ -426,6 +426,7 @@ impl Core {
     /// it as a change.
     pub(crate) fn known(&mut self, slot: u32, before: &Record) {
         self.tell_peers(slot);
+        self.tell_links(slot);
         let record = &self.users[slot].record;
         if before.version < record.version && before.differs(record) {
             self.tell_watchers(slot);

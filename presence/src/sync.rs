@@ -265,8 +265,13 @@ impl Core {
                 self.counters.store_writes += 1;
                 let user = &mut self.users[slot];
                 let again = user.store.answered(true);
-                self.backlog
-                    .written(slot, &mut user.publishing, again, self.time.clock);
+                let publishing = &mut user.publishing;
+                let due = self
+                    .backlog
+                    .written(slot, publishing, again, self.time.clock);
+                if due {
+                    self.tell_links(slot);
+                }
                 if !again {
                     self.settled(slot);
                 }
@@ -345,12 +350,15 @@ impl Core {
         self.look_at_suspects();
         self.look_for_what_watchers_know();
         self.tell_of_the_missed();
+        self.read_the_unheard();
     }
 
     /// The store cannot have the user's newest state now: the bus may have it all the same.
     pub(crate) fn offer_without_store(&mut self, slot: u32) {
         let publishing = &mut self.users[slot].publishing;
-        self.backlog.unavailable(slot, publishing, self.time.clock);
+        if self.backlog.unavailable(slot, publishing, self.time.clock) {
+            self.tell_links(slot);
+        }
     }
 
     fn requeue(&mut self, slot: u32, again: bool) {

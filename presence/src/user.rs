@@ -50,8 +50,18 @@ pub(crate) struct Own {
     pub(crate) devices: u32,
 }
 
-/// The cores of this node that a user's home core has to do with, each a bit by its number.
-#[derive(Debug, Clone, Copy, Default)]
+/// A node that watches the user over a link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mirror {
+    /// The link's number.
+    pub(crate) link: u32,
+    /// It lacks the newest state, and the user waits in the link's queue.
+    pub(crate) queued: bool,
+}
+
+/// The cores of this node that a user's home core has to do with, each a bit by its number, and the nodes
+/// that watch over links.
+#[derive(Debug, Default)]
 pub(crate) struct Cores {
     /// Those that mirror the user.
     pub(crate) interested: u64,
@@ -61,6 +71,14 @@ pub(crate) struct Cores {
     pub(crate) refuted: u64,
     /// Those in whose outgoing queue the user waits.
     pub(crate) queued: u64,
+    /// The nodes that watch the user, each once.
+    mirrors: Vec<Mirror>,
+}
+
+impl Cores {
+    fn is_nothing(&self) -> bool {
+        self.interested | self.unsent | self.refuted | self.queued == 0 && self.mirrors.is_empty()
+    }
 }
 
 /// A user that this core knows: what it has of one that it owns and of one that it only watches.
@@ -100,6 +118,8 @@ pub(crate) struct User {
     pub(crate) searched: bool,
     /// The user is in the list of those who may be forgotten.
     pub(crate) in_sweep: bool,
+    /// The owner that speaks on the vnode's link knows of this core's interest; see `links.rs`.
+    pub(crate) told_owner: bool,
 }
 
 /// What this core is to a user. It follows the stage of the user's vnode: all users of a vnode that
@@ -150,6 +170,8 @@ pub(crate) struct Owned {
     pub(crate) held: bool,
     /// The user's newest state was not stored when its vnode was left.
     pub(crate) unwritten: bool,
+    /// Nobody on another node is told yet that the user is offline: see `publish_later_if_absent`.
+    pub(crate) withheld: bool,
 }
 
 impl Default for Owned {
@@ -166,6 +188,7 @@ impl Default for Owned {
             chose_text: false,
             held: false,
             unwritten: false,
+            withheld: false,
         }
     }
 }
@@ -212,6 +235,7 @@ impl User {
             late: false,
             searched: false,
             in_sweep: false,
+            told_owner: false,
         }
     }
 
@@ -295,10 +319,50 @@ impl User {
     pub(crate) fn with_cores<T>(&mut self, change: impl FnOnce(&mut Cores) -> T) -> T {
         let cores = self.cores.get_or_insert_default();
         let result = change(cores);
-        if cores.interested | cores.unsent | cores.refuted | cores.queued == 0 {
+        if cores.is_nothing() {
             self.cores = None;
         }
         result
+    }
+
+    /// The nodes that watch the user over links.
+    #[inline]
+    pub(crate) fn mirrors_mut(&mut self) -> &mut [Mirror] {
+        self.cores
+            .as_mut()
+            .map_or(&mut [], |cores| &mut cores.mirrors)
+    }
+
+    /// Another node watches the user, or the same one asks again.
+    pub(crate) fn add_mirror(&mut self, link: u32) {
+        if !self.mirrors_mut().iter().any(|mirror| mirror.link == link) {
+            let queued = false;
+            self.with_cores(|cores| cores.mirrors.push(Mirror { link, queued }));
+        }
+    }
+
+    /// The node at that link does not watch the user any more; whether it did.
+    pub(crate) fn forget_mirror(&mut self, link: u32) -> bool {
+        let watches = self.mirrors_mut().iter().any(|mirror| mirror.link == link);
+        if watches {
+            self.with_cores(|cores| cores.mirrors.retain(|mirror| mirror.link != link));
+        }
+        watches
+    }
+
+    /// No node watches the user any more; whether one did.
+    pub(crate) fn forget_mirrors(&mut self) -> bool {
+        let watched = !self.mirrors_mut().is_empty();
+        if watched {
+            self.with_cores(|cores| cores.mirrors = Vec::new());
+        }
+        watched
+    }
+
+    /// Whether the owner, which is another node, is to tell this core of the user.
+    #[inline]
+    pub(crate) fn wanted_from_owner(&self) -> bool {
+        self.as_owned().is_none() && self.wanted()
     }
 
     /// The newest version that the user's own sessions may have.
@@ -355,12 +419,16 @@ impl User {
         !self.connected()
             && (!owned || self.record.status == Status::Offline)
             && !self.wanted()
-            && self.cores.as_ref().is_none_or(|cores| cores.queued == 0)
+            && self
+                .cores
+                .as_ref()
+                .is_none_or(|cores| cores.queued == 0 && cores.mirrors.is_empty())
             && !self.is_unwritten()
             && self.store == Transfer::Idle
             && self.publishing.is_idle()
             && self.pace == TimerId::NONE
             && !self.is_subscribed()
+            && !self.told_owner
             && self.knowledge != Knowledge::Asked
     }
 }
@@ -372,6 +440,6 @@ mod tests {
     #[test]
     fn a_user_is_no_larger_than_its_documented_cost() {
         let sizes = [size_of::<User>(), size_of::<Owned>(), size_of::<Cores>()];
-        assert_eq!(sizes, [168, 40, 32]);
+        assert_eq!(sizes, [168, 40, 56]);
     }
 }

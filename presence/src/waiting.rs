@@ -114,6 +114,7 @@ impl Core {
         let entry = self.waiting.questions.vacant_key() as u32;
         for slot in &users {
             self.users[*slot].waiters += 1;
+            self.tell_owner(*slot);
             if !self.users[*slot].knowledge.has_record() {
                 missing += 1;
                 self.waiting.by_user.entry(*slot).or_default().push(entry);
@@ -299,6 +300,10 @@ impl Core {
     }
 
     fn answer_those_who_wait(&mut self, slot: u32, in_order: bool) {
+        if !self.users[slot].knowledge.has_record() {
+            // What is here is of before the vnode was taken: it may be long over.
+            return;
+        }
         self.users[slot].late = false;
         for n in 0..self.users[slot].watchers.len() {
             let Watcher { session, watch } = self.users[slot].watchers[n];

@@ -130,8 +130,8 @@ impl Core {
         (!is_all).then_some(allowed)
     }
 
-    /// Takes what administrators have decreed from now on; the users of `changed` block others than
-    /// before: who watches them and may not any more is told, and watches them no more.
+    /// Takes what administrators have decreed from now on; the users of `changed` may be watched by
+    /// others than before: who watches them and may not any more is told, and watches them no more.
     pub fn follow_policy(&mut self, policy: Arc<Policy>, changed: &[Box<str>]) {
         self.policy = policy;
         for name in changed {
@@ -142,7 +142,8 @@ impl Core {
             let blocked: Vec<u32> = watchers
                 .filter(|session| {
                     let watcher = self.sessions[*session].user;
-                    watcher != slot && self.policy.blocks(name, &self.users[watcher].name)
+                    let rule = self.sessions[*session].rule.as_deref();
+                    !(self.policy).lets_see(rule, &self.users[watcher].name, name)
                 })
                 .collect();
             for session in blocked {

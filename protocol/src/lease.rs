@@ -51,6 +51,10 @@ pub struct Lease {
     /// Why the node's changes do not reach other nodes, for operators; empty = they do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trouble: String,
+    /// The host and port at which other edges connect to this one; empty = this one has no links, and
+    /// is heard by the bus alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub link: String,
     /// The node's load at this renewal.
     #[serde(default)]
     pub load: Load,
@@ -109,6 +113,7 @@ mod tests {
             highest_epoch: 3,
             moving: 1,
             trouble: "no broker".into(),
+            link: "h:8082".into(),
             load: Load {
                 sessions: 5,
                 ..Load::default()

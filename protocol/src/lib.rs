@@ -12,6 +12,7 @@ pub mod event;
 pub mod frame;
 pub mod keys;
 pub mod lease;
+pub mod link;
 pub mod names;
 pub mod policy;
 pub mod record;
@@ -28,6 +29,7 @@ pub use event::{Cause, Event, EventError};
 pub use frame::{FrameStart, Opcode};
 pub use keys::{Keys, partition};
 pub use lease::{Lease, LeaseError, Load};
+pub use link::{FromOwner, LinkError, LinkHello, ToOwner};
 pub use policy::Policy;
 pub use record::{
     Activity, MAX_TEXT, MAX_USER, Mode, Record, Status, Stored, StoredError, UserId, UserIdError,

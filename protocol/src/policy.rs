@@ -1,5 +1,5 @@
-//! What administrators have decreed: tokens that count no more, and users who keep others from
-//! watching them. It owns the entries' form in the store and what they mean together; who may
+//! What administrators have decreed: tokens that count no more, users who keep others from watching
+//! them, and who is in which group. It owns the entries' form in the store and what they mean together; who may
 //! decree, others decide.
 
 use std::{collections::HashMap, sync::Arc};
@@ -14,8 +14,8 @@ use crate::{
 
 /// The most entries of a policy; more are refused.
 pub const MAX_ENTRIES: usize = 100_000;
-/// The most users that one user may block.
-pub const MAX_BLOCKED: usize = 1_000;
+/// The most users of one list: whom a user blocks, or who is in a group.
+pub const MAX_LISTED: usize = 1_000;
 /// The longest name of a token (`jti`, RFC 7519 §4.1.7), in bytes.
 pub const MAX_TOKEN_ID: usize = 256;
 
@@ -30,6 +30,8 @@ pub enum Subject {
     Token(Box<str>),
     /// The users who may not watch this one.
     Blocks(Box<str>),
+    /// The users who are in the group of this name.
+    Group(Box<str>),
 }
 
 impl Subject {
@@ -41,6 +43,7 @@ impl Subject {
             Self::User(user) => format!("user:{user}"),
             Self::Token(id) => format!("token:{id}"),
             Self::Blocks(user) => format!("blocks:{user}"),
+            Self::Group(name) => format!("group:{name}"),
         }
     }
 
@@ -52,6 +55,7 @@ impl Subject {
             Some(("user", user)) => Some(Self::User(user.into())),
             Some(("token", id)) => Some(Self::Token(id.into())),
             Some(("blocks", user)) => Some(Self::Blocks(user.into())),
+            Some(("group", name)) => Some(Self::Group(name.into())),
             _ => None,
         }
     }
@@ -69,6 +73,9 @@ pub struct Entry {
     /// The users who may not watch the subject; empty unless it is `Blocks`.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub blocked: Box<[Box<str>]>,
+    /// The users of the group, sorted; empty unless the subject is one.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub members: Box<[Box<str>]>,
     /// The administrator: the user of the token that was shown.
     pub by: Box<str>,
     /// When the entry was decreed.
@@ -98,9 +105,9 @@ pub enum PolicyError {
          the first and the last"
     )]
     Subject,
-    /// The list has more than [`MAX_BLOCKED`] users.
-    #[error("a user may block at most {MAX_BLOCKED} users")]
-    TooManyBlocked,
+    /// The list has more than [`MAX_LISTED`] users.
+    #[error("a list has at most {MAX_LISTED} users")]
+    TooMany,
 }
 
 impl Entry {
@@ -175,9 +182,32 @@ pub fn revocation(
     Ok((subject, entry))
 }
 
-/// Reads a list of users from JSON, `{"users":["bob"]}`: who may not watch `user`, as `by` asks for it
-/// at `now`. `None` = nobody.
+/// Reads a list of users from JSON, `{"users":["bob"]}`: who may not watch a user, as `by` asks for it at
+/// `now`. `None` = nobody.
 pub fn block_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
+    let blocked = users(body)?;
+    Ok((!blocked.is_empty()).then(|| Entry {
+        blocked,
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    }))
+}
+
+/// Reads a list of users from JSON, `{"users":["bob"]}`: who is in a group, as `by` asks for it at `now`.
+/// `None` = nobody.
+pub fn group_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
+    let members = users(body)?;
+    Ok((!members.is_empty()).then(|| Entry {
+        members,
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    }))
+}
+
+/// The users of a list, sorted.
+fn users(body: &[u8]) -> Result<Box<[Box<str>]>, PolicyError> {
     #[derive(Deserialize)]
     struct Asked {
         users: Vec<Box<str>>,
@@ -186,15 +216,10 @@ pub fn block_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, Poli
     users.iter().try_for_each(|user| check_user(user))?;
     users.sort_unstable();
     users.dedup();
-    if users.len() > MAX_BLOCKED {
-        return Err(PolicyError::TooManyBlocked);
+    if users.len() > MAX_LISTED {
+        return Err(PolicyError::TooMany);
     }
-    Ok((!users.is_empty()).then(|| Entry {
-        blocked: users.into(),
-        by: by.into(),
-        at: now,
-        ..Entry::default()
-    }))
+    Ok(users.into())
 }
 
 /// An entry as administrators see it.
@@ -205,6 +230,7 @@ pub fn shown(subject: &Subject, entry: &Entry) -> Value {
         Subject::User(user) => json!({ "user": user, "before": entry.before }),
         Subject::Token(id) => json!({ "jti": id }),
         Subject::Blocks(user) => json!({ "user": user, "users": entry.blocked }),
+        Subject::Group(name) => json!({ "group": name, "users": entry.members }),
     };
     if entry.until != 0 {
         value["until"] = entry.until.into();
@@ -218,7 +244,7 @@ pub fn shown(subject: &Subject, entry: &Entry) -> Value {
 #[must_use]
 pub fn revocations(policy: &Policy) -> Value {
     let mut entries = policy.entries();
-    entries.retain(|(subject, _)| !matches!(subject, Subject::Blocks(_)));
+    entries.retain(|(subject, _)| !matches!(subject, Subject::Blocks(_) | Subject::Group(_)));
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     let shown: Vec<Value> = entries
         .iter()
@@ -234,6 +260,16 @@ pub fn blocks(policy: &Policy, user: &str) -> Value {
     match policy.get(&subject) {
         Some(entry) => shown(&subject, &entry),
         None => json!({ "user": user, "users": [] }),
+    }
+}
+
+/// A group, as administrators see it; one without a list has nobody.
+#[must_use]
+pub fn group(policy: &Policy, name: &str) -> Value {
+    let subject = Subject::Group(name.into());
+    match policy.get(&subject) {
+        Some(entry) => shown(&subject, &entry),
+        None => json!({ "group": name, "users": [] }),
     }
 }
 
@@ -271,10 +307,15 @@ pub fn audit(by: &str, subject: &Subject, entry: Option<&Entry>) -> String {
                 entry.blocked.len()
             )
         }
+        (Subject::Group(name), Some(entry)) => {
+            let users = entry.members.len();
+            format!("set who is in the group {name:?}: {users} users")
+        }
         (Subject::Everyone, None) => "took back the revocation of everyone's tokens".into(),
         (Subject::User(user), None) => format!("took back the revocation of {user:?}'s tokens"),
         (Subject::Token(id), None) => format!("took back the revocation of the token {id:?}"),
         (Subject::Blocks(user), None) => format!("emptied the list of whom {user:?} blocks"),
+        (Subject::Group(name), None) => format!("emptied the group {name:?}"),
     };
     format!("administration: {by:?} {what}")
 }
@@ -286,6 +327,7 @@ pub struct Policy {
     users: HashMap<Box<str>, Arc<Entry>>,
     tokens: HashMap<Box<str>, Arc<Entry>>,
     blocks: HashMap<Box<str>, Arc<Entry>>,
+    groups: HashMap<Box<str>, Arc<Entry>>,
 }
 
 /// The members of a session's token by which a later revocation finds it.
@@ -317,8 +359,9 @@ pub struct News {
     pub users: Vec<(Box<str>, u64)>,
     /// The hashes of the names of tokens that are revoked now.
     pub tokens: Vec<u64>,
-    /// Users whose block lists have changed.
-    pub blocks: Vec<Box<str>>,
+    /// Users whom others than before may watch: their block lists have changed, or they are in a group
+    /// no more.
+    pub watched: Vec<Box<str>>,
 }
 
 impl News {
@@ -347,6 +390,7 @@ impl Policy {
             Subject::User(user) => (&mut self.users, user),
             Subject::Token(id) => (&mut self.tokens, id),
             Subject::Blocks(user) => (&mut self.blocks, user),
+            Subject::Group(name) => (&mut self.groups, name),
         };
         match entry {
             Some(entry) => map.insert(name, entry),
@@ -371,6 +415,7 @@ impl Policy {
             Subject::User(user) => self.users.get(user),
             Subject::Token(id) => self.tokens.get(id),
             Subject::Blocks(user) => self.blocks.get(user),
+            Subject::Group(name) => self.groups.get(name),
         };
         entry.cloned()
     }
@@ -383,7 +428,13 @@ impl Policy {
         let tokens = (self.tokens.iter()).map(|(id, entry)| (Subject::Token(id.clone()), entry));
         let blocks =
             (self.blocks.iter()).map(|(user, entry)| (Subject::Blocks(user.clone()), entry));
-        let all = everyone.chain(users).chain(tokens).chain(blocks);
+        let groups =
+            (self.groups.iter()).map(|(name, entry)| (Subject::Group(name.clone()), entry));
+        let all = everyone
+            .chain(users)
+            .chain(tokens)
+            .chain(blocks)
+            .chain(groups);
         all.map(|(subject, entry)| (subject, Arc::clone(entry)))
             .collect()
     }
@@ -395,6 +446,7 @@ impl Policy {
             + self.users.len()
             + self.tokens.len()
             + self.blocks.len()
+            + self.groups.len()
     }
 
     /// Whether nothing is decreed.
@@ -424,16 +476,27 @@ impl Policy {
     /// Whether `user` keeps `watcher` from watching it.
     #[must_use]
     pub fn blocks(&self, user: &str, watcher: &str) -> bool {
-        self.blocked_by(user)
-            .binary_search_by(|blocked| (**blocked).cmp(watcher))
-            .is_ok()
+        has(self.blocked_by(user), watcher)
     }
 
     /// Whether `watcher`, whose token has this rule (`None` = anyone), may see `user`: itself always.
     #[must_use]
     pub fn lets_see(&self, rule: Option<&WatchRule>, watcher: &str, user: &str) -> bool {
         watcher == user
-            || (rule.is_none_or(|rule| rule.allows(user)) && !self.blocks(user, watcher))
+            || (rule.is_none_or(|rule| rule.allows(user, |group| self.is_in(group, user)))
+                && !self.blocks(user, watcher))
+    }
+
+    /// Whether `user` is in a group.
+    #[must_use]
+    pub fn is_in(&self, group: &str, user: &str) -> bool {
+        has(self.members(group), user)
+    }
+
+    /// The users of a group, sorted.
+    #[must_use]
+    pub fn members(&self, group: &str) -> &[Box<str>] {
+        self.groups.get(group).map_or(&[], |entry| &entry.members)
     }
 
     /// The users whom `user` keeps from watching it.
@@ -454,14 +517,19 @@ impl Policy {
         }
         let before = |policy: &Self| policy.everyone.as_ref().map_or(0, |entry| entry.before);
         let tokens = changed(&self.tokens, &old.tokens);
-        let mut blocks: Vec<Box<str>> = changed(&self.blocks, &old.blocks)
+        let mut watched: Vec<Box<str>> = changed(&self.blocks, &old.blocks)
             .map(|(user, _)| user.clone())
             .collect();
         let gone = old
             .blocks
             .keys()
             .filter(|user| !self.blocks.contains_key(*user));
-        blocks.extend(gone.cloned());
+        watched.extend(gone.cloned());
+        for (group, entry) in &old.groups {
+            let members = self.members(group);
+            let left = entry.members.iter().filter(|user| !has(members, user));
+            watched.extend(left.cloned());
+        }
         News {
             before: if before(self) > before(old) {
                 before(self)
@@ -474,125 +542,15 @@ impl Policy {
             tokens: tokens
                 .map(|(id, _)| Issued::new(0, Some(id)).token)
                 .collect(),
-            blocks,
+            watched,
         }
     }
+}
+
+/// Whether a sorted list has the user.
+fn has(list: &[Box<str>], user: &str) -> bool {
+    list.binary_search_by(|one| (**one).cmp(user)).is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn revoked(body: &str) -> (Subject, Entry) {
-        revocation(body.as_bytes(), "root", 5_000, 1_000).expect(body)
-    }
-
-    #[test]
-    fn a_revocation_is_of_tokens_issued_before_it_and_of_no_other() {
-        let mut policy = Policy::default();
-        for body in [
-            r#"{"user":"alice"}"#,
-            r#"{"jti":"t1"}"#,
-            r#"{"everyone":true,"before":3000}"#,
-        ] {
-            let (subject, entry) = revoked(body);
-            assert_eq!(Subject::of_field(&subject.field()).as_ref(), Some(&subject));
-            let kept = Entry::decode(entry.encode().as_bytes()).expect("JSON");
-            assert_eq!(kept, entry);
-            policy.set(subject, Some(kept));
-        }
-        for (user, issued, id, is_revoked) in [
-            ("alice", 4_999, None, true),
-            ("alice", 5_000, None, false),
-            ("alice", 0, None, true),
-            ("bob", 2_999, None, true),
-            ("bob", 3_000, None, false),
-            ("bob", 9_000, Some("t1"), true),
-            ("bob", 9_000, Some("t2"), false),
-        ] {
-            assert_eq!(
-                policy.revokes(user, issued, id),
-                is_revoked,
-                "{user} {issued} {id:?}"
-            );
-        }
-        assert!(policy.outlived(5_999).is_empty());
-        assert_eq!(policy.outlived(6_000).len(), 3);
-    }
-
-    #[test]
-    fn news_are_what_was_not_there_before() {
-        let mut old = Policy::default();
-        old.set(
-            Subject::User("alice".into()),
-            Some(revoked(r#"{"user":"alice"}"#).1),
-        );
-        old.set(
-            Subject::Blocks("eve".into()),
-            block_list(br#"{"users":["x"]}"#, "root", 1).expect("a list"),
-        );
-        let mut new = old.clone();
-        assert_eq!(new.news_since(&old), News::default());
-        let (subject, entry) = revoked(r#"{"jti":"t1"}"#);
-        new.set(subject, Some(entry));
-        new.set(
-            Subject::User("bob".into()),
-            Some(revoked(r#"{"user":"bob"}"#).1),
-        );
-        new.set(Subject::Blocks("eve".into()), None);
-        let news = new.news_since(&old);
-        assert_eq!(news.users, [("bob".into(), 5_000)]);
-        assert_eq!(news.blocks, ["eve".into()]);
-        assert!(news.are_of_all() && news.revoke(Issued::new(9_999, Some("t1"))));
-        assert!(!news.revoke(Issued::new(0, None)));
-        // A store that has lost all takes nothing from who knows it.
-        let mut empty = Policy::default();
-        empty.keep_from(&new);
-        assert_eq!(empty.len(), 3);
-    }
-
-    #[test]
-    fn a_list_of_blocked_users_is_sorted_and_bounded() {
-        let list = block_list(r#"{"users":["zoë","bob","bob"]}"#.as_bytes(), "root", 1);
-        let mut policy = Policy::default();
-        policy.set(Subject::Blocks("alice".into()), list.expect("a list"));
-        assert_eq!(policy.blocked_by("alice"), ["bob".into(), "zoë".into()]);
-        assert!(policy.blocks("alice", "zoë") && !policy.blocks("alice", "carol"));
-        assert!(!policy.blocks("bob", "alice"));
-        assert!(policy.lets_see(None, "carol", "alice") && !policy.lets_see(None, "bob", "alice"));
-        let nobody = Some(&WatchRule::Only([].into()));
-        assert!(policy.lets_see(nobody, "carol", "carol"));
-        assert!(!policy.lets_see(nobody, "carol", "alice"));
-        assert_eq!(
-            block_list(br#"{"users":[]}"#, "root", 1).expect("a list"),
-            None
-        );
-        let many: Vec<String> = (0..=MAX_BLOCKED).map(|n| n.to_string()).collect();
-        let many = serde_json::json!({ "users": many }).to_string();
-        for bad in [&*many, r#"{"users":[""]}"#, r#"{"users":"bob"}"#, "[]"] {
-            block_list(bad.as_bytes(), "root", 1).expect_err(bad);
-        }
-    }
-
-    #[test]
-    fn what_is_no_revocation_is_named() {
-        for bad in [
-            "{}",
-            "null",
-            r#"{"user":""}"#,
-            r#"{"jti":""}"#,
-            r#"{"user":"a","jti":"b"}"#,
-            r#"{"everyone":false}"#,
-            r#"{"jti":"b","before":1}"#,
-            r#"{"user":"a","expires":1}"#,
-            r#"{"user":"a","befor":1}"#,
-            r#"{"user":"a","before":-1}"#,
-        ] {
-            revocation(bad.as_bytes(), "root", 5_000, 0).expect_err(bad);
-        }
-        let (_, entry) =
-            revocation(br#"{"user":"a","before":9000}"#, "root", 5_000, 0).expect("good");
-        assert_eq!((entry.before, entry.until), (5_000, 0));
-        assert_eq!(Subject::of_field("nobody:x"), None);
-    }
-}
+mod tests;

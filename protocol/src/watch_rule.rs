@@ -1,5 +1,5 @@
-//! Whom a token lets its bearer see: the meaning of its `watch` claim.
-//! It owns the rule; who reads tokens owns whether they are true.
+//! Whom a token lets its bearer see: the meaning of its claims `watch` and `watch_groups`.
+//! It owns the rule; who reads tokens owns whether they are true, and the policy who is in a group.
 
 /// Whom a session may watch and query, by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,32 +11,40 @@ pub enum WatchRule {
     Only(Box<[Pattern]>),
 }
 
-/// A user's name, or with a final `*` every name that begins so.
+/// One or several users.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Box<str>);
+pub enum Pattern {
+    /// A user's name.
+    User(Box<str>),
+    /// Every name that begins so.
+    Prefix(Box<str>),
+    /// Whoever is in the group of this name.
+    Group(Box<str>),
+}
 
 impl Pattern {
-    /// The pattern in `pattern`; every text is one.
+    /// The pattern in `pattern`: a user's name, or with a final `*` every name that begins so.
     #[must_use]
     pub fn new(pattern: &str) -> Self {
-        Self(pattern.into())
-    }
-
-    fn allows(&self, user: &str) -> bool {
-        match self.0.strip_suffix('*') {
-            Some(prefix) => user.starts_with(prefix),
-            None => *self.0 == *user,
+        match pattern.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.into()),
+            None => Self::User(pattern.into()),
         }
     }
 }
 
 impl WatchRule {
-    /// Whether a session under this rule may see `user`.
+    /// Whether a session under this rule may see `user`, who is in the groups that `is_in` knows.
     #[must_use]
-    pub fn allows(&self, user: &str) -> bool {
+    pub fn allows(&self, user: &str, is_in: impl Fn(&str) -> bool) -> bool {
+        let allows = |pattern: &Pattern| match pattern {
+            Pattern::User(name) => **name == *user,
+            Pattern::Prefix(prefix) => user.starts_with(&**prefix),
+            Pattern::Group(group) => is_in(group),
+        };
         match self {
             Self::Anyone => true,
-            Self::Only(patterns) => patterns.iter().any(|pattern| pattern.allows(user)),
+            Self::Only(patterns) => patterns.iter().any(allows),
         }
     }
 }
@@ -46,17 +54,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_allows_names_and_prefixes_and_nothing_else() {
-        let rule = WatchRule::Only(["bob", "team-*"].map(Pattern::new).into());
-        for (user, allowed) in [
-            ("bob", true),
-            ("bobby", false),
-            ("team-7", true),
-            ("te", false),
+    fn a_rule_allows_names_prefixes_and_groups_and_nothing_else() {
+        let mut patterns = ["bob", "team-*"].map(Pattern::new).to_vec();
+        patterns.push(Pattern::Group("staff".into()));
+        let rule = WatchRule::Only(patterns.into());
+        for (user, group, allowed) in [
+            ("bob", "", true),
+            ("bobby", "", false),
+            ("team-7", "", true),
+            ("te", "", false),
+            ("carol", "staff", true),
+            ("carol", "guests", false),
+            // A name is no group.
+            ("staff", "", false),
         ] {
-            assert_eq!(rule.allows(user), allowed, "{user}");
+            assert_eq!(
+                rule.allows(user, |of| of == group),
+                allowed,
+                "{user} {group}"
+            );
         }
-        assert!(WatchRule::Only([Pattern::new("*")].into()).allows("anyone"));
-        assert!(!WatchRule::Only([].into()).allows("anyone"));
+        let nobody = |_: &str| false;
+        assert!(WatchRule::Only([Pattern::new("*")].into()).allows("anyone", nobody));
+        assert!(!WatchRule::Only([].into()).allows("anyone", nobody));
     }
 }

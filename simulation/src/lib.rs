@@ -13,9 +13,15 @@ mod world;
 
 pub use world::{Plan, World};
 
-/// No limit of how many changes of a user its watchers are told.
-const CHANGE_RATE: u32 = 0;
-const CHANGE_BURST: u32 = 1;
+/// How many changes of a user a second its watchers are told, and at once, by a random number; a third
+/// have no limit. Far fewer than in earnest, so that most changes are held back.
+fn pace(random: u64) -> (u32, u32) {
+    match random % 3 {
+        0 => (0, 1),
+        1 => (4, 2),
+        _ => (1, 1),
+    }
+}
 
 /// What a core has in memory and in its queues: nothing, when all have left.
 fn kept(core: &presence::Core) -> [u64; 6] {

@@ -24,6 +24,9 @@ struct Arguments {
     /// So many users in every cluster.
     #[arg(long)]
     users: Option<u64>,
+    /// Nodes hear each other over links in every cluster, and these break in some.
+    #[arg(long)]
+    links: bool,
     /// Go on after a failure, and count them.
     #[arg(long)]
     all: bool,
@@ -43,7 +46,7 @@ fn main() {
     let mut failures = 0;
     for seed in arguments.seed..arguments.seed + arguments.count {
         let trace = arguments.trace;
-        let faults = arguments.faults.clone();
+        let (faults, links) = (arguments.faults.clone(), arguments.links);
         let run = move || {
             if arguments.single {
                 World::new(Plan::of(seed), trace).run();
@@ -51,6 +54,9 @@ fn main() {
                 let mut plan = cluster::Plan::of(seed);
                 if !faults.is_empty() {
                     plan = plan.with(&faults);
+                }
+                if links {
+                    plan = plan.with_links();
                 }
                 plan.users = arguments.users.unwrap_or(plan.users);
                 cluster::World::new(plan, trace).run();

@@ -50,6 +50,16 @@ fn changes_reach_who_watches_in_time_when_nodes_come_and_go_in_good_order() {
     }
 }
 
+/// Where edges read no events of the bus: what links lose, takeovers between question and answer, links
+/// that are down in one direction. Two thousand are run by hand.
+#[test]
+fn the_invariants_hold_where_nodes_hear_each_other_over_links() {
+    run(0..200, |seed| Plan::of(seed).with_links());
+    for seed in [601, 1_260, 1_455] {
+        run(seed..seed + 1, |seed| Plan::of(seed).with_links());
+    }
+}
+
 #[test]
 fn a_replica_that_lacks_the_last_writes_takes_no_epoch_back_and_shows_nobody_again() {
     for others in [

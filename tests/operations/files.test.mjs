@@ -151,3 +151,23 @@ test('an edge serves under the system calls that its unit allows', async (t) => 
   fs.writeFileSync(file, JSON.stringify(profile));
   await serves(await edgeUnder(t, file));
 });
+
+test('docs/security.md has 60 hostile inputs and more, and every test that it names exists', () => {
+  const page = fs.readFileSync(path.join(root, 'docs/security.md'), 'utf8');
+  const rows = page.slice(page.indexOf('\n## Hostile inputs')).split('\n## ')[1].split('\n').filter((line) => line.startsWith('| '));
+  const inputs = rows.slice(1).map((row) => row.split(' | '));
+  assert.ok(inputs.length >= 60, `${inputs.length} inputs`);
+  const { stdout } = run('git', ['ls-files', '*.rs']);
+  const sources = stdout.trim().split('\n').map((name) => [name, fs.readFileSync(path.join(root, name), 'utf8')]);
+  const named = (text) => [...text.matchAll(/`([a-z_]+(?:::[a-z0-9_]+)+)`/g)].map(([, name]) => name.split('::'));
+  for (const cells of inputs) {
+    assert.ok(named(cells[2]).length > 0 || cells[2].includes('the same') || cells[2].includes('`tests/'), cells.join(' | '));
+  }
+  const claimed = named(page).filter((way) => way.at(-1) !== 'tests');
+  assert.ok(claimed.length > 40, `${claimed.length} names`);
+  for (const way of claimed) {
+    const [name, file] = [way.at(-1), way.filter((part) => part !== 'tests').at(-2)];
+    const has = ([source, text]) => source.includes(`${file}`) && text.includes(`fn ${name}(`);
+    assert.ok(sources.some(has), `no test ${way.join('::')}`);
+  }
+});

@@ -202,14 +202,22 @@ fn millis(value: &Value) -> Option<u64> {
 }
 
 fn watch_rule(claims: &Map<String, Value>) -> Result<WatchRule, TokenError> {
-    let list = match find(claims, "watch") {
-        None => return Ok(WatchRule::Only(Box::default())),
-        Some(Value::Array(list)) => list,
-        Some(Value::String(one)) => return Ok(WatchRule::Only([Pattern::new(one)].into())),
-        Some(_) => return Err(TokenError::Watch),
-    };
-    let pattern = |value: &Value| value.as_str().map(Pattern::new).ok_or(TokenError::Watch);
-    Ok(WatchRule::Only(
-        list.iter().map(pattern).collect::<Result<_, _>>()?,
-    ))
+    let mut patterns = Vec::new();
+    let group = |name: &str| Pattern::Group(name.into());
+    for (claim, pattern) in [
+        ("watch", &Pattern::new as &dyn Fn(&str) -> Pattern),
+        ("watch_groups", &group),
+    ] {
+        let wrong = TokenError::Watch(claim);
+        match find(claims, claim) {
+            None => {}
+            Some(Value::String(one)) => patterns.push(pattern(one)),
+            Some(Value::Array(list)) => {
+                let texts: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+                patterns.extend(texts.ok_or(wrong)?.into_iter().map(pattern));
+            }
+            Some(_) => return Err(wrong),
+        }
+    }
+    Ok(WatchRule::Only(patterns.into()))
 }

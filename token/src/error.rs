@@ -63,9 +63,9 @@ pub enum TokenError {
     /// The claim of its user, and why that is no user.
     #[error("the token's user (auth.user_claim: {0}): {1}")]
     User(String, String),
-    /// The token's `watch` is not a list of texts.
-    #[error("the token's watch claim is not a list of texts")]
-    Watch,
+    /// The named claim is not a text or a list of texts.
+    #[error("{0} is neither a text nor a list of texts")]
+    Watch(&'static str),
     /// It is bound to a key that its sender proves to have (RFC 7800), which nobody asked for here.
     #[error("the token is bound to its sender (cnf): auth.accept_bound_tokens lets it in unproven")]
     Bound,
@@ -94,7 +94,7 @@ impl TokenError {
             Self::Issuer => "issuer",
             Self::Audience(_) => "audience",
             Self::User(..) => "user",
-            Self::Watch => "watch",
+            Self::Watch(_) => "watch",
             Self::Bound => "bound",
         }
     }

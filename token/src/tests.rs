@@ -38,7 +38,10 @@ fn a_token_is_good_until_its_expiry_and_the_leeway_by_the_callers_clock() {
     let lenient = Verifier::new(&lenient).expect("a key");
     let claims = lenient.verify(&token, 11_999).expect("within the leeway");
     assert_eq!(claims.expires, 12_000);
-    assert!(!claims.rule.allows("bob"), "no watch claim allows nobody");
+    assert!(
+        !claims.rule.allows("bob", |_| true),
+        "no watch claim allows nobody"
+    );
     assert_eq!(
         lenient.verify(&token, 12_000).err(),
         Some(TokenError::Expired)

@@ -83,6 +83,8 @@ impl Running {
             command.arg("standalone").arg(format!("--listen={address}"));
             command.arg(format!("--server-admin-listen={}", free()?));
             command.args(["--server-cores=1", "--server-pin=false"]);
+            // Its peers tell each change of one publisher, too.
+            command.arg("--presence-change-rate=0");
         } else {
             command.arg(address.to_string());
         }

@@ -79,6 +79,7 @@ impl Member {
             highest_epoch: 0,
             moving: 0,
             trouble: String::new(),
+            link: String::new(),
             load: Load::default(),
         };
         Self {

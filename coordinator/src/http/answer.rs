@@ -112,13 +112,25 @@ pub(super) fn parameters(query: Option<&str>, names: &[&str]) -> Vec<String> {
 
 /// The one valid user that the request names.
 pub(super) fn user_of(query: Option<&str>) -> Result<String, Refusal> {
-    let mut users = parameters(query, &["userId", "user"]);
-    match (users.pop(), users.len()) {
-        (Some(user), 0) => match protocol::check_user(&user) {
-            Ok(()) => Ok(user),
+    one_of(query, &["userId", "user"])
+}
+
+/// The one group that the request names; its name keeps the rules of a user's.
+pub(super) fn group_of(query: Option<&str>) -> Result<String, Refusal> {
+    one_of(query, &["group"])
+}
+
+fn one_of(query: Option<&str>, names: &[&str]) -> Result<String, Refusal> {
+    let mut values = parameters(query, names);
+    match (values.pop(), values.len()) {
+        (Some(value), 0) => match protocol::check_user(&value) {
+            Ok(()) => Ok(value),
             Err(error) => Err(Refusal::bad_request(error.to_string())),
         },
-        _ => Err(Refusal::bad_request("userId must be given once")),
+        _ => Err(Refusal::bad_request(format!(
+            "{} must be given once",
+            names[0]
+        ))),
     }
 }
 

@@ -1,5 +1,5 @@
-//! `/revocations` and `/blocks`: what administrators decree of tokens and of who may watch whom. It is
-//! written to the store, from where every node takes it within a second.
+//! `/revocations`, `/blocks` and `/groups`: what administrators decree of tokens and of who may watch
+//! whom. It is written to the store, from where every node takes it within a second.
 
 use std::sync::Arc;
 
@@ -98,7 +98,54 @@ pub(super) async fn empty_blocks(
     app.write_blocks(&by, query.as_deref(), nobody).await
 }
 
+pub(super) async fn group(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    app.administrator(&headers).await?;
+    let name = answer::group_of(query.as_deref())?;
+    Ok(answer::json(&policy::group(&app.keys.policy(), &name)))
+}
+
+pub(super) async fn set_group(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let by = app.administrator(&headers).await?;
+    let body = answer::whole(body).await?;
+    app.write_group(&by, query.as_deref(), &body).await
+}
+
+pub(super) async fn empty_group(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let by = app.administrator(&headers).await?;
+    let nobody = br#"{"users":[]}"#;
+    app.write_group(&by, query.as_deref(), nobody).await
+}
+
 impl App {
+    async fn write_group(
+        &self,
+        by: &str,
+        query: Option<&str>,
+        body: &[u8],
+    ) -> Result<Response, Refusal> {
+        let name = answer::group_of(query)?;
+        let entry = policy::group_list(body, by, clock::wall_ms())?;
+        let subject = Subject::Group(name.as_str().into());
+        self.decree(by, &subject, entry.as_ref()).await?;
+        let users = entry.map(|entry| entry.members).unwrap_or_default();
+        Ok(answer::json(
+            &serde_json::json!({ "group": name, "users": users }),
+        ))
+    }
+
     async fn write_blocks(
         &self,
         by: &str,

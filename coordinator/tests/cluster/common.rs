@@ -378,6 +378,7 @@ impl Edge {
             highest_epoch: 0,
             moving: 0,
             trouble: String::new(),
+            link: String::new(),
             load: Load::default(),
         };
         change(&mut lease);

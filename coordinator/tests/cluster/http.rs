@@ -196,6 +196,15 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     );
     admins("GET", blocks, "", &[("", 200)]);
     admins("GET", "/blocks", "", &[("", 400)]);
+    let group = "/groups?group=staff";
+    admins(
+        "PUT",
+        group,
+        list,
+        &[(list, 200), ("[]", 400), (&large, 413)],
+    );
+    admins("GET", group, "", &[("", 200)]);
+    admins("GET", "/groups", "", &[("", 400)]);
     // What one coordinator wrote, all know a moment later.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let revocations = || coordinator.ask("GET", "/revocations", &admin, b"").json();
@@ -212,6 +221,8 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     admins("DELETE", "/revocations", "", &[("", 400)]);
     admins("DELETE", blocks, "", &[("", 200)]);
     admins("DELETE", "/blocks", "", &[("", 400)]);
+    admins("DELETE", group, "", &[("", 200)]);
+    admins("DELETE", "/groups", "", &[("", 400)]);
     // In pieces, so that the store stands still for no longer than it may.
     let more = "for n = ARGV[1], ARGV[1] + 4999 do redis.call('HSET', KEYS[1], n, '{}') end";
     for from in (0..100_000).step_by(5_000) {
@@ -220,6 +231,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     }
     admins("POST", "/revocations", revoked, &[(revoked, 507)]);
     admins("PUT", blocks, list, &[(list, 507)]);
+    admins("PUT", group, list, &[(list, 507)]);
     let _ = redis.cli(&["DEL", "os:{policy}:entries"]);
 
     for path in [
@@ -266,6 +278,8 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     asker.ask(("DELETE", named), &admin, b"", 503);
     asker.ask(("PUT", blocks), &admin, list.as_bytes(), 503);
     asker.ask(("DELETE", blocks), &admin, b"", 503);
+    asker.ask(("PUT", group), &admin, list.as_bytes(), 503);
+    asker.ask(("DELETE", group), &admin, b"", 503);
     kill_process(store, Signal::CONT).expect("it runs");
 
     let (seen, described) = (asker.seen.into_inner(), described());

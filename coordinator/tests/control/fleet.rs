@@ -110,6 +110,7 @@ impl Fleet {
             highest_epoch: 0,
             moving: 0,
             trouble: String::new(),
+            link: String::new(),
             load: Load::default(),
         };
         let process = Process {

@@ -1,5 +1,5 @@
-//! What an administrator asks of a standalone edge: tokens to be revoked, and whom a user blocks. It
-//! owns the paths and who may ask; what it means is `protocol`'s.
+//! What an administrator asks of a standalone edge: tokens to be revoked, whom a user blocks, and who is
+//! in a group. It owns the paths and who may ask; what it means is `protocol`'s.
 
 use protocol::policy::{self, Entry, PolicyError, Subject};
 use serde_json::Value;
@@ -14,10 +14,11 @@ use crate::{
 
 const REVOCATIONS: &str = "/revocations";
 const BLOCKS: &str = "/blocks";
+const GROUPS: &str = "/groups";
 
-/// Whether the path is that of revocations or of block lists.
+/// Whether the path is one of those of decrees.
 pub(super) fn is_decree(request: &Request) -> bool {
-    [REVOCATIONS, BLOCKS].contains(&request.path.as_str())
+    [REVOCATIONS, BLOCKS, GROUPS].contains(&request.path.as_str())
 }
 
 /// Who asks, if that one may; asked before a body is read.
@@ -69,6 +70,11 @@ pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) 
             .map(|user| policy::blocks(&decrees.policy(), &user)),
         (BLOCKS, "PUT") => set_blocks(decrees, request, by, body),
         (BLOCKS, "DELETE") => set_blocks(decrees, request, by, br#"{"users":[]}"#),
+        (GROUPS, "GET") => one(request, "group")
+            .and_then(user)
+            .map(|name| policy::group(&decrees.policy(), &name)),
+        (GROUPS, "PUT") => set_group(decrees, request, by, body),
+        (GROUPS, "DELETE") => set_group(decrees, request, by, br#"{"users":[]}"#),
         (REVOCATIONS, _) => return wrong_method("GET, POST, DELETE"),
         _ => return wrong_method("GET, PUT, DELETE"),
     };
@@ -127,6 +133,19 @@ fn set_blocks(
     let entry = policy::block_list(body, by, clock::wall_ms())?;
     decree(decrees, by, Subject::Blocks(user.as_str().into()), entry)?;
     Ok(policy::blocks(&decrees.policy(), &user))
+}
+
+fn set_group(
+    decrees: &Decrees,
+    request: &Request,
+    by: &str,
+    body: &[u8],
+) -> Result<Value, Refusal> {
+    // The rules of a user's name are those of a group's.
+    let name = one(request, "group").and_then(user)?;
+    let entry = policy::group_list(body, by, clock::wall_ms())?;
+    decree(decrees, by, Subject::Group(name.as_str().into()), entry)?;
+    Ok(policy::group(&decrees.policy(), &name))
 }
 
 fn decree(

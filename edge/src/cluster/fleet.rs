@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The members of the lease that never change.
 pub(crate) struct Described {
     pub(crate) address: String,
+    /// Where it takes links; empty = it has none.
+    pub(crate) link: String,
     pub(crate) cores: u16,
     pub(crate) weight: u32,
     pub(crate) pins: String,
@@ -82,6 +84,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         highest_epoch: membership.highest_epoch().get(),
                         moving: moving as u32,
                         trouble: place.not_publishing().unwrap_or_default(),
+                        link: described.link.clone(),
                         load: busyness.look(place, described.cores),
                     };
                     let renewing = renew(link.clone(), lease, described.ttl, newcomer);
@@ -263,8 +266,8 @@ impl Busyness {
             sessions: totals.sessions,
             events_per_second: totals.changes.saturating_sub(self.changes) as f64 * 1e6 / passed,
             lag_ms: place
-                .bus_health()
-                .map_or(0, |(_, consumer)| consumer.stats().age_ms),
+                .consumer()
+                .map_or(0, |consumer| consumer.stats().age_ms),
             cpu: cpu_us.saturating_sub(self.cpu_us) as f64 / passed / f64::from(cores),
         };
         *self = Self {

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::{interest::Interest, random_boot};
 use crate::{
     clock,
+    links::{self, Links},
     mesh::Bell,
     metrics::{Latency, Metrics, Totals},
 };
@@ -72,7 +73,11 @@ pub(crate) struct Place {
     pub(crate) link: redis_store::Link,
     metrics: Arc<Metrics>,
     pub(crate) store_stats: Arc<StoreStats>,
-    bus_health: OnceLock<(Arc<ProducerHealth>, Arc<ConsumerHealth>)>,
+    producer: OnceLock<Arc<ProducerHealth>>,
+    /// `None` while the node reads no events: it hears all others over links.
+    consumer: ArcSwapOption<ConsumerHealth>,
+    /// `None` = the node has no links.
+    pub(crate) links: Option<Arc<Links>>,
     inboxes: Vec<Inbox>,
     progress: Vec<Progress>,
     /// Whether a core stood still since the last look.
@@ -106,21 +111,26 @@ impl Place {
         homes: Box<[CoreId]>,
         link: redis_store::Link,
         metrics: Arc<Metrics>,
+        links: Option<&links::Options>,
     ) -> Self {
+        let boot = random_boot();
+        let links = links.map(|options| Links::new(options, &node, boot, &homes, bells));
         let inbox = |bell: &Arc<Bell>| Inbox {
             news: Mutex::default(),
             bell: Arc::clone(bell),
         };
         Self {
             node,
-            boot: random_boot(),
+            boot,
             map: ArcSwapOption::empty(),
             interest: Interest::new(),
             homes,
             link,
             metrics,
             store_stats: Arc::default(),
-            bus_health: OnceLock::new(),
+            producer: OnceLock::new(),
+            consumer: ArcSwapOption::empty(),
+            links,
             inboxes: bells.iter().map(inbox).collect(),
             progress: bells.iter().map(|_| Progress::default()).collect(),
             stalled: AtomicBool::new(false),
@@ -137,23 +147,27 @@ impl Place {
         }
     }
 
-    pub(super) fn set_bus_health(
-        &self,
-        producer: Arc<ProducerHealth>,
-        consumer: Arc<ConsumerHealth>,
-    ) {
+    pub(super) fn set_producer(&self, producer: Arc<ProducerHealth>) {
         // It is set once, at the start.
-        let _ = self.bus_health.set((producer, consumer));
+        let _ = self.producer.set(producer);
     }
 
-    pub(crate) fn bus_health(&self) -> Option<&(Arc<ProducerHealth>, Arc<ConsumerHealth>)> {
-        self.bus_health.get()
+    pub(super) fn set_consumer(&self, consumer: Option<Arc<ConsumerHealth>>) {
+        self.consumer.store(consumer);
+    }
+
+    pub(crate) fn producer(&self) -> Option<&Arc<ProducerHealth>> {
+        self.producer.get()
+    }
+
+    /// How reading of the bus is doing; `None` when this node does not read it.
+    pub(crate) fn consumer(&self) -> Option<Arc<ConsumerHealth>> {
+        self.consumer.load_full()
     }
 
     /// Why this node's changes do not reach the others; the same text while nothing changes.
     pub(crate) fn not_publishing(&self) -> Option<String> {
-        let (producer, _) = self.bus_health()?;
-        producer.trouble().or_else(|| {
+        self.producer()?.trouble().or_else(|| {
             let overdue = self.metrics.oldest_unreported() >= OVERDUE;
             let text = format!(
                 "the brokers have not confirmed changes for {} s",
@@ -163,9 +177,9 @@ impl Place {
         })
     }
 
-    /// What is wrong with the bus, while its node serves its own watchers all the same.
-    pub(crate) fn bus_trouble(&self) -> Option<String> {
-        let (producer, consumer) = self.bus_health()?;
+    /// What is wrong with the bus or the links, while its node serves its own watchers all the same.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let producer = self.producer()?;
         let with_error = |why: String, error: Option<kafka_bus::LastError>| match error {
             Some(error) => format!("{why}; the last error was: {}", error.text),
             None => why,
@@ -174,8 +188,13 @@ impl Place {
             let why = with_error(why, producer.last_error());
             return Some(format!("not publishing: {why}"));
         }
-        let why = with_error(consumer.trouble()?, consumer.last_error());
-        Some(format!("not hearing of other nodes' users: {why}"))
+        if let Some(consumer) = self.consumer()
+            && let Some(why) = consumer.trouble()
+        {
+            let why = with_error(why, consumer.last_error());
+            return Some(format!("not hearing of other nodes' users: {why}"));
+        }
+        self.links.as_ref()?.trouble(self)
     }
 
     /// Tells every core. A map that waits is replaced by a newer one, so that few things wait for a

@@ -35,6 +35,38 @@ impl Kind for Properties {
     }
 }
 
+/// Keys under which events are signed; never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct EventKeys(Vec<String>);
+
+impl std::fmt::Debug for EventKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
+impl Kind for EventKeys {
+    const ALLOWED: &'static str = "keys of 32 bytes or more, separated by commas, never shown";
+    const IS_SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').map(str::trim);
+        let keys: Vec<String> = parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect();
+        kafka_bus::EventKeys::new(&keys, false)?;
+        Ok(Self(keys))
+    }
+
+    fn show(&self) -> String {
+        match self.0.is_empty() {
+            true => String::new(),
+            false => "(set)".into(),
+        }
+    }
+}
+
 /// The value that `text` is the name of; else the error names the setting and what is allowed.
 fn choice<T: Copy>(
     setting: &str,
@@ -77,6 +109,14 @@ impl Config {
             &Compression::ALL,
             Compression::name,
         )?;
+        let accepts_unsigned = choice(
+            "unsigned_events",
+            &kafka.unsigned_events,
+            &[false, true],
+            |accepts| if accepts { "accept" } else { "refuse" },
+        )?;
+        options.event_keys = kafka_bus::EventKeys::new(&kafka.event_keys.0, accepts_unsigned)
+            .map_err(|rule| SettingsError(vec![format!("kafka.event_keys: {rule}")]))?;
         let security = &mut options.security;
         security.protocol = choice(
             "security_protocol",
@@ -111,6 +151,17 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_events_are_long_and_are_not_shown() {
+        let long = "a key of the tests that is long enough";
+        let keys = EventKeys::parse(&format!("{long}, {long}2")).expect("two keys");
+        assert_eq!((keys.0.len(), &*keys.show()), (2, "(set)"));
+        assert!(!format!("{keys:?}").contains(long));
+        let error = EventKeys::parse("hush, hush").expect_err("too short");
+        assert!(error.contains("32 bytes"), "{error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
 
     #[test]
     fn properties_are_pairs_and_secrets_among_them_are_not_shown() {

@@ -74,6 +74,18 @@ impl Config {
                 Err(error) => rules.good(Err::<(), _>(error)),
             }
             rules.good(crate::cluster::node_id(self));
+            let links = self.share.link_listen;
+            rules.rule(
+                !(self.share.link_key.is_set()
+                    && self.share.link_address.is_empty()
+                    && links.ip().is_unspecified()),
+                format!(
+                    "cluster.link_address is not set, and cluster.link_listen = {links} is no address \
+                     that other edges could connect to; set the one at which they reach this edge, \
+                     like edge-1.example:{}",
+                    links.port()
+                ),
+            );
             let listen = self.server.listen;
             rules.rule(
                 !(self.server.public_url.is_empty() && listen.ip().is_unspecified()),
@@ -216,6 +228,21 @@ impl Config {
             format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
         rules.number("cluster.weight", self.share.weight, 0..=1_000_000);
+        let key = self.share.link_key.expose().len();
+        rules.rule(
+            key == 0 || key >= 32,
+            format!(
+                "cluster.link_key has {key} bytes: it must have at least 32, as `openssl rand \
+                 -base64 32` makes them"
+            ),
+        );
+        let address = &self.share.link_address;
+        rules.rule(
+            address.is_empty() || is_host_and_port(address),
+            format!(
+                "cluster.link_address = {address:?}: a host and a port like edge-1.example:8082"
+            ),
+        );
         self.redis.check(&mut rules);
         rules.number("kafka.partitions", kafka.partitions, 1..=10_000);
         rules.number("kafka.replication", kafka.replication, 0..=100);
@@ -263,6 +290,15 @@ impl table::Tls {
     pub(crate) fn files(&self) -> Result<Option<crate::tls::Files>, crate::tls::TlsError> {
         crate::tls::Files::of(&self.certificate, &self.key, &self.more.0)
     }
+}
+
+/// Whether it is a host and a port, like `edge-1.example:8082` or `[2001:db8::1]:8082`.
+fn is_host_and_port(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    text.len() <= 300
+        && parts.is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+        })
 }
 
 /// The longest reason of a close frame (RFC 6455 §5.5), which tells a client its node.

@@ -8,7 +8,7 @@ use keys::AuthSettings;
 use redis_store::{ClusterSettings, RedisSettings};
 use settings::{Bytes, List, Secret};
 
-use super::kafka::Properties;
+use super::kafka::{EventKeys, Properties};
 use crate::forwarded::TrustedProxies;
 
 settings::sections! {
@@ -119,7 +119,7 @@ settings::sections! {
         message_burst: u64 = "1200",
         /// Changes of a user a second that its watchers are told in the long run; a user that changes
         /// more often is told to them as it is then. 0 = no limit.
-        change_rate: u64 = "0",
+        change_rate: u64 = "10",
         /// Changes of a user that its watchers may be told at once, where there is a `change_rate`.
         change_burst: u64 = "40",
         /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
@@ -157,6 +157,13 @@ settings::sections! {
         assigned_vnodes: String = "",
         /// The node's weight in the rebalance; 0 = 100 for each of its cores.
         weight: u64 = "0",
+        /// The secret by which edges know each other, at least 32 bytes, the same everywhere. With it edges
+        /// hear each other over links, and not by the bus.
+        link_key: Secret = "",
+        /// Where links of other edges are taken, when there is a `link_key`.
+        link_listen: SocketAddr = "127.0.0.1:8082",
+        /// The host and port at which other edges reach `link_listen`; empty = as it stands there.
+        link_address: String = "",
     }
 
     pub(crate) struct Kafka in kafka {
@@ -208,6 +215,13 @@ settings::sections! {
         key: Option<PathBuf> = "",
         /// The password of an encrypted private key.
         key_password: Secret = "",
+        /// Keys under which events are signed, separated by commas, each 32 bytes or more, the same at all
+        /// edges of a cluster: the first one signs, and each is good. Empty = events are not signed, and
+        /// all are believed.
+        event_keys: EventKeys = "",
+        /// What becomes of events without a signature where there are `event_keys`: `refuse`, or `accept`
+        /// while edges get their keys one by one.
+        unsigned_events: String = "refuse",
         /// More settings of librdkafka, like `socket.keepalive.enable=true`, separated by commas.
         properties: Properties = "",
     }

@@ -41,7 +41,7 @@ impl Worker {
         for id in revoked {
             self.revoke(&mut core, id);
         }
-        core.follow_policy(policy, &news.blocks);
+        core.follow_policy(policy, &news.watched);
         drop(core);
         self.kick();
     }

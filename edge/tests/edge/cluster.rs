@@ -40,6 +40,11 @@ struct Cluster {
 impl Cluster {
     /// Node `n1`, ready, with vnode 0; vnode 1 is another node's.
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags.
+    fn start_with(more: &[&str]) -> Self {
         let redis = RedisServer::start();
         let kafka = MockCluster::new(1).expect("a mock cluster");
         kafka.create_topic(TOPIC, 4, 1).expect("a topic");
@@ -47,7 +52,7 @@ impl Cluster {
         let (brokers, url) = (kafka.bootstrap_servers(), redis.url());
         let flags = ["--redis-url", &url, "--kafka-brokers", &brokers];
         let quick = ["--cluster-vnodes", "2", "--server-cores", "1"];
-        let edge = Edge::launch_node(Some(&log), &[&flags[..], &quick].concat());
+        let edge = Edge::launch_node(Some(&log), &[&flags[..], &quick, more].concat());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -401,4 +406,54 @@ fn redis_tells_that_a_process_is_gone_when_it_is_killed_and_not_when_it_stands_s
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn events_that_no_edge_of_the_cluster_signed_are_passed_over_and_old_ones_change_nothing() {
+    const OURS: &str = "the key of the cluster's events that is long enough";
+    const NEXT: &str = "the key that the cluster's events get later";
+    const OTHERS: &str = "a key that nobody in the cluster has and is long";
+    let keys = format!("{OURS},{NEXT}");
+    let mut cluster = Cluster::start_with(&["--kafka-event-keys", &keys]);
+    cluster.until_said("reading 4 partitions of user_status_events");
+    let bob = user("bob", 1);
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    watcher.watch(&[&bob]);
+    let signed = |key: &str, seq| {
+        let keys = kafka_bus::EventKeys::new(&[key], false).expect("a good key");
+        // What only has another version is no news.
+        let event = Event {
+            devices: seq as u32,
+            ..event(&bob, seq)
+        };
+        let value = keys.signed(&encoded(&event));
+        value.expect("there is a key")
+    };
+    let forged = [
+        encoded(&event(&bob, 900)),
+        signed(OTHERS, 901),
+        // Another version under a good signature.
+        String::from_utf8(signed(OURS, 902))
+            .expect("JSON")
+            .replacen("\"since\":1", "\"since\":2", 1)
+            .into_bytes(),
+    ];
+    for value in &forged {
+        cluster.publish(2, &bob, value);
+    }
+    let bad = "online_status_kafka_bad_messages_total";
+    cluster.edge.until_metric(bad, "", forged.len() as f64);
+    cluster.until_said("kafka: partition 2, offset 0: an event is not signed");
+    cluster.until_said("kafka: partition 2, offset 1: an event's signature is of none");
+    // Each key is good, so that they can be changed one edge after the other.
+    for (key, seq) in [(OURS, 1), (NEXT, 2)] {
+        cluster.publish(2, &bob, &signed(key, seq));
+        assert_eq!(watcher.change()["devices"], seq);
+    }
+    // What was signed once, and is replayed, is no news.
+    cluster.publish(2, &bob, &signed(OURS, 1));
+    cluster.publish(2, &bob, &signed(OURS, 3));
+    assert_eq!(watcher.change()["devices"], 3);
+    cluster.edge.until_metric(bad, "", forged.len() as f64);
+    assert_serves(&cluster.edge, &mut watcher, "first");
 }

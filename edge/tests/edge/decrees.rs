@@ -223,3 +223,48 @@ fn who_is_blocked_watches_no_more_and_the_rest_of_a_message_is_in_force() {
     assert_eq!(eve.watch(&["alice"]).len(), 1);
     assert_eq!(get("eve"), 200);
 }
+
+#[test]
+fn tokens_name_groups_whose_users_may_be_watched_as_long_as_they_are_in_them() {
+    let edge = Edge::start(&["--auth-watch-policy", "claim"]);
+    let lead = signed(
+        &json!({ "sub": "lead", "exp": now() + 3_600, "watch": ["dave"], "watch_groups": ["staff"] }),
+    );
+    let mut lead = open(&edge, &lead);
+    let watch = |users: &[&str]| json!({ "type": "watch", "users": users, "id": 1 });
+    assert_eq!(lead.watch(&["dave"]).len(), 1);
+    let error = lead.ask(&watch(&["alice"]), "error");
+    assert_eq!(error["users"], json!(["alice"]), "{error}");
+    decree(
+        &edge,
+        "PUT /groups?group=staff",
+        r#"{"users":["bob","alice"]}"#,
+    );
+    moment();
+    assert_eq!(lead.watch(&["alice", "bob"]).len(), 2);
+    // A user of the group's name is not in it.
+    assert_eq!(lead.ask(&watch(&["staff"]), "error")["code"], "not_allowed");
+    // Who leaves the group is watched no more; the others are.
+    let shown = decree(&edge, "PUT /groups?group=staff", r#"{"users":["bob"]}"#);
+    assert_eq!(shown["users"], json!(["bob"]));
+    let error = lead.message();
+    assert_eq!(
+        (&error["code"], &error["users"]),
+        (&json!("not_allowed"), &json!(["alice"]))
+    );
+    edge.until_metric("online_status_watchers", "", 2.0);
+    let mut bob = edge.user("bob");
+    assert_eq!(lead.change()["status"], "online");
+    // Its own list counts besides.
+    decree(&edge, "PUT /blocks?userId=bob", r#"{"users":["lead"]}"#);
+    assert_eq!(lead.message()["users"], json!(["bob"]));
+    bob.works();
+    decree(&edge, "DELETE /groups?group=staff", "");
+    let shown = decree(&edge, "GET /groups?group=staff", "");
+    assert_eq!(shown, json!({ "group": "staff", "users": [] }));
+    assert_eq!(
+        ask(&edge, &token("bob"), "GET /groups?group=staff", "").0,
+        403
+    );
+    assert_eq!(ask(&edge, &admin(), "GET /groups", "").0, 400);
+}

@@ -13,6 +13,11 @@ const EPOCH: u32 = 20_000;
 struct Bench {
     core: Core,
     now: u64,
+    map: Map,
+    /// What the store has of every user of vnode 1.
+    status: Status,
+    /// Claims that the store does not answer; `None` = it answers all.
+    held: Option<Vec<StoreRequest>>,
     watcher: SessionId,
     /// The text of all that the watcher was sent.
     sent: String,
@@ -27,6 +32,9 @@ impl Bench {
         let mut bench = Self {
             core,
             now: 0,
+            map,
+            status: Status::Online,
+            held: None,
             watcher: SessionId {
                 index: 0,
                 generation: 0,
@@ -67,7 +75,12 @@ impl Bench {
             self.core.tick(at(self.now));
             while let Some(request) = self.core.next_store_request() {
                 reads += usize::from(matches!(request, StoreRequest::Read { .. }));
-                self.core.store_reply(answer(&request));
+                match &mut self.held {
+                    Some(held) if matches!(request, StoreRequest::Load { .. }) => {
+                        held.push(request);
+                    }
+                    _ => self.core.store_reply(answer(&request, self.status)),
+                }
             }
             while self.core.flush(64) {}
             for transmit in self.core.transmits() {
@@ -84,8 +97,8 @@ impl Bench {
     }
 }
 
-/// Every user is online, at the first version of the epoch.
-fn answer(request: &StoreRequest) -> StoreReply {
+/// Every user has this status, at the first version of the epoch.
+fn answer(request: &StoreRequest, status: Status) -> StoreReply {
     match *request {
         StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
             vnode,
@@ -99,12 +112,12 @@ fn answer(request: &StoreRequest) -> StoreReply {
         StoreRequest::Read { ticket, .. } => {
             let stored = Stored {
                 record: Record {
-                    status: Status::Online,
-                    devices: 1,
+                    status,
+                    devices: u32::from(status == Status::Online),
                     version: version(EPOCH, 1),
                     ..Record::default()
                 },
-                connected: true,
+                connected: status == Status::Online,
                 ..Stored::default()
             };
             StoreReply::Read(ticket, Epoch::new(EPOCH), Some(stored))
@@ -192,4 +205,30 @@ fn all_clients_of_a_core_keep_the_store_within_a_limit() {
     let refused = (users.len() - LIMIT) as u64;
     assert_eq!(bench.core.counters().not_believed, refused);
     assert!(bench.run(300) <= LIMIT);
+}
+
+#[test]
+fn a_session_is_not_told_that_its_own_user_is_gone_while_its_vnode_is_not_claimed_yet() {
+    let mut bench = Bench::new();
+    bench.status = Status::Offline;
+    let user: Vec<String> = names(1).take(1).collect();
+    // Somebody else knows a version that is looked for.
+    bench.watch(&user, version(EPOCH + 2, 7));
+    bench.run(500);
+    // The vnode is this node's now, and its former owner has not let go of it.
+    bench.held = Some(Vec::new());
+    let map = bench.map.apply(vec![node("a", 1)], &[Some(0), Some(0)]);
+    bench.core.follow(&map, Some(&bench.map), &id("a"), 1);
+    bench.watcher = bench.core.connect(&hello(&user[0])).expect("it is here");
+    bench.run(1_500);
+    bench.watch(&user, version(EPOCH, 1));
+    bench.run(10_000);
+    let gone = format!("\"user\":\"{}\",\"status\":\"offline\"", user[0]);
+    assert!(!bench.sent.contains(&gone), "{}", bench.sent);
+    for claim in bench.held.take().expect("it held them") {
+        bench.core.store_reply(answer(&claim, bench.status));
+    }
+    bench.run(1_000);
+    assert!(bench.was_told_of(&user[0]), "{}", bench.sent);
+    assert!(!bench.sent.contains(&gone), "{}", bench.sent);
 }

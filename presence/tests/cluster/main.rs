@@ -4,5 +4,6 @@ mod again;
 mod claims;
 mod cut_off_owner;
 mod handover;
+mod links;
 mod pace;
 mod support;

@@ -7,6 +7,9 @@ use super::{
     world::{Event, World},
 };
 
+/// How long a process has to hear what it missed, ms.
+const MOMENT: u64 = 50;
+
 /// How a lasting fault is undone.
 #[derive(Debug, Clone)]
 pub(crate) enum Heal {
@@ -30,6 +33,8 @@ pub(crate) enum Heal {
     /// A node whose connection was closed and made again knows by now what came of it.
     Link,
     Kill(usize),
+    /// Who can connect to whom again.
+    Mesh(Vec<(usize, usize)>),
 }
 
 impl World {
@@ -185,6 +190,7 @@ impl World {
                 self.processes[pid].wall = step;
             }
             Fault::Hints => self.mislead(pid),
+            Fault::Links if self.plan.links => self.disturb_links(pid),
             _ => {}
         }
     }
@@ -273,6 +279,7 @@ impl World {
                     self.unpause(n);
                 }
             }
+            Heal::Mesh(pairs) => self.heal_links(&pairs),
             Heal::Link => {}
             Heal::Kill(pid) => {
                 if self.processes[pid].alive && !self.processes[pid].stalled {
@@ -337,16 +344,25 @@ impl World {
     pub(crate) fn look_who_is_gone(&mut self) {
         for pid in 0..self.processes.len() {
             let state = &self.processes[pid];
-            let deaf = self.bus.away || state.kafka_cut || state.kafka_late;
+            let deaf = match self.plan.links {
+                true => self.mesh.is_cut(pid),
+                false => self.bus.away || state.kafka_cut || state.kafka_late,
+            };
             let gone =
                 !state.alive || state.stalled || ((self.store.away || state.redis_cut) && deaf);
             let now = self.now;
             let state = &mut self.processes[pid];
             if gone {
-                state.gone.get_or_insert(now);
-            } else if state.gone.take().is_some() && !std::mem::take(&mut state.stood_still) {
-                // Who stood still has to look before it judges; who was cut off had no chance to.
-                state.back = now;
+                // Who takes part again for a moment only has not heard what it missed.
+                let before = state.was_gone.filter(|(_, until)| now < until + MOMENT);
+                let since = before.map_or(now, |(since, _)| since);
+                state.gone.get_or_insert(since);
+            } else if let Some(since) = state.gone.take() {
+                state.was_gone = Some((since, now));
+                if !std::mem::take(&mut state.stood_still) {
+                    // Who stood still has to look before it judges; who was cut off had no chance to.
+                    state.back = now;
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ mod faults;
 mod freshness;
 mod links;
 mod maps;
+mod mesh;
 mod plan;
 mod process;
 mod redis;

@@ -64,11 +64,13 @@ pub enum Fault {
     Twin,
     /// Connections to the store are closed under living processes, late, early or twice.
     Hints,
+    /// Links between nodes break, in one direction or both, noticed at once or late.
+    Links,
 }
 
 impl Fault {
     /// Every kind of fault.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::StoreAway,
         Self::StoreSlow,
         Self::StoreCut,
@@ -89,6 +91,7 @@ impl Fault {
         Self::Clocks,
         Self::Twin,
         Self::Hints,
+        Self::Links,
     ];
 }
 
@@ -107,6 +110,8 @@ pub struct Plan {
     pub time: u64,
     /// The kinds of faults that may happen.
     pub faults: Vec<Fault>,
+    /// Whether nodes hear each other over links, and read no events of the bus.
+    pub links: bool,
 }
 
 impl Plan {
@@ -115,7 +120,7 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
-        let others = Fault::ALL.len() as u64 - 1;
+        let others = Fault::ALL.len() as u64 - 2;
         let mut pick = || Fault::ALL[random.below(others) as usize];
         let kinds = match seed % 8 {
             0 => 0,
@@ -136,7 +141,19 @@ impl Plan {
             vnodes: 64,
             time: 25_000 + random.below(20_000),
             faults,
+            links: false,
         }
+    }
+
+    /// The same plan, in which nodes hear each other over links; in two thirds of those with faults
+    /// links break as well.
+    #[must_use]
+    pub fn with_links(mut self) -> Self {
+        self.links = true;
+        if !self.faults.is_empty() && !self.seed.is_multiple_of(3) && !self.has(Fault::Links) {
+            self.faults.push(Fault::Links);
+        }
+        self
     }
 
     /// The same plan with these faults only.

@@ -15,6 +15,7 @@ use super::{
     coordinators::{Coordinator, ToCoordinator},
     faults::Heal,
     freshness::Changes,
+    mesh::Mesh,
     plan::{Fault, GRACE, Plan},
     process::{In, Process},
     redis::{Answer, Command, Redis},
@@ -101,6 +102,7 @@ pub struct World {
     pub(crate) random: Random,
     /// That of the connections to the store.
     pub(crate) links: Random,
+    pub(crate) mesh: Mesh,
     pub(crate) trace: bool,
     /// The world's time, ms since the run began.
     pub(crate) now: u64,
@@ -159,6 +161,7 @@ impl World {
         let mut world = Self {
             random,
             links: Random::new(plan.seed ^ 0x0011_4c5e),
+            mesh: Mesh::new(plan.seed),
             trace,
             now: 10_000,
             wall: 1_790_000_000_000,
@@ -347,7 +350,10 @@ impl World {
             mono_us: (mono + self.now) * 1_000,
             wall_ms: self.wall + self.now,
         };
-        let process = Process::new(name, boot, cores, weight, self.count(), mono, time);
+        let mut process = Process::new(name, boot, cores, weight, self.count(), mono, time);
+        for seat in process.seats.iter_mut().filter(|_| self.plan.links) {
+            seat.core.hear_by_links(false);
+        }
         self.note(|| format!("n{name} starts as p{pid} with {cores} cores, boot {boot}"));
         self.processes.push(process);
         if self.plan.has(Fault::Clocks) {
@@ -358,7 +364,10 @@ impl World {
             self.later(100, pid, In::Tick(core));
         }
         self.later(1, pid, In::Steps(true));
-        self.later(2, pid, In::Consume);
+        match self.plan.links {
+            true => self.later(2, pid, In::DialLinks),
+            false => self.later(2, pid, In::Consume),
+        }
         self.links_itself(pid);
         self.look_who_is_gone();
     }
@@ -509,9 +518,10 @@ impl World {
         let processes = &self.processes;
         let accepted = self.accepted[vnode.index()];
         // Who does not reach the store hears of a successor from the bus alone.
+        let links = self.plan.links.then_some(&self.mesh);
         let mute = processes
             .get(accepted.by)
-            .is_some_and(|owner| owner.kafka_cut);
+            .is_some_and(|owner| links.map_or(owner.kafka_cut, |mesh| mesh.is_cut(accepted.by)));
         self.truths[user].pass(self.now, |pid| {
             let deaf = mute && accepted.by != pid && processes[pid].redis_cut;
             processes[pid].gone.or(deaf.then_some(accepted.at))

@@ -14,7 +14,6 @@ use protocol::Status;
 use ring::{CoreId, Epoch, VnodeCount};
 
 use crate::{
-    CHANGE_BURST, CHANGE_RATE,
     client::Client,
     node::{SimBus, SimMesh, SimStore},
     random::Random,
@@ -141,6 +140,7 @@ impl World {
     /// Starts (again) with no memory but the store.
     fn start(&mut self) {
         let cores = 1 + (self.plan.seed % 3) as u16;
+        let (change_rate, change_burst) = crate::pace(self.plan.seed / 5);
         self.epoch += 1;
         let now = self.time();
         self.cores = (0..cores)
@@ -167,8 +167,8 @@ impl World {
                         max_message: 16_384,
                         message_rate: 1_000,
                         message_burst: 1_000,
-                        change_rate: CHANGE_RATE,
-                        change_burst: CHANGE_BURST,
+                        change_rate,
+                        change_burst,
                         byte_rate: 1 << 20,
                         byte_burst: 1 << 24,
                     },

@@ -87,6 +87,7 @@ impl World {
             highest_epoch: process.member.highest_epoch().get(),
             moving: moving as u32,
             trouble: String::new(),
+            link: String::new(),
             // No two renewals measure the same.
             load: Load {
                 lag_ms: mono,

@@ -23,11 +23,11 @@ use self::{events::Sending, membership::Reading, requests::Asked, sockets::Conn}
 use super::{
     bus::PARTITIONS,
     client::ToClient,
+    mesh::Say,
     plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
     redis::Answer,
     world::World,
 };
-use crate::{CHANGE_BURST, CHANGE_RATE};
 
 /// Requests and events of a core that may be under way.
 const ROOM: usize = 64;
@@ -62,6 +62,8 @@ pub(crate) enum In {
     Consume,
     Report(usize, Ticket, bool),
     Socket(u64, FromClient),
+    DialLinks,
+    Link(u32, Say),
 }
 
 /// A core and what the shell has of it.
@@ -105,6 +107,8 @@ pub(crate) struct Process {
     pub(crate) kafka_late: bool,
     /// Since when it can take no part: see `World::gone`.
     pub(crate) gone: Option<u64>,
+    /// Since when it last took no part, and until when.
+    pub(crate) was_gone: Option<(u64, u64)>,
     /// The time at which it last went on after a stall, ms.
     pub(crate) back: u64,
     /// It may have missed events of the bus, and has not read a map since.
@@ -133,6 +137,7 @@ impl Process {
         now: Now,
     ) -> Self {
         let id = NodeId::parse(&format!("n{name}")).expect("a good name");
+        let (change_rate, change_burst) = crate::pace(boot);
         let seat = |n: usize| {
             let mut core = Core::new(
                 Settings {
@@ -156,8 +161,8 @@ impl Process {
                     max_message: 16_384,
                     message_rate: 1_000,
                     message_burst: 1_000,
-                    change_rate: CHANGE_RATE,
-                    change_burst: CHANGE_BURST,
+                    change_rate,
+                    change_burst,
                     byte_rate: 1 << 20,
                     byte_burst: 1 << 24,
                 },
@@ -203,6 +208,7 @@ impl Process {
             kafka_back: 0,
             kafka_late: false,
             gone: None,
+            was_gone: None,
             back: 0,
             missed: false,
             losses: (0, 0),
@@ -262,6 +268,8 @@ impl Process {
             In::Answer(ticket, _) => 1_000_000 + ticket % 1_000,
             In::Failed(..) => 250,
             In::Socket(conn, _) => 2_000_000 + conn,
+            In::DialLinks => 260,
+            In::Link(link, _) => 3_000_000 + u64::from(*link),
         }
     }
 }
@@ -285,6 +293,11 @@ impl World {
 
     /// Brings an input to a process.
     pub(crate) fn process(&mut self, pid: usize, input: In) {
+        if let In::Link(link, what) = &input
+            && self.is_lost(*link, what)
+        {
+            return;
+        }
         let process = &mut self.processes[pid];
         if !process.alive {
             return;
@@ -348,18 +361,20 @@ impl World {
                 self.kick(pid, n);
             }
             In::Socket(conn, input) => self.socket(pid, conn, input),
+            In::DialLinks => self.dial_links(pid),
+            In::Link(link, what) => self.hears_link(pid, link, what),
         }
     }
 
     /// The core, at the time of its process.
-    fn core(&mut self, pid: usize, n: usize) -> &mut Core {
+    pub(super) fn core(&mut self, pid: usize, n: usize) -> &mut Core {
         let now = self.time_of(pid);
         let core = &mut self.processes[pid].seats[n].core;
         core.at(now);
         core
     }
 
-    fn kick(&mut self, pid: usize, n: usize) {
+    pub(super) fn kick(&mut self, pid: usize, n: usize) {
         if !std::mem::replace(&mut self.processes[pid].seats[n].pump_due, true) {
             let delay = self.random.below(3);
             self.later(delay, pid, In::Pump(n));
@@ -377,7 +392,7 @@ impl World {
         *lost = newest.max(*lost);
     }
 
-    fn hears_of(&mut self, pid: usize, n: usize, vnode: Vnode, epoch: Epoch) {
+    pub(super) fn hears_of(&mut self, pid: usize, n: usize, vnode: Vnode, epoch: Epoch) {
         let seat = &self.processes[pid].seats[n];
         let newest = seat.followed.as_ref().map(|map| map.epoch(vnode));
         if newest.is_none_or(|newest| epoch > newest) {
@@ -402,6 +417,7 @@ impl World {
         self.pump_store(pid, n);
         self.pump_bus(pid, n);
         self.pump_peers(pid, n);
+        self.pump_links(pid, n);
         self.pump_sockets(pid, n);
         let core = &mut self.processes[pid].seats[n].core;
         let fences: Vec<_> = std::iter::from_fn(|| core.next_fence()).collect();
@@ -495,6 +511,7 @@ impl World {
         if told {
             self.is_unlinked(pid);
         }
+        self.end_links(pid, told);
         // What was on its way to the brokers may arrive.
         for (partition, queue) in out.iter_mut().enumerate() {
             let arrive = self.random.below(queue.len() as u64 + 1) as usize;
@@ -514,8 +531,13 @@ impl World {
         let since = |at: u64| self.now >= at + RESPONSE + 2 * FAILED;
         let process = &self.processes[pid];
         let owner = self.processes.get(self.accepted[vnode.index()].by);
-        let tells = owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back));
         let accepted = &self.accepted[vnode.index()];
+        let tells = match self.plan.links {
+            true => [pid, accepted.by]
+                .into_iter()
+                .all(|pid| !self.mesh.is_cut(pid) && since(self.mesh.back(pid))),
+            false => owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back)),
+        };
         let deaf = accepted.by != pid && self.store.away && process.missed;
         let learns = accepted.by != pid && self.now < accepted.at + FENCE && self.active > 0;
         process.gone.is_none()

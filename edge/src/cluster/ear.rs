@@ -1,0 +1,123 @@
+//! Whether the node reads the bus: where all edges have links nobody has to, and while one has none, as
+//! in a rolling upgrade, all do. It owns the consumer, and finds out who has links.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kafka_bus::{BadMessage, Consumer, OpenError, Sink};
+use protocol::Event;
+use redis_store::Link;
+
+use super::Place;
+use crate::bus::Inlet;
+
+/// Time between two looks at who has links.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The reader of the bus, if there is one.
+pub(crate) struct Ear {
+    options: kafka_bus::Options,
+    inlet: Arc<Mutex<Inlet>>,
+    place: Arc<Place>,
+    consumer: Mutex<Option<Consumer>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ear {
+    pub(super) fn new(options: kafka_bus::Options, inlet: Inlet, place: Arc<Place>) -> Self {
+        Self {
+            options,
+            inlet: Arc::new(Mutex::new(inlet)),
+            place,
+            consumer: Mutex::default(),
+        }
+    }
+
+    /// Begins to read the bus, from now on.
+    pub(super) fn listen(&self) -> Result<(), OpenError> {
+        let tap = Tap(Arc::clone(&self.inlet));
+        let consumer = Consumer::start(self.options.clone(), Box::new(tap))?;
+        self.place.set_consumer(Some(Arc::clone(consumer.health())));
+        *locked(&self.consumer) = Some(consumer);
+        Ok(())
+    }
+
+    fn listens(&self) -> bool {
+        locked(&self.consumer).is_some()
+    }
+
+    /// Ends reading; what was read goes on to the cores.
+    pub(super) fn stop(&self) {
+        let consumer = locked(&self.consumer).take();
+        self.place.set_consumer(None);
+        if let Some(consumer) = consumer {
+            consumer.stop();
+        }
+    }
+}
+
+/// The way of a consumer to the inlet, which outlives it.
+struct Tap(Arc<Mutex<Inlet>>);
+
+impl Sink for Tap {
+    fn wants(&self, key: &[u8]) -> bool {
+        locked(&self.0).wants(key)
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        locked(&self.0).event(event);
+    }
+
+    fn gap(&mut self) {
+        locked(&self.0).gap();
+    }
+
+    fn bad(&mut self, partition: i32, offset: i64, error: &BadMessage) {
+        locked(&self.0).bad(partition, offset, error);
+    }
+
+    fn idle(&mut self) {
+        locked(&self.0).idle();
+    }
+}
+
+/// Finds out who has links, and reads the bus while somebody in the map has none. Runs until the node
+/// ends.
+pub(super) async fn keep(link: Link, place: &Place, ear: &Arc<Ear>) {
+    let Some(links) = &place.links else {
+        return;
+    };
+    while !place.is_ending() {
+        // That Redis does not answer is said when the lease cannot be renewed.
+        if links.take_unknown()
+            && let Ok(leases) = link.leases().await
+        {
+            for lease in leases.good {
+                links.knows(lease.boot, &lease.link);
+            }
+        }
+        let needed = links.needs_bus(place);
+        if needed && !ear.listens() {
+            match ear.listen() {
+                Ok(()) => {
+                    println!("kafka: events are read, since an edge of the cluster has no links");
+                    links.tell_bus(true);
+                }
+                Err(error) => eprintln!("kafka: events cannot be read: {error}"),
+            }
+        } else if !needed && ear.listens() {
+            println!("kafka: events are read no longer, since all edges have links");
+            links.tell_bus(false);
+            let ear = Arc::clone(ear);
+            // It may wait for a broker.
+            std::thread::spawn(move || ear.stop());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
