@@ -300,6 +300,7 @@ mod tests {
             highest_epoch: 0,
             moving: 0,
             trouble: String::new(),
+            link: String::new(),
             load: protocol::Load::default(),
         };
         let json = lease.encode();

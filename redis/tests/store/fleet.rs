@@ -23,6 +23,7 @@ fn lease(node: &str, boot: u64) -> Lease {
         highest_epoch: 0,
         moving: 0,
         trouble: String::new(),
+        link: String::new(),
         load: Load::default(),
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn lease() -> Lease {
         highest_epoch: 0,
         moving: 0,
         trouble: String::new(),
+        link: String::new(),
         load: Load::default(),
     }
 }
