@@ -10,6 +10,7 @@ mod config;
 mod fleet;
 mod http;
 mod leadership;
+mod linger;
 mod metrics;
 mod picture;
 mod policy;

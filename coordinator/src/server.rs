@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{metrics::Metrics, stop::Stop};
+use crate::{linger::Lingering, metrics::Metrics, stop::Stop};
 
 /// Headers that a request may have; more are answered 431.
 const MAX_HEADERS: usize = 64;
@@ -93,7 +93,10 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, mut stop: S
         .header_read_timeout(limits.header_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Lingering::new(stream)),
+            TowerToHyperService::new(router),
+        );
     let mut connection = pin!(connection);
     // How a client leaves is its own business.
     tokio::select! {

@@ -6,7 +6,7 @@ mod decree;
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use std::{
 
 use crate::{http, pages, shared::Shared};
 
-/// How long a client may take for its request, and for its answer.
+/// How long a client may take for its request, for its answer, and to read that.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Clients that are served at a time; one more waits for the one before it.
 const MAX_CLIENTS: usize = 16;
@@ -61,23 +61,37 @@ impl Drop for Place {
 fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let deadline = Instant::now() + PATIENCE;
-    let stream = InTime { stream, deadline };
-    let Some(tls) = &shared.admin_tls else {
-        return answer(stream, shared);
-    };
-    let connection = tls.connection().map_err(io::Error::other)?;
-    let mut stream = rustls::StreamOwned::new(connection, stream);
-    let answered = answer(&mut stream, shared);
-    // What is wrong with the handshake is told, too.
-    stream.conn.send_close_notify();
-    let flushed = stream.flush();
-    answered.and(flushed)
+    let mut stream = InTime { stream, deadline };
+    match &shared.admin_tls {
+        None => answer(&mut stream, shared)?,
+        Some(tls) => {
+            let mut connection = tls.connection().map_err(io::Error::other)?;
+            let mut secure = rustls::Stream::new(&mut connection, &mut stream);
+            let answered = answer(&mut secure, shared);
+            // What is wrong with the handshake is told, too.
+            secure.conn.send_close_notify();
+            let flushed = secure.flush();
+            answered.and(flushed)?;
+        }
+    }
+    stream.linger()
 }
 
 /// A socket that is read from until a deadline only.
 struct InTime {
     stream: TcpStream,
     deadline: Instant,
+}
+
+impl InTime {
+    /// Lets the client read what it was told: a socket closed with unread bytes would be reset.
+    fn linger(mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        self.deadline = Instant::now() + PATIENCE;
+        let mut dropped = [0; 16 << 10];
+        while self.read(&mut dropped)? > 0 {}
+        Ok(())
+    }
 }
 
 impl Read for InTime {

@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -478,4 +478,42 @@ fn metrics_have_one_prefix_a_type_and_no_user() {
     assert!(declared.len() > 20);
     assert!((coordinator.metric("node_vnodes", "node=\"a\"") - 64.0).abs() < 0.1);
     assert!(coordinator.metric("http_responses_total", "path=\"/route\",status=\"200\"") > 0.5);
+}
+
+#[test]
+fn a_refused_client_that_is_still_sending_reads_the_status_and_an_end_and_no_reset() {
+    let redis = RedisServer::start();
+    let coordinator = Coordinator::start(&redis, "a", &[]);
+    let head = |headers: &str| format!("POST /revocations HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    let bearer = format!("authorization: {}\r\n", admin());
+    let long = "content-length: 1000000000\r\n";
+    std::thread::scope(|scope| {
+        for (head, status) in [
+            (head(long), "401"),
+            (head(&format!("{bearer}{long}")), "413"),
+            ("GET / HTTP/1.1\r\nx: ".into(), "431"),
+        ] {
+            let address = coordinator.address;
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address).expect("a connection");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                stream.write_all(head.as_bytes()).expect("it is read");
+                let block = [b'x'; 64 << 10];
+                for _ in 0..256 {
+                    stream.write_all(&block).expect("the server reads on");
+                }
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).expect("an end, no reset");
+                let answer = String::from_utf8_lossy(&answer);
+                let expected = format!("HTTP/1.1 {status} ");
+                assert!(answer.starts_with(&expected), "{status}: {answer}");
+                // It does not read for ever.
+                let began = Instant::now();
+                while stream.write_all(&block).is_ok() {
+                    assert!(began.elapsed() < PATIENCE, "{status}");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    });
 }

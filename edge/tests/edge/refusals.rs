@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -38,6 +38,8 @@ enum Stage {
     Stranger,
     /// It has a session.
     Session,
+    /// It has sent nothing to the administration address, which has no TLS here.
+    Admin,
 }
 
 /// What is refused, and what of it is repeated for as long as the server reads.
@@ -51,7 +53,7 @@ struct Input {
 
 fn inputs() -> Vec<Input> {
     use Refusal::{Close, Status};
-    use Stage::{Request, Session, Stranger};
+    use Stage::{Admin, Request, Session, Stranger};
     let ping = frame(FIN | TEXT, br#"{"type":"ping"}"#);
     let bad_auth = json!({ "type": "auth", "token": "none" }).to_string();
     let unmasked = vec![FIN | TEXT, 2, b'{', b'}'];
@@ -79,6 +81,11 @@ fn inputs() -> Vec<Input> {
             .into_bytes()
     };
     let no_scope = signed(&json!({ "sub": "alice", "exp": now() + 3_600 }));
+    let revoke = |token: &str, length: usize| {
+        let token = bearer(token);
+        format!("POST /revocations HTTP/1.1\r\nHost: x\r\n{token}Content-Length: {length}\r\n\r\n")
+            .into_bytes()
+    };
     let input = |name, stage, first: &[u8], then: &[u8], refusal| Input {
         name,
         stage,
@@ -144,6 +151,34 @@ fn inputs() -> Vec<Input> {
             Status(431),
         ),
         input("long target", Request, b"GET /", b"xxxx", Status(414)),
+        input(
+            "admin: bad token",
+            Admin,
+            &revoke("none", 1 << 20),
+            b"xxxx",
+            Status(401),
+        ),
+        input(
+            "admin: no scope",
+            Admin,
+            &revoke(&no_scope, 1 << 20),
+            b"xxxx",
+            Status(403),
+        ),
+        input(
+            "admin: long body",
+            Admin,
+            &revoke("none", 1 << 30),
+            b"xxxx",
+            Status(413),
+        ),
+        input(
+            "admin: long head",
+            Admin,
+            b"GET / HTTP/1.1\r\n",
+            b"x: yyyy\r\n",
+            Status(431),
+        ),
     ]
 }
 
@@ -157,22 +192,27 @@ fn open(edge: &Edge, pair: Option<&tls::Pair>) -> Open {
             let socket = stream.sock.socket();
             (Box::new(stream), socket)
         }
-        None => {
-            let stream = TcpStream::connect(edge.address).expect("a connection");
-            let socket = stream.try_clone().expect("a descriptor");
-            (Box::new(stream), socket)
-        }
+        None => direct(edge.address),
     }
+}
+
+fn direct(address: SocketAddr) -> Open {
+    let stream = TcpStream::connect(address).expect("a connection");
+    let socket = stream.try_clone().expect("a descriptor");
+    (Box::new(stream), socket)
 }
 
 /// Sends the input and what follows it, reads nothing meanwhile, and then all that was said.
 fn refused(edge: &Edge, pair: Option<&tls::Pair>, input: &Input) {
-    let (mut stream, socket) = open(edge, pair);
+    let (mut stream, socket) = match input.stage {
+        Stage::Admin => direct(edge.admin),
+        _ => open(edge, pair),
+    };
     let (read, write) = (Some(PATIENCE), Some(PATIENCE));
     socket.set_read_timeout(read).expect("a timeout");
     socket.set_write_timeout(write).expect("a timeout");
     let headers = match input.stage {
-        Stage::Request => None,
+        Stage::Request | Stage::Admin => None,
         Stage::Stranger => Some(String::new()),
         Stage::Session => Some(bearer(&crate::common::token("alice"))),
     };
