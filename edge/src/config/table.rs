@@ -119,9 +119,9 @@ settings::sections! {
         message_burst: u64 = "1200",
         /// Changes of a user a second that its watchers are told in the long run; a user that changes
         /// more often is told to them as it is then. 0 = no limit.
-        change_rate: u64 = "10",
+        change_rate: u64 = "20",
         /// Changes of a user that its watchers may be told at once, where there is a `change_rate`.
-        change_burst: u64 = "40",
+        change_burst: u64 = "200",
         /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
         /// with 4429.
         byte_rate: Bytes = "256KiB",
