@@ -64,8 +64,7 @@ impl Rules {
         claims: &Map<String, Value>,
         now: u64,
     ) -> Result<Claims, TokenError> {
-        let expires = find(claims, "exp").ok_or(TokenError::NoExpiry)?;
-        let expires = millis(expires).ok_or(TokenError::Time("exp"))?;
+        let expires = time(claims, "exp")?.ok_or(TokenError::NoExpiry)?;
         if expires.saturating_add(self.leeway_ms) <= now {
             return Err(TokenError::Expired);
         }
@@ -73,12 +72,11 @@ impl Rules {
         if longest != 0 && expires > now.saturating_add(longest + self.leeway_ms) {
             return Err(TokenError::Lifetime);
         }
-        let issued = find(claims, "iat").map(|time| millis(time).ok_or(TokenError::Time("iat")));
-        if let Some(time) = find(claims, "nbf") {
-            let not_before = millis(time).ok_or(TokenError::Time("nbf"))?;
-            if not_before > now.saturating_add(self.leeway_ms) {
-                return Err(TokenError::Early);
-            }
+        let issued = time(claims, "iat")?.unwrap_or_default();
+        if let Some(not_before) = time(claims, "nbf")?
+            && not_before > now.saturating_add(self.leeway_ms)
+        {
+            return Err(TokenError::Early);
         }
         if !self.issuers.is_empty() {
             let issuer = match find(claims, "iss") {
@@ -111,7 +109,7 @@ impl Rules {
             user: self.user(claims)?,
             expires,
             rule,
-            issued: issued.transpose()?.unwrap_or_default(),
+            issued,
             id: find(claims, "jti").and_then(name),
             scopes: self.scopes(claims),
         })
@@ -188,17 +186,25 @@ fn name(value: &Value) -> Option<Box<str>> {
     }
 }
 
-/// A NumericDate (RFC 7519 §2: seconds, maybe with a fraction) in milliseconds.
-fn millis(value: &Value) -> Option<u64> {
-    match value.as_u64() {
-        Some(seconds) => seconds.checked_mul(1_000).filter(|ms| *ms < 1 << 53),
-        None => {
-            let seconds = value.as_f64()?;
-            (0.0..9e12)
-                .contains(&seconds)
-                .then_some((seconds * 1_000.0) as u64)
-        }
+/// The seconds since 1970 from which on a time is taken for one in milliseconds, as JavaScript's
+/// `Date.now()` is: the year 5138, or 1973 in milliseconds.
+const MILLISECONDS: f64 = 1e11;
+
+/// The claim's time, if it is there: a NumericDate (RFC 7519 §2: seconds, maybe with a fraction), in
+/// milliseconds.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
+    let Some(value) = find(claims, name) else {
+        return Ok(None);
+    };
+    let seconds = value.as_f64().filter(|seconds| *seconds >= 0.0);
+    let seconds = seconds.ok_or(TokenError::Time(name))?;
+    if seconds >= MILLISECONDS {
+        return Err(TokenError::Milliseconds(name));
     }
+    Ok(Some(match value.as_u64() {
+        Some(seconds) => seconds * 1_000,
+        None => (seconds * 1_000.0) as u64,
+    }))
 }
 
 fn watch_rule(claims: &Map<String, Value>) -> Result<WatchRule, TokenError> {

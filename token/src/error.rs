@@ -42,6 +42,12 @@ pub enum TokenError {
     /// One of its times is none, and which.
     #[error("the token's {0} is no time: it has to be a number, seconds since 1970 (RFC 7519 §2)")]
     Time(&'static str),
+    /// One of its times is so far away that it can only be meant in milliseconds, and which.
+    #[error(
+        "the token's {0} looks like milliseconds: it has to be seconds since 1970 (RFC 7519 §2), \
+         Math.floor(Date.now() / 1000) in JavaScript"
+    )]
+    Milliseconds(&'static str),
     /// The token's `exp` is past.
     #[error("the token has expired")]
     Expired,
@@ -86,7 +92,7 @@ impl TokenError {
             Self::UnknownKey => "unknown_key",
             Self::Signature => "signature",
             Self::NoExpiry => "no_expiry",
-            Self::Time(_) => "time",
+            Self::Time(_) | Self::Milliseconds(_) => "time",
             Self::Expired => "expired",
             Self::Lifetime => "lifetime",
             Self::Revoked => "revoked",

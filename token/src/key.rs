@@ -77,6 +77,14 @@ pub(crate) fn wrong_file(setting: &'static str, path: &Path) -> impl Fn(String) 
 pub(crate) fn read_pem(path: &Path) -> Result<Key, KeyError> {
     let wrong = wrong_file("auth.public_key", path);
     let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    // An RSA key's would be taken for a public one that verifies nothing.
+    if pem.windows(PRIVATE.len()).any(|window| window == PRIVATE) {
+        return Err(wrong(
+            "it has a private key: give the public one (openssl pkey -in FILE -pubout), and keep the \
+             private one where tokens are signed"
+                .into(),
+        ));
+    }
     let der = pem_body(&pem).unwrap_or_default();
     let attempts = [
         (Some(KeyKind::Rsa), DecodingKey::from_rsa_pem(&pem)),
@@ -102,6 +110,9 @@ pub(crate) fn read_pem(path: &Path) -> Result<Key, KeyError> {
 }
 
 pub(crate) const TOO_SHORT: &str = "an RSA key needs at least 2048 bits";
+
+/// The end of a private key's first line in PEM, of whatever kind it is (RFC 7468 §10).
+const PRIVATE: &[u8] = b"PRIVATE KEY-----";
 
 /// The bytes between the lines of a PEM file.
 fn pem_body(pem: &[u8]) -> Option<Vec<u8>> {

@@ -142,6 +142,30 @@ fn a_served_set_takes_the_place_of_the_former_one_and_a_bad_key_spoils_no_other(
 }
 
 #[test]
+fn a_private_key_of_any_kind_is_no_public_one() {
+    use rcgen::{PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+    let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("a key");
+    let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
+    let ed25519 = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+    let refused = |pem: &str, algorithm| {
+        let error = with_file("private.pem", pem, algorithm).err();
+        let error = error.expect("a private key");
+        assert!(error.contains("it has a private key"), "{error}");
+    };
+    for (key, algorithm) in [(rsa, "RS256"), (p384, "ES384"), (ed25519, "EdDSA")] {
+        let (pkcs8, public) = (key.serialize_pem(), key.public_key_pem());
+        assert!(with_file("public.pem", &public, algorithm).is_ok());
+        refused(&pkcs8, algorithm);
+        refused(&format!("{public}{pkcs8}"), algorithm);
+        // PKCS #1, SEC 1, encrypted PKCS #8: what is in them is not looked at.
+        for kind in ["RSA ", "EC ", "ENCRYPTED "] {
+            let named = format!("{kind}PRIVATE KEY");
+            refused(&pkcs8.replace("PRIVATE KEY", &named), algorithm);
+        }
+    }
+}
+
+#[test]
 fn a_key_that_can_never_verify_is_refused_at_the_start() {
     let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("a key");
     let pem = p384.public_key_pem();
@@ -159,9 +183,8 @@ fn a_key_that_can_never_verify_is_refused_at_the_start() {
         error.starts_with("auth.public_key = ") && error.ends_with(TOO_SHORT),
         "{error}"
     );
-    let private = p384.serialize_pem();
-    let error = with_file("private.pem", &private, "ES384").err();
-    assert!(error.expect("no public key").contains("public key in PEM"));
+    let error = with_file("no.pem", "nothing", "ES384").err();
+    assert!(error.expect("no key").contains("public key in PEM"));
     for (jwks, mistake) in [
         (
             r#"{"keys":[{"kty":"oct","k":"c2hvcnQ","kid":"a"}]}"#,
