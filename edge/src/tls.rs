@@ -29,16 +29,14 @@ pub(crate) enum TlsError {
     #[error("{0} = {1:?}: {2}")]
     File(&'static str, String, String),
     #[error(
-        "tls.certificate = {0:?} and tls.key = {1:?} do not fit together: {2}; give the key that the \
-         first certificate of the file was made for"
+        "{0} = {1:?} and {2} = {3:?} do not fit together: {4}; give the key that the first \
+         certificate of the file was made for"
     )]
-    Pair(String, String, rustls::Error),
+    Pair(&'static str, String, &'static str, String, rustls::Error),
     #[error("tls.more has {0:?}: it is no pair of files like /etc/other.pem:/etc/other.key")]
     NoPair(String),
     #[error("TLS cannot be set up: {0}")]
     Library(rustls::Error),
-    #[error("tls.admin_client_ca = {0:?}: {1}")]
-    Clients(PathBuf, String),
 }
 
 /// The files that certificates and keys are read from.
@@ -138,8 +136,14 @@ fn is_for(certified: &CertifiedKey, name: &ServerName<'_>) -> bool {
 
 fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let pairs = files.pairs.iter();
-    let certified = pairs.map(|(certificate, key)| certified(certificate, key, &provider));
+    let pairs = files.pairs.iter().enumerate();
+    let certified = pairs.map(|(at, (certificate, key))| {
+        let settings = match at {
+            0 => ("tls.certificate", "tls.key"),
+            _ => ("tls.more", "tls.more"),
+        };
+        certified((certificate, key), settings, &provider)
+    });
     let certified = certified.collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -147,7 +151,8 @@ fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let wrong = |what: String| TlsError::Clients(path.clone(), what);
+            let shown = path.display().to_string();
+            let wrong = |what| TlsError::File("tls.admin_client_ca", shown.clone(), what);
             let authorities: Result<Vec<CertificateDer<'static>>, _> =
                 CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
             let mut roots = RootCertStore::empty();
@@ -155,6 +160,10 @@ fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
                 roots
                     .add(authority)
                     .map_err(|error| wrong(error.to_string()))?;
+            }
+            if roots.is_empty() {
+                let what = "there is no certificate in it; it must be PEM".to_owned();
+                return Err(wrong(what));
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = verifier.build().map_err(|error| wrong(error.to_string()))?;
@@ -171,31 +180,38 @@ fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 /// A chain with its key, and the authority's word that it is not revoked (OCSP, in DER) where a file
-/// of the chain's name with `.ocsp` at its end is there.
+/// of the chain's name with `.ocsp` at its end is there. The settings name the two files.
 fn certified(
-    certificate: &Path,
-    key: &Path,
+    (certificate, key): (&Path, &Path),
+    (of_certificate, of_key): (&'static str, &'static str),
     provider: &CryptoProvider,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let shown = |path: &Path| path.display().to_string();
     let wrong = |setting, path, what| TlsError::File(setting, shown(path), what);
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| wrong("tls.certificate", certificate, error.to_string()))?;
+    let chain = chain.map_err(|error| wrong(of_certificate, certificate, error.to_string()))?;
     if chain.is_empty() {
         let what =
             "there is no certificate in it; it must be PEM, the server's own first".to_owned();
-        return Err(wrong("tls.certificate", certificate, what));
+        return Err(wrong(of_certificate, certificate, what));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
         let what = match error {
             pem::Error::NoItemsFound => "there is no private key in it; it must be PEM".to_owned(),
             error => error.to_string(),
         };
-        wrong("tls.key", key, what)
+        wrong(of_key, key, what)
     })?;
-    let mut certified = CertifiedKey::from_der(chain, private, provider)
-        .map_err(|error| TlsError::Pair(shown(certificate), shown(key), error))?;
+    let mut certified = CertifiedKey::from_der(chain, private, provider).map_err(|error| {
+        TlsError::Pair(
+            of_certificate,
+            shown(certificate),
+            of_key,
+            shown(key),
+            error,
+        )
+    })?;
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");
     certified.ocsp = match std::fs::read(&staple) {
@@ -203,7 +219,7 @@ fn certified(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             let path = PathBuf::from(staple);
-            return Err(wrong("tls.certificate", &path, error.to_string()));
+            return Err(wrong(of_certificate, &path, error.to_string()));
         }
     };
     Ok(Arc::new(certified))

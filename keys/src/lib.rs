@@ -453,10 +453,11 @@ impl Keys {
         let is_new = (old.served()).is_none_or(|old| !set.has_the_keys_of(old));
         if is_new || again {
             let ids = set.ids().join(", ");
-            println!(
-                "auth.jwks_url: {} keys of tokens were fetched: {ids}",
-                set.len()
-            );
+            let keys = match set.len() {
+                1 => "1 key of tokens was".to_owned(),
+                count => format!("{count} keys of tokens were"),
+            };
+            println!("auth.jwks_url: {keys} fetched: {ids}");
         }
         if !is_new {
             return Outcome::Same;

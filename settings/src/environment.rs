@@ -61,9 +61,13 @@ impl Table {
         let services = services.into_iter().map(|service| format!("{service}_…"));
         let services = services.collect::<Vec<_>>().join(", ");
         (count > 0).then(|| {
+            let (variables, them) = match count {
+                1 => ("1 variable is", "it"),
+                _ => (&*format!("{count} variables are"), "them"),
+            };
             format!(
-                "{}: {count} variables are passed over, Kubernetes made them for Services \
-                 ({services}); enableServiceLinks: false in the pod's spec leaves them out",
+                "{}: {variables} passed over, Kubernetes made {them} for Services ({services}); \
+                 enableServiceLinks: false in the pod's spec leaves {them} out",
                 self.program
             )
         })

@@ -1,5 +1,7 @@
 //! Reading: the text of each setting from where it is given, and every mistake by its name and place.
 
+use std::{io::ErrorKind, path::Path};
+
 use crate::{
     Setting, Table,
     sources::{Place, Sources},
@@ -77,6 +79,9 @@ impl Table {
                     lines.push(format!("  {}", setting.origin(given)));
                 }
             }
+            if let Some(advice) = file_advice(line) {
+                lines.push(format!("  {advice}"));
+            }
         }
         format!("{}: {}", self.program, lines.join("\n"))
     }
@@ -107,6 +112,31 @@ impl Setting {
             format!("{text:?}")
         }
     }
+}
+
+/// What to do about the file of an error like `tls.key = "key.pem": No such file or directory (os
+/// error 2)`; `None` for other errors.
+fn file_advice(line: &str) -> Option<String> {
+    let (_, quoted) = line.split_once(" = \"")?;
+    let (path, error) = quoted.split_once("\": ")?;
+    if !error.contains("(os error ") {
+        return None;
+    }
+    let whole = std::path::absolute(path).ok()?;
+    let whole = whole.display();
+    Some(match std::fs::File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => format!(
+            "there is no {whole}: give the path of a file that is there; a container has only those \
+             that are mounted into it"
+        ),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => format!(
+            "let the user that runs this program read {whole}, and enter each directory above it"
+        ),
+        Ok(_) if Path::new(path).is_dir() => {
+            format!("{whole} is a directory: give the path of a file")
+        }
+        _ => return None,
+    })
 }
 
 /// Whether a line has the name as a word of its own.

@@ -403,9 +403,17 @@ fn an_address_that_another_process_has_is_waited_for_and_then_named() {
 
 #[test]
 fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
-    let output = command()
+    let mut check = command();
+    check
         .args(["config", "check", "--redis-url", "redis://h"])
-        .env("ONLINE_STATUS_COORDINATOR_PORT", "tcp://10.96.0.7:8090")
+        .env("ONLINE_STATUS_COORDINATOR_PORT", "tcp://10.96.0.7:8090");
+    let output = check.output().expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("1 variable is passed over, Kubernetes made it"),
+        "{error}"
+    );
+    let output = check
         .env("ONLINE_STATUS_REDIS_SERVICE_HOST", "10.96.0.8")
         .env("ONLINE_STATUS_PORT_8080_TCP_ADDR", "10.96.0.9")
         .output()

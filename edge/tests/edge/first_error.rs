@@ -255,6 +255,7 @@ fn a_mistake_in_flags_or_between_settings_is_named_with_each_of_them() {
     let other =
         rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
     folder.file("cert.pem", pair.cert.pem());
+    folder.file("key.pem", pair.signing_key.serialize_pem());
     folder.file("other.key", other.signing_key.serialize_pem());
     folder.file("empty", "");
     for (flags, parts) in [
@@ -349,7 +350,40 @@ fn a_mistake_in_flags_or_between_settings_is_named_with_each_of_them() {
         ),
         (
             &["--tls-certificate", "no.pem", "--tls-key", "other.key"],
-            &["tls.certificate = \"no.pem\"", "No such file"],
+            &[
+                "tls.certificate = \"no.pem\"",
+                "No such file",
+                "/no.pem: give the path of a file that is there",
+            ],
+        ),
+        (
+            &["--tls-certificate", "cert.pem", "--tls-key", "."],
+            &["tls.key = \".\"", "is a directory: give the path of a file"],
+        ),
+        (
+            &[
+                "--tls-certificate",
+                "cert.pem",
+                "--tls-key",
+                "key.pem",
+                "--tls-more",
+                "no.pem:key.pem",
+            ],
+            &[
+                "tls.more = \"no.pem\"",
+                "/no.pem: give the path of a file that is there",
+            ],
+        ),
+        (
+            &[
+                "--tls-certificate",
+                "cert.pem",
+                "--tls-key",
+                "key.pem",
+                "--tls-admin-client-ca",
+                "empty",
+            ],
+            &["tls.admin_client_ca = \"empty\": there is no certificate in it"],
         ),
         (
             &["--tls-certificate", "empty", "--tls-key", "other.key"],
@@ -580,7 +614,7 @@ fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
     let text = said(0, &output);
     assert_eq!(text.lines().count(), 1, "{text}");
     for part in [
-        "online-status-edge: 48 variables",
+        "online-status-edge: 48 variables are passed over, Kubernetes made them",
         "ONLINE_STATUS_REDIS_…",
         "enableServiceLinks: false",
     ] {
