@@ -317,6 +317,11 @@ impl Metrics {
                 health.limit.unwrap_or(0),
             ),
             (
+                "store_masters_down",
+                "Masters of a Redis Cluster that do not answer; the log names them.",
+                health.masters_down.len() as u64,
+            ),
+            (
                 "store_unusable",
                 "Whether the server that was met last is too old, a replica, or still loading.",
                 health.unusable.is_some().into(),

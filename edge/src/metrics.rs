@@ -388,6 +388,9 @@ impl Page {
             "redis_unusable" gauge
                 "Whether the Redis that was met last is too old, a replica, or still loading."
                 => redis.unusable.is_some().into();
+            "redis_masters_down" gauge
+                "Masters of a Redis Cluster that do not answer; the log names them."
+                => redis.masters_down.len() as u64;
             "redis_evicting_servers" gauge "Servers of Redis whose eviction policy is not noeviction."
                 => redis.evicting as u64;
             "redis_memory_bytes" gauge "Memory of Redis that is used; 0 = not told."

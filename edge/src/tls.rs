@@ -29,10 +29,10 @@ pub(crate) enum TlsError {
     #[error("{0} = {1:?}: {2}")]
     File(&'static str, String, String),
     #[error(
-        "{0} = {1:?} and {2} = {3:?} do not fit together: {4}; give the key that the first \
-         certificate of the file was made for"
+        "{0} and {1} do not fit together: {2}; give the key that the first certificate of the file was \
+         made for"
     )]
-    Pair(&'static str, String, &'static str, String, rustls::Error),
+    Pair(String, String, rustls::Error),
     #[error("tls.more has {0:?}: it is no pair of files like /etc/other.pem:/etc/other.key")]
     NoPair(String),
     #[error("TLS cannot be set up: {0}")]
@@ -204,13 +204,9 @@ fn certified(
         wrong(of_key, key, what)
     })?;
     let mut certified = CertifiedKey::from_der(chain, private, provider).map_err(|error| {
-        TlsError::Pair(
-            of_certificate,
-            shown(certificate),
-            of_key,
-            shown(key),
-            error,
-        )
+        let named = |setting, path| format!("{setting} = {:?}", shown(path));
+        let (certificate, key) = (named(of_certificate, certificate), named(of_key, key));
+        TlsError::Pair(certificate, key, error)
     })?;
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");

@@ -21,7 +21,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{link::backoff, reply, server::leads_elsewhere};
+use crate::{
+    health::{Away, Watched},
+    link::backoff,
+    reply,
+    server::leads_elsewhere,
+};
 
 /// How often a request follows a moved slot or waits for a busy master. A slot that has no master
 /// fails soon: whoever asks knows what to do without, and asks again.
@@ -42,6 +47,8 @@ pub(crate) struct Way {
     pub(crate) config: AsyncConnectionConfig,
     /// How long a connection may take to be there.
     pub(crate) connect_timeout: Duration,
+    /// Who is told which masters do not answer.
+    pub(crate) watched: Arc<Mutex<Watched>>,
 }
 
 /// Connections to the masters; clones share them.
@@ -97,6 +104,15 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+impl Link {
+    fn reason(&self) -> String {
+        match self {
+            Self::Down(error) => error.to_string(),
+            Self::Connecting | Self::Up(_) => String::new(),
+        }
     }
 }
 
@@ -384,20 +400,31 @@ impl Node {
 /// Connects to a node, and again when its connection fails.
 async fn keep(way: Arc<Way>, address: Address, link: Arc<watch::Sender<Link>>) {
     let mut failures = 0;
+    let mut away: Option<Away> = None;
     loop {
-        match way.connect(&address).await {
+        let why = match way.connect(&address).await {
             Ok(connection) => {
                 failures = 0;
+                if let Some(away) = away.take() {
+                    away.answers_again();
+                }
                 link.send_replace(Link::Up(connection));
                 let mut down = link.subscribe();
+                let down = down.wait_for(|link| matches!(link, Link::Down(_))).await;
                 // It is in its hand, so that it is not gone.
-                let _ = down.wait_for(|link| matches!(link, Link::Down(_))).await;
+                down.map_or_else(|gone| gone.to_string(), |link| link.reason())
             }
             Err(error) => {
                 failures += 1;
+                let why = error.to_string();
                 link.send_replace(Link::Down(error));
+                why
             }
-        }
+        };
+        away.get_or_insert_with(|| {
+            let address = format!("{}:{}", address.0, address.1);
+            Away::new(&way.watched, address, &why)
+        });
         sleep(backoff(failures)).await;
     }
 }

@@ -1,7 +1,10 @@
 //! One connection to the store, be it a single server or a Redis Cluster, and how to get one.
 //! It owns what the client library is told; keeping a connection is the link's business.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult,
@@ -14,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     cluster::{self, Cluster},
+    health::Watched,
     options::Target,
     sentinel::Sentinels,
     server::{self, Server},
@@ -93,7 +97,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(target: &Target) -> RedisResult<Self> {
+    pub(crate) fn new(target: &Target, watched: &Arc<Mutex<Watched>>) -> RedisResult<Self> {
         let certificates = target.authorities.as_ref().map(|pem| TlsCertificates {
             client_tls: None,
             root_cert: Some(pem.clone()),
@@ -129,6 +133,7 @@ impl Connector {
             certificates,
             config: config.clone(),
             connect_timeout: target.connect_timeout,
+            watched: Arc::clone(watched),
         };
         Ok(Self {
             way,

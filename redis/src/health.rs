@@ -1,6 +1,11 @@
 //! What the link knows of its servers: versions, memory, and whether keys are safe there. It owns
 //! what is said once at each change; who says it, and when it is asked, others decide.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use crate::server::Server;
 
 /// The most notices that wait to be logged; older ones are dropped.
@@ -25,6 +30,8 @@ pub struct Health {
     pub silent: Option<String>,
     /// Why the server that was met last cannot be used: too old, a replica, still loading.
     pub unusable: Option<String>,
+    /// Masters of a Redis Cluster that do not answer, as `host:port`.
+    pub masters_down: Vec<String>,
 }
 
 /// The health, and what there is to say about it.
@@ -34,9 +41,45 @@ pub(crate) struct Watched {
     notices: Vec<String>,
     /// Why connections of nodes cannot be seen, as it was said last.
     unseen: Option<String>,
+    /// Masters that do not answer, and how many connections are waiting for each.
+    down: BTreeMap<String, usize>,
 }
 
 impl Watched {
+    /// The health by now.
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            masters_down: self.down.keys().cloned().collect(),
+            ..self.health.clone()
+        }
+    }
+
+    fn master_down(&mut self, address: &str, why: &str) {
+        let waiting = self.down.entry(address.to_owned()).or_default();
+        *waiting += 1;
+        if *waiting == 1 {
+            self.say(format!(
+                "warning: the Redis master at {address} does not answer ({why}): records of its \
+                 slots wait at their owners until it or a replica takes them; the other masters are \
+                 asked as before"
+            ));
+        }
+    }
+
+    fn master_not_down(&mut self, address: &str, answers: bool) {
+        let Some(waiting) = self.down.get_mut(address) else {
+            return;
+        };
+        *waiting -= 1;
+        if *waiting == 0 {
+            self.down.remove(address);
+            self.say(match answers {
+                true => format!("redis: the master at {address} answers again"),
+                false => format!("redis: the master at {address} is not asked any more"),
+            });
+        }
+    }
+
     /// Takes what the servers at `address` have said.
     pub(crate) fn looked(&mut self, address: &str, servers: &[Server]) {
         let before = std::mem::take(&mut self.health);
@@ -57,8 +100,7 @@ impl Watched {
             used: fullest.and_then(|server| server.used),
             limit: fullest.and_then(|server| server.limit),
             is_full: before.is_full,
-            silent: None,
-            unusable: None,
+            ..Health::default()
         };
         let evicting = |health: &Health| health.policy.clone().filter(|_| health.evicting > 0);
         match (evicting(&before), evicting(&self.health)) {
@@ -138,6 +180,36 @@ impl Watched {
     }
 }
 
+/// A connection to a master that is gone, until it is there again or nobody waits for it any more.
+pub(crate) struct Away {
+    watched: Arc<Mutex<Watched>>,
+    address: String,
+    answers: bool,
+}
+
+impl Away {
+    pub(crate) fn new(watched: &Arc<Mutex<Watched>>, address: String, why: &str) -> Self {
+        let mut noted = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.master_down(&address, why);
+        Self {
+            watched: Arc::clone(watched),
+            address,
+            answers: false,
+        }
+    }
+
+    pub(crate) fn answers_again(mut self) {
+        self.answers = true;
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.master_not_down(&self.address, self.answers);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +254,28 @@ mod tests {
             &[server("noeviction", 90, 0), server("noeviction", 1, 1_000)],
         );
         assert_eq!(watched.health.limit, Some(1_000));
+    }
+
+    #[test]
+    fn a_master_that_does_not_answer_is_said_once_however_many_wait_for_it() {
+        let mut watched = Watched::default();
+        watched.master_down("h:1", "timed out");
+        watched.master_down("h:1", "refused");
+        watched.master_down("h:2", "refused");
+        assert_eq!(watched.health().masters_down, ["h:1", "h:2"]);
+        let said = watched.take_notices();
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("master at h:1") && said[0].contains("(timed out)"));
+        watched.master_not_down("h:1", false);
+        assert_eq!(watched.take_notices().len(), 0, "one still waits for it");
+        watched.looked("h:1", &[server("noeviction", 1, 0)]);
+        watched.master_not_down("h:1", true);
+        watched.master_not_down("h:2", false);
+        watched.master_not_down("h:3", true);
+        let said = watched.take_notices().join("\n");
+        assert!(said.contains("h:1 answers again"), "{said}");
+        assert!(said.contains("h:2 is not asked any more"), "{said}");
+        assert!(watched.health().masters_down.is_empty());
     }
 
     #[test]

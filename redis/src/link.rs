@@ -11,7 +11,7 @@ use std::{
 };
 
 use protocol::Keys;
-use redis::{Cmd, Pipeline, RedisError, ServerError, Value, cluster_routing::Slot};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerError, Value, cluster_routing::Slot};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -52,7 +52,7 @@ struct Shared {
     started: Instant,
     counts: Counts,
     highest_token: AtomicU64,
-    watched: Mutex<Watched>,
+    watched: Arc<Mutex<Watched>>,
     /// Which connection there is: it changes with each new one.
     connected: watch::Sender<u64>,
 }
@@ -81,7 +81,8 @@ impl Link {
             // Fails when the process has a provider already, which is as good.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        let connector = Connector::new(&target).map_err(|error| OptionsError::Url {
+        let watched = Arc::default();
+        let connector = Connector::new(&target, &watched).map_err(|error| OptionsError::Url {
             node: 1,
             reason: hide(&target.secrets, error.to_string()),
         })?;
@@ -93,7 +94,7 @@ impl Link {
             started: Instant::now(),
             counts: Counts::default(),
             highest_token: AtomicU64::new(0),
-            watched: Mutex::default(),
+            watched,
             connected: watch::Sender::new(0),
         };
         Ok(Self {
@@ -113,16 +114,19 @@ impl Link {
         self.shared.counts.so_far()
     }
 
-    /// What the servers said of themselves when [`Link::run_id`] asked last.
+    /// What the servers said of themselves when [`Link::run_id`] asked last, and which masters of a
+    /// Redis Cluster do not answer now.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.watched(|watched| watched.health.clone())
+        self.watched(|watched| watched.health())
     }
 
     /// What has changed in the health since the last call, for a log: at most the newest 16 lines.
     #[must_use]
     pub fn take_notices(&self) -> Vec<String> {
-        self.watched(Watched::take_notices)
+        let notices = self.watched(Watched::take_notices).into_iter();
+        let secrets = &self.shared.target.secrets;
+        notices.map(|notice| hide(secrets, notice)).collect()
     }
 
     fn watched<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
@@ -370,8 +374,28 @@ impl Link {
         StoreError::Unavailable(format!("Redis at {} cannot be used: {why}", self.address()))
     }
 
+    /// What to change in the URL, where the error says so.
+    fn advice(&self, error: &RedisError) -> &'static str {
+        let is_login = error.kind() == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
+        match is_login {
+            true => {
+                "; REDIS_URL has to have the user and the password: redis://user:password@host:6379, or \
+                 redis://:password@host:6379"
+            }
+            false if error.is_timeout() && self.shared.target.uses_tls() => {
+                "; where that port does not speak TLS, REDIS_URL has to begin with redis://"
+            }
+            false => "",
+        }
+    }
+
     fn unavailable(&self, error: &RedisError) -> StoreError {
-        let text = format!("Redis at {} cannot be used: {error}", self.address());
+        let advice = self.advice(error);
+        let text = format!(
+            "Redis at {} cannot be used: {error}{advice}",
+            self.address()
+        );
         StoreError::Unavailable(hide(&self.shared.target.secrets, text))
     }
 }

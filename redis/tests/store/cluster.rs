@@ -173,6 +173,12 @@ async fn what_is_asked_of_a_master_that_stands_still_holds_up_nothing_else() {
     }
     let took = began.elapsed();
     assert!(took.as_millis() < 10 * 1_500, "ten runs took {took:?}");
+    // Whoever reads the log or the metrics sees which it is.
+    let master = format!("127.0.0.1:{}", cluster.servers[0].port());
+    assert_eq!(link.health().masters_down, [&*master]);
+    let said = link.take_notices();
+    let is_said = |line: &&String| line.contains(&format!("{master} does not answer"));
+    assert_eq!(said.iter().filter(is_said).count(), 1, "{said:?}");
     signal("-CONT");
     let numbers: HashSet<usize> = answers.iter().map(|(at, _)| *at).collect();
     assert_eq!((answers.len(), numbers.len()), (2_400, 2_400));
@@ -185,6 +191,10 @@ async fn what_is_asked_of_a_master_that_stands_still_holds_up_nothing_else() {
         done.iter().all(Result::is_ok).then_some(())
     })
     .await;
+    assert!(link.health().masters_down.is_empty());
+    let said = link.take_notices();
+    let back = format!("redis: the master at {master} answers again");
+    assert_eq!(said, [back]);
 }
 
 #[tokio::test]

@@ -235,7 +235,19 @@ async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
         error.to_string().contains("authentication failed"),
         "{error}"
     );
+    assert!(error.to_string().contains("REDIS_URL"), "{error}");
     assert_no_secret(&error);
+    let closed = RedisServer::start();
+    assert_eq!(
+        closed.cli(&["config", "set", "requirepass", SECRET]).trim(),
+        "OK"
+    );
+    let error = connect(&closed.url()).incarnation().await;
+    let error = error.expect_err("no password").to_string();
+    assert!(
+        error.contains("NOAUTH") && error.contains("REDIS_URL"),
+        "{error}"
+    );
     let anonymous = connect(&server.url());
     let error = anonymous.incarnation().await.expect_err("no permission");
     assert!(error.to_string().contains("no permissions"), "{error}");
