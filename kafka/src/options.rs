@@ -335,6 +335,8 @@ impl Options {
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000")
+            // After a broker that stood still, librdkafka connects to none until this is over.
+            .set("metadata.recovery.rebootstrap.trigger.ms", "5000")
             .set("statistics.interval.ms", ms(STATISTICS_INTERVAL))
             .set(
                 "topic.metadata.refresh.interval.ms",
