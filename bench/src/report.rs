@@ -187,8 +187,9 @@ impl Report {
     ) -> Self {
         let all = delivery(results);
         let storm = plan.scenario == Scenario::Storm;
-        // Interrupted while they were opened, not all are.
+        // Where opening them ended early, not all are open.
         let opened = match spans.interrupted {
+            _ if spans.no_memory.is_some() => results.counts.ready,
             Some(0.0) => results.counts.ready,
             _ => u64::from(plan.holders()),
         };
@@ -253,7 +254,9 @@ fn failures(
         .map(|lost| format!("LOST: {lost}; all below is of the other workers"))
         .collect();
     if let Some(open) = spans.no_memory {
-        failures.push(format!("MEMORY: it was used up with {open} sessions open"));
+        failures.push(format!(
+            "MEMORY: less than --keep-free was left with {open} sessions open"
+        ));
     }
     if let Some(after) = spans.interrupted {
         failures.push(match after {
