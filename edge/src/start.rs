@@ -227,7 +227,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
                     links,
                 };
                 if let Err(error) = start.run() {
-                    eprintln!("error: core {n}: {error}");
+                    eprintln!("error: core {n}: {}", in_words(&error));
                     std::process::exit(1);
                 }
                 running.fetch_sub(1, Ordering::AcqRel);
@@ -405,6 +405,18 @@ struct CoreStart {
     store: Box<dyn Store + Send>,
     bus: Box<dyn Bus + Send>,
     links: Option<WorkerLinks>,
+}
+
+/// Why a core ended. That its rings found no memory is mostly a limit, which the error does not name.
+fn in_words(error: &std::io::Error) -> String {
+    if error.kind() != std::io::ErrorKind::OutOfMemory {
+        return error.to_string();
+    }
+    format!(
+        "{error}: io_uring takes some 700 KiB a core, which newer kernels count against the user's limit of \
+         locked memory; raise it (`ulimit -l unlimited`, or LimitMEMLOCK=infinity in a unit of systemd), or \
+         take fewer cores (server.cores)"
+    )
 }
 
 impl CoreStart {

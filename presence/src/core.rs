@@ -2,7 +2,10 @@
 //! and published is pulled out again. Everything here is a function of the inputs and their times.
 //! It owns all state of its users; it never does I/O and never waits.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use protocol::{
     Activity, BadMessage, ClientMessage, CloseCode, ErrorCode, MessageId, Mode, Policy, Request,
@@ -70,6 +73,9 @@ pub struct Core {
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
+    /// Until when users of vnodes whose former owner had not let go may be on their way here, ms of
+    /// the core's clock.
+    pub(crate) arrivals: BTreeMap<Vnode, u64>,
     pub(crate) suspects: Suspects,
     pub(crate) backlog: Backlog,
     pub(crate) peers: Box<[VecDeque<u32>]>,
@@ -108,6 +114,7 @@ impl Core {
             searches: Searches::default(),
             returns: Returns::new(&settings),
             absent: VecDeque::new(),
+            arrivals: BTreeMap::new(),
             suspects: Suspects::default(),
             backlog: Backlog::default(),
             links: Links::new(settings.vnodes),

@@ -1,7 +1,7 @@
 //! Which vnodes this core takes and leaves: claims with the store, adoption, departure, fencing.
 //! It owns the order of these steps; who should own what is the map's business.
 
-use protocol::{Cause, Event, Status, Stored};
+use protocol::{Cause, Event, Mode, Status, Stored};
 use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
@@ -156,6 +156,10 @@ impl Core {
         if !self.vnodes.loaded(vnode, epoch) {
             return;
         }
+        if !released {
+            let until = self.time.clock + self.settings.grace;
+            self.arrivals.insert(vnode, until);
+        }
         self.announce(vnode, epoch);
         // Those it had before are as this core knows them: it claimed the vnode a second time.
         let mut known = self.users.of_vnode(vnode);
@@ -227,6 +231,17 @@ impl Core {
             }
             self.release(slot);
         }
+        let clock = self.time.clock;
+        self.arrivals.retain(|_, until| *until > clock);
+    }
+
+    /// Whether the user is not here and may have come to a former owner that could not store it, and
+    /// be on its way from there. Who is invisible is offline wherever it is.
+    pub(crate) fn may_arrive(&self, slot: u32) -> bool {
+        let user = &self.users[slot];
+        let until = self.arrivals.get(&user.vnode);
+        let absent = !user.connected() && user.mode != Mode::Invisible;
+        absent && until.is_some_and(|until| self.time.clock < *until)
     }
 
     /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by

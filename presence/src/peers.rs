@@ -146,19 +146,9 @@ impl Core {
             }
             PeerMessage::Behind(name, known) => {
                 if let Some(slot) = self.users.find(&name) {
-                    match self.owner_of(slot) {
-                        Owner::Here(_) => {
-                            let made = self.outdo(slot, known);
-                            if !made && (self.is_last(slot) || !self.may_exist(slot, known)) {
-                                self.refute(slot, from);
-                            }
-                        }
-                        Owner::Core(_) | Owner::Elsewhere => {
-                            let waits = self.overtake(slot, known, None);
-                            if !waits && self.users[slot].record.version < known {
-                                self.refute(slot, from);
-                            }
-                        }
+                    let waits = self.overtake(slot, known, None);
+                    if !waits && self.users[slot].record.version < known {
+                        self.refute(slot, from);
                     }
                 }
             }

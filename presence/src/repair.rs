@@ -197,7 +197,8 @@ impl Core {
             }
             let patient = until > self.time.clock && !(here && self.is_last(slot));
             let user = &self.users[slot];
-            let waited_for = user.late || user.interested() != 0;
+            // The bus may show what the watcher knows, so that the end of the wait is told in any case.
+            let waited_for = user.late || user.interested() != 0 || (here && self.may_arrive(slot));
             if patient && waited_for && known > user.record.version {
                 if ask_at <= self.time.clock && self.owner_of(slot) == Owner::Elsewhere {
                     self.searches.0[at].ask_at = self.time.clock + SEARCH_EVERY;
@@ -286,10 +287,11 @@ impl Core {
     }
 
     /// The owner makes a version that is newer than `known`, if `known` is one that it or a former
-    /// owner can have made; whether it is newer now.
+    /// owner can have made; whether it is newer now. Of who may be on its way here it makes none, until
+    /// the time for that is over: the watcher keeps what it saw.
     pub(crate) fn outdo(&mut self, slot: u32, known: Version) -> bool {
         let user = &self.users[slot];
-        let knows = user.knowledge.has_record();
+        let knows = user.knowledge.has_record() && !self.may_arrive(slot);
         if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
             self.restamp(slot, Cause::Resync);
         }

@@ -395,6 +395,7 @@ impl Core {
         let before = user.record.clone();
         let owned = user.owned();
         let held = owned.held;
+        let there = stored.record.clone();
         if !owned.chose_mode {
             user.mode = stored.mode;
         }
@@ -402,7 +403,8 @@ impl Core {
             user.record.text = stored.record.text;
         }
         let status = status(held, before.status != Status::Away, user.mode);
-        if std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Asked {
+        let asked = std::mem::replace(&mut user.knowledge, Knowledge::Known) == Knowledge::Asked;
+        if asked {
             let same = status == stored.record.status;
             user.record.since = if same {
                 stored.record.since
@@ -417,7 +419,13 @@ impl Core {
             Status::Offline => 0,
             Status::Online | Status::Away | Status::Busy => user.record.devices.max(1),
         };
-        self.restamp(slot, Cause::Resync);
+        if asked && before.version <= there.version && !there.differs(&user.record) {
+            // Nobody can tell it from what was there, as of who is invisible: its sessions are written.
+            user.record.version = there.version;
+            self.store_mark(slot);
+        } else {
+            self.restamp(slot, Cause::Resync);
+        }
         self.known(slot, &before);
     }
 

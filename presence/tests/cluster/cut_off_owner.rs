@@ -1,7 +1,7 @@
 //! A node takes the vnode of one that does not reach the store, but the bus and its clients: what
 //! that one told on the bus is newer than what the store has.
 
-use crate::support::{GRACE, at, id, node, settings, version, vnodes};
+use crate::support::{GRACE, at, hello, id, node, settings, version, vnodes};
 use online_status_presence::{Core, Now, PeerMessage, StoreReply, StoreRequest};
 use protocol::{Cause, Event, Record, Status, Stored, Version};
 use ring::{CoreId, Epoch, Map, MapVersion};
@@ -113,6 +113,19 @@ impl Taker {
     }
 }
 
+impl Taker {
+    /// What the node's other core is told now.
+    fn told(&mut self, core: CoreId) -> Vec<Record> {
+        let mut told = Vec::new();
+        while let Some(message) = self.core.next_message_for(core) {
+            if let PeerMessage::State(_, record) | PeerMessage::Last(_, record) = message {
+                told.push(record);
+            }
+        }
+        told
+    }
+}
+
 #[test]
 fn a_user_that_the_bus_showed_online_has_the_grace_period_to_come_to_the_new_owner() {
     for recent in [false, true] {
@@ -158,4 +171,43 @@ fn whom_a_new_owner_elsewhere_has_not_spoken_of_is_looked_for_after_the_grace_pe
     assert_eq!(told(&mut node), None);
     node.run(2_000, false);
     assert_eq!(told(&mut node), Some((Status::Offline, version(3, 0))));
+}
+
+/// The user came to the former owner while that one did not reach the store: the store has an older
+/// state of it, and a watcher of another core has seen the newer one.
+fn came_meanwhile() -> Taker {
+    let mut node = Taker::new(false, false, "b");
+    let watched = PeerMessage::Interest(USER.into());
+    node.core.peer_message(CoreId::new(1), watched);
+    let seen = PeerMessage::Behind(USER.into(), version(2, 9));
+    node.core.peer_message(CoreId::new(1), seen);
+    node
+}
+
+#[test]
+fn who_came_to_a_cut_off_owner_is_not_told_offline_before_it_had_the_time_to_come_on() {
+    let mut node = came_meanwhile();
+    node.run(GRACE - 1_000, false);
+    let told = node.told(CoreId::new(1));
+    assert!(
+        told.iter().all(|record| record.version <= version(2, 9)),
+        "{told:?}"
+    );
+    let hello = hello(USER);
+    node.core.connect(&hello).expect("its vnode is here");
+    node.run(200, false);
+    let told = node.told(CoreId::new(1));
+    let last = told.last().expect("a newer state");
+    assert_eq!(last.status, Status::Online);
+    assert!(last.version > version(2, 9));
+}
+
+#[test]
+fn who_does_not_come_on_from_a_cut_off_owner_is_told_offline_after_the_grace_period() {
+    let mut node = came_meanwhile();
+    node.run(GRACE + 1_000, false);
+    let told = node.told(CoreId::new(1));
+    let last = told.last().expect("a newer state");
+    assert_eq!(last.status, Status::Offline);
+    assert!(last.version > version(2, 9));
 }

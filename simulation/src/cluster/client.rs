@@ -47,6 +47,8 @@ pub(crate) struct Client {
     pub(crate) opening: Opening,
     /// When it last asked for a user that it has not been shown in a change since.
     asked: BTreeMap<String, u64>,
+    /// When it last read the answer to such a question: what it read before was on its way already.
+    answered: u64,
     /// Users that it watches, in all its connections.
     pub(crate) watched: BTreeSet<String>,
     pub(crate) views: BTreeMap<String, View>,
@@ -414,6 +416,9 @@ impl World {
                 self.clients[client].hint = self.name_at(address);
             }
             kind @ ("presence" | "snapshot") => {
+                if kind == "snapshot" {
+                    self.clients[client].answered = self.now;
+                }
                 for record in message["users"].as_array().expect("a list") {
                     self.see(client, record, kind == "snapshot");
                 }
@@ -470,7 +475,10 @@ impl World {
         let now = self.now;
         let state = &mut self.clients[client];
         let before = state.views.insert(user.clone(), view.clone());
+        let answered = state.answered;
+        let is_answered = |at: &u64| *at <= answered;
         let asked = !snapshot
+            && state.asked.get(&user).is_some_and(is_answered)
             && state
                 .asked
                 .remove(&user)
