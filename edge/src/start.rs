@@ -413,7 +413,7 @@ fn in_words(error: &std::io::Error) -> String {
         return error.to_string();
     }
     format!(
-        "{error}: io_uring takes some 700 KiB a core, which newer kernels count against the user's limit of \
+        "{error}: io_uring takes up to 1 MiB a core, which newer kernels count against the user's limit of \
          locked memory; raise it (`ulimit -l unlimited`, or LimitMEMLOCK=infinity in a unit of systemd), or \
          take fewer cores (server.cores)"
     )

@@ -8,22 +8,20 @@ const TRUST = ['--server-trusted-proxies', '127.0.0.1'];
 const TCP = [...TRUST, '--server-proxy-protocol', 'true'];
 const certificate = () => ['--tls-certificate', folder.file('chain.pem'), '--tls-key', folder.file('key.pem')];
 let folder;
-const running = [];
 
 before(() => { folder = new Folder(); });
-after(async () => {
-  for (const process of running) await process.stop();
-  folder.remove();
-});
+after(() => folder.remove());
 
-async function started(process) {
-  running.push(await process);
-  return running.at(-1);
+/** A process that ends with the test: a user's edges share its limit of locked memory. */
+async function started(t, process) {
+  const it = await process;
+  t.after(() => it.stop());
+  return it;
 }
 
-async function edgeAndProxy(kind, flags, changes) {
-  const edge = await started(Edge.start(...flags));
-  return [edge, await started(Proxy.start(kind, folder, [edge], changes))];
+async function edgeAndProxy(t, kind, flags, changes) {
+  const edge = await started(t, Edge.start(...flags));
+  return [edge, await started(t, Proxy.start(kind, folder, [edge], changes))];
 }
 
 async function welcomed(socket, user) {
@@ -40,9 +38,9 @@ async function works(socket) {
 
 describe('behind a proxy', { concurrency: 4 }, () => {
   for (const kind of ['nginx', 'haproxy', 'caddy']) {
-    test(`${kind} ends TLS: who connects is told, and where, by HTTP/1.1 and by HTTP/2`, async () => {
+    test(`${kind} ends TLS: who connects is told, and where, by HTTP/1.1 and by HTTP/2`, async (t) => {
       const flags = [...TRUST, '--server-max-per-address', '1', '--server-max-header', '32KiB'];
-      const [edge, proxy] = await edgeAndProxy(kind, flags);
+      const [edge, proxy] = await edgeAndProxy(t, kind, flags);
       const authority = `localhost:${proxy.port}`;
       // As long as a token may be.
       const cookie = 'c'.repeat(16384);
@@ -96,10 +94,10 @@ describe('behind a proxy', { concurrency: 4 }, () => {
   };
 
   for (const [kind, changes] of Object.entries(idle)) {
-    test(`the edge's pings keep a session open that is silent for longer than ${kind} allows`, async () => {
+    test(`the edge's pings keep a session open that is silent for longer than ${kind} allows`, async (t) => {
       const flags = kind === 'haproxy-tcp' ? [...TCP, ...certificate()] : TRUST;
-      const [, proxy] = await edgeAndProxy(kind, [...flags, '--presence-heartbeat', '1s'], changes);
-      const [, late] = await edgeAndProxy(kind, [...flags, '--presence-heartbeat', '25s'], changes);
+      const [, proxy] = await edgeAndProxy(t, kind, [...flags, '--presence-heartbeat', '1s'], changes);
+      const [, late] = await edgeAndProxy(t, kind, [...flags, '--presence-heartbeat', '25s'], changes);
       const alice = await welcomed(await proxy.open('alice'), 'alice');
       const bob = await welcomed(await late.open('bob'), 'bob');
       await sleep(5000);
@@ -110,9 +108,9 @@ describe('behind a proxy', { concurrency: 4 }, () => {
     });
   }
 
-  test('a health check in the form that HAProxy has by itself finds the edge alive', async () => {
+  test('a health check in the form that HAProxy has by itself finds the edge alive', async (t) => {
     const plain = [['option httpchk GET /readyz', 'option httpchk'], ['check inter 1s', 'check inter 200ms']];
-    const [, proxy] = await edgeAndProxy('haproxy', [...TRUST, '--server-max-per-address', '1'], plain);
+    const [, proxy] = await edgeAndProxy(t, 'haproxy', [...TRUST, '--server-max-per-address', '1'], plain);
     await welcomed(await proxy.open('alice', { from: '127.0.0.2' }), 'alice');
     // Longer than it takes to be found dead.
     await sleep(1000);
@@ -121,10 +119,10 @@ describe('behind a proxy', { concurrency: 4 }, () => {
   });
 
   for (const version of ['v1', 'v2']) {
-    test(`a header of the PROXY protocol ${version} says who connects, and then there is TLS`, async () => {
+    test(`a header of the PROXY protocol ${version} says who connects, and then there is TLS`, async (t) => {
       const other = version === 'v1' ? [['send-proxy-v2', 'send-proxy']] : [];
       const flags = [...TCP, ...certificate(), '--server-max-per-address', '1'];
-      const [, proxy] = await edgeAndProxy('haproxy-tcp', flags, other);
+      const [, proxy] = await edgeAndProxy(t, 'haproxy-tcp', flags, other);
       const alice = await welcomed(await proxy.open('alice', { from: '127.0.0.2' }), 'alice');
       const bob = await welcomed(await proxy.open('bob', { from: '127.0.0.3' }), 'bob');
       const spoofed = { 'x-forwarded-for': '192.0.2.9' };
@@ -138,11 +136,11 @@ describe('behind a proxy', { concurrency: 4 }, () => {
     });
   }
 
-  test('a header of the PROXY protocol says that the proxy ended TLS', async () => {
+  test('a header of the PROXY protocol says that the proxy ended TLS', async (t) => {
     const ends = [['bind :443', `bind :443 ssl crt ${folder.file('both.pem')} alpn http/1.1`],
       ['send-proxy-v2', 'send-proxy-v2-ssl'], [' check-ssl verify none', ''],
       ['tcp-request content accept if { req.ssl_hello_type 1 }', 'tcp-request content accept if HTTP']];
-    const [, proxy] = await edgeAndProxy('haproxy-tcp', TCP, ends);
+    const [, proxy] = await edgeAndProxy(t, 'haproxy-tcp', TCP, ends);
     // The second is a trusted proxy itself, and says nothing of it.
     for (const from of ['127.0.0.2', '127.0.0.1']) {
       const route = await proxy.get('/route?userId=a', { from });
@@ -151,10 +149,10 @@ describe('behind a proxy', { concurrency: 4 }, () => {
     await works(await welcomed(await proxy.open('alice'), 'alice'));
   });
 
-  test('a header of the PROXY protocol before plain HTTP, and health checks in their plain form', async () => {
+  test('a header of the PROXY protocol before plain HTTP, and health checks in their plain form', async (t) => {
     const http = [[' check-ssl verify none', ''], ['option httpchk GET /readyz', 'option httpchk'],
       ['tcp-request content accept if { req.ssl_hello_type 1 }', 'tcp-request content accept if HTTP']];
-    const [edge, proxy] = await edgeAndProxy('haproxy-tcp', TCP, http);
+    const [edge, proxy] = await edgeAndProxy(t, 'haproxy-tcp', TCP, http);
     await sleep(1500);
     const answer = await fetch(`http://127.0.0.1:${proxy.port}/readyz`);
     assert.equal(answer.status, 200);
@@ -164,11 +162,11 @@ describe('behind a proxy', { concurrency: 4 }, () => {
   });
 
   for (const kind of ['nginx', 'haproxy', 'caddy', 'haproxy-tcp']) {
-    test(`${kind} leads to each edge by its name`, async () => {
+    test(`${kind} leads to each edge by its name`, async (t) => {
       const flags = kind === 'haproxy-tcp' ? [...TCP, ...certificate()] : TRUST;
       const edges = [];
-      for (const n of [1, 2]) edges.push(await started(Edge.start(...flags, '--node-id', `edge-${n}`)));
-      const proxy = await started(Proxy.start(kind, folder, edges));
+      for (const n of [1, 2]) edges.push(await started(t, Edge.start(...flags, '--node-id', `edge-${n}`)));
+      const proxy = await started(t, Proxy.start(kind, folder, edges));
       for (const n of [1, 2, 1, 2]) {
         const route = JSON.parse((await proxy.get('/route?userId=a', { name: `edge-${n}.chat.example` })).body);
         assert.equal(route.node, `edge-${n}`);
@@ -182,13 +180,13 @@ describe('behind a proxy', { concurrency: 4 }, () => {
   const looked = { caddy: /status code out of tolerances/, 'haproxy-tcp': /edges\/edge-1 is DOWN/ };
 
   for (const kind of ['nginx', 'haproxy', 'caddy', 'haproxy-tcp']) {
-    test(`${kind} sends nobody new to an edge that shuts down, and its sessions are told`, async () => {
+    test(`${kind} sends nobody new to an edge that shuts down, and its sessions are told`, async (t) => {
       // It closes ten sessions a second, and so is there for some seconds.
       const slowly = ['--server-drain-rate', '1', '--server-drain-timeout', '60s'];
       const flags = kind === 'haproxy-tcp' ? [...TCP, ...certificate()] : TRUST;
-      const leaving = await started(Edge.start(...slowly, ...flags));
-      const staying = await started(Edge.start(...flags));
-      const proxy = await started(Proxy.start(kind, folder, [leaving, staying]));
+      const leaving = await started(t, Edge.start(...slowly, ...flags));
+      const staying = await started(t, Edge.start(...flags));
+      const proxy = await started(t, Proxy.start(kind, folder, [leaving, staying]));
       const sockets = [];
       for (let n = 0; n < 120; n += 1) sockets.push(await welcomed(await proxy.open(`user-${n}`), `user-${n}`));
       await until('both have some', async () => {
