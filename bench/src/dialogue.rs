@@ -24,7 +24,7 @@ enum Part {
     Text(String),
     /// By which a receiver knows the change.
     Marker,
-    /// Who sends.
+    /// The name of the user whose connection sends the text.
     User,
     /// An HS256 token of that user.
     Token,

@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("page/page.js");
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Axis {
-    /// Seconds.
+    /// Seconds since the measured part began.
     Time,
     /// 1/(1 - percentile), by powers of ten.
     Percentile,
@@ -176,7 +176,7 @@ impl Page {
         self.plots.push(plot);
     }
 
-    /// The whole file.
+    /// The page as one HTML file, with its scripts and data inside.
     pub(crate) fn finish(self) -> String {
         let title = escape(&self.title);
         // In a script element the text must not look like the end of it.

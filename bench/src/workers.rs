@@ -52,7 +52,7 @@ enum Told {
 /// What there was to wait for.
 enum Event {
     News(usize, News),
-    /// The first signal.
+    /// The first SIGINT or SIGTERM, which ends the run with a report.
     Interrupt,
     /// A worker that had not told its results.
     Lost,

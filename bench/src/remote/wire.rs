@@ -75,7 +75,7 @@ impl Wire {
         }
     }
 
-    /// Sends a line.
+    /// Sends `what` as one line of JSON, and waits until the socket has taken it.
     pub(super) fn tell(&mut self, what: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(what)?;
         line.push(b'\n');

@@ -1,7 +1,6 @@
 //! Ctrl-C: what was measured until then is judged and reported, by all workers alike.
 
 use std::{
-    io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     thread,
@@ -10,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{count, fake};
+use crate::{count, fake, until_it_says};
 
 /// Runs the bench in a process group, as a shell does, and interrupts the group some time after
 /// the bench said `after`; with none, after its start.
@@ -33,13 +32,7 @@ fn interrupted(arguments: &[&str], after: Option<&str>, wait: Duration) -> (Opti
         .stderr(Stdio::piped())
         .spawn()
         .expect("the bench starts");
-    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    while after.is_some_and(|after| !line.contains(after)) {
-        line.clear();
-        assert_ne!(said.read_line(&mut line).expect("text"), 0, "it ended");
-    }
-    thread::spawn(move || said.read_to_end(&mut Vec::new()));
+    until_it_says(&mut child, after);
     thread::sleep(wait);
     let group = format!("-{}", child.id());
     let signal = Command::new("kill").args(["-INT", "--", &group]).status();

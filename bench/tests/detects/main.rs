@@ -7,8 +7,9 @@ mod interrupted;
 mod remote;
 
 use std::{
+    io::{BufRead, BufReader, Read},
     net::TcpListener,
-    process::{Command, Output},
+    process::{Child, Command, Output},
     thread,
     time::Duration,
 };
@@ -27,6 +28,18 @@ fn bench(scenario: &str, entrance: &[&str], arguments: &[&str]) -> (Output, Valu
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     });
     (output, report)
+}
+
+/// Returns when the bench has said these words, with none at once; what it says later is read and
+/// dropped, so that it is never held up.
+fn until_it_says(child: &mut Child, words: Option<&str>) {
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while words.is_some_and(|words| !line.contains(words)) {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).expect("text"), 0, "it ended");
+    }
+    thread::spawn(move || said.read_to_end(&mut Vec::new()));
 }
 
 /// Users change 15 times a second, each of those with a session every second and a bit.

@@ -18,7 +18,7 @@ use rustls::{
 };
 use serde_json::Value;
 
-use crate::{bench, count, fake, passed};
+use crate::{bench, count, fake, passed, until_it_says};
 
 const TOKEN: &str = "a token of a test, long enough";
 
@@ -209,13 +209,7 @@ fn a_run_that_loses_a_worker_reports_what_the_others_measured() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the bench starts");
-    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    while !line.contains("the measured part begins") {
-        line.clear();
-        assert_ne!(said.read_line(&mut line).expect("text"), 0, "it ended");
-    }
-    thread::spawn(move || said.read_to_end(&mut Vec::new()));
+    until_it_says(&mut child, Some("the measured part begins"));
     thread::sleep(Duration::from_secs(1));
     goes.child.kill().expect("it can be ended");
     let output = child.wait_with_output().expect("the bench ends");
