@@ -240,7 +240,7 @@ fn a_client_certificate_is_a_login_and_its_key_may_be_encrypted() {
 fn tokens_of_an_identity_provider_are_fetched_again_before_they_end() {
     let site = site();
     let options = site.options(site.oidc("right-secret"));
-    assert_events_pass(&options, Duration::from_secs(TOKEN_LIFE * 2));
+    assert_events_pass(&options, Duration::from_secs(TOKEN_LIFE + 3));
     // One of the check, two of each client.
     let asked = site.provider.asked.load(Relaxed);
     assert!(asked >= 5, "asked for a token {asked} times");

@@ -67,8 +67,10 @@ pub(crate) struct Provider {
     pub(crate) asked: Arc<AtomicUsize>,
 }
 
-/// The life of the provider's tokens, seconds.
-pub(crate) const TOKEN_LIFE: u64 = 6;
+/// The life of the provider's tokens, seconds. librdkafka fetches the next one after four fifths of
+/// it. A connection made shortly before has to be authenticated again within what is left, and
+/// brokers refuse that within a second of the time before (KIP-368): a fifth has to be well above.
+pub(crate) const TOKEN_LIFE: u64 = 15;
 
 impl Provider {
     /// Starts it; brokers find its key in `keys`, a JWK set (RFC 7517).
