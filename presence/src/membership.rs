@@ -131,6 +131,13 @@ impl Membership {
         now < self.lease_until
     }
 
+    /// Whether the lease is in its last third, or over: the store has not renewed it. Another node may be about
+    /// to take this one's vnodes, one that this node has not heard of. False before the first lease.
+    #[must_use]
+    pub fn lease_lapses(&self, now: u64) -> bool {
+        self.lease_until > 0 && now + self.ttl / 3 > self.lease_until
+    }
+
     /// What is due. To be called often, and after every other input.
     pub fn steps(&mut self, now: u64) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -312,6 +319,19 @@ mod tests {
                 .iter()
                 .any(|step| matches!(step, Step::Renew { .. }))
         );
+    }
+
+    #[test]
+    fn a_lease_that_is_not_renewed_lapses_before_it_ends_and_until_it_is_renewed() {
+        let mut member = Membership::new(3_000);
+        assert!(!member.lease_lapses(90_000), "it has had none");
+        member.renewed(10, 11, Renewal::Held);
+        assert!(!member.lease_lapses(2_010) && member.lease_lapses(2_011));
+        member.renewed(2_000, 2_100, Renewal::Failed);
+        assert!(member.has_lease(2_100) && member.lease_lapses(2_100));
+        assert!(!member.has_lease(9_000) && member.lease_lapses(9_000));
+        member.renewed(9_000, 9_001, Renewal::Held);
+        assert!(!member.lease_lapses(9_001));
     }
 
     #[test]

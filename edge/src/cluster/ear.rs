@@ -1,5 +1,6 @@
-//! Whether the node reads the bus: where all edges have links nobody has to, and while one has none, as
-//! in a rolling upgrade, all do. It owns the consumer, and finds out who has links.
+//! Whether the node reads the bus: where all edges have links nobody has to. While one has none, as in a
+//! rolling upgrade, all do; and so does a node whose lease is not renewed, as it hears of no successor
+//! that it cannot find in Redis. It owns the consumer, and finds out who has links.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -93,25 +94,35 @@ pub(super) async fn keep(link: Link, place: &Place, ear: &Arc<Ear>) {
         return;
     };
     while !place.is_ending() {
-        // That Redis does not answer is said when the lease cannot be renewed.
-        if links.take_unknown()
+        let lapses = place.lease_lapses();
+        // A Redis that does not answer would keep this from what follows; that is said elsewhere.
+        if !lapses
+            && links.take_unknown()
             && let Ok(leases) = link.leases().await
         {
             for lease in leases.good {
                 links.knows(lease.boot, &lease.link);
             }
         }
-        let needed = links.needs_bus(place);
-        if needed && !ear.listens() {
+        let why = if links.needs_bus(place) {
+            Some("an edge of the cluster has no links")
+        } else if lapses {
+            Some("this node's lease is not renewed")
+        } else {
+            None
+        };
+        if let Some(why) = why
+            && !ear.listens()
+        {
             match ear.listen() {
                 Ok(()) => {
-                    println!("kafka: events are read, since an edge of the cluster has no links");
+                    println!("kafka: events are read, since {why}");
                     links.tell_bus(true);
                 }
                 Err(error) => eprintln!("kafka: events cannot be read: {error}"),
             }
-        } else if !needed && ear.listens() {
-            println!("kafka: events are read no longer, since all edges have links");
+        } else if why.is_none() && ear.listens() {
+            println!("kafka: events are read no longer, since all edges are heard over links");
             links.tell_bus(false);
             let ear = Arc::clone(ear);
             // It may wait for a broker.

@@ -66,6 +66,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
         if place.take_read_wanted() {
             membership.map_changed();
         }
+        place.set_lease_lapses(membership.lease_lapses(now_ms()));
         membership.met(place.highest_met());
         let (followed, moving) = place.progress();
         membership.progress(followed, moving);

@@ -88,6 +88,7 @@ pub(crate) struct Place {
     /// The number of times that the map was read.
     reads: AtomicU64,
     lease_until: AtomicU64,
+    lease_lapses: AtomicBool,
     pub(crate) resyncs: AtomicU64,
     pub(crate) stalls: AtomicU64,
     /// Times the map that was there could not be used.
@@ -138,6 +139,7 @@ impl Place {
             read_wanted: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             lease_until: AtomicU64::new(0),
+            lease_lapses: AtomicBool::new(false),
             resyncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             unusable_maps: AtomicU64::new(0),
@@ -306,6 +308,15 @@ impl Place {
     /// Whether the lease stands, by this process's own account.
     pub(crate) fn has_lease(&self) -> bool {
         clock::mono_us() / 1_000 < self.lease_until.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_lease_lapses(&self, lapses: bool) {
+        self.lease_lapses.store(lapses, Ordering::Relaxed);
+    }
+
+    /// Whether the lease is not renewed and about to end, or over.
+    pub(super) fn lease_lapses(&self) -> bool {
+        self.lease_lapses.load(Ordering::Relaxed)
     }
 
     /// Whether some other node could take this one's vnodes.

@@ -103,6 +103,18 @@ impl World {
         }
     }
 
+    /// Whether one of the two has the other in the map that it knows, and so connects to it.
+    pub(super) fn know_each_other(&self, one: usize, other: usize) -> bool {
+        let knows = |one: usize, other: usize| {
+            let (one, other) = (self.processes.get(one), self.processes.get(other));
+            one.zip(other).is_some_and(|(one, other)| {
+                let has = |node: &ring::Node| node.boot == other.boot;
+                one.map().is_some_and(|map| map.nodes().iter().any(has))
+            })
+        };
+        knows(one, other) || knows(other, one)
+    }
+
     fn send_over(&mut self, pid: usize, link: u32, what: Say, delay: u64) {
         let delay = self.mesh.random.below(delay.max(1));
         let at = self.in_order(pid, Mesh::lane(link), delay);

@@ -364,9 +364,9 @@ impl World {
             self.later(100, pid, In::Tick(core));
         }
         self.later(1, pid, In::Steps(true));
-        match self.plan.links {
-            true => self.later(2, pid, In::DialLinks),
-            false => self.later(2, pid, In::Consume),
+        self.later(2, pid, In::Consume);
+        if self.plan.links {
+            self.later(2, pid, In::DialLinks);
         }
         self.links_itself(pid);
         self.look_who_is_gone();

@@ -12,6 +12,8 @@ use crate::cluster::{
 
 /// An event that was not confirmed for so long is reported as not delivered.
 const MESSAGE_TIMEOUT: u64 = 3_000;
+/// Between two looks whether the bus has to be read, ms.
+const LOOK: u64 = 50;
 
 pub(super) struct Sending {
     core: usize,
@@ -94,6 +96,9 @@ impl World {
 
     /// The consumer's turn: what is new goes to the cores that want it.
     pub(super) fn consume(&mut self, pid: usize) {
+        if !self.listens(pid) {
+            return;
+        }
         let wait = 2 + self.random.below(20);
         self.later(wait, pid, In::Consume);
         let process = &self.processes[pid];
@@ -138,9 +143,33 @@ impl World {
         self.processes[pid].positions = Some(positions);
     }
 
+    /// As the edge does it: a node with links reads the bus while its lease is not renewed.
+    fn listens(&mut self, pid: usize) -> bool {
+        if !self.plan.links {
+            return true;
+        }
+        let lapses = self.processes[pid].member.lease_lapses(self.mono(pid));
+        let process = &mut self.processes[pid];
+        if lapses == std::mem::replace(&mut process.listens, lapses) {
+            if !lapses {
+                self.later(LOOK, pid, In::Consume);
+            }
+            return lapses;
+        }
+        process.positions = None;
+        for seat in &mut process.seats {
+            seat.core.hear_by_links(lapses);
+        }
+        // A consumer takes its time until it knows where the topic ends.
+        let wait = 50 + self.mesh.random.below(400);
+        self.later(wait, pid, In::Consume);
+        self.note(|| format!("p{pid} reads the bus: {lapses}"));
+        false
+    }
+
     fn gap(&mut self, pid: usize) {
         self.note(|| format!("p{pid} may have missed events"));
-        self.processes[pid].missed = true;
+        self.processes[pid].missed |= !self.plan.links;
         self.processes[pid].tell(&News::Gap);
         for n in 0..self.processes[pid].seats.len() {
             self.kick(pid, n);

@@ -123,7 +123,10 @@ pub(crate) struct Process {
     highest_met: Epoch,
     interest: BTreeMap<u64, u32>,
     out: Vec<VecDeque<Sending>>,
+    /// How far it has read the bus; `None`: from the end on, with its next turn.
     positions: Option<Vec<usize>>,
+    /// With links: it reads the bus.
+    listens: bool,
 }
 
 impl Process {
@@ -221,6 +224,7 @@ impl Process {
             interest: BTreeMap::new(),
             out: (0..PARTITIONS).map(|_| VecDeque::new()).collect(),
             positions: None,
+            listens: false,
         }
     }
 
@@ -532,11 +536,15 @@ impl World {
         let process = &self.processes[pid];
         let owner = self.processes.get(self.accepted[vnode.index()].by);
         let accepted = &self.accepted[vnode.index()];
+        let published = owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back));
         let tells = match self.plan.links {
-            true => [pid, accepted.by]
-                .into_iter()
-                .all(|pid| !self.mesh.is_cut(pid) && since(self.mesh.back(pid))),
-            false => owner.is_none_or(|owner| !owner.kafka_cut && since(owner.kafka_back)),
+            true => {
+                let read = !self.bus.away && !process.kafka_cut && !process.kafka_late;
+                let linked = |pid| !self.mesh.is_cut(pid) && since(self.mesh.back(pid));
+                [pid, accepted.by].into_iter().all(linked)
+                    && (self.know_each_other(pid, accepted.by) || (published && read))
+            }
+            false => published,
         };
         let deaf = accepted.by != pid && self.store.away && process.missed;
         let learns = accepted.by != pid && self.now < accepted.at + FENCE && self.active > 0;
