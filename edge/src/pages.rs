@@ -11,6 +11,7 @@ use crate::{
     clock,
     forwarded::Client,
     http::{NoBearer, Request, Response},
+    metrics::Metrics,
     shared::Shared,
     upgrade::NO_KEYS,
     worker::Worker,
@@ -165,15 +166,8 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
         }
         "/version" => Response::json(&json!({ "version": env!("CARGO_PKG_VERSION") })),
         "/metrics" => {
-            let page = shared.metrics.render(
-                &shared.config.node.id,
-                shared.is_leaving(),
-                shared.place.as_deref(),
-                shared.keys.fetches(),
-                &shared.gate,
-                shared.keys.policy().len(),
-            );
-            Response::new(200, "text/plain; version=0.0.4; charset=utf-8", page)
+            let (media_type, page) = Metrics::page(shared, request.words("accept"));
+            Response::new(200, media_type, page)
         }
         _ => return None,
     };

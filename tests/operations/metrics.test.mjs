@@ -10,16 +10,33 @@ const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
 const rules = read('ops/rules.yml');
 const dashboard = JSON.parse(read('ops/grafana/dashboards/online-status.json'));
 
-// Of an edge and a coordinator.
+// A line a metric: name, type, labels. Dashboards and rules of others hang on them: a line goes only with
+// a word in the CHANGELOG.
+const promised = read('tests/operations/metrics.txt').trim().split('\n');
+
+// The pages of an edge and a coordinator, as Prometheus' text and as OpenMetrics.
+let plain, openmetrics;
 let exported;
 
 before(async () => {
-  const cluster = new Cluster(await freeBase());
+  // With links, an edge exports all that it can.
+  const cluster = new Cluster(await freeBase(), { ONLINE_STATUS_CLUSTER_LINK_KEY: 'k'.repeat(32) });
   after(() => cluster.remove());
   cluster.good('up', '--no-build', '--edges', '1', '--coordinators', '1', '--port-base', String(cluster.base));
   const { EDGE_1_ADMIN, COORDINATOR_URL } = cluster.env();
-  const pages = await Promise.all([EDGE_1_ADMIN, COORDINATOR_URL].map((url) => fetch(`${url}/metrics`).then((page) => page.text())));
-  exported = new Set(pages.flatMap(names));
+  const fetchPages = (accept) =>
+    Promise.all(
+      [EDGE_1_ADMIN, COORDINATOR_URL].map(async (url) => {
+        const answer = await fetch(`${url}/metrics`, { headers: { accept } });
+        return { type: answer.headers.get('content-type'), text: await answer.text() };
+      }),
+    );
+  plain = await fetchPages('*/*');
+  // What Prometheus 3 asks for.
+  openmetrics = await fetchPages(
+    'application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.2,*/*;q=0.1',
+  );
+  exported = new Set(plain.flatMap((page) => names(page.text)));
 });
 
 // The names that a page declares; a metric without a value yet counts too.
@@ -31,6 +48,39 @@ function names(page) {
   }
   return found;
 }
+
+// The samples of a page: name, and names of labels.
+function samples(page) {
+  const lines = page.split('\n').filter((line) => line && !line.startsWith('#'));
+  return lines.map((line) => {
+    const [, name, labels = ''] = line.match(/^(\w+)(?:\{(.*)\})? \S+$/) ?? assert.fail(line);
+    return [name, [...labels.matchAll(/(\w+)="/g)].map(([, label]) => label).filter((label) => label !== 'le')];
+  });
+}
+
+test('every metric that was promised is there, with its type and labels, and no other', () => {
+  const found = plain.flatMap(({ text }) => [...text.matchAll(/^# TYPE (\S+ \S+)$/gm)].map(([, line]) => line));
+  const [names, labels] = [new Set(), new Map()];
+  for (const [name, type, ...rest] of promised.map((line) => line.split(' '))) {
+    names.add(`${name} ${type}`);
+    for (const part of type === 'histogram' ? ['_bucket', '_sum', '_count'] : ['']) labels.set(name + part, rest);
+  }
+  assert.deepEqual(found.sort(), [...names].sort());
+  const all = [...plain, ...openmetrics].flatMap(({ text }) => samples(text));
+  for (const [name, have] of all) assert.deepEqual(have, labels.get(name), name);
+});
+
+test('who asks for OpenMetrics gets the same samples in it, and a family has one name', () => {
+  for (const [at, { type, text }] of openmetrics.entries()) {
+    assert.equal(plain[at].type, 'text/plain; version=0.0.4; charset=utf-8');
+    assert.equal(type, 'application/openmetrics-text; version=1.0.0; charset=utf-8');
+    assert.ok(text.endsWith('\n# EOF\n'));
+    const families = [...text.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name);
+    assert.equal(new Set(families).size, families.length);
+    const names = ({ text }) => new Set(samples(text).map(([name]) => name));
+    assert.deepEqual([...names({ text })].sort(), [...names(plain[at])].sort());
+  }
+});
 
 const recorded = new Set([...rules.matchAll(/record: (\S+)/g)].map(([, name]) => name));
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde_json::json;
@@ -50,13 +50,16 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     answer::stale(answer::text(StatusCode::OK, &text), stale)
 }
 
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let picture = app.picture();
-    let page = app
-        .metrics
-        .render(&app.id, &picture, &app.link, app.keys.fetches());
-    let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    answer::with_type(StatusCode::OK, content_type, page)
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let (media_type, page) = app.metrics.page(
+        accept.filter_map(|value| value.to_str().ok()),
+        &app.id,
+        &app.picture(),
+        &app.link,
+        app.keys.fetches(),
+    );
+    answer::with_type(StatusCode::OK, media_type, page)
 }
 
 pub(super) async fn version() -> Response {
