@@ -3,15 +3,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 use settings::{ConfigAction, Table};
 
 use crate::config::TABLE;
 
 /// The command that the arguments ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     Run,
+    /// With the arguments of [`console::command`].
+    Top(Box<ArgMatches>),
     Config(ConfigAction),
 }
 
@@ -34,6 +36,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(TABLE.with_flags(run, &aliases))
         .subcommand(TABLE.config_command(&aliases))
+        .subcommand(console::command())
         .subcommand(settings::documents_command())
 }
 
@@ -43,6 +46,7 @@ pub(crate) fn parse() -> Invocation {
     let (name, arguments) = matches.subcommand().expect("a subcommand is required");
     let (action, arguments) = match name {
         "run" => (Action::Run, arguments),
+        "top" => (Action::Top(Box::new(arguments.clone())), arguments),
         "documents" => settings::write_documents(&command(), arguments),
         _ => {
             let (action, arguments) = Table::given_action(arguments);

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
             match failure {
                 Failure::Settings(_) => ExitCode::from(2),
-                Failure::Run(_) | Failure::Store(_) => ExitCode::FAILURE,
+                Failure::Run(_) | Failure::Store(_) | Failure::Top(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -54,6 +54,8 @@ enum Failure {
     Run(#[from] RunError),
     #[error("{0}")]
     Store(String),
+    #[error(transparent)]
+    Top(#[from] console::TopError),
 }
 
 fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
@@ -67,6 +69,7 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
             lines.iter().for_each(|line| println!("# {line}"));
         }
         Action::Run => run::run(load(sources)?)?,
+        Action::Top(arguments) => console::run(&arguments)?,
     }
     Ok(())
 }

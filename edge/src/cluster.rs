@@ -170,6 +170,7 @@ pub(crate) fn start(
             .map(|set| set.to_string())
             .unwrap_or_default(),
         ttl: config.cluster.lease_ttl,
+        memory_limit: crate::start::memory_limit(config),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

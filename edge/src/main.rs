@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod link;
 mod links;
+mod load;
 mod mesh;
 mod metrics;
 mod node_side;

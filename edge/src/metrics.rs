@@ -38,6 +38,15 @@ impl Latency {
     pub(crate) fn record(&mut self, us: u64) {
         self.0.record(us);
     }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.add(&other.0);
+    }
+
+    /// As [`Histogram::quantile_since`].
+    pub(crate) fn quantile_since(&self, before: &Self, share: f64) -> u64 {
+        self.0.quantile_since(&before.0, share)
+    }
 }
 
 /// What a core counts around its presence.
@@ -55,6 +64,8 @@ pub(crate) struct CoreStats {
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     pub(crate) outbox_bytes: u64,
+    /// Sessions for which bytes wait, now.
+    pub(crate) slow: u64,
     pub(crate) vnodes_loading: u64,
     /// Connections that were not admitted, by the limit that was reached.
     pub(crate) refused: BTreeMap<&'static str, u64>,
@@ -72,14 +83,6 @@ pub(crate) struct CoreStats {
     pub(crate) delivery: Latency,
 }
 
-/// Sums over the cores.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Totals {
-    pub(crate) connections: u64,
-    pub(crate) sessions: u64,
-    pub(crate) changes: u64,
-}
-
 /// The counts that each core published last.
 pub(crate) struct Metrics(Vec<Mutex<CoreStats>>);
 
@@ -93,16 +96,11 @@ impl Metrics {
         self.0.len()
     }
 
-    /// The sums over what the cores published last.
-    pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for core in &self.0 {
-            let stats = core.lock().expect("nobody panics with this lock");
-            totals.connections += stats.connections;
-            totals.sessions += stats.presence.sessions;
-            totals.changes += stats.presence.changes;
-        }
-        totals
+    /// What each core published last.
+    pub(crate) fn by_core(&self) -> Vec<CoreStats> {
+        let copy =
+            |core: &Mutex<CoreStats>| core.lock().expect("nobody panics with this lock").clone();
+        self.0.iter().map(copy).collect()
     }
 
     pub(crate) fn publish(&self, core: usize, stats: &CoreStats) {
@@ -132,9 +130,7 @@ impl Metrics {
         shared: &Shared,
         accept: impl Iterator<Item = &'a str>,
     ) -> (&'static str, String) {
-        let cores: Vec<CoreStats> = (shared.metrics.0.iter())
-            .map(|stats| stats.lock().expect("nobody panics with this lock").clone())
-            .collect();
+        let cores = shared.metrics.by_core();
         let mut page = Page::new("online_status", accept);
         let node = &shared.config.node.id;
         page.release(env!("CARGO_PKG_VERSION"), "node", node);

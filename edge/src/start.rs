@@ -355,11 +355,16 @@ fn limits(config: &Config, most: usize) -> Limits {
         per_prefix: server.max_per_prefix,
         rate: server.connection_rate,
         burst: server.connection_burst,
-        memory: match server.max_memory.0 {
-            // Where the kernel does not tell, there is no limit to keep.
-            0 => memory::sensible_limit().unwrap_or(u64::MAX),
-            bytes => bytes as u64,
-        },
+        memory: memory_limit(config),
+    }
+}
+
+/// From how much memory on no new connection is let in, bytes.
+pub(crate) fn memory_limit(config: &Config) -> u64 {
+    match config.server.max_memory.0 {
+        // Where the kernel does not tell, there is no limit to keep.
+        0 => memory::sensible_limit().unwrap_or(u64::MAX),
+        bytes => bytes as u64,
     }
 }
 

@@ -250,11 +250,12 @@ impl Worker {
         stats.presence = core.counters();
         stats.vnodes_loading = core.vnodes_loading() as u64;
         let conns = self.conns.borrow();
-        stats.outbox_bytes = conns
-            .iter()
-            .flatten()
-            .map(|conn| conn.outbox().len() as u64)
-            .sum();
+        (stats.slow, stats.outbox_bytes) = (0, 0);
+        for conn in conns.iter().flatten() {
+            let waits = conn.outbox().len() as u64;
+            stats.slow += u64::from(waits > 0);
+            stats.outbox_bytes += waits;
+        }
         self.shared
             .metrics
             .publish(usize::from(self.id.get()), &stats);

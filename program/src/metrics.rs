@@ -73,6 +73,27 @@ impl Histogram {
         }
         self.sum_us += other.sum_us;
     }
+
+    /// The time that this share, 0 to 1, of what was recorded since `before` kept within, µs: as if
+    /// the times of a bucket lay evenly in it; 0 = nothing was recorded.
+    #[must_use]
+    pub fn quantile_since(&self, before: &Self, share: f64) -> u64 {
+        let counts: Vec<u64> = (self.counts.iter().zip(&before.counts))
+            .map(|(count, before)| count.saturating_sub(*before))
+            .collect();
+        let wanted = share * counts.iter().sum::<u64>() as f64;
+        let (mut below, mut passed) = (0, 0.0);
+        for (bound, count) in self.bounds.iter().zip(counts) {
+            let count = count as f64;
+            if count > 0.0 && passed + count >= wanted {
+                let part = (wanted - passed) / count;
+                return below + (part * (bound - below) as f64) as u64;
+            }
+            (below, passed) = (*bound, passed + count);
+        }
+        // What lies beyond the last bound is somewhere above it.
+        if wanted > 0.0 { below } else { 0 }
+    }
 }
 
 impl EncodeMetric for Histogram {

@@ -5,7 +5,7 @@ use ring::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// A node's load as it measured it last; operators see it, the rebalance may shift weight by it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Load {
     /// Open connections, with or without a session.
@@ -18,6 +18,60 @@ pub struct Load {
     pub lag_ms: u64,
     /// Share of the node's cores that is busy, 0 to 1.
     pub cpu: f64,
+    /// Records sent to watchers a second.
+    pub deliveries_per_second: f64,
+    /// The time from a change to the send of its bytes that half of the deliveries of the last
+    /// [`DELIVERY_WINDOW_MS`] kept within, µs; 0 = nothing was sent.
+    pub delivery_p50_us: u64,
+    /// The same for 99 of 100 deliveries, µs.
+    pub delivery_p99_us: u64,
+    /// Messages of the bus that the node has not read yet.
+    pub lag_records: u64,
+    /// Records written to the store a second.
+    pub store_writes_per_second: f64,
+    /// Requests that wait for the store.
+    pub store_queue: u64,
+    /// Changes that wait for the bus.
+    pub bus_queue: u64,
+    /// Sessions whose socket takes no more for now.
+    pub slow: u64,
+    /// Bytes that wait for them.
+    pub outbox_bytes: u64,
+    /// Sessions that the process has ended since they read too slowly (1013).
+    pub slow_closed: u64,
+    /// Memory of the process that is resident, bytes.
+    pub memory: u64,
+    /// From how much memory on the node lets no new connection in, bytes; 0 = no limit.
+    pub memory_limit: u64,
+    /// Each core, by its number; empty in leases of releases that did not tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_core: Vec<CoreLoad>,
+}
+
+/// The time over which the times of deliveries are told, ms.
+pub const DELIVERY_WINDOW_MS: u64 = 10_000;
+
+/// The load of one core of a node; rates are whole numbers, since a lease is read often.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CoreLoad {
+    /// Open connections, with or without a session.
+    pub connections: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Changes of presence records a second.
+    pub changes: u64,
+    /// Records sent to watchers a second.
+    pub deliveries: u64,
+    /// Requests for the store, changes for the bus, and messages for links and other cores that wait.
+    pub queued: u64,
+    /// Sessions whose socket takes no more for now.
+    pub slow: u64,
+    /// Bytes that wait for them.
+    pub outbox_bytes: u64,
+    /// How busy the core is, in thousandths; `None` where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<u64>,
 }
 
 /// What a node says of itself at each renewal.
@@ -116,6 +170,10 @@ mod tests {
             link: "h:8082".into(),
             load: Load {
                 sessions: 5,
+                per_core: vec![CoreLoad {
+                    slow: 1,
+                    ..CoreLoad::default()
+                }],
                 ..Load::default()
             },
         };

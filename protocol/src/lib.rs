@@ -28,7 +28,7 @@ pub use close::CloseCode;
 pub use event::{Cause, Event, EventError};
 pub use frame::{FrameStart, Opcode};
 pub use keys::{Keys, partition};
-pub use lease::{Lease, LeaseError, Load};
+pub use lease::{CoreLoad, DELIVERY_WINDOW_MS, Lease, LeaseError, Load};
 pub use link::{FromOwner, LinkError, LinkHello, ToOwner};
 pub use policy::Policy;
 pub use record::{

@@ -25,6 +25,9 @@ pub(super) struct Member {
     /// The time at which the node's present stay began.
     pub(super) here_since: u64,
     pub(super) last_seen: u64,
+    /// When a lease was first read that says other things than the one before; no two renewals
+    /// measure the same.
+    pub(super) renewed_at: Option<u64>,
     /// When it came back within the window, as many as it takes for a penalty.
     returns: VecDeque<u64>,
     /// The number of penalties in a row.
@@ -53,6 +56,7 @@ impl Member {
             dead_since: None,
             here_since: mono,
             last_seen: mono,
+            renewed_at: Some(mono),
             returns: VecDeque::new(),
             level: 0,
             penalty_until: 0,
@@ -84,6 +88,7 @@ impl Member {
         };
         Self {
             present: false,
+            renewed_at: None,
             ..Self::new(lease, mono)
         }
     }
@@ -129,6 +134,9 @@ impl Member {
             self.connection = Connection::Unseen;
         }
         self.lingers = false;
+        if self.lease != lease {
+            self.renewed_at = Some(mono);
+        }
         self.lease = lease;
         self.present = true;
         self.dead_since = None;

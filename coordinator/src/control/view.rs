@@ -60,6 +60,8 @@ pub struct MemberView {
     pub present: bool,
     /// How long its lease has not been seen, ms.
     pub unseen: u64,
+    /// How long ago its newest renewal was first read, ms; `None` = it has never had a lease here.
+    pub lease_age: Option<u64>,
     /// How many vnodes it owns in the newest map.
     pub vnodes: usize,
     /// The share of all vnodes that its weight in that map stands for, 0 to 1.
@@ -282,6 +284,7 @@ impl Control {
                 state,
                 present: member.present,
                 unseen: mono.saturating_sub(member.last_seen),
+                lease_age: member.renewed_at.map(|at| mono.saturating_sub(at)),
                 vnodes,
                 share: if total > 0.0 { weight / total } else { 0.0 },
                 drained: self.drained.contains(&**id),

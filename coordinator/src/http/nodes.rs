@@ -7,70 +7,65 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use console::{Event, Fleet, Node, Problem};
 use coordinator::control::MemberView;
 use ring::NodeId;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     App,
     answer::{self, Refusal},
 };
+use crate::picture::Happened;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
     let picture = app.picture();
     let stale = app.stale(&picture);
-    let map = picture.map.as_ref().map(|published| &published.map);
-    let problems = picture
-        .problems
-        .iter()
-        .map(|problem| json!({ "kind": problem.kind(), "message": problem.to_string() }));
-    let events = picture
-        .events
-        .iter()
-        .map(|event| json!({ "at": event.wall_ms, "message": event.text }));
-    let mut body = json!({
-        "coordinator": app.id,
-        "leading": picture.leading,
-        "leader": picture.leader.as_ref().map(|leader| &leader.id),
-        "mapVersion": map.map(|map| map.version().get()),
-        "vnodes": app.vnodes.get(),
-        "nodes": picture.members.iter().map(node_json).collect::<Vec<_>>(),
-        "problems": problems.collect::<Vec<_>>(),
-        "events": events.collect::<Vec<_>>(),
-    });
-    if let Some(seconds) = stale {
-        body["stale"] = seconds.into();
-    }
+    let problem = |problem: &coordinator::control::Problem| Problem {
+        kind: problem.kind().to_owned(),
+        message: problem.to_string(),
+    };
+    let event = |event: &Happened| Event {
+        at: event.wall_ms,
+        message: event.text.clone(),
+    };
+    let fleet = Fleet {
+        coordinator: app.id.clone(),
+        leading: picture.leading,
+        leader: picture.leader.as_ref().map(|leader| leader.id.clone()),
+        map_version: (picture.map.as_ref()).map(|published| published.map.version().get()),
+        vnodes: app.vnodes.get() as u64,
+        nodes: picture.members.iter().map(node).collect(),
+        problems: picture.problems.iter().map(problem).collect(),
+        events: picture.events.iter().map(event).collect(),
+        stale,
+    };
+    let body = serde_json::to_value(&fleet).expect("all keys are strings");
     answer::stale(answer::json(&body), stale)
 }
 
-fn node_json(member: &MemberView) -> Value {
+fn node(member: &MemberView) -> Node {
     let lease = &member.lease;
-    json!({
-        "node": lease.node,
-        "state": member.state.as_str(),
-        "address": lease.address,
-        "boot": lease.boot.to_string(),
-        "cores": lease.cores,
-        "weight": lease.weight,
-        "share": member.share,
-        "vnodes": member.vnodes,
-        "moving": lease.moving,
-        "mapVersion": lease.map_version,
-        "pins": lease.pins,
-        "drained": member.drained,
-        "leaving": lease.draining,
-        "leaseMissing": !member.present,
-        "unseen": member.unseen / 1_000,
-        "penalty": member.penalty.div_ceil(1_000),
-        "load": {
-            "connections": lease.load.connections,
-            "sessions": lease.load.sessions,
-            "eventsPerSecond": lease.load.events_per_second,
-            "lag": lease.load.lag_ms,
-            "cpu": lease.load.cpu,
-        },
-    })
+    Node {
+        node: lease.node.clone(),
+        state: member.state.as_str().to_owned(),
+        address: lease.address.clone(),
+        boot: lease.boot.to_string(),
+        cores: lease.cores,
+        weight: lease.weight,
+        share: member.share,
+        vnodes: member.vnodes as u64,
+        moving: lease.moving,
+        map_version: lease.map_version,
+        pins: lease.pins.clone(),
+        drained: member.drained,
+        leaving: lease.draining,
+        lease_missing: !member.present,
+        unseen: member.unseen / 1_000,
+        lease_age: member.lease_age,
+        penalty: member.penalty.div_ceil(1_000),
+        load: (&lease.load).into(),
+    }
 }
 
 pub(super) async fn drain(

@@ -5,3 +5,4 @@ mod faults;
 mod fleet;
 mod http;
 mod process;
+mod top;

@@ -5,13 +5,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use keys::Keys;
 use presence::{Found, Membership, Renewal, Step};
-use protocol::{Lease, Load};
+use protocol::Lease;
 use redis_store::Link;
 use ring::MapVersion;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::place::{News, Place};
-use crate::clock;
+use crate::{clock, load::Busyness};
 
 /// The longest time without a look at what is due.
 const LOOK: Duration = Duration::from_millis(50);
@@ -25,6 +25,8 @@ pub(crate) struct Described {
     pub(crate) weight: u32,
     pub(crate) pins: String,
     pub(crate) ttl: Duration,
+    /// From how much memory on it lets no new connection in, bytes; 0 = no limit.
+    pub(crate) memory_limit: u64,
 }
 
 enum Answer {
@@ -86,7 +88,11 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         moving: moving as u32,
                         trouble: place.not_publishing().unwrap_or_default(),
                         link: described.link.clone(),
-                        load: busyness.look(place, described.cores),
+                        load: busyness.look(
+                            &place.metrics,
+                            place.consumer().as_deref(),
+                            described.memory_limit,
+                        ),
                     };
                     let renewing = renew(link.clone(), lease, described.ttl, newcomer);
                     send(&sender, renewing);
@@ -246,36 +252,5 @@ impl Trouble {
             _ => {}
         }
         self.said = now;
-    }
-}
-
-/// The counts of the last look, from which rates are made.
-#[derive(Default)]
-struct Busyness {
-    at: u64,
-    cpu_us: u64,
-    changes: u64,
-}
-
-impl Busyness {
-    fn look(&mut self, place: &Place, cores: u16) -> Load {
-        let totals = place.totals();
-        let (now, cpu_us) = (clock::mono_us(), clock::cpu_us());
-        let passed = now.saturating_sub(self.at).max(1) as f64;
-        let load = Load {
-            connections: totals.connections,
-            sessions: totals.sessions,
-            events_per_second: totals.changes.saturating_sub(self.changes) as f64 * 1e6 / passed,
-            lag_ms: place
-                .consumer()
-                .map_or(0, |consumer| consumer.stats().age_ms),
-            cpu: cpu_us.saturating_sub(self.cpu_us) as f64 / passed / f64::from(cores),
-        };
-        *self = Self {
-            at: now,
-            cpu_us,
-            changes: totals.changes,
-        };
-        load
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     clock,
     links::{self, Links},
     mesh::Bell,
-    metrics::{Latency, Metrics, Totals},
+    metrics::{Latency, Metrics},
 };
 
 /// What the node tells its cores.
@@ -71,7 +71,7 @@ pub(crate) struct Place {
     pub(crate) interest: Interest,
     pub(crate) homes: Box<[CoreId]>,
     pub(crate) link: redis_store::Link,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     pub(crate) store_stats: Arc<StoreStats>,
     producer: OnceLock<Arc<ProducerHealth>>,
     /// `None` while the node reads no events: it hears all others over links.
@@ -246,11 +246,6 @@ impl Place {
             .map(|p| p.moving.load(Ordering::Relaxed))
             .sum();
         (MapVersion::new(followed.unwrap_or(0)), moving)
-    }
-
-    /// The sums over the cores.
-    pub(super) fn totals(&self) -> Totals {
-        self.metrics.totals()
     }
 
     /// The number of vnodes that the node owns.
