@@ -150,6 +150,8 @@ pub struct Problem {
 pub struct Event {
     /// When, ms since 1970 (UTC).
     pub at: u64,
+    /// `node`, `fault`, `recovery`, `move` or `map`.
+    pub kind: String,
     /// What, for people.
     pub message: String,
 }

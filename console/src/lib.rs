@@ -9,10 +9,14 @@ extern crate settings;
 mod ask;
 mod columns;
 mod fleet;
+mod history;
+mod page;
 mod screen;
 mod top;
 
 pub use crate::{
     fleet::{Core, Event, Fleet, Load, Node, Problem},
+    history::History,
+    page::{ASSETS, Asset, POLICY},
     top::{TopError, command, run},
 };

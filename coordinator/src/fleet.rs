@@ -187,13 +187,13 @@ impl Fleet {
         self.metrics.looked(reading.is_ok(), started.elapsed());
         for notice in self.link.take_notices() {
             eprintln!("{notice}");
-            remember(&mut self.events, clock::wall_ms(), notice);
+            remember(&mut self.events, clock::wall_ms(), "fault", notice);
         }
         match &reading {
             Ok(_) => {
                 self.read_at = Some(started);
                 if self.unread.take().is_some() {
-                    self.say("the store answers again".into());
+                    self.say("recovery", "the store answers again".into());
                 }
             }
             Err(error) => {
@@ -355,7 +355,7 @@ impl Fleet {
             Note::ClosedTogether(_) => self.metrics.hinted("together"),
             _ => {}
         }
-        self.say(note.to_string());
+        self.say(note.kind(), note.to_string());
     }
 
     fn name_problems(&mut self) {
@@ -373,13 +373,13 @@ impl Fleet {
         self.problems = problems;
     }
 
-    fn say(&mut self, text: String) {
+    fn say(&mut self, kind: &'static str, text: String) {
         println!("{text}");
-        remember(&mut self.events, clock::wall_ms(), text);
+        remember(&mut self.events, clock::wall_ms(), kind, text);
     }
 
     fn complain(&mut self, text: String) {
         eprintln!("error: {text}");
-        remember(&mut self.events, clock::wall_ms(), text);
+        remember(&mut self.events, clock::wall_ms(), "fault", text);
     }
 }

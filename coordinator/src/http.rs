@@ -4,13 +4,14 @@
 mod answer;
 mod map;
 mod nodes;
-mod operator;
+pub(crate) mod operator;
 mod policy;
 mod route;
 mod status;
+mod users;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use console::History;
 use keys::Keys;
 use redis_store::Link;
 use ring::VnodeCount;
@@ -34,12 +36,14 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics' label `path` names it.
-const PATHS: [&str; 17] = [
+const PATHS: [&str; 22] = [
     "/",
     "/blocks",
-    "/client.js",
+    "/console.css",
+    "/console.js",
     "/groups",
     "/healthz",
+    "/history",
     "/map",
     "/metrics",
     "/nodes",
@@ -50,6 +54,9 @@ const PATHS: [&str; 17] = [
     "/revocations",
     "/route",
     "/status",
+    "/uplot.css",
+    "/uplot.js",
+    "/users",
     "/version",
     OTHER,
 ];
@@ -74,6 +81,8 @@ pub(crate) struct App {
     pub(crate) fresh: Duration,
     pub(crate) map_wait: Duration,
     pub(crate) request_timeout: Duration,
+    /// The last hour, for the console.
+    pub(crate) history: Mutex<History>,
     pub(crate) waiters: Semaphore,
     pub(crate) readers: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
@@ -118,15 +127,17 @@ impl App {
 
 /// The routes of every path, with their limits.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/", get(operator::console))
+    let page = |router: Router<Arc<App>>, asset: &'static console::Asset| {
+        router.route(asset.path, get(move || async { operator::page(asset) }))
+    };
+    (console::ASSETS.iter())
+        .fold(Router::new(), page)
         .route(
             "/blocks",
             get(policy::blocks)
                 .put(policy::set_blocks)
                 .delete(policy::empty_blocks),
         )
-        .route("/client.js", get(operator::client))
         .route(
             "/groups",
             get(policy::group)
@@ -134,6 +145,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 .delete(policy::empty_group),
         )
         .route("/healthz", get(operator::healthz))
+        .route("/history", get(operator::history))
         .route("/map", get(map::map))
         .route("/metrics", get(operator::metrics))
         .route("/nodes", get(nodes::nodes))
@@ -149,6 +161,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         )
         .route("/route", get(route::route).options(route::preflight))
         .route("/status", get(status::one).post(status::many))
+        .route("/users", get(users::one))
         .route("/version", get(operator::version))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {

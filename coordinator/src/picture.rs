@@ -14,7 +14,7 @@ use ring::{Epoch, Map, NodeId, Vnode};
 use serde_json::{Value, json};
 
 /// Things that have happened and are shown, at most.
-const EVENTS: usize = 50;
+const EVENTS: usize = 200;
 
 /// A map in the forms that are handed out.
 pub(crate) struct Published {
@@ -94,6 +94,8 @@ pub(crate) struct Picture {
 #[derive(Debug, Clone)]
 pub(crate) struct Happened {
     pub(crate) wall_ms: u64,
+    /// One of few words, by which people tell what matters.
+    pub(crate) kind: &'static str,
     pub(crate) text: String,
 }
 
@@ -115,11 +117,20 @@ impl Picture {
 }
 
 /// Adds an event, and forgets the oldest above the limit.
-pub(crate) fn remember(events: &mut VecDeque<Happened>, wall_ms: u64, text: String) {
+pub(crate) fn remember(
+    events: &mut VecDeque<Happened>,
+    wall_ms: u64,
+    kind: &'static str,
+    text: String,
+) {
     if events.len() == EVENTS {
         events.pop_front();
     }
-    events.push_back(Happened { wall_ms, text });
+    events.push_back(Happened {
+        wall_ms,
+        kind,
+        text,
+    });
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! A coordinator from its start to its end. It owns the order in which parts start and stop.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use coordinator::control::Control;
 use keys::{Keys, KeysError};
@@ -118,6 +122,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         fresh: (own.poll * 3).max(Duration::from_millis(1_500)),
         map_wait: own.map_wait,
         request_timeout: own.request_timeout,
+        history: Mutex::default(),
         waiters: Semaphore::new(own.max_waiters as usize),
         readers: App::readers(),
         metrics: Arc::clone(&metrics),
@@ -129,6 +134,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         header_timeout: own.header_timeout,
         shutdown: own.shutdown_timeout,
     };
+    tokio::spawn(http::operator::remember(Arc::clone(&app), stopping.clone()));
     tokio::spawn(policy::keep(app.link.clone(), keys, stopping.clone()));
     let router = http::router(Arc::clone(&app));
     let mut parts = Parts {

@@ -1,13 +1,19 @@
-// The console of a coordinator, in a real browser: it shows the fleet and drains a node.
+// The console of a coordinator, in a real browser: it takes a token, shows the fleet, its vnodes as they
+// move and the last hour, and drains a node. With ONLINE_STATUS_SCREENSHOTS=FOLDER it leaves pictures there.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
 const BINARY = process.env.COORDINATOR_BIN ?? new URL('../../target/release/online-status-coordinator', import.meta.url).pathname;
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const SECRET = 'a secret of the tests, long enough for HS256';
+const FOLDER = process.env.ONLINE_STATUS_SCREENSHOTS;
 let redis, redisPort, coordinator, browser, url;
 
 function freePort() {
@@ -22,16 +28,21 @@ function freePort() {
 const cli = (...words) => execFileSync('redis-cli', ['-p', String(redisPort), ...words], { encoding: 'utf8' });
 
 async function until(what, ask) {
-  for (const deadline = Date.now() + 20000; ; ) {
+  for (const deadline = Date.now() + 40000; ; ) {
     if (await ask()) return;
     assert.ok(Date.now() < deadline, `never: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
-// A node whose lease lasts for the whole test.
-function lease(node, more) {
-  const content = { node, boot: 1, address: `ws://${node}.example/socket`, cores: 1, weight: 100, ...more };
+// A node whose lease lasts for the whole test, or until it is written again.
+function lease(node, load) {
+  const core = (part) => ({ sessions: Math.round(load.sessions * part), changes: 20, deliveries: 300,
+    queued: 2, slow: part > 0.5 ? load.slow ?? 0 : 0, outbox_bytes: 4096, cpu: 300 });
+  const all = { connections: load.sessions, events_per_second: 42.5, deliveries_per_second: 612, delivery_p50_us: 640, delivery_p99_us: 2350,
+    lag_records: 3, store_writes_per_second: 40, store_queue: 1, bus_queue: 2, memory: 412 * 2 ** 20, memory_limit: 4 * 2 ** 30, cpu: 0.25,
+    per_core: [core(0.6), core(0.4)], ...load };
+  const content = { node, boot: 1, address: `ws://${node}.example/socket`, cores: 2, weight: 100, pins: load.pins ?? '', load: all };
   cli('sadd', 'os:nodes', node);
   cli('set', `os:node:${node}`, JSON.stringify(content));
 }
@@ -52,11 +63,11 @@ before(async () => {
   url = `http://127.0.0.1:${port}/`;
   const { JWT_SECRET, REDIS_URL, ...environment } = process.env;
   coordinator = spawn(BINARY, ['run', '--listen', `127.0.0.1:${port}`, '--coordinator-id', 'c1', '--auth-secret', SECRET,
-    '--redis-url', `redis://127.0.0.1:${redisPort}`, '--cluster-vnodes', '64', '--cluster-lease-ttl', '1s',
+    '--redis-url', `redis://127.0.0.1:${redisPort}`, '--cluster-vnodes', '256', '--cluster-lease-ttl', '1s',
     '--coordinator-poll', '100ms', '--rebalance-formation', '400ms', '--rebalance-step-timeout', '1s'],
   { stdio: ['ignore', 'ignore', 'inherit'], env: environment });
-  lease('edge-1', { load: { sessions: 1200, cpu: 0.25 }, pins: '99' });
-  lease('edge-2', { load: { sessions: 1100 } });
+  lease('edge-1', { sessions: 1200, pins: '999' });
+  lease('edge-2', { sessions: 1100, slow: 3, outbox_bytes: 70000, slow_closed: 7 });
   await until('the coordinator is ready', () => fetch(url + 'readyz').then((answer) => answer.ok, () => false));
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -70,38 +81,104 @@ after(async () => {
   redis?.kill('SIGKILL');
 });
 
-test('the console shows the fleet, drains a node with a token, and says when the store is away', async () => {
+async function accessible(page) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => axe.run());
+  assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(' ')}`), []);
+}
+
+async function picture(page, name, fullPage = false) {
+  if (FOLDER) await page.screenshot({ path: join(FOLDER, `console-${name}.png`), fullPage });
+}
+
+test('the console takes a token, shows the fleet and its moves, drains a node and says when the store is away', async () => {
   const errors = [];
-  const page = await browser.newPage();
+  const foreign = [];
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, colorScheme: 'light' });
   page.on('pageerror', (error) => errors.push(String(error)));
-  page.on('dialog', (dialog) => dialog.accept());
-  await page.goto(url);
+  // What the page's policy forbids is said on its console.
+  page.on('console', (message) => { if (message.text().includes('Content Security Policy')) errors.push(message.text()); });
+  page.on('request', (request) => { if (!request.url().startsWith(url) && !request.url().startsWith('data:')) foreign.push(request.url()); });
+  const answer = await page.goto(url);
+  assert.match(answer.headers()['content-security-policy'], /default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'/);
+
+  // Without a token nothing is shown; with one that may not, either.
+  await page.getByTestId('token').waitFor();
+  assert.equal(await page.getByTestId('nodes').isVisible(), false);
+  await accessible(page);
+  await page.keyboard.type(token('other'));
+  await page.keyboard.press('Enter');
+  await page.getByTestId('refused').getByText('needs the scope presence:admin').waitFor();
+  await page.getByTestId('token').fill(token('presence:admin'));
+  await page.keyboard.press('Enter');
+
   const cells = (node) => page.locator(`tr[data-node="${node}"]`);
   await cells('edge-1').getByText('active').waitFor();
   assert.equal(await page.getByTestId('coordinator').textContent(), 'c1');
   assert.equal(await page.getByTestId('leader').textContent(), 'this one');
-  assert.match(await cells('edge-1').textContent(), /32.*50\.0 %.*1,200.*25\.0 %.*ws:\/\/edge-1\.example/);
-  assert.equal(await page.getByTestId('bar').locator('span').count(), 2);
-  await page.getByTestId('problems').getByText('vnode 99 does not exist').waitFor();
+  assert.match(await cells('edge-1').textContent(), /128.*50\.0 %.*1,200.*43.*612.*2\.35 ms.*25\.0 %.*412 MiB.*ws:\/\/edge-1\.example/);
+  await page.getByTestId('problems').getByText('vnode 999 does not exist').waitFor();
+  assert.match(await page.getByTestId('slow').textContent(), /edge-2all370,0007/);
+  await page.getByTestId('cores').check();
+  await page.getByText('core 1').first().waitFor();
+  await page.getByTestId('plots').getByText('Sessions: sessions 2,300 (most 2,300)').waitFor();
+  assert.equal(await page.getByTestId('plots').locator('canvas').count(), 6);
+  await page.getByTestId('legend').getByText('edge-1 128').waitFor();
+  await page.getByTestId('vnode').fill('255');
+  assert.match(await page.getByTestId('owner').textContent(), /^edge-[12], epoch \d+$/);
 
-  // Without a token, and with one that may not.
-  await cells('edge-2').getByRole('button').click();
-  await page.getByTestId('result').getByText('a bearer token is needed').waitFor();
-  await page.getByTestId('token').fill(token('other'));
-  await cells('edge-2').getByRole('button').click();
-  await page.getByTestId('result').getByText('needs the scope presence:admin').waitFor();
-  await page.getByTestId('token').fill(token('presence:admin'));
-  await cells('edge-2').getByRole('button').click();
-  await cells('edge-2').getByText('drained', { exact: true }).waitFor();
+  // A third node comes, and its vnodes are seen to move.
+  lease('edge-3', { sessions: 0 });
+  await page.getByTestId('heat-text').getByText(/moved .*edge-[12] → edge-3/).waitFor();
+  await picture(page, 'light', true);
+  await page.getByTestId('legend').getByText('edge-3 85').waitFor();
+  await page.getByTestId('events').getByText('node edge-3 is here').waitFor();
+  await accessible(page);
+
+  // A user, from the map and the store.
+  await page.getByTestId('looked').fill('alice');
+  await page.keyboard.press('Enter');
+  await page.getByTestId('user').getByText('offline').waitFor();
+  assert.match(await page.getByTestId('user').textContent(), /nodeedge-[123]epoch/);
+
+  // Draining is confirmed, and can be called off; all of it by the keyboard.
+  const drain = cells('edge-2').getByRole('button', { name: 'drain edge-2', exact: true });
+  await drain.focus();
+  await page.keyboard.press('Enter');
+  await page.getByTestId('sure').getByText('Drain edge-2?').waitFor();
+  await accessible(page);
+  await page.keyboard.press('Escape');
+  assert.equal(cli('smembers', 'os:drained').trim(), '');
+  await drain.focus();
+  await page.keyboard.press('Enter');
+  await page.getByTestId('yes').focus();
+  await page.keyboard.press('Enter');
+  await cells('edge-2').getByText(/^(draining|drained)/).waitFor();
   assert.equal(cli('smembers', 'os:drained').trim(), 'edge-2');
-  assert.equal(await page.getByTestId('bar').locator('span').count(), 1);
-  await cells('edge-2').getByRole('button', { name: 'undrain' }).click();
-  await cells('edge-2').getByText('active').waitFor();
-  if (process.env.SCREENSHOT) await page.screenshot({ path: process.env.SCREENSHOT, fullPage: true });
+  await cells('edge-2').getByRole('button', { name: 'undrain edge-2' }).click();
+  await page.getByTestId('yes').click();
+  await until('it is no more drained', () => cli('smembers', 'os:drained').trim() === '');
 
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await picture(page, 'dark');
+  await page.setViewportSize({ width: 390, height: 844 });
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(wide <= 390, `${wide} px are wider than a phone`);
+  await accessible(page);
+  await picture(page, 'phone');
+
+  // The token is in this tab alone; forgotten, nothing is left.
+  assert.equal(await page.evaluate(() => Object.keys(localStorage).length + document.cookie.length), 0);
   redis.kill('SIGKILL');
   await page.getByTestId('banner').getByText('The store does not answer').waitFor();
+  await page.getByTestId('leave').click();
+  await page.getByTestId('token').waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  await page.getByTestId('token').fill(token('presence:admin'));
+  await page.keyboard.press('Enter');
+  await cells('edge-1').waitFor();
   coordinator.kill('SIGKILL');
-  await page.getByTestId('banner').getByText('The coordinator does not answer').waitFor();
+  await page.getByTestId('banner').getByText('The server does not answer').waitFor();
   assert.deepEqual(errors, []);
+  assert.deepEqual(foreign, []);
 });

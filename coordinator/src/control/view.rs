@@ -222,6 +222,22 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// What kind of event it is: `node`, `fault`, `recovery`, `move` or `map`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Joined(_) => "node",
+            Self::Returned(_) | Self::Lived(_) => "recovery",
+            Self::Penalised(..) | Self::Dead(_) | Self::Ended(_) | Self::ClosedTogether(_) => {
+                "fault"
+            }
+            Self::Writing { .. } => "move",
+            Self::Map(_) => "map",
+        }
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -19,29 +19,36 @@ use super::{
 use crate::picture::Happened;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
-    let picture = app.picture();
-    let stale = app.stale(&picture);
-    let problem = |problem: &coordinator::control::Problem| Problem {
-        kind: problem.kind().to_owned(),
-        message: problem.to_string(),
-    };
-    let event = |event: &Happened| Event {
-        at: event.wall_ms,
-        message: event.text.clone(),
-    };
-    let fleet = Fleet {
-        coordinator: app.id.clone(),
-        leading: picture.leading,
-        leader: picture.leader.as_ref().map(|leader| leader.id.clone()),
-        map_version: (picture.map.as_ref()).map(|published| published.map.version().get()),
-        vnodes: app.vnodes.get() as u64,
-        nodes: picture.members.iter().map(node).collect(),
-        problems: picture.problems.iter().map(problem).collect(),
-        events: picture.events.iter().map(event).collect(),
-        stale,
-    };
+    let fleet = app.fleet();
     let body = serde_json::to_value(&fleet).expect("all keys are strings");
-    answer::stale(answer::json(&body), stale)
+    answer::stale(answer::json(&body), fleet.stale)
+}
+
+impl App {
+    /// The fleet as this coordinator sees it now.
+    pub(crate) fn fleet(&self) -> Fleet {
+        let picture = self.picture();
+        let problem = |problem: &coordinator::control::Problem| Problem {
+            kind: problem.kind().to_owned(),
+            message: problem.to_string(),
+        };
+        let event = |event: &Happened| Event {
+            at: event.wall_ms,
+            kind: event.kind.to_owned(),
+            message: event.text.clone(),
+        };
+        Fleet {
+            coordinator: self.id.clone(),
+            leading: picture.leading,
+            leader: picture.leader.as_ref().map(|leader| leader.id.clone()),
+            map_version: (picture.map.as_ref()).map(|published| published.map.version().get()),
+            vnodes: self.vnodes.get() as u64,
+            nodes: picture.members.iter().map(node).collect(),
+            problems: picture.problems.iter().map(problem).collect(),
+            events: picture.events.iter().map(event).collect(),
+            stale: self.stale(&picture),
+        }
+    }
 }
 
 fn node(member: &MemberView) -> Node {

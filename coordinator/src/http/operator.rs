@@ -1,36 +1,72 @@
 //! What operators and their machines ask: health, metrics, the console.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
+use console::{Asset, History};
 use serde_json::json;
+use tokio::time::sleep;
 
-use super::{App, answer};
+use super::{
+    App,
+    answer::{self, Refusal},
+};
+use crate::{clock, stop::Stop};
 
-const CONSOLE: &str = include_str!("../../assets/console.html");
-/// The client library, with which the console watches a user.
-const CLIENT: &str = include_str!("../../../client-sdk/typescript/built/client.js");
+/// Between two looks whether there is something to remember.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
 const OPENAPI: &str = include_str!("../../openapi.json");
 
-pub(super) async fn console() -> Response {
-    let mut response = answer::with_type(StatusCode::OK, "text/html; charset=utf-8", CONSOLE);
-    // The nodes' addresses are where a user is watched.
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; \
-                  connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'";
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(policy),
-    );
+/// A file of the console's page. It says nothing of the fleet, so that anyone may have it.
+pub(super) fn page(asset: &Asset) -> Response {
+    let mut response = answer::with_type(StatusCode::OK, asset.content_type, asset.text);
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, console::POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
     response
 }
 
-pub(super) async fn client() -> Response {
-    answer::with_type(StatusCode::OK, "text/javascript; charset=utf-8", CLIENT)
+/// The fleet's figures of the last hour, those after a time when one is given.
+pub(super) async fn history(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    app.administrator(&headers).await?;
+    let after = match answer::parameters(query.as_deref(), &["after"]).as_slice() {
+        [] => 0,
+        [after] => (after.parse())
+            .map_err(|_| Refusal::bad_request("after must be a time, ms since 1970"))?,
+        _ => return Err(Refusal::bad_request("after must be given once")),
+    };
+    let history = app.history.lock().expect("nobody panics with this lock");
+    let body = history.since(after);
+    Ok(answer::with_type(StatusCode::OK, "application/json", body))
+}
+
+/// Takes a sample for the history, again and again, until `stop`.
+pub(crate) async fn remember(app: Arc<App>, mut stop: Stop) {
+    loop {
+        let fleet = app.fleet();
+        let has_map = fleet.map_version.is_some();
+        if has_map {
+            let mut history = app.history.lock().expect("nobody panics with this lock");
+            history.take(clock::wall_ms(), &fleet);
+        }
+        let pause = if has_map { History::EVERY } else { FIRST_LOOK };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.signalled() => return,
+        }
+    }
 }
 
 pub(super) async fn openapi() -> Response {

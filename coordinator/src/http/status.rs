@@ -73,7 +73,7 @@ pub(super) async fn many(
 impl App {
     /// The records of `users`, one for each in their order, read in one batch; a user never seen
     /// is offline.
-    async fn records(&self, users: &[&str]) -> Result<Vec<Record>, Refusal> {
+    pub(super) async fn records(&self, users: &[&str]) -> Result<Vec<Record>, Refusal> {
         // Who waits here too long runs into the time that a request may take.
         let permit = self.readers.acquire().await;
         let _permit = permit.expect("nobody closes it");

@@ -161,6 +161,32 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     asker.ask(("POST", "/status"), &admin, &vec![b' '; 600 << 10], 413);
 
     asker.ask(("GET", "/nodes"), &none, b"", 200);
+    asker.ask(("GET", "/history"), &none, b"", 401);
+    asker.ask(("GET", "/history"), &user, b"", 403);
+    asker.ask(("GET", "/history?after=x"), &admin, b"", 400);
+    asker.ask(("GET", "/history?after=1&after=2"), &admin, b"", 400);
+    let last = until("there is a sample", || {
+        let told = asker.ask(("GET", "/history"), &admin, b"", 200).json();
+        assert!(
+            told["samples"]["sessions"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|of| of == 0))
+        );
+        told["samples"]["at"][0].as_u64()
+    });
+    let later = format!("/history?after={}", last + 3_600_000);
+    let told = asker.ask(("GET", &later), &admin, b"", 200).json();
+    assert_eq!(told["samples"]["at"], serde_json::json!([]));
+    asker.ask(("GET", "/users?userId=alice"), &none, b"", 401);
+    asker.ask(("GET", "/users?userId=alice"), &user, b"", 403);
+    asker.ask(("GET", "/users"), &admin, b"", 400);
+    let told = asker
+        .ask(("GET", "/users?userId=alice"), &admin, b"", 200)
+        .json();
+    assert_eq!(
+        (&told["node"], &told["record"]["status"]),
+        (&"a".into(), &"offline".into())
+    );
     for action in ["drain", "undrain"] {
         let known = format!("/nodes/a/{action}");
         asker.ask(("POST", &known), &admin, b"", 200);
@@ -236,7 +262,10 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
 
     for path in [
         "/",
-        "/client.js",
+        "/console.js",
+        "/console.css",
+        "/uplot.js",
+        "/uplot.css",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -272,6 +301,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     kill_process(store, Signal::STOP).expect("it runs");
     asker.ask(("GET", "/status?userId=team-7"), &lead, b"", 503);
     asker.ask(("POST", "/status"), &admin, br#"{"users":["alice"]}"#, 503);
+    asker.ask(("GET", "/users?userId=alice"), &admin, b"", 503);
     asker.ask(("POST", "/nodes/a/drain"), &admin, b"", 503);
     asker.ask(("POST", "/nodes/a/undrain"), &admin, b"", 503);
     asker.ask(("POST", "/revocations"), &admin, revoked.as_bytes(), 503);
