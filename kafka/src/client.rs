@@ -93,11 +93,12 @@ impl Statistics {
         self.brokers.values().any(Broker::is_up)
     }
 
-    /// Whether there is a connection to a broker at the address that the brokers tell.
-    pub(crate) fn has_met(&self) -> bool {
-        self.brokers
-            .values()
-            .any(|broker| broker.nodeid >= 0 && broker.is_up())
+    /// The addresses, `host:port`, that the brokers tell, and whether there is a connection to each.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, bool)> {
+        let brokers = self.brokers.values();
+        brokers
+            .filter(|broker| broker.nodeid >= 0)
+            .map(|broker| (broker.nodename.as_str(), broker.is_up()))
     }
 
     /// The address of a broker that is needed and not reached: it leads partitions, or there is no
@@ -158,7 +159,7 @@ mod tests {
         assert!(read("UP").connected());
         assert!(!read("TRY_CONNECT").connected());
         assert_eq!(read("UP").away(false), Some("b:9092".into()));
-        assert!(!read("UP").has_met());
+        assert_eq!(read("UP").told().collect::<Vec<_>>(), [("b:9092", false)]);
         assert_eq!(read("UP").ends("t").collect::<Vec<_>>(), [(0, 7)]);
         assert_eq!(read("UP").ends("other").count(), 0);
     }

@@ -2,7 +2,7 @@
 //! and a bounded number of lines for people. Reading it never waits for a broker.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -33,7 +33,8 @@ pub struct ProducerStats {
     pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
-    /// Whether a broker that leads partitions cannot be reached at its advertised address.
+    /// Whether a broker that leads partitions cannot be reached at its advertised address, from the
+    /// beginning or any longer.
     pub unreachable: bool,
     /// The topic's partitions; 0 = not known yet, so that nothing is accepted.
     pub partitions: i32,
@@ -68,7 +69,8 @@ pub struct ConsumerStats {
     pub running: bool,
     /// Whether there is a connection to a broker, as of the last two seconds.
     pub connected: bool,
-    /// Whether a broker that leads partitions cannot be reached at its advertised address.
+    /// Whether a broker that leads partitions cannot be reached at its advertised address, from the
+    /// beginning or any longer.
     pub unreachable: bool,
     /// The partitions that are read; 0 = none yet.
     pub partitions: i32,
@@ -124,8 +126,9 @@ pub struct ConsumerHealth {
 pub(crate) struct Reach {
     /// Not reached in the last statistics: one that is just connected to is none.
     suspect: Option<String>,
-    /// A broker was reached at the address that the brokers tell: what is away now has gone away.
-    met: bool,
+    /// The addresses that the brokers tell now and at which they were reached: what is away there
+    /// has gone away.
+    met: HashSet<String>,
     last_reported: Option<Reached>,
 }
 
@@ -133,17 +136,23 @@ pub(crate) struct Reach {
 enum Reached {
     Yes,
     Nobody,
-    /// The brokers tell this address, `host:port`, and it leads nowhere.
+    /// The brokers tell this address, `host:port`, and it has led nowhere so far.
     NotAt(String),
+    /// The broker at this address, `host:port`, was reached and no longer answers.
+    Lost(String),
 }
 
 impl Reach {
     /// `seeks`: the client has no partitions yet.
     pub(crate) fn see(&mut self, statistics: &Statistics, seeks: bool, notes: &Notes) {
         let connected = statistics.connected();
-        self.met |= statistics.has_met();
+        let told: HashMap<&str, bool> = statistics.told().collect();
+        self.met.retain(|address| told.contains_key(&**address));
+        let reached = told.iter().filter(|(_, is_up)| **is_up);
+        self.met
+            .extend(reached.map(|(address, _)| (*address).into()));
         // librdkafka lets the first connection go when it knows the brokers' own addresses.
-        let away = match connected || !self.met {
+        let away = match connected || self.met.is_empty() {
             true => statistics.away(seeks),
             false => None,
         };
@@ -151,6 +160,7 @@ impl Reach {
         self.suspect.clone_from(&away);
         let now = match away {
             Some(_) if !settled => return,
+            Some(address) if self.met.contains(&address) => Reached::Lost(address),
             Some(address) => Reached::NotAt(address),
             None if connected => Reached::Yes,
             None => Reached::Nobody,
@@ -162,16 +172,26 @@ impl Reach {
             Reached::Yes => notes.change("connected to the brokers"),
             Reached::Nobody => notes.change("no broker can be reached"),
             Reached::NotAt(address) => notes.error(&unreachable(address)),
+            Reached::Lost(address) => notes.error(&lost(address)),
         }
         self.last_reported = Some(now);
     }
 
-    fn not_at(&self) -> Option<&str> {
+    /// What is wrong with a broker that is needed; `None` when none is, or none is reached at all.
+    fn trouble(&self) -> Option<String> {
         match &self.last_reported {
-            Some(Reached::NotAt(address)) => Some(address),
+            Some(Reached::NotAt(address)) => Some(unreachable(address)),
+            Some(Reached::Lost(address)) => Some(lost(address)),
             _ => None,
         }
     }
+}
+
+fn lost(address: &str) -> String {
+    format!(
+        "the broker at {address} was reached before and no longer answers: it is down, stands still, or \
+         the network to there does"
+    )
 }
 
 fn unreachable(address: &str) -> String {
@@ -183,7 +203,7 @@ fn unreachable(address: &str) -> String {
 
 fn is_unreachable(reach: &Mutex<Reach>) -> bool {
     let reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
-    reach.not_at().is_some()
+    reach.trouble().is_some()
 }
 
 /// Why events do not pass, as far as a client knows by itself; stays the same while nothing changes.
@@ -198,8 +218,8 @@ fn trouble(
         return Some("its thread has ended".into());
     }
     let reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(address) = reach.not_at() {
-        return Some(unreachable(address));
+    if let Some(trouble) = reach.trouble() {
+        return Some(trouble);
     }
     if !connected {
         return Some("no broker of kafka.brokers can be reached".into());
@@ -455,6 +475,32 @@ mod tests {
             .extra
             .push(("ssl.key.password".into(), "quiet".into()));
         Notes::new(&options)
+    }
+
+    #[test]
+    fn a_broker_that_was_reached_is_told_from_one_whose_address_leads_nowhere() {
+        let see = |reach: &mut Reach, state: &str| {
+            let json = format!(
+                r#"{{"brokers":{{"b":{{"state":"UP","nodeid":-1,"nodename":"lb:9092","toppars":{{}}}},
+                "b/1":{{"state":"{state}","nodeid":1,"nodename":"b:9092","toppars":{{"t-0":{{}}}}}}}},
+                "topics":{{}}}}"#
+            );
+            let statistics = Statistics::decode(json.as_bytes()).expect("good JSON");
+            reach.see(&statistics, false, &notes());
+            reach.trouble().unwrap_or_default()
+        };
+        let mut reach = Reach::default();
+        assert_eq!(see(&mut reach, "TRY_CONNECT"), "");
+        let never = see(&mut reach, "TRY_CONNECT");
+        assert!(never.contains("b:9092") && never.contains("advertised.listeners"));
+        assert_eq!(see(&mut reach, "UP"), "");
+        assert_eq!(see(&mut reach, "APIVERSION_QUERY"), "");
+        let lost = see(&mut reach, "APIVERSION_QUERY");
+        assert!(
+            lost.contains("b:9092") && lost.contains("no longer answers"),
+            "{lost}"
+        );
+        assert_eq!(see(&mut reach, "UP"), "");
     }
 
     #[test]
