@@ -18,7 +18,7 @@ use protocol::{Cause, Event, Record, Status, Version};
 use ring::{Epoch, VnodeCount};
 
 /// For everything that has to happen: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
