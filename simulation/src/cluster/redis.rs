@@ -38,7 +38,7 @@ pub(crate) enum Command {
         stored: Stored,
     },
     Renew {
-        lease: Lease,
+        lease: Box<Lease>,
         newcomer: bool,
     },
     Forget {
@@ -243,7 +243,7 @@ impl Redis {
                 if renewal == Renewal::Held {
                     self.data
                         .leases
-                        .insert(lease.node.clone(), (lease, now + LEASE));
+                        .insert(lease.node.clone(), (*lease, now + LEASE));
                 }
                 Answer::Renewal(renewal)
             }

@@ -94,7 +94,14 @@ impl World {
                 ..Load::default()
             },
         };
-        self.ask(pid, Command::Renew { lease, newcomer }, Asked::Renew(mono));
+        self.ask(
+            pid,
+            Command::Renew {
+                lease: Box::new(lease),
+                newcomer,
+            },
+            Asked::Renew(mono),
+        );
     }
 
     fn carry_out(&mut self, pid: usize, step: Step) {
