@@ -39,6 +39,10 @@ impl Core {
         }
         self.vnodes.leave(vnode, unsettled);
         self.recalls.left(vnode, epoch, loaded_under);
+        if claiming {
+            // Who had left before the store lost it is known to nobody here, and may be there again.
+            self.recall(vnode);
+        }
     }
 
     /// Ends the sessions of a vnode and everything that an owner does by itself.

@@ -127,20 +127,28 @@ impl Recalls {
 impl Core {
     /// The store may have lost what it was told of the vnodes that were left.
     pub(crate) fn recall_all(&mut self) {
-        let recalls = &mut self.recalls;
-        for (vnode, left) in &mut recalls.left {
-            left.recall = match left.recall {
-                Recall::No => {
-                    // It is not released before this is over.
-                    self.vnodes.one_more_unsettled(*vnode);
-                    recalls.looks.push_back(*vnode);
-                    left.look = NEVER;
-                    Recall::Looks
-                }
-                Recall::Looks => Recall::Looks,
-                Recall::Claims | Recall::ClaimsTwice => Recall::ClaimsTwice,
-            };
+        let left: Vec<Vnode> = self.recalls.left.keys().copied().collect();
+        for vnode in left {
+            self.recall(vnode);
         }
+    }
+
+    /// The store may have lost what it was told of a vnode that was left.
+    pub(crate) fn recall(&mut self, vnode: Vnode) {
+        let Some(left) = self.recalls.left.get_mut(&vnode) else {
+            return;
+        };
+        left.recall = match left.recall {
+            Recall::No => {
+                // It is not released before this is over.
+                self.vnodes.one_more_unsettled(vnode);
+                self.recalls.looks.push_back(vnode);
+                left.look = NEVER;
+                Recall::Looks
+            }
+            Recall::Looks => Recall::Looks,
+            Recall::Claims | Recall::ClaimsTwice => Recall::ClaimsTwice,
+        };
     }
 
     /// The store has the vnode under `epoch` again, with these users; whether this was asked for.

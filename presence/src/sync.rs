@@ -434,12 +434,15 @@ impl Core {
         let before = user.record.clone();
         if record.version >= before.version {
             user.record = record;
-            // Should this core get the user while the store is away it goes by that.
-            user.mode = match user.record.status {
-                Status::Busy => Mode::Busy,
-                Status::Online | Status::Away => Mode::Auto,
-                Status::Offline => user.mode,
-            };
+            // Should this core get the user while the store is away it goes by that. One that is not done
+            // with leaving it knows what the user chose, and may have to write it once more.
+            if user.as_owned().is_none() {
+                user.mode = match user.record.status {
+                    Status::Busy => Mode::Busy,
+                    Status::Online | Status::Away => Mode::Auto,
+                    Status::Offline => user.mode,
+                };
+            }
         }
         if first {
             self.known(slot, &before);

@@ -27,6 +27,9 @@ struct Arguments {
     /// Nodes hear each other over links in every cluster, and these break in some.
     #[arg(long)]
     links: bool,
+    /// So many changes of a user a second are told to its watchers, in every process of every cluster.
+    #[arg(long)]
+    change_rate: Option<u32>,
     /// Go on after a failure, and count them.
     #[arg(long)]
     all: bool,
@@ -59,6 +62,7 @@ fn main() {
                     plan = plan.with_links();
                 }
                 plan.users = arguments.users.unwrap_or(plan.users);
+                plan.change_rate = arguments.change_rate;
                 cluster::World::new(plan, trace).run();
             }
         };

@@ -4,14 +4,14 @@
 use online_status_presence::{
     Core, How, Now, PeerMessage, SessionId, Settings, StoreReply, StoreRequest,
 };
-use protocol::{Cause, Event, Record, Status, Stored};
+use protocol::{Cause, Encoding, Event, Mode, Record, Status, Stored};
 use ring::{CoreId, Epoch, Map, Vnode};
 
 use crate::support::{at, hello, id, node, settings, version, vnodes};
 
-const USER: &str = "alice";
+pub(crate) const USER: &str = "alice";
 
-fn online(of: protocol::Version) -> Stored {
+pub(crate) fn online(of: protocol::Version) -> Stored {
     Stored {
         record: Record {
             status: Status::Online,
@@ -25,11 +25,11 @@ fn online(of: protocol::Version) -> Stored {
 }
 
 /// What the store was told to keep, in order: epoch, status, whether the user is connected.
-type Written = Vec<(Epoch, Status, bool)>;
+pub(crate) type Written = Vec<(Epoch, Status, bool)>;
 
 /// A core of node b, which has all vnodes under epoch 1 or none.
-struct Bench {
-    core: Core,
+pub(crate) struct Bench {
+    pub(crate) core: Core,
     map: Map,
     now: u64,
     /// The epoch that the store says the vnodes have.
@@ -37,7 +37,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(settings: Settings, mine: bool) -> Self {
+    pub(crate) fn new(settings: Settings, mine: bool) -> Self {
         let nodes = ["b", "c"].map(|name| node(name, 1)).to_vec();
         let owner = Some(usize::from(!mine));
         let map = Map::empty(vnodes()).apply(nodes, &[owner, owner]);
@@ -52,7 +52,7 @@ impl Bench {
     }
 
     /// Moves the vnodes to node c.
-    fn goes(&mut self) {
+    pub(crate) fn goes(&mut self) {
         self.follow(Some(1));
     }
 
@@ -68,18 +68,18 @@ impl Bench {
         self.map = next;
     }
 
-    fn connect(&mut self) -> SessionId {
+    pub(crate) fn connect(&mut self) -> SessionId {
         let hello = hello(USER);
         self.core.connect(&hello).expect("its vnode is here")
     }
 
-    fn tick(&mut self, ms: u64) {
+    pub(crate) fn tick(&mut self, ms: u64) {
         self.now += ms;
         self.core.tick(at(self.now));
     }
 
     /// The store answers everything; claims only when `claims`, with `listed` for each vnode.
-    fn store(&mut self, claims: bool, listed: &[(&str, Stored)]) -> Written {
+    pub(crate) fn store(&mut self, claims: bool, listed: &[(&str, Stored)]) -> Written {
         let mut written = Vec::new();
         let mut waiting = Vec::new();
         while let Some(request) = self.core.next_store_request() {
@@ -121,7 +121,7 @@ impl Bench {
 
 impl Bench {
     /// What the bus was given, all of which it takes.
-    fn published(&mut self) -> Vec<Status> {
+    pub(crate) fn published(&mut self) -> Vec<Status> {
         let mut published = Vec::new();
         while let Some(event) = self.core.next_publication() {
             published.push(event.record.status);
@@ -131,7 +131,7 @@ impl Bench {
     }
 }
 
-fn vnode_of(user: &str) -> Vnode {
+pub(crate) fn vnode_of(user: &str) -> Vnode {
     vnodes().vnode(user)
 }
 
@@ -144,7 +144,7 @@ fn what_an_owner_has_is_written_when_its_vnode_goes_while_it_is_claimed_again() 
     assert_eq!(bench.store(true, &[]), [(epoch, Status::Online, true)]);
     bench.core.resync();
     bench.goes();
-    assert_eq!(bench.store(false, &[]), [(epoch, Status::Online, true)]);
+    assert_eq!(bench.store(true, &[]), [(epoch, Status::Online, true)]);
     assert_eq!(bench.core.vnodes_leaving(), 0, "all is released");
 }
 
@@ -324,6 +324,46 @@ fn whom_an_owner_saw_leave_is_not_shown_by_its_successor_when_the_store_lost_the
     bench.published();
     bench.tick(100);
     assert_eq!(bench.core.counters().users, 0);
+}
+
+#[test]
+fn whom_an_owner_saw_leave_is_not_shown_when_its_vnode_goes_before_it_is_claimed_again() {
+    let mut bench = left_and_forgotten();
+    bench.core.resync();
+    bench.goes();
+    let written = bench.store(true, &[(USER, online(version(1, 1)))]);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released");
+}
+
+#[test]
+fn an_invisible_user_stays_so_when_its_successor_did_not_know_and_the_store_is_told_again() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    let session = bench.connect();
+    bench.store(true, &[]);
+    let wish = br#"{"type":"status","mode":"invisible"}"#;
+    let wish = protocol::decode(Encoding::Json, wish).expect("a message");
+    bench.core.receive(session, wish);
+    bench.store(true, &[]);
+    bench.goes();
+    while let Some(request) = bench.core.next_store_request() {
+        bench.core.store_reply(request.failed());
+    }
+    let record = online(version(2, 1)).record;
+    let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Connect);
+    bench.core.bus_event(&event);
+    bench.core.resync();
+    let mut modes = Vec::new();
+    while let Some(request) = bench.core.next_store_request() {
+        if let StoreRequest::Write { stored, .. } = &request {
+            modes.push(stored.mode);
+        }
+        if modes.is_empty() {
+            bench.core.store_reply(request.failed());
+        }
+    }
+    assert_eq!(modes, [Mode::Invisible]);
 }
 
 #[test]

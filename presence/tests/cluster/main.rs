@@ -7,3 +7,4 @@ mod handover;
 mod links;
 mod pace;
 mod support;
+mod words;

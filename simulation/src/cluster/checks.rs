@@ -15,6 +15,8 @@ use crate::{client::Frame, kept};
 const SHORT: u64 = 100;
 /// How long a change may be under way when nothing is wrong: claims that wait for a release, turns.
 pub(super) const TRANSIT: u64 = 3_000;
+/// What is said of a state that goes to the store.
+pub(crate) const GIVEN: &str = "the store is given";
 /// From a lease's end to the successor's adoption.
 const TAKEOVER: u64 = 2 * POLL + 1_500;
 
@@ -38,6 +40,11 @@ impl World {
                 "I4: {}: two contents of version {version} of {user}",
                 self.place(pid)
             );
+            return;
+        }
+        // Nobody hears of a write that the store refuses: who wakes from a stall may make one.
+        let there = self.store.epoch(self.count().vnode(user));
+        if what == GIVEN && there > record.version.epoch() {
             return;
         }
         self.check_hidden(user, record, pid, what);

@@ -112,6 +112,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Whether nodes hear each other over links, and read no events of the bus.
     pub links: bool,
+    /// How many changes of a user a second, with a burst of 1, the watchers are told in every process;
+    /// `None` = it differs by the process.
+    pub change_rate: Option<u32>,
 }
 
 impl Plan {
@@ -142,6 +145,7 @@ impl Plan {
             time: 25_000 + random.below(20_000),
             faults,
             links: false,
+            change_rate: None,
         }
     }
 

@@ -350,7 +350,7 @@ impl World {
             mono_us: (mono + self.now) * 1_000,
             wall_ms: self.wall + self.now,
         };
-        let mut process = Process::new(name, boot, cores, weight, self.count(), mono, time);
+        let mut process = Process::new(name, boot, cores, weight, &self.plan, mono, time);
         for seat in process.seats.iter_mut().filter(|_| self.plan.links) {
             seat.core.hear_by_links(false);
         }

@@ -24,7 +24,7 @@ use super::{
     bus::PARTITIONS,
     client::ToClient,
     mesh::Say,
-    plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
+    plan::{GRACE, HEARTBEAT, LEASE, Plan, RESPONSE, TIMEOUT},
     redis::Answer,
     world::World,
 };
@@ -135,12 +135,16 @@ impl Process {
         boot: u64,
         cores: usize,
         weight: u32,
-        count: VnodeCount,
+        plan: &Plan,
         mono: u64,
         now: Now,
     ) -> Self {
         let id = NodeId::parse(&format!("n{name}")).expect("a good name");
-        let (change_rate, change_burst) = crate::pace(boot);
+        let count = VnodeCount::new(plan.vnodes).expect("a power of two");
+        let (change_rate, change_burst) = match plan.change_rate {
+            Some(rate) => (rate, 1),
+            None => crate::pace(boot),
+        };
         let seat = |n: usize| {
             let mut core = Core::new(
                 Settings {

@@ -6,6 +6,7 @@ use ring::{Epoch, Vnode};
 
 use super::{FAILED, In, ROOM};
 use crate::cluster::{
+    checks::GIVEN,
     plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
     redis::{Answer, Command},
     world::{End, World},
@@ -154,7 +155,7 @@ impl World {
                     stored,
                     ..
                 } => {
-                    self.check_made(&user, &stored.record, pid, "the store is given");
+                    self.check_made(&user, &stored.record, pid, GIVEN);
                     Command::Write {
                         vnode,
                         epoch,

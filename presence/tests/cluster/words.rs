@@ -1,0 +1,131 @@
+//! Whose word counts: the store's against what came without it, a newer epoch's against an older
+//! one's, and one device's against those that are still on their way.
+
+use online_status_presence::{How, PeerMessage, StoreReply, StoreRequest};
+use protocol::{Cause, Event, Mode, Record, Status, Stored};
+use ring::{CoreId, Epoch};
+
+use crate::{
+    again::{Bench, USER, online, vnode_of},
+    support::{GRACE, settings, version},
+};
+
+/// The other core of the node, whose sessions watch.
+const WATCHING: CoreId = CoreId::new(1);
+
+#[test]
+fn who_came_while_the_store_was_away_is_read_before_it_is_written_for_the_next_owner() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    while let Some(request) = bench.core.next_store_request() {
+        bench.core.store_reply(request.failed());
+        if matches!(request, StoreRequest::Read { .. }) {
+            break;
+        }
+    }
+    bench.goes();
+    let mut written = Vec::new();
+    while let Some(request) = bench.core.next_store_request() {
+        match request {
+            StoreRequest::Read { ticket, .. } => {
+                let stored = Stored {
+                    record: Record {
+                        text: "lunch".into(),
+                        ..Record::default()
+                    },
+                    mode: Mode::Busy,
+                    ..Stored::default()
+                };
+                let read = StoreReply::Read(ticket, Epoch::new(1), Some(stored));
+                bench.core.store_reply(read);
+            }
+            StoreRequest::Write { ticket, stored, .. } => {
+                written.push((stored.record.text, stored.mode, stored.connected));
+                bench.core.store_reply(StoreReply::Written(ticket));
+            }
+            other => bench.core.store_reply(other.failed()),
+        }
+        if !written.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(written, [("lunch".into(), Mode::Busy, true)]);
+}
+
+#[test]
+fn a_device_that_says_goodbye_after_a_takeover_does_not_end_the_wait_for_the_others() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    let mut several = online(version(1, 1));
+    several.record.devices = 3;
+    bench.store(true, &[(USER, several)]);
+    let session = bench.connect();
+    bench.core.closed(session, How::Clean);
+    for _ in 0..GRACE / 100 - 1 {
+        bench.tick(100);
+        bench.store(true, &[]);
+        let published = bench.published();
+        assert!(!published.contains(&Status::Offline), "{published:?}");
+    }
+    for _ in 0..20 {
+        bench.tick(100);
+        bench.store(true, &[]);
+    }
+    assert_eq!(bench.published(), [Status::Offline]);
+}
+
+/// A core of another node's vnode, which shows the user as online by a word of `epoch` 2.
+fn mirror() -> Bench {
+    let mut bench = Bench::new(settings("b", 2), false);
+    let interest = PeerMessage::Interest(USER.into());
+    bench.core.peer_message(WATCHING, interest);
+    bench.store(true, &[]);
+    let record = online(version(2, 5)).record;
+    let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Connect);
+    bench.core.bus_event(&event);
+    assert_eq!(shown(&mut bench), Some((Status::Online, version(2, 5))));
+    bench
+}
+
+/// What the other core was told last.
+fn shown(bench: &mut Bench) -> Option<(Status, protocol::Version)> {
+    let mut last = None;
+    while let Some(message) = bench.core.next_message_for(WATCHING) {
+        if let PeerMessage::State(_, record) = message {
+            last = Some((record.status, record.version));
+        }
+    }
+    last
+}
+
+#[test]
+fn what_a_newer_owner_found_in_the_store_is_newer_than_what_never_got_there() {
+    let mut bench = mirror();
+    bench.core.bus_gap();
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+        panic!("the store is asked");
+    };
+    let mut there = online(version(1, 9));
+    there.record.status = Status::Offline;
+    there.connected = false;
+    let read = StoreReply::Read(ticket, Epoch::new(3), Some(there));
+    bench.core.store_reply(read);
+    assert_eq!(shown(&mut bench), Some((Status::Offline, version(3, 0))));
+}
+
+#[test]
+fn an_event_of_an_epoch_that_is_over_is_dropped() {
+    let mut bench = mirror();
+    let event_of = |user: &str, epoch: u32, status: Status| {
+        let mut record = online(version(epoch, 1)).record;
+        record.status = status;
+        Event::of(user, &record, vnode_of(USER), "d", Cause::Connect).into_owned()
+    };
+    // The newest owner has spoken of another user so far.
+    bench.core.bus_event(&event_of("bob", 4, Status::Online));
+    let fenced = event_of(USER, 3, Status::Offline);
+    bench.core.bus_event(&fenced);
+    assert_eq!(shown(&mut bench), None);
+    bench.core.bus_event(&event_of(USER, 4, Status::Away));
+    assert_eq!(shown(&mut bench), Some((Status::Away, version(4, 1))));
+}
