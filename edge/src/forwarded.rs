@@ -4,7 +4,7 @@
 use std::{fmt::Write, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use settings::Kind;
+use settings::{Kind, Literal};
 
 use crate::{
     http::{Request, is_authority},
@@ -29,6 +29,7 @@ impl TrustedProxies {
 impl Kind for TrustedProxies {
     const ALLOWED: &'static str =
         "addresses and prefixes separated by commas, like 10.0.0.5,172.16.0.0/12,2001:db8::/32";
+    const LITERAL: Literal = Literal::List;
 
     fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim);

@@ -7,13 +7,43 @@ use std::{
     time::Duration,
 };
 
-/// A kind of value. Every value is given as text, in the file, the environment and flags alike.
+/// How a value is written in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Literal {
+    /// As a number or a boolean of TOML.
+    Bare,
+    /// As a string.
+    Text,
+    /// As an array of strings; in the environment and flags, with commas between them.
+    List,
+}
+
+impl Literal {
+    /// The value in `text`, as the file has it.
+    pub(crate) fn write(self, text: &str) -> String {
+        let string = |text: &str| toml::Value::from(text).to_string();
+        match self {
+            Self::Bare => text.to_owned(),
+            Self::Text => string(text),
+            Self::List => {
+                let parts = text.split(',').map(str::trim);
+                let parts: Vec<_> = parts.filter(|part| !part.is_empty()).map(string).collect();
+                format!("[{}]", parts.join(", "))
+            }
+        }
+    }
+}
+
+/// A kind of value. Environment and flags give every value as text; the file may, too.
 pub trait Kind: Sized {
     /// What is allowed, for errors and the reference.
     const ALLOWED: &'static str;
 
     /// Whether values are hidden in errors and in `config check`.
     const IS_SECRET: bool = false;
+
+    /// How `config default` and `config check` write values.
+    const LITERAL: Literal = Literal::Text;
 
     /// The value in `text`.
     ///
@@ -27,6 +57,7 @@ pub trait Kind: Sized {
 
 impl Kind for bool {
     const ALLOWED: &'static str = "true or false";
+    const LITERAL: Literal = Literal::Bare;
 
     fn parse(text: &str) -> Result<Self, String> {
         text.parse()
@@ -40,6 +71,7 @@ impl Kind for bool {
 
 impl Kind for u64 {
     const ALLOWED: &'static str = "a whole number";
+    const LITERAL: Literal = Literal::Bare;
 
     fn parse(text: &str) -> Result<Self, String> {
         text.replace('_', "")
@@ -262,6 +294,7 @@ pub struct List(pub Vec<String>);
 
 impl Kind for List {
     const ALLOWED: &'static str = "texts separated by commas";
+    const LITERAL: Literal = Literal::List;
 
     fn parse(text: &str) -> Result<Self, String> {
         let parts = text

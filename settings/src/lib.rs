@@ -25,7 +25,7 @@ mod table;
 pub use crate::{
     command_line::ConfigAction,
     documents::{documents_command, write_documents},
-    kinds::{Bytes, Kind, List, Secret},
+    kinds::{Bytes, Kind, List, Literal, Secret},
     listen::{LISTEN_PATIENCE, ListenError, listen},
     read::SettingsError,
     rules::{Rules, is_origin_of},

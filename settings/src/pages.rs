@@ -22,13 +22,12 @@ impl Table {
                 default,
                 doc,
                 allowed,
+                literal,
                 ..
             } = setting;
-            write!(
-                out,
-                "#{doc}\n# Allowed: {allowed}.\n# {key} = {default:?}\n"
-            )
-            .expect("a String takes all text");
+            let value = literal.write(default);
+            write!(out, "#{doc}\n# Allowed: {allowed}.\n# {key} = {value}\n")
+                .expect("a String takes all text");
         }
         out
     }
@@ -88,7 +87,8 @@ impl Table {
                 section = setting.section;
                 writeln!(out, "[{section}]").expect("a String takes all text");
             }
-            writeln!(out, "{} = {text:?}", setting.key).expect("a String takes all text");
+            let value = setting.literal.write(text);
+            writeln!(out, "{} = {value}", setting.key).expect("a String takes all text");
         }
         out
     }

@@ -99,9 +99,10 @@ impl Setting {
             default => format!("= {default:?} is the default"),
         };
         let (flag, variables) = (self.flag(), self.variables().collect::<Vec<_>>());
+        let value = self.literal.write("VALUE");
         let variable = variables.first().map_or("", |name| name);
         format!(
-            "{name} {is}: --{flag} VALUE, {variable}=VALUE, or {key} = \"VALUE\" below [{section}] in the file"
+            "{name} {is}: --{flag} VALUE, {variable}=VALUE, or {key} = {value} below [{section}] in the file"
         )
     }
 
@@ -161,6 +162,10 @@ mod tests {
             id: String = "n1",
             /// How many.
             most: u64 = "1",
+            /// Whether.
+            is_on: bool = "true",
+            /// From where.
+            from: crate::List = "a,b",
         }
         pub(crate) struct Auth in auth {
             /// The rule.
@@ -245,6 +250,32 @@ mod tests {
         let again = Config::from_checked(&table.read(&sources).expect("good"));
         std::fs::remove_file(&file).expect("it was written");
         assert_eq!((again.node.most, again.show()), (7, shown));
+    }
+
+    #[test]
+    fn numbers_booleans_and_lists_are_those_of_toml() {
+        let texts = ["n\"1\\", "7", "false", "a, b", "open"].map(str::to_owned);
+        let table = table(false);
+        let file = "[node]\nid = 'n\"1\\'\nmost = 7\nis_on = false\nfrom = [\"a\", \"b\"]\n[auth]\nrule = \"open\"\n";
+        assert_eq!(table.in_effect(&texts), file);
+        assert!(table.default_file().contains("\n# most = 1\n"));
+        let read = |text: &str| {
+            let file = crate::File {
+                name: "f.toml".into(),
+                text: Ok(text.into()),
+            };
+            let sources = Sources {
+                file: Some(file),
+                ..Sources::default()
+            };
+            Config::from_checked(&table.read(&sources).expect("good")).show()
+        };
+        let texts = ["n\"1\\", "7", "false", "a,b", "open"];
+        assert_eq!(read(file), texts);
+        let quoted = file
+            .replace("= 7", "= \"7\"")
+            .replace("= false", "= \"false\"");
+        assert_eq!(read(&quoted.replace("[\"a\", \"b\"]", "\"a,b\"")), texts);
     }
 
     #[test]

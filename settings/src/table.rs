@@ -1,6 +1,8 @@
 //! The table: each setting's name, kind, default and meaning, once. The macro that declares it
 //! also makes the structs that hold the values.
 
+use crate::Literal;
+
 /// One setting of a program, its values as text.
 #[derive(Debug)]
 pub struct Setting {
@@ -14,6 +16,8 @@ pub struct Setting {
     pub doc: &'static str,
     /// What values are allowed, for errors and the reference.
     pub allowed: &'static str,
+    /// How the file has its value.
+    pub literal: Literal,
     /// What is wrong with a text for it.
     pub check: fn(&str) -> Result<(), String>,
     /// A short environment name besides `ONLINE_STATUS_<SECTION>_<KEY>`, such as `NODE_ID`.
@@ -109,6 +113,7 @@ macro_rules! sections {
                 default: $default,
                 doc: concat!($($doc),+),
                 allowed: <$kind as $crate::Kind>::ALLOWED,
+                literal: <$kind as $crate::Kind>::LITERAL,
                 is_secret: <$kind as $crate::Kind>::IS_SECRET,
                 check: |text| <$kind as $crate::Kind>::parse(text).map(drop),
                 short_env: { let name: &[&str] = &[$($env)?]; if name.is_empty() { None } else { Some(name[0]) } },
