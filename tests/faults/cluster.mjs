@@ -51,6 +51,24 @@ export class Cluster {
     return (await promisify(execFile)(script, command, { env: this.env })).stdout;
   }
 
+  /** The key of the edges' links; empty = they have none. */
+  linked() {
+    return this.env.ONLINE_STATUS_CLUSTER_LINK_KEY;
+  }
+
+  /** Every edge in turn goes on with this key, and the others after it with the one before. */
+  async relink(key) {
+    this.env.ONLINE_STATUS_CLUSTER_LINK_KEY = key;
+    const file = path.join(this.folder, 'environment');
+    const others = readFileSync(file, 'utf8').split('\n').filter((line) => !line.includes('CLUSTER_LINK_KEY'));
+    writeFileSync(file, `${others.join('\n')}\nexport ONLINE_STATUS_CLUSTER_LINK_KEY='${key}'\n`);
+    for (const edge of ['edge-1', 'edge-2', 'edge-3']) {
+      await this.run('stop', edge);
+      await this.run('start', edge);
+      await this.settled();
+    }
+  }
+
   async down() {
     await this.run('down');
     this.redis?.down();

@@ -75,11 +75,14 @@ test('kubectl renders the same objects with the release as their images', (t) =>
 // The settings of a pod's container as a pod would have them.
 function environment(pod, name) {
   const [container] = pod.spec.containers;
-  const settings = { JWT_SECRET: 'x'.repeat(44), REDIS_URL: 'redis://127.0.0.1:1' };
+  const settings = {
+    JWT_SECRET: 'x'.repeat(44), REDIS_URL: 'redis://127.0.0.1:1', ONLINE_STATUS_CLUSTER_LINK_KEY: 'y'.repeat(44),
+  };
   for (const { configMapRef } of container.envFrom) Object.assign(settings, configMapRef ? find('ConfigMap', configMapRef.name).data : {});
   for (const { name: key, value, valueFrom } of container.env) {
-    if (valueFrom) assert.equal(valueFrom.fieldRef.fieldPath, 'metadata.name');
-    settings[key] = valueFrom ? name : value.replace(/\$\((\w+)\)/g, (_, key) => settings[key]);
+    const field = { 'metadata.name': name, 'status.podIP': '10.0.0.7' }[valueFrom?.fieldRef.fieldPath];
+    assert.ok(value ?? field, key);
+    settings[key] = valueFrom ? field : value.replace(/\$\((\w+)\)/g, (_, key) => settings[key]);
   }
   return settings;
 }
@@ -103,6 +106,7 @@ test('an edge has the settings it is given, and time to drain', () => {
   const pod = set.spec.template;
   const { shown, seconds } = effective('online-status-edge', environment(pod, 'online-status-edge-1'));
   assert.match(shown, /^id = "online-status-edge-1"$/m);
+  assert.match(shown, /^link_address = "10\.0\.0\.7:8082"$/m);
   assert.match(shown, /^public_url = "wss:\/\/online-status-edge-1\.presence\.example\/socket"$/m);
   assert.ok(pod.spec.terminationGracePeriodSeconds > seconds('drain_timeout') + 2);
   assert.equal(pod.spec.enableServiceLinks, false);
