@@ -19,12 +19,12 @@ pub enum PeerMessage {
     Uninterest(Box<str>),
     /// To the owner: a watcher has seen this version, of a former owner; the owner makes a newer
     /// one.
-    Behind(Box<str>, Version),
+    WatcherAhead(Box<str>, Version),
     /// From the owner: the user's newest state.
     State(Box<str>, Record),
-    /// From the owner: the user's newest state, and nobody can have made the version that `Behind`
+    /// From the owner: the user's newest state, and nobody can have made the version that `WatcherAhead`
     /// named.
-    Last(Box<str>, Record),
+    Refuted(Box<str>, Record),
 }
 
 impl Core {
@@ -73,7 +73,7 @@ impl Core {
             if unsent {
                 let (name, record) = (user.name.clone(), user.record.clone());
                 return Some(match refuted {
-                    true => PeerMessage::Last(name, record),
+                    true => PeerMessage::Refuted(name, record),
                     false => PeerMessage::State(name, record),
                 });
             }
@@ -97,7 +97,7 @@ impl Core {
                 user.knowledge = Knowledge::Nothing;
             }
             let known = self.searches.tell_home(slot, user)?;
-            return Some(PeerMessage::Behind(user.name.clone(), known));
+            return Some(PeerMessage::WatcherAhead(user.name.clone(), known));
         }
         user.role = Role::Mirrored { subscribed: wanted };
         let name = user.name.clone();
@@ -144,7 +144,7 @@ impl Core {
                     self.users.sweep_later(slot);
                 }
             }
-            PeerMessage::Behind(name, known) => {
+            PeerMessage::WatcherAhead(name, known) => {
                 if let Some(slot) = self.users.find(&name) {
                     let waits = self.overtake(slot, known, None);
                     if !waits && self.users[slot].record.version < known {
@@ -153,7 +153,7 @@ impl Core {
                 }
             }
             PeerMessage::State(name, record) => self.see_peers(&name, record),
-            PeerMessage::Last(name, record) => {
+            PeerMessage::Refuted(name, record) => {
                 self.see_peers(&name, record);
                 if let Some(slot) = self.users.find(&name) {
                     self.stop_looking(slot);

@@ -118,7 +118,7 @@ impl Taker {
     fn told(&mut self, core: CoreId) -> Vec<Record> {
         let mut told = Vec::new();
         while let Some(message) = self.core.next_message_for(core) {
-            if let PeerMessage::State(_, record) | PeerMessage::Last(_, record) = message {
+            if let PeerMessage::State(_, record) | PeerMessage::Refuted(_, record) = message {
                 told.push(record);
             }
         }
@@ -179,7 +179,7 @@ fn came_meanwhile() -> Taker {
     let mut node = Taker::new(false, false, "b");
     let watched = PeerMessage::Interest(USER.into());
     node.core.peer_message(CoreId::new(1), watched);
-    let seen = PeerMessage::Behind(USER.into(), version(2, 9));
+    let seen = PeerMessage::WatcherAhead(USER.into(), version(2, 9));
     node.core.peer_message(CoreId::new(1), seen);
     node
 }
