@@ -12,9 +12,9 @@ export class Plain extends Node {
 }
 
 /** A token of the user (HS256), good for so many seconds. */
-export function token(secret, user, ttl = 3600) {
+export function token(secret, user, ttl = 3600, claims = {}) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
-  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: user, exp: Math.floor(Date.now() / 1000) + ttl })}`;
+  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: user, exp: Math.floor(Date.now() / 1000) + ttl, ...claims })}`;
   return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`;
 }
 
