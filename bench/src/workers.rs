@@ -91,7 +91,7 @@ pub(crate) struct Workers {
     lost: Vec<String>,
 }
 
-/// One worker.
+/// A worker that makes load, and what was heard of it.
 struct Member {
     name: String,
     /// The process; `None` = it is on another machine, and ends when it is not listened to.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Fleet {
     /// The name of the coordinator that answers.
     pub coordinator: String,
-    /// Whether it leads.
+    /// Whether that coordinator is the leader, which makes the maps.
     pub leading: bool,
     /// The name of the one that leads.
     pub leader: Option<String>,
@@ -74,9 +74,9 @@ pub struct Node {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Load {
-    /// Open connections.
+    /// Open connections, with or without a session.
     pub connections: u64,
-    /// Open sessions.
+    /// Open sessions, that is, authenticated connections.
     pub sessions: u64,
     /// Changes of presence records a second.
     pub events_per_second: f64,
@@ -116,9 +116,9 @@ pub struct Load {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Core {
-    /// Open connections.
+    /// Open connections, with or without a session.
     pub connections: u64,
-    /// Open sessions.
+    /// Open sessions, that is, authenticated connections.
     pub sessions: u64,
     /// Changes of presence records a second.
     pub events_per_second: u64,
