@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use keys::authorities;
 use ureq::{
     Agent,
     http::header,
@@ -120,25 +120,15 @@ fn read_token(path: &PathBuf) -> Result<String, TopError> {
 
 fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, TopError> {
     let wrong = |what: String| TopError::Ca(path.display().to_string(), what);
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let certificates: Vec<Certificate<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .map(|der| Ok(Certificate::from_der(&der?).to_owned()))
-        .collect::<Result<_, rustls::pki_types::pem::Error>>()
-        .map_err(|error| wrong(error.to_string()))?;
-    match certificates.is_empty() {
-        false => Ok(certificates),
-        true => Err(wrong("it must be a file of certificates in PEM".into())),
+    match authorities::of_file(path).map_err(wrong)? {
+        found if found.is_empty() => Err(wrong("it must be a file of certificates in PEM".into())),
+        found => Ok(found),
     }
 }
 
 fn of_system() -> Result<Vec<Certificate<'static>>, TopError> {
-    // Some that cannot be read do not make the others worse.
-    let found = rustls_native_certs::load_native_certs().certs;
-    let found: Vec<Certificate<'static>> = (found.iter())
-        .map(|der| Certificate::from_der(der).to_owned())
-        .collect();
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(TopError::NoAuthorities),
+    match authorities::of_system() {
+        found if found.is_empty() => Err(TopError::NoAuthorities),
+        found => Ok(found),
     }
 }

@@ -1,8 +1,6 @@
 //! The columns of the terminal's view: what each shows of a node and of a core, and how nodes are
 //! sorted by it.
 
-use std::cmp::Ordering;
-
 use crate::fleet::{Core, Fleet, Node};
 
 /// A column; its word is the key to sort by.
@@ -13,7 +11,8 @@ pub(crate) struct Column {
     pub(crate) width: u16,
     node: fn(&Node) -> String,
     core: fn(&Core) -> String,
-    order: fn(&Node, &Node) -> Ordering,
+    /// What nodes are sorted by, the most first; `None` = the text of the cell, in its order.
+    most: Option<fn(&Node) -> f64>,
 }
 
 /// Words stand on the left, figures on the right.
@@ -27,11 +26,6 @@ fn nothing(_: &Core) -> String {
     String::new()
 }
 
-fn by(read: fn(&Node) -> f64) -> impl Fn(&Node, &Node) -> Ordering {
-    // The most comes first.
-    move |a, b| read(b).total_cmp(&read(a))
-}
-
 /// Every column, in the order of the screen.
 pub(crate) const COLUMNS: [Column; 15] = [
     Column {
@@ -40,7 +34,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 16,
         node: |node| node.node.clone(),
         core: nothing,
-        order: |_, _| Ordering::Equal,
+        most: None,
     },
     Column {
         key: "state",
@@ -48,7 +42,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 9,
         node: |node| node.state.clone(),
         core: nothing,
-        order: |a, b| a.state.cmp(&b.state),
+        most: None,
     },
     Column {
         key: "vnodes",
@@ -56,7 +50,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 6,
         node: |node| node.vnodes.to_string(),
         core: nothing,
-        order: |a, b| by(|node| node.vnodes as f64)(a, b),
+        most: Some(|node| node.vnodes as f64),
     },
     Column {
         key: "moving",
@@ -64,7 +58,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 6,
         node: |node| node.moving.to_string(),
         core: nothing,
-        order: |a, b| by(|node| f64::from(node.moving))(a, b),
+        most: Some(|node| f64::from(node.moving)),
     },
     Column {
         key: "lease",
@@ -72,7 +66,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 6,
         node: lease,
         core: nothing,
-        order: |a, b| by(|node| node.lease_age.map_or(f64::MAX, |ms| ms as f64))(a, b),
+        most: Some(|node| node.lease_age.map_or(f64::MAX, |ms| ms as f64)),
     },
     Column {
         key: "sessions",
@@ -80,7 +74,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 9,
         node: |node| node.load.sessions.to_string(),
         core: |core| core.sessions.to_string(),
-        order: |a, b| by(|node| node.load.sessions as f64)(a, b),
+        most: Some(|node| node.load.sessions as f64),
     },
     Column {
         key: "changes",
@@ -88,7 +82,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 8,
         node: |node| rounded(node.load.events_per_second),
         core: |core| core.events_per_second.to_string(),
-        order: |a, b| by(|node| node.load.events_per_second)(a, b),
+        most: Some(|node| node.load.events_per_second),
     },
     Column {
         key: "deliveries",
@@ -96,7 +90,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 8,
         node: |node| rounded(node.load.deliveries_per_second),
         core: |core| core.deliveries_per_second.to_string(),
-        order: |a, b| by(|node| node.load.deliveries_per_second)(a, b),
+        most: Some(|node| node.load.deliveries_per_second),
     },
     Column {
         key: "p50",
@@ -104,7 +98,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 7,
         node: |node| ms(node.load.delivery_p50),
         core: nothing,
-        order: |a, b| by(|node| node.load.delivery_p50)(a, b),
+        most: Some(|node| node.load.delivery_p50),
     },
     Column {
         key: "p99",
@@ -112,7 +106,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 7,
         node: |node| ms(node.load.delivery_p99),
         core: nothing,
-        order: |a, b| by(|node| node.load.delivery_p99)(a, b),
+        most: Some(|node| node.load.delivery_p99),
     },
     Column {
         key: "cpu",
@@ -120,7 +114,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 5,
         node: |node| percent(node.load.cpu),
         core: |core| core.cpu.map_or_else(String::new, percent),
-        order: |a, b| by(|node| node.load.cpu)(a, b),
+        most: Some(|node| node.load.cpu),
     },
     Column {
         key: "memory",
@@ -128,7 +122,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 8,
         node: |node| bytes(node.load.memory),
         core: nothing,
-        order: |a, b| by(|node| node.load.memory as f64)(a, b),
+        most: Some(|node| node.load.memory as f64),
     },
     Column {
         key: "queue",
@@ -136,7 +130,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 6,
         node: |node| queue(node).to_string(),
         core: |core| core.queued.to_string(),
-        order: |a, b| by(|node| queue(node) as f64)(a, b),
+        most: Some(|node| queue(node) as f64),
     },
     Column {
         key: "slow",
@@ -144,7 +138,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 5,
         node: |node| node.load.slow.to_string(),
         core: |core| core.slow.to_string(),
-        order: |a, b| by(|node| node.load.slow as f64)(a, b),
+        most: Some(|node| node.load.slow as f64),
     },
     Column {
         key: "lag",
@@ -152,7 +146,7 @@ pub(crate) const COLUMNS: [Column; 15] = [
         width: 6,
         node: |node| node.load.lag_records.to_string(),
         core: nothing,
-        order: |a, b| by(|node| node.load.lag_records as f64)(a, b),
+        most: Some(|node| node.load.lag_records as f64),
     },
 ];
 
@@ -171,9 +165,13 @@ pub(crate) struct Row {
 
 /// Sorts the nodes by a column, with their names for what is alike.
 pub(crate) fn sort(fleet: &mut Fleet, column: usize, reversed: bool) {
-    let order = COLUMNS[column].order;
+    let column = &COLUMNS[column];
     fleet.nodes.sort_by(|a, b| {
-        let decided = order(a, b).then_with(|| a.node.cmp(&b.node));
+        let order = match column.most {
+            Some(read) => read(b).total_cmp(&read(a)),
+            None => (column.node)(a).cmp(&(column.node)(b)),
+        };
+        let decided = order.then_with(|| a.node.cmp(&b.node));
         if reversed { decided.reverse() } else { decided }
     });
 }

@@ -280,13 +280,6 @@ fn add_store_and_keys(page: &mut Page, link: &Link, fetches: Fetches) {
         "store_unusable" Gauge
             "Whether the server that was met last is too old, a replica, or still loading."
             => health.unusable.is_some().into();
-        "jwks_keys" Gauge "Keys in force that were fetched." => fetches.keys as u64;
-        "jwks_waiting" Gauge "Tokens that wait for keys to be fetched." => fetches.waiting as u64;
     });
-    let help = "Fetches of the keys of tokens (auth.jwks_url).";
-    let ended = [("ok", fetches.good), ("failed", fetches.failed)];
-    page.by_word("jwks_fetches_total", Kind::Counter, help, "result", ended);
-    let help = "Tokens that waited for keys to be fetched, and how that ended.";
-    let ended = fetches.waited.by_result();
-    page.by_word("jwks_waits_total", Kind::Counter, help, "result", ended);
+    page.key_fetches(fetches);
 }

@@ -274,7 +274,6 @@ const LATENCIES: &[Latencies] = &[
 ];
 
 fn add_process(page: &mut Page, shared: &Shared) {
-    let fetches = shared.keys.fetches();
     page.numbers(&numbers! {
         "draining" Gauge "Whether the edge is shutting down." => shared.is_leaving().into();
         "memory_bytes" Gauge "Memory of the process that is resident." => shared.gate.memory();
@@ -282,16 +281,8 @@ fn add_process(page: &mut Page, shared: &Shared) {
             => shared.gate.limits.memory;
         "policy_entries" Gauge "Revocations and lists of blocked users in force."
             => shared.keys.policy().len() as u64;
-        "jwks_keys" Gauge "Keys in force that were fetched." => fetches.keys as u64;
-        "jwks_waiting" Gauge "Tokens that wait for keys to be fetched."
-            => fetches.waiting as u64;
     });
-    let help = "Fetches of the keys of tokens (auth.jwks_url).";
-    let ended = [("ok", fetches.good), ("failed", fetches.failed)];
-    page.by_word("jwks_fetches_total", Kind::Counter, help, "result", ended);
-    let help = "Tokens that waited for keys to be fetched, and how that ended.";
-    let ended = fetches.waited.by_result();
-    page.by_word("jwks_waits_total", Kind::Counter, help, "result", ended);
+    page.key_fetches(shared.keys.fetches());
 }
 
 fn load(counter: &AtomicU64) -> u64 {

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use token::{KeySet, Verifier};
 use ureq::{
     Agent, Proxy,
@@ -19,7 +18,7 @@ use ureq::{
 };
 use url::Url;
 
-use crate::{Source, in_time::Limit};
+use crate::{Source, authorities, in_time::Limit};
 
 /// The most bytes of a set: some hundred keys.
 const MAX_SET: u64 = 256 << 10;
@@ -237,26 +236,15 @@ fn proxy_of(address: &str) -> Result<Option<Proxy>, SourceError> {
 
 fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, SourceError> {
     let wrong = |what: String| SourceError::CaFile(path.display().to_string(), what);
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let certificates: Vec<Certificate<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .map(|der| Ok(Certificate::from_der(&der?).to_owned()))
-        .collect::<Result<_, rustls::pki_types::pem::Error>>()
-        .map_err(|error| wrong(error.to_string()))?;
-    match certificates.is_empty() {
-        false => Ok(certificates),
-        true => Err(wrong("it has no certificate".into())),
+    match authorities::of_file(path).map_err(wrong)? {
+        found if found.is_empty() => Err(wrong("it has no certificate".into())),
+        found => Ok(found),
     }
 }
 
 fn of_system() -> Result<Vec<Certificate<'static>>, SourceError> {
-    // Some that cannot be read do not make the others worse.
-    let found = rustls_native_certs::load_native_certs().certs;
-    let found: Vec<Certificate<'static>> = found
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned())
-        .collect();
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(SourceError::NoAuthorities),
+    match authorities::of_system() {
+        found if found.is_empty() => Err(SourceError::NoAuthorities),
+        found => Ok(found),
     }
 }

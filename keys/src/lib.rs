@@ -9,6 +9,7 @@
 extern crate settings;
 
 mod auth;
+pub mod authorities;
 mod fetch;
 mod in_time;
 mod rounds;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use keys::Fetches;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text, text},
     metrics::{MetricType, info::Info},
@@ -209,6 +210,21 @@ impl Page {
     pub fn release(&mut self, version: &str, key: &'static str, id: &str) {
         let labels: Labels = vec![("version", version.into()), (key, id.into())];
         self.register("build", "The release.", Info::new(labels));
+    }
+
+    /// The fetches of the keys of tokens, and what waits for them.
+    pub fn key_fetches(&mut self, fetches: Fetches) {
+        self.numbers(&numbers! {
+            "jwks_keys" Gauge "Keys in force that were fetched." => fetches.keys as u64;
+            "jwks_waiting" Gauge "Tokens that wait for keys to be fetched."
+                => fetches.waiting as u64;
+        });
+        let help = "Fetches of the keys of tokens (auth.jwks_url).";
+        let ended = [("ok", fetches.good), ("failed", fetches.failed)];
+        self.by_word("jwks_fetches_total", Kind::Counter, help, "result", ended);
+        let help = "Tokens that waited for keys to be fetched, and how that ended.";
+        let ended = fetches.waited.by_result();
+        self.by_word("jwks_waits_total", Kind::Counter, help, "result", ended);
     }
 
     /// The distribution of durations; its name ends in `_seconds`.
