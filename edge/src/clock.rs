@@ -9,9 +9,14 @@ use presence::Now;
 
 /// The wall clock, ms since 1970.
 pub(crate) fn wall_ms() -> u64 {
+    wall_us() / 1_000
+}
+
+/// The wall clock, µs since 1970.
+pub(crate) fn wall_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_millis() as u64)
+        .map_or(0, |time| time.as_micros() as u64)
 }
 
 /// The monotonic clock, µs since the first call.

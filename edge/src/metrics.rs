@@ -24,9 +24,26 @@ const BUCKETS: [u64; 14] = [
     2_500_000, 5_000_000,
 ];
 
+/// Upper bounds of the buckets of a delivery's whole way, in microseconds. A status begins at a whole
+/// millisecond: what is told within the same one counts as up to 1 ms.
+const WHOLE_WAY: [u64; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
+
+/// A histogram of the whole ways of deliveries.
+#[derive(Debug, Clone)]
+pub(crate) struct WholeWay(pub(crate) Histogram);
+
+impl Default for WholeWay {
+    fn default() -> Self {
+        Self(Histogram::new(&WHOLE_WAY))
+    }
+}
+
 /// A histogram of latencies of requests.
 #[derive(Debug, Clone)]
-pub(crate) struct Latency(Histogram);
+pub(crate) struct Latency(pub(crate) Histogram);
 
 impl Default for Latency {
     fn default() -> Self {
@@ -46,6 +63,39 @@ impl Latency {
     /// As [`Histogram::quantile_since`].
     pub(crate) fn quantile_since(&self, before: &Self, share: f64) -> u64 {
         self.0.quantile_since(&before.0, share)
+    }
+}
+
+/// Deliveries of one batch, most of which tell of the same change: a run of them is counted at once.
+#[derive(Debug)]
+pub(crate) struct Run {
+    now: u64,
+    /// When what the run tells of began, µs; 0 = it is not counted.
+    began: u64,
+    times: u64,
+}
+
+impl Run {
+    /// An empty one of a batch that is sent at `now`, µs.
+    pub(crate) fn new(now: u64) -> Self {
+        let (began, times) = (0, 0);
+        Self { now, began, times }
+    }
+
+    /// A delivery of what began then.
+    #[inline]
+    pub(crate) fn add(&mut self, began: u64, histogram: &mut Histogram) {
+        if began != self.began {
+            self.end(histogram);
+            (self.began, self.times) = (began, 0);
+        }
+        self.times += 1;
+    }
+
+    pub(crate) fn end(&self, histogram: &mut Histogram) {
+        if self.began != 0 {
+            histogram.record_many(self.now.saturating_sub(self.began), self.times);
+        }
     }
 }
 
@@ -81,6 +131,8 @@ pub(crate) struct CoreStats {
     pub(crate) handshake: Latency,
     /// From a change to its bytes' way to the socket.
     pub(crate) delivery: Latency,
+    /// From the begin of a status at its owner, by that node's wall clock, to the socket.
+    pub(crate) end_to_end: WholeWay,
 }
 
 /// The counts that each core published last.
@@ -148,9 +200,11 @@ impl Metrics {
             page.by_word(name, Kind::Counter, help, key, sum);
         }
         for (name, help, read) in LATENCIES {
-            let mut all = Latency::default();
-            cores.iter().for_each(|core| all.0.add(&read(core).0));
-            page.histogram(name, help, all.0);
+            let sum = cores.iter().map(read).cloned().reduce(|mut sum, core| {
+                sum.add(&core);
+                sum
+            });
+            page.histogram(name, help, sum.expect("an edge has a core"));
         }
         if let Some(place) = &shared.place {
             add_cluster(&mut page, place, shared.metrics.oldest_unreported());
@@ -260,16 +314,21 @@ fn labelled<T: ToString>(counts: &BTreeMap<T, u64>) -> Vec<(String, u64)> {
         .collect()
 }
 
-type Latencies = (&'static str, &'static str, fn(&CoreStats) -> &Latency);
+type Latencies = (&'static str, &'static str, fn(&CoreStats) -> &Histogram);
 
 const LATENCIES: &[Latencies] = &[
     ("handshake_seconds", "From accept to welcome.", |core| {
-        &core.handshake
+        &core.handshake.0
     }),
     (
         "delivery_seconds",
         "From a change to the send of its bytes, on the watcher's core.",
-        |core| &core.delivery,
+        |core| &core.delivery.0,
+    ),
+    (
+        "end_to_end_seconds",
+        "From the begin of a status, by its owner's wall clock, to the send on the watcher's core.",
+        |core| &core.end_to_end.0,
     ),
 ];
 

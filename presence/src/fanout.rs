@@ -24,6 +24,9 @@ pub struct Transmit {
     pub range: Range<usize>,
     /// When the oldest change in it was made, monotonic µs; 0 = no change in it.
     pub since: u64,
+    /// When the oldest status that it tells of began, by the owner's wall clock, ms since 1970; 0 = it
+    /// tells of no status that has begun, as of devices alone or of who went offline.
+    pub cause: u64,
     /// These are the last bytes: the close frame with this code is among them. The shell closes
     /// the connection and then calls [`crate::Core::closed`].
     pub close: Option<CloseCode>,
@@ -110,16 +113,17 @@ impl Fanout {
         self.ready.len()
     }
 
-    /// Notes that the user behind one of the session's watches changed at `at` (monotonic µs).
+    /// Notes that the user behind one of the session's watches changed at `at` (monotonic µs); `dated`:
+    /// its status began at the record's `since`.
     pub(crate) fn change(
         &mut self,
         sessions: &mut Sessions,
         counters: &mut Counters,
         session: u32,
         watch: u32,
-        at: u64,
+        (at, dated): (u64, bool),
     ) {
-        if Self::hold(sessions, counters, session, watch) {
+        if Self::hold(sessions, counters, session, watch, dated) {
             self.release(sessions, session, watch, at);
         }
     }
@@ -130,10 +134,15 @@ impl Fanout {
         counters: &mut Counters,
         session: u32,
         watch: u32,
+        dated: bool,
     ) -> bool {
         let entry = &mut sessions[session].watches[watch as usize];
         if entry.has(Watch::AWAITING) {
             return false;
+        }
+        entry.clear(Watch::DATED);
+        if dated {
+            entry.set(Watch::DATED);
         }
         if entry.has(Watch::PENDING) {
             counters.conflations += 1;
@@ -260,11 +269,15 @@ impl Fanout {
         let mut composing = std::mem::take(&mut self.composing);
         composing.clear();
         let mut watches = std::mem::take(&mut sessions[session].watches);
+        let mut cause = u64::MAX;
         self.take_pieces(sessions, session, |watch| {
             if let Some(watch) = watches.get_mut(watch as usize)
                 && watch.has(Watch::PENDING)
             {
-                watch.clear(Watch::PENDING);
+                if watch.has(Watch::DATED) {
+                    cause = cause.min(users[watch.user()].record.since);
+                }
+                watch.clear(Watch::PENDING | Watch::DATED);
                 composing.push(watch.user());
             }
         });
@@ -297,6 +310,7 @@ impl Fanout {
                 session,
                 range,
                 since,
+                cause: if cause == u64::MAX { 0 } else { cause },
                 close,
             });
         }

@@ -27,10 +27,12 @@ impl Watch {
     pub(crate) const PENDING: u32 = 1 << 31;
     /// The snapshot has not been answered yet; changes wait for it.
     pub(crate) const AWAITING: u32 = 1 << 30;
-    const FLAGS: u32 = Self::PENDING | Self::AWAITING;
+    /// The change that has not been sent yet is one of the status, which began at the record's `since`.
+    pub(crate) const DATED: u32 = 1 << 29;
+    const FLAGS: u32 = Self::PENDING | Self::AWAITING | Self::DATED;
 
     pub(crate) fn new(user: u32, position: u32) -> Self {
-        assert!(user & Self::FLAGS == 0, "a core has fewer than 2^30 users");
+        assert!(user & Self::FLAGS == 0, "a core has fewer than 2^29 users");
         Self {
             bits: user,
             position,

@@ -117,7 +117,7 @@ impl Core {
             if let Some(watch) = watches.position(|watch| watch.user() == slot) {
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
                 self.fanout
-                    .change(sessions, counters, session, watch as u32, at);
+                    .change(sessions, counters, session, watch as u32, (at, false));
             }
             session = self.sessions[session].next;
         }
@@ -126,7 +126,9 @@ impl Core {
     /// Gives the user's record a new version and tells everyone.
     pub(crate) fn publish(&mut self, slot: u32, cause: Cause) {
         self.restamp(slot, cause);
-        self.tell_watchers(slot);
+        let record = &self.users[slot].record;
+        let began = record.since == self.time.now.wall_ms;
+        self.tell_watchers(slot, began && record.status != Status::Offline);
         self.answer_late(slot);
     }
 
@@ -147,7 +149,8 @@ impl Core {
     }
 
     /// Queues the user's record for every watcher of this core; later, when it changes too often.
-    pub(crate) fn tell_watchers(&mut self, slot: u32) {
+    /// `dated`: what has changed is the status, which began at the record's `since`.
+    pub(crate) fn tell_watchers(&mut self, slot: u32, dated: bool) {
         if self.users[slot].watchers.is_empty() {
             return;
         }
@@ -155,14 +158,15 @@ impl Core {
             let at = self.time.now.mono_us.max(1);
             for Watcher { session, watch } in &self.users[slot].watchers {
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
-                self.fanout.change(sessions, counters, *session, *watch, at);
+                self.fanout
+                    .change(sessions, counters, *session, *watch, (at, dated));
             }
             return;
         }
         self.counters.paced += 1;
         for Watcher { session, watch } in &self.users[slot].watchers {
             let (sessions, counters) = (&mut self.sessions, &mut self.counters);
-            Fanout::hold(sessions, counters, *session, *watch);
+            Fanout::hold(sessions, counters, *session, *watch, dated);
         }
     }
 
@@ -437,7 +441,8 @@ impl Core {
         self.tell_links(slot);
         let record = &self.users[slot].record;
         if before.version < record.version && before.differs(record) {
-            self.tell_watchers(slot);
+            // How long it has been so says nothing of how fast it was heard.
+            self.tell_watchers(slot, false);
         }
         self.answer_late(slot);
         self.answer_waiting(slot);

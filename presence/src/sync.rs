@@ -449,8 +449,10 @@ impl Core {
             return;
         }
         self.tell_peers(slot);
-        if before.differs(&self.users[slot].record) {
-            self.tell_watchers(slot);
+        let record = &self.users[slot].record;
+        if before.differs(record) {
+            let begins = record.status != Status::Offline && record.status != before.status;
+            self.tell_watchers(slot, begins);
         }
         self.answer_late(slot);
     }

@@ -320,7 +320,8 @@ impl Core {
             if own || self.users[slot].record.version.get() != known {
                 let at = self.time.now.mono_us.max(1);
                 let (sessions, counters) = (&mut self.sessions, &mut self.counters);
-                self.fanout.change(sessions, counters, session, watch, at);
+                self.fanout
+                    .change(sessions, counters, session, watch, (at, false));
             }
         }
     }

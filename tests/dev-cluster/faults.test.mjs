@@ -104,6 +104,20 @@ test('a change on one edge is seen by a watcher on another', async (t) => {
   await eyes.shows('offline');
 });
 
+test('the whole way of a status from one edge to a watcher on another is counted where it ends', async (t) => {
+  const { eyes, own } = await watched(t, 'edge-1');
+  const page = cluster.env()[`${eyes.welcome.node.toUpperCase().replace('-', '_')}_ADMIN`];
+  const whole = async (part) => {
+    const text = await (await fetch(`${page}/metrics`)).text();
+    return Number(text.match(new RegExp(`^online_status_end_to_end_seconds_${part} (\\S+)$`, 'm'))[1]);
+  };
+  const before = await whole('count');
+  own.send({ type: 'status', status: 'away', id: 1 });
+  await eyes.shows('away');
+  await until('count of it', async () => (await whole('count')) > before);
+  assert.ok((await whole('sum')) < 60);
+});
+
 test('a drained edge sends its sessions away, and gets vnodes again afterwards', async (t) => {
   const all = await watched(t, 'edge-2');
   const order = (what) =>

@@ -12,7 +12,8 @@ use protocol::{CloseCode, Encoding, policy::Issued};
 
 use super::{TICK, Worker};
 use crate::{
-    admission::Admission, clock, poll_ring::Event, socket, tls::TlsSession, websocket::Reader,
+    admission::Admission, clock, metrics::Run, poll_ring::Event, socket, tls::TlsSession,
+    websocket::Reader,
 };
 
 /// Sessions that are sent to in one turn, so that sockets are read in between.
@@ -353,6 +354,7 @@ impl Worker {
                 .send(arena, &sends, &mut results);
         }
         let now = clock::mono_us();
+        let (mut last_part, mut whole_way) = (Run::new(now), Run::new(clock::wall_us()));
         let mut stats = self.stats.borrow_mut();
         let mut blocked = Vec::new();
         for (n, transmit) in core.transmits().iter().enumerate() {
@@ -365,9 +367,8 @@ impl Worker {
             };
             let taken = usize::try_from(results[n]).unwrap_or(0);
             stats.sent_bytes += taken as u64;
-            if transmit.since != 0 {
-                stats.delivery.record(now.saturating_sub(transmit.since));
-            }
+            last_part.add(transmit.since, &mut stats.delivery.0);
+            whole_way.add(transmit.cause * 1_000, &mut stats.end_to_end.0);
             let full = results[n] >= 0 || results[n] == -libc::EAGAIN;
             if full && taken < bytes.len() {
                 conn.backlog().outbox.extend_from_slice(&bytes[taken..]);
@@ -387,6 +388,8 @@ impl Worker {
                 }
             }
         }
+        last_part.end(&mut stats.delivery.0);
+        whole_way.end(&mut stats.end_to_end.0);
         for id in blocked {
             core.blocked(id);
         }

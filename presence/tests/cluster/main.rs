@@ -7,4 +7,5 @@ mod handover;
 mod links;
 mod pace;
 mod support;
+mod whole_way;
 mod words;
