@@ -154,13 +154,17 @@ impl Core {
         let slot = &mut self.sessions[session];
         slot.expires = expires;
         slot.warned = false;
-        slot.rule = rule(new_rule);
+        let former_rule = std::mem::replace(&mut slot.rule, rule(new_rule));
+        let is_other = former_rule != slot.rule;
         slot.alive = opening.alive.unwrap_or(slot.alive);
         if opening.status.is_some() {
             self.set_status(session, opening.status, None, None);
         }
         self.welcome(session, reply_to);
         self.arm_session(session);
+        if is_other {
+            self.review_watches(session);
+        }
     }
 
     /// The user of the session; `None` when it is closed.

@@ -147,17 +147,39 @@ impl Core {
                 })
                 .collect();
             for session in blocked {
-                let mut watches = self.sessions[session].watches.iter();
-                let Some(watch) = watches.position(|watch| watch.user() == slot) else {
-                    continue;
-                };
-                self.remove_watch(session, watch as u32);
-                self.settings.watches.give_back(1);
-                self.fanout.relist(&mut self.sessions, session);
-                let users = &[&**name];
-                self.reply(session, &ServerMessage::NotAllowed { id: None, users });
+                self.review_watches(session);
             }
         }
+    }
+
+    /// Ends the session's watches that its rule or a user's list does not allow, and names their users
+    /// to its client.
+    pub(crate) fn review_watches(&mut self, session: u32) {
+        let slot = &self.sessions[session];
+        let (rule, own) = (slot.rule.as_deref(), &*self.users[slot.user].name);
+        let watched = |watch: &Watch| &self.users[watch.user()].name;
+        let refused: Vec<(u32, Box<str>)> = (0..)
+            .zip(&slot.watches)
+            .filter(|(_, watch)| !self.policy.lets_see(rule, own, watched(watch)))
+            .map(|(n, watch)| (n, (**watched(watch)).into()))
+            .collect();
+        if refused.is_empty() {
+            return;
+        }
+        // From the last one on: the place of one that is removed is taken by one that stays.
+        for (watch, _) in refused.iter().rev() {
+            self.remove_watch(session, *watch);
+        }
+        self.settings.watches.give_back(refused.len());
+        self.fanout.relist(&mut self.sessions, session);
+        let users: Vec<&str> = refused.iter().map(|(_, name)| &**name).collect();
+        self.reply(
+            session,
+            &ServerMessage::NotAllowed {
+                id: None,
+                users: &users,
+            },
+        );
     }
 
     pub(crate) fn unwatch(

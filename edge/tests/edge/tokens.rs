@@ -326,3 +326,34 @@ fn claims_say_whom_a_session_may_watch() {
     let error = nobody.ask(&json!({ "type": "watch", "users": ["bob"] }), "error");
     assert_eq!(error["code"], "not_allowed");
 }
+
+#[test]
+fn a_narrower_token_in_band_ends_the_watches_that_it_does_not_allow() {
+    let edge = Edge::start(&["--auth-watch-policy", "claim"]);
+    let with = |watch: &[&str]| {
+        let claims = json!({ "sub": "alice", "exp": now() + 60, "watch": watch });
+        signed(&claims)
+    };
+    let mut alice = Client::open(&edge, &bearer(&with(&["bob", "team-*"])));
+    alice.message();
+    alice.watch(&["team-1", "bob", "team-2", "team-3"]);
+    let renewal = json!({ "type": "auth", "token": with(&["bob", "team-2"]) });
+    alice.ask(&renewal, "welcome");
+    let error = alice.message();
+    assert_eq!(
+        (&error["code"], error.get("id")),
+        (&json!("not_allowed"), None)
+    );
+    assert_eq!(error["users"], json!(["team-1", "team-3"]));
+    edge.until_metric("online_status_watchers", "", 2.0);
+
+    let _hidden = edge.user("team-1");
+    let _seen = edge.user("team-2");
+    assert_eq!(alice.message()["users"][0]["user"], "team-2");
+    // The same rule again, and a wider one, end nothing.
+    for watch in [&["bob", "team-2"][..], &["*"]] {
+        alice.ask(&json!({ "type": "auth", "token": with(watch) }), "welcome");
+    }
+    let _seen = edge.user("bob");
+    assert_eq!(alice.message()["users"][0]["user"], "bob");
+}
