@@ -38,6 +38,9 @@ struct Arguments {
     trace: bool,
 }
 
+/// Seeds between two lines of progress.
+const PROGRESS: u64 = 1_000;
+
 fn fault(name: &str) -> Result<Fault, String> {
     let named = |fault: &Fault| format!("{fault:?}") == name;
     let found = Fault::ALL.into_iter().find(named);
@@ -70,6 +73,10 @@ fn main() {
             run();
         } else if std::panic::catch_unwind(run).is_err() {
             failures += 1;
+        }
+        let done = seed - arguments.seed + 1;
+        if done % PROGRESS == 0 && done < arguments.count {
+            eprintln!("{done} of {} seeds run, {failures} fail", arguments.count);
         }
     }
     if failures > 0 {
