@@ -24,7 +24,7 @@ use crate::{
     clock,
     config::Config,
     links,
-    mesh::Bell,
+    mesh::Wakeup,
     metrics::Metrics,
     store::{self, Store},
 };
@@ -104,7 +104,7 @@ pub(crate) fn start(
     node: NodeId,
     address: &str,
     homes: &[CoreId],
-    bells: &[Arc<Bell>],
+    wakeups: &[Arc<Wakeup>],
     metrics: &Arc<Metrics>,
     keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
@@ -114,19 +114,21 @@ pub(crate) fn start(
     let (links, listener) = links_of(config)?.unzip();
     let place = Arc::new(Place::new(
         node,
-        bells,
+        wakeups,
         homes.into(),
         link.clone(),
         Arc::clone(metrics),
         links.as_ref(),
     ));
 
-    let (producers, consumers): (Vec<_>, Vec<_>) =
-        bells.iter().map(|_| rtrb::RingBuffer::new(EVENTS)).unzip();
-    let reports = bus::Mailboxes::new(bells);
+    let (producers, consumers): (Vec<_>, Vec<_>) = wakeups
+        .iter()
+        .map(|_| rtrb::RingBuffer::new(EVENTS))
+        .unzip();
+    let reports = bus::Mailboxes::new(wakeups);
     let producer = kafka_bus::Producer::start(kafka.clone(), Arc::clone(&reports) as _)?;
     let producer = Arc::new(producer);
-    let buses = (0..bells.len()).map(|core| {
+    let buses = (0..wakeups.len()).map(|core| {
         let handle = bus::Kafka::new(
             core,
             &place.node,
@@ -144,7 +146,7 @@ pub(crate) fn start(
         _ => ear.listen()?,
     }
 
-    let (handles, outlet) = store::remote(bells);
+    let (handles, outlet) = store::remote(wakeups);
     let stores = handles
         .into_iter()
         .map(|handle| Box::new(handle) as Box<dyn Store + Send>)
@@ -161,9 +163,9 @@ pub(crate) fn start(
     let described = Described {
         address: address.to_owned(),
         link: links.map_or_else(String::new, |links| links.address),
-        cores: bells.len() as u16,
+        cores: wakeups.len() as u16,
         weight: match config.share.weight {
-            0 => 100 * bells.len() as u32,
+            0 => 100 * wakeups.len() as u32,
             weight => weight as u32,
         },
         pins: VnodeSet::parse(&config.share.assigned_vnodes, vnodes)

@@ -20,7 +20,7 @@ use ring::{CoreId, NodeId, VnodeCount};
 use tokio::sync::Notify;
 
 pub(crate) use self::handshake::ClusterKey;
-use crate::{clock, cluster::Place, mesh::Bell};
+use crate::{clock, cluster::Place, mesh::Wakeup};
 
 /// Bytes that may wait on a link; with more, users wait in the cores, each once.
 const ROOM: usize = 128 << 10;
@@ -102,7 +102,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Inbox {
     tidings: Mutex<VecDeque<Tidings>>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 /// Counts of all links since the start.
@@ -161,11 +161,11 @@ impl Links {
         node: &NodeId,
         boot: u64,
         homes: &[CoreId],
-        bells: &[Arc<Bell>],
+        wakeups: &[Arc<Wakeup>],
     ) -> Arc<Self> {
-        let inbox = |bell: &Arc<Bell>| Inbox {
+        let inbox = |wakeup: &Arc<Wakeup>| Inbox {
             tidings: Mutex::default(),
-            bell: Arc::clone(bell),
+            wakeup: Arc::clone(wakeup),
         };
         let links = Self {
             key: options.key.clone(),
@@ -174,7 +174,7 @@ impl Links {
             boot,
             vnodes: VnodeCount::new(homes.len()).expect("one home a vnode"),
             homes: homes.into(),
-            inboxes: bells.iter().map(inbox).collect(),
+            inboxes: wakeups.iter().map(inbox).collect(),
             numbers: AtomicU32::new(1),
             peers: Mutex::default(),
             unknown: AtomicBool::new(false),
@@ -225,12 +225,12 @@ impl Links {
     fn tell_all(&self, tidings: impl Fn() -> Tidings) {
         for inbox in &self.inboxes {
             locked(&inbox.tidings).push_back(tidings());
-            inbox.bell.ring();
+            inbox.wakeup.wake();
         }
     }
 
     fn ring_all(&self) {
-        self.inboxes.iter().for_each(|inbox| inbox.bell.ring());
+        self.inboxes.iter().for_each(|inbox| inbox.wakeup.wake());
     }
 
     /// Waits until no core has too much in its inbox.
@@ -251,7 +251,7 @@ impl Links {
         }
         for (n, inbox) in self.inboxes.iter().enumerate() {
             if touched & 1 << n != 0 {
-                inbox.bell.ring();
+                inbox.wakeup.wake();
             }
         }
     }

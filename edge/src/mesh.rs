@@ -1,5 +1,5 @@
-//! The rings between cores: one bounded single-producer ring for each pair, and a bell for each
-//! core that is rung at most once a batch. It owns delivery; what a message means is the worker's.
+//! The rings between cores: one bounded single-producer ring for each pair, and a wakeup
+//! for each core, signalled at most once a batch. It owns delivery; what a message means is the worker's.
 
 use std::{
     future::poll_fn,
@@ -15,25 +15,26 @@ use atomic_waker::AtomicWaker;
 /// Messages that may wait between two cores; with more, they wait in the sender's own queues.
 const CAPACITY: usize = 4_096;
 
-/// The wake-up of a core's task, shared by all that have something for it.
+/// What wakes a core's task, shared by all that have something for it.
 #[derive(Default)]
-pub(crate) struct Bell {
-    rung: AtomicBool,
+pub(crate) struct Wakeup {
+    pending: AtomicBool,
     waker: AtomicWaker,
 }
 
-impl Bell {
-    pub(crate) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+impl Wakeup {
+    /// Wakes the task, if it has not been woken since it looked last.
+    pub(crate) fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
 
-    /// Waits until it was rung since the last time.
-    pub(crate) async fn rung(&self) {
+    /// Waits until it is woken; a wake between two waits counts.
+    pub(crate) async fn woken(&self) {
         poll_fn(|context| {
             self.waker.register(context.waker());
-            if self.rung.swap(false, Ordering::AcqRel) {
+            if self.pending.swap(false, Ordering::AcqRel) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -45,7 +46,7 @@ impl Bell {
 
 struct Outgoing<T> {
     ring: rtrb::Producer<T>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     unannounced: bool,
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct Mesh<T> {
     /// The ring to each core; none to itself.
     outgoing: Vec<Option<Outgoing<T>>>,
     incoming: Vec<Option<rtrb::Consumer<T>>>,
-    pub(crate) bell: Arc<Bell>,
+    pub(crate) wakeup: Arc<Wakeup>,
 }
 
 impl<T> Mesh<T> {
@@ -64,16 +65,16 @@ impl<T> Mesh<T> {
             .map(|_| Self {
                 outgoing: (0..cores).map(|_| None).collect(),
                 incoming: (0..cores).map(|_| None).collect(),
-                bell: Arc::default(),
+                wakeup: Arc::default(),
             })
             .collect();
         for from in 0..cores {
             for to in (0..cores).filter(|to| *to != from) {
                 let (producer, consumer) = rtrb::RingBuffer::new(CAPACITY);
-                let bell = Arc::clone(&meshes[to].bell);
+                let wakeup = Arc::clone(&meshes[to].wakeup);
                 meshes[from].outgoing[to] = Some(Outgoing {
                     ring: producer,
-                    bell,
+                    wakeup,
                     unannounced: false,
                 });
                 meshes[to].incoming[from] = Some(consumer);
@@ -105,7 +106,7 @@ impl<T> Mesh<T> {
     pub(crate) fn announce(&mut self) {
         for outgoing in self.outgoing.iter_mut().flatten() {
             if std::mem::take(&mut outgoing.unannounced) {
-                outgoing.bell.ring();
+                outgoing.wakeup.wake();
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     config::{Config, DEVELOPMENT_SECRET, Secret},
     connection,
     decrees::{DecreeError, Decrees},
-    mesh::{Bell, Mesh},
+    mesh::{Mesh, Wakeup},
     metrics::Metrics,
     running,
     shared::{Shared, SharedParts},
@@ -154,7 +154,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         .collect();
 
     let meshes = Mesh::<Mail>::connect(cores);
-    let bells: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.bell)).collect();
+    let wakeups: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.wakeup)).collect();
     let node = match mode {
         Mode::Standalone if config.node.id.is_empty() => "standalone".to_owned(),
         Mode::Standalone => config.node.id.clone(),
@@ -163,8 +163,8 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     config.node.id = node;
     let metrics = Arc::new(Metrics::new(cores));
     let backend = match mode {
-        Mode::Standalone => standalone(&config, &bells)?,
-        Mode::Cluster => clustered(&config, &public_url, &homes, &bells, &metrics, &keys)?,
+        Mode::Standalone => standalone(&config, &wakeups)?,
+        Mode::Cluster => clustered(&config, &public_url, &homes, &wakeups, &metrics, &keys)?,
     };
     let place = backend.links.first().and_then(Option::as_ref);
     let place = place.map(|links| Arc::clone(&links.place));
@@ -245,14 +245,14 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     ended
 }
 
-fn standalone(config: &Config, bells: &[Arc<Bell>]) -> Result<Backend, StartError> {
+fn standalone(config: &Config, wakeups: &[Arc<Wakeup>]) -> Result<Backend, StartError> {
     let retention = config.store.retention.as_millis() as u64;
-    let (stores, epoch, seq) = open_store(config, retention, bells)?;
+    let (stores, epoch, seq) = open_store(config, retention, wakeups)?;
     let bus = |_| Box::new(bus::Embedded::default()) as Box<dyn Bus + Send>;
     Ok(Backend {
         stores,
-        buses: bells.iter().map(bus).collect(),
-        links: bells.iter().map(|_| None).collect(),
+        buses: wakeups.iter().map(bus).collect(),
+        links: wakeups.iter().map(|_| None).collect(),
         owned: Some((epoch, seq)),
         end: None,
     })
@@ -262,12 +262,12 @@ fn clustered(
     config: &Config,
     address: &str,
     homes: &[CoreId],
-    bells: &[Arc<Bell>],
+    wakeups: &[Arc<Wakeup>],
     metrics: &Arc<Metrics>,
     keys: &Arc<Keys>,
 ) -> Result<Backend, StartError> {
     let node = cluster::node_id(config)?;
-    let cluster = cluster::start(config, node, address, homes, bells, metrics, keys)?;
+    let cluster = cluster::start(config, node, address, homes, wakeups, metrics, keys)?;
     let links = cluster.events.into_iter().map(|events| {
         let place = Arc::clone(&cluster.place);
         Some(WorkerLinks { place, events })
@@ -283,7 +283,11 @@ fn clustered(
 
 type Stores = (Vec<Box<dyn Store + Send>>, Epoch, u64);
 
-fn open_store(config: &Config, retention: u64, bells: &[Arc<Bell>]) -> Result<Stores, StartError> {
+fn open_store(
+    config: &Config,
+    retention: u64,
+    wakeups: &[Arc<Wakeup>],
+) -> Result<Stores, StartError> {
     if config.store.data.as_os_str().is_empty() {
         let memory = |_| Box::new(store::Memory::new(retention)) as Box<dyn Store + Send>;
         // Nothing of a former process is left but what clients know: versions must be newer.
@@ -291,9 +295,9 @@ fn open_store(config: &Config, retention: u64, bells: &[Arc<Bell>]) -> Result<St
         const DAY: u64 = 86_400_000;
         let now = clock::wall_ms();
         let epoch = Epoch::new((now / DAY) as u32);
-        return Ok((bells.iter().map(memory).collect(), epoch, now % DAY * 64));
+        return Ok((wakeups.iter().map(memory).collect(), epoch, now % DAY * 64));
     }
-    let (handles, epoch) = store::Durable::open(&config.store.data, retention, bells)?;
+    let (handles, epoch) = store::Durable::open(&config.store.data, retention, wakeups)?;
     let boxed = |handle| Box::new(handle) as Box<dyn Store + Send>;
     Ok((handles.into_iter().map(boxed).collect(), epoch, 0))
 }

@@ -170,9 +170,9 @@ impl Worker {
 
     /// Takes the messages of other cores and the news of the node.
     pub(crate) async fn mail_task(self: Rc<Self>) {
-        let bell = Arc::clone(&self.mesh.borrow().bell);
+        let wakeup = Arc::clone(&self.mesh.borrow().wakeup);
         loop {
-            bell.rung().await;
+            wakeup.woken().await;
             let mut taken = 0;
             while let Some((from, mail)) = { self.mesh.borrow_mut().receive() } {
                 match mail {

@@ -12,7 +12,7 @@ use super::Bus;
 use crate::{
     clock,
     cluster::{News, Place},
-    mesh::Bell,
+    mesh::Wakeup,
 };
 
 /// Events of one core that may be under way; more wait in the core, a user at most once.
@@ -27,16 +27,16 @@ pub(crate) struct Mailboxes(Vec<Mailbox>);
 
 struct Mailbox {
     reports: Mutex<Vec<(Ticket, bool)>>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 impl Mailboxes {
-    pub(crate) fn new(bells: &[Arc<Bell>]) -> Arc<Self> {
-        let mailbox = |bell: &Arc<Bell>| Mailbox {
+    pub(crate) fn new(wakeups: &[Arc<Wakeup>]) -> Arc<Self> {
+        let mailbox = |wakeup: &Arc<Wakeup>| Mailbox {
             reports: Mutex::default(),
-            bell: Arc::clone(bell),
+            wakeup: Arc::clone(wakeup),
         };
-        Arc::new(Self(bells.iter().map(mailbox).collect()))
+        Arc::new(Self(wakeups.iter().map(mailbox).collect()))
     }
 }
 
@@ -46,7 +46,7 @@ impl Reports for Mailboxes {
             core,
             Mailbox {
                 reports: mailbox,
-                bell,
+                wakeup,
             },
         ) in self.0.iter().enumerate()
         {
@@ -59,7 +59,7 @@ impl Reports for Mailboxes {
             mailbox.extend(mine);
             if mailbox.len() > before {
                 drop(mailbox);
-                bell.ring();
+                wakeup.wake();
             }
         }
     }
@@ -168,10 +168,11 @@ impl Inlet {
         }
     }
 
-    fn ring(&mut self) {
+    /// Wakes the cores that got events since the last time.
+    fn wake_fed(&mut self) {
         for (core, fed) in self.fed.iter_mut().enumerate() {
             if std::mem::take(fed) {
-                self.place.ring(ring::CoreId::new(core as u16));
+                self.place.wake(ring::CoreId::new(core as u16));
             }
         }
     }
@@ -193,7 +194,7 @@ impl Sink for Inlet {
             }
             // The topic keeps what follows.
             event = back;
-            self.ring();
+            self.wake_fed();
             self.fed[core] = true;
             std::thread::sleep(CORE_FULL);
         }
@@ -213,6 +214,6 @@ impl Sink for Inlet {
     }
 
     fn idle(&mut self) {
-        self.ring();
+        self.wake_fed();
     }
 }

@@ -19,7 +19,7 @@ use super::{interest::Interest, random_boot};
 use crate::{
     clock,
     links::{self, Links},
-    mesh::Bell,
+    mesh::Wakeup,
     metrics::{Latency, Metrics},
 };
 
@@ -40,7 +40,7 @@ pub(crate) enum News {
 
 struct Inbox {
     news: Mutex<VecDeque<News>>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 /// A core's progress with the map, as it noted it last.
@@ -108,17 +108,17 @@ pub(crate) struct WorkerLinks {
 impl Place {
     pub(super) fn new(
         node: NodeId,
-        bells: &[Arc<Bell>],
+        wakeups: &[Arc<Wakeup>],
         homes: Box<[CoreId]>,
         link: redis_store::Link,
         metrics: Arc<Metrics>,
         links: Option<&links::Options>,
     ) -> Self {
         let boot = random_boot();
-        let links = links.map(|options| Links::new(options, &node, boot, &homes, bells));
-        let inbox = |bell: &Arc<Bell>| Inbox {
+        let links = links.map(|options| Links::new(options, &node, boot, &homes, wakeups));
+        let inbox = |wakeup: &Arc<Wakeup>| Inbox {
             news: Mutex::default(),
-            bell: Arc::clone(bell),
+            wakeup: Arc::clone(wakeup),
         };
         Self {
             node,
@@ -132,8 +132,8 @@ impl Place {
             producer: OnceLock::new(),
             consumer: ArcSwapOption::empty(),
             links,
-            inboxes: bells.iter().map(inbox).collect(),
-            progress: bells.iter().map(|_| Progress::default()).collect(),
+            inboxes: wakeups.iter().map(inbox).collect(),
+            progress: wakeups.iter().map(|_| Progress::default()).collect(),
             stalled: AtomicBool::new(false),
             highest_met: AtomicU32::new(0),
             read_wanted: AtomicBool::new(false),
@@ -210,7 +210,7 @@ impl Place {
                 (_, news) => waiting.push_back(news),
             }
             drop(waiting);
-            inbox.bell.ring();
+            inbox.wakeup.wake();
         }
     }
 
@@ -220,8 +220,9 @@ impl Place {
         std::mem::take(&mut *inbox.news.lock().expect("nobody panics with this lock"))
     }
 
-    pub(crate) fn ring(&self, core: CoreId) {
-        self.inboxes[usize::from(core.get())].bell.ring();
+    /// Wakes a core that events wait for.
+    pub(crate) fn wake(&self, core: CoreId) {
+        self.inboxes[usize::from(core.get())].wakeup.wake();
     }
 
     /// Notes a core's progress with the map.

@@ -10,7 +10,7 @@ use ring::{Epoch, Vnode};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::remote::{Answers, Batch, Handle, Outlet, remote};
-use crate::mesh::Bell;
+use crate::mesh::Wakeup;
 
 /// The table of records, by vnode and user.
 const USERS: TableDefinition<'_, (u16, &str), &[u8]> = TableDefinition::new("users");
@@ -39,12 +39,12 @@ pub(crate) enum OpenError {
 pub(crate) struct Durable;
 
 impl Durable {
-    /// Opens the database in `directory` and gives a handle to each core, whose bell is rung when
+    /// Opens the database in `directory` and gives a handle to each core, which is woken when
     /// there are answers; and the epoch of this opening.
     pub(crate) fn open(
         directory: &Path,
         retention: u64,
-        bells: &[Arc<Bell>],
+        wakeups: &[Arc<Wakeup>],
     ) -> Result<(Vec<Handle>, Epoch), OpenError> {
         let shown = directory.display().to_string();
         std::fs::create_dir_all(directory)
@@ -57,7 +57,7 @@ impl Durable {
         let open = move || Database::create(&file);
         let database = open().map_err(|error| wrong(error.into()))?;
         let boot = count_boot(&database, crate::clock::wall_ms() / DAY).map_err(wrong)?;
-        let (handles, outlet) = remote(bells);
+        let (handles, outlet) = remote(wakeups);
         let mut keeper = Keeper {
             database: Some(database),
             open: Box::new(open),

@@ -1,5 +1,5 @@
 //! The handles to a store that works elsewhere than on the cores: requests go to it in batches,
-//! answers come back to a mailbox and ring the core's bell. It owns the limit of what waits.
+//! answers come back to a mailbox and wake the core. It owns the limit of what waits.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use presence::{StoreReply, StoreRequest};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Store;
-use crate::mesh::Bell;
+use crate::mesh::Wakeup;
 
 /// Requests of one core that may wait for the store; more wait in the core, a user at most once.
 const ROOM: usize = 4_096;
@@ -28,7 +28,7 @@ pub(crate) struct Handle {
 
 struct Mailbox {
     replies: Arc<Mutex<Vec<StoreReply>>>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
 }
 
 /// The store's side. What waits in it is bounded by [`ROOM`] for each core.
@@ -42,13 +42,13 @@ pub(crate) struct Outlet {
 pub(crate) struct Answers(Arc<[Mailbox]>);
 
 /// A handle for each core, and the other side of them.
-pub(crate) fn remote(bells: &[Arc<Bell>]) -> (Vec<Handle>, Outlet) {
+pub(crate) fn remote(wakeups: &[Arc<Wakeup>]) -> (Vec<Handle>, Outlet) {
     let (sender, requests) = unbounded_channel();
-    let mailboxes: Arc<[Mailbox]> = bells
+    let mailboxes: Arc<[Mailbox]> = wakeups
         .iter()
-        .map(|bell| Mailbox {
+        .map(|wakeup| Mailbox {
             replies: Arc::default(),
-            bell: Arc::clone(bell),
+            wakeup: Arc::clone(wakeup),
         })
         .collect();
     let handle = |(core, mailbox): (usize, &Mailbox)| Handle {
@@ -71,7 +71,7 @@ impl Answers {
             .lock()
             .expect("nobody panics with this lock")
             .extend(replies);
-        mailbox.bell.ring();
+        mailbox.wakeup.wake();
     }
 
     /// Gives each core its answers, of which there may be none.
