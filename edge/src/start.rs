@@ -33,7 +33,7 @@ use crate::{
     socket, store,
     store::Store,
     tls::{self, TlsError},
-    worker::{Mail, Worker},
+    worker::{CoreMessage, Worker},
 };
 
 /// What a watch takes at most, bytes, when the limit of all is made from that of memory.
@@ -153,7 +153,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         .map(|core| CoreId::new(core.expect("all have weight") as u16))
         .collect();
 
-    let meshes = Mesh::<Mail>::connect(cores);
+    let meshes = Mesh::<CoreMessage>::connect(cores);
     let wakeups: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.wakeup)).collect();
     let node = match mode {
         Mode::Standalone if config.node.id.is_empty() => "standalone".to_owned(),
@@ -410,7 +410,7 @@ struct CoreStart {
     settings: Settings,
     owned: Option<(Epoch, u64)>,
     listener: TcpListener,
-    mesh: Mesh<Mail>,
+    mesh: Mesh<CoreMessage>,
     store: Box<dyn Store + Send>,
     bus: Box<dyn Bus + Send>,
     links: Option<WorkerLinks>,
@@ -469,7 +469,7 @@ impl CoreStart {
         }
         let worker = Worker::new(Arc::clone(&shared), core, mesh, store, bus, links)?;
         monoio::spawn(Rc::clone(&worker).pump_task());
-        monoio::spawn(Rc::clone(&worker).mail_task());
+        monoio::spawn(Rc::clone(&worker).receive_task());
         monoio::spawn(Rc::clone(&worker).read_task(worker.waiter()?));
         monoio::spawn(Rc::clone(&worker).tick_task());
         let listener = monoio::net::TcpListener::from_std(listener)?;

@@ -35,12 +35,12 @@ use crate::{
 /// Time between two ticks of the presence core.
 const TICK: Duration = Duration::from_millis(100);
 /// The most messages of other cores that one turn takes.
-const MAIL_TURN: usize = 4_096;
+const MESSAGES_PER_TURN: usize = 4_096;
 /// The most bytes read from a socket at a time.
 const SCRATCH: usize = 64 << 10;
 
 /// A message from one core to another.
-pub(crate) enum Mail {
+pub(crate) enum CoreMessage {
     Connection(Box<Handoff>),
     Peer(PeerMessage),
 }
@@ -67,9 +67,9 @@ pub(crate) struct Worker {
     /// The reader that sessions between two messages share.
     reader: Cell<Option<Box<Reader>>>,
     pub(crate) stats: RefCell<CoreStats>,
-    mesh: RefCell<Mesh<Mail>>,
+    mesh: RefCell<Mesh<CoreMessage>>,
     /// Connections for cores whose ring is full.
-    undelivered: RefCell<VecDeque<(usize, Mail)>>,
+    undelivered: RefCell<VecDeque<(usize, CoreMessage)>>,
     store: RefCell<Box<dyn Store>>,
     bus: RefCell<Box<dyn Bus>>,
     send_ring: RefCell<SendRing>,
@@ -91,7 +91,7 @@ impl Worker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         core: Core,
-        mesh: Mesh<Mail>,
+        mesh: Mesh<CoreMessage>,
         store: Box<dyn Store>,
         bus: Box<dyn Bus>,
         links: Option<WorkerLinks>,
@@ -169,33 +169,33 @@ impl Worker {
     }
 
     /// Takes the messages of other cores and the news of the node.
-    pub(crate) async fn mail_task(self: Rc<Self>) {
+    pub(crate) async fn receive_task(self: Rc<Self>) {
         let wakeup = Arc::clone(&self.mesh.borrow().wakeup);
         loop {
             wakeup.woken().await;
             let mut taken = 0;
-            while let Some((from, mail)) = { self.mesh.borrow_mut().receive() } {
-                match mail {
-                    Mail::Connection(handoff) => self.adopt(*handoff),
-                    Mail::Peer(message) => {
+            while let Some((from, message)) = { self.mesh.borrow_mut().receive() } {
+                match message {
+                    CoreMessage::Connection(handoff) => self.adopt(*handoff),
+                    CoreMessage::Peer(message) => {
                         let mut core = self.core.borrow_mut();
                         core.at(clock::now());
                         core.peer_message(CoreId::new(from as u16), message);
                     }
                 }
                 taken += 1;
-                if taken % MAIL_TURN == 0 {
+                if taken % MESSAGES_PER_TURN == 0 {
                     self.kick();
                     yield_now().await;
                 }
             }
             if let Some(node) = &self.node {
                 node.take_news(&self.core);
-                while node.take_events(&self.core, MAIL_TURN) {
+                while node.take_events(&self.core, MESSAGES_PER_TURN) {
                     self.kick();
                     yield_now().await;
                 }
-                while node.take_tidings(&self.core, MAIL_TURN) {
+                while node.take_tidings(&self.core, MESSAGES_PER_TURN) {
                     self.kick();
                     yield_now().await;
                 }
@@ -269,10 +269,10 @@ impl Worker {
         if owner == self.id {
             self.adopt(handoff);
         } else {
-            let mail = Mail::Connection(Box::new(handoff));
+            let message = CoreMessage::Connection(Box::new(handoff));
             self.undelivered
                 .borrow_mut()
-                .push_back((usize::from(owner.get()), mail));
+                .push_back((usize::from(owner.get()), message));
         }
         self.kick();
     }
@@ -431,10 +431,10 @@ impl Worker {
         let mut mesh = self.mesh.borrow_mut();
         let mut undelivered = self.undelivered.borrow_mut();
         for _ in 0..undelivered.len() {
-            if let Some((to, mail)) = undelivered.pop_front()
-                && let Err(mail) = mesh.send(to, mail)
+            if let Some((to, message)) = undelivered.pop_front()
+                && let Err(message) = mesh.send(to, message)
             {
-                undelivered.push_back((to, mail));
+                undelivered.push_back((to, message));
             }
         }
         let mut core = self.core.borrow_mut();
@@ -443,7 +443,7 @@ impl Worker {
                 && let Some(message) = core.next_message_for(CoreId::new(to as u16))
             {
                 // There is room: this is the ring's only producer.
-                let _ = mesh.send(to, Mail::Peer(message));
+                let _ = mesh.send(to, CoreMessage::Peer(message));
             }
         }
         mesh.announce();
