@@ -96,7 +96,7 @@ impl Handoff {
         if is_revoked {
             worker.revoke(&mut worker.core.borrow_mut(), id);
         }
-        worker.kick();
+        worker.schedule_pump();
     }
 }
 

@@ -141,7 +141,7 @@ impl Worker {
     }
 
     /// Asks for the pump to run once the tasks that can run now have run.
-    pub(crate) fn kick(&self) {
+    pub(crate) fn schedule_pump(&self) {
         if !self.pump_due.replace(true)
             && let Some(waker) = self.pump_waker.borrow_mut().take()
         {
@@ -185,22 +185,22 @@ impl Worker {
                 }
                 taken += 1;
                 if taken % MESSAGES_PER_TURN == 0 {
-                    self.kick();
+                    self.schedule_pump();
                     yield_now().await;
                 }
             }
             if let Some(node) = &self.node {
                 node.take_news(&self.core);
                 while node.take_events(&self.core, MESSAGES_PER_TURN) {
-                    self.kick();
+                    self.schedule_pump();
                     yield_now().await;
                 }
                 while node.take_tidings(&self.core, MESSAGES_PER_TURN) {
-                    self.kick();
+                    self.schedule_pump();
                     yield_now().await;
                 }
             }
-            self.kick();
+            self.schedule_pump();
         }
     }
 
@@ -226,7 +226,7 @@ impl Worker {
             if ticks.is_multiple_of(5) {
                 self.publish_stats();
             }
-            self.kick();
+            self.schedule_pump();
         }
     }
 
@@ -274,7 +274,7 @@ impl Worker {
                 .borrow_mut()
                 .push_back((usize::from(owner.get()), message));
         }
-        self.kick();
+        self.schedule_pump();
     }
 
     fn adopt(self: &Rc<Self>, handoff: Handoff) {
@@ -333,7 +333,7 @@ impl Worker {
             core.at(clock::now());
             core.ask(ticket, users);
         }
-        self.kick();
+        self.schedule_pump();
         poll_fn(|context| {
             let mut questions = self.questions.borrow_mut();
             let question = questions.get_mut(&ticket).expect("it was asked above");

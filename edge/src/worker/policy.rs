@@ -43,7 +43,7 @@ impl Worker {
         }
         core.follow_policy(policy, &news.watched);
         drop(core);
-        self.kick();
+        self.schedule_pump();
     }
 
     /// Ends a session whose token is revoked.

@@ -45,7 +45,7 @@ impl Worker {
             for event in events.drain(..) {
                 self.came(event);
             }
-            self.kick();
+            self.schedule_pump();
         }
     }
 
@@ -184,7 +184,7 @@ impl Worker {
             conn.set_renewing(true);
             monoio::spawn(Rc::clone(self).settle(id, renewal));
         }
-        self.kick();
+        self.schedule_pump();
     }
 
     /// Settles whether a new token renews the session; nothing of its client is read meanwhile.
@@ -209,6 +209,6 @@ impl Worker {
             core.heard(id);
             session::answer_renewal(&self, &mut core, id, verdict, opening, reply_to.as_ref());
         }
-        self.kick();
+        self.schedule_pump();
     }
 }

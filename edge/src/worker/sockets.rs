@@ -222,7 +222,7 @@ impl Worker {
             core.closed(id, How::Broken);
         }
         self.stats.borrow_mut().connections -= 1;
-        self.kick();
+        self.schedule_pump();
         drop(conn);
     }
 
@@ -281,7 +281,7 @@ impl Worker {
     pub(super) fn resume(&self, conn: &mut Conn) {
         if std::mem::take(&mut conn.waits) {
             self.resumed.borrow_mut().push(conn.id);
-            self.kick();
+            self.schedule_pump();
         }
     }
 

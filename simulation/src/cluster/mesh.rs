@@ -181,13 +181,13 @@ impl World {
             Say::OwnerLinked => {
                 for n in cores {
                     self.core(pid, n).owner_linked(link);
-                    self.kick(pid, n);
+                    self.schedule_pump(pid, n);
                 }
             }
             Say::WatcherLinked => {
                 for n in cores {
                     self.core(pid, n).watcher_linked(link);
-                    self.kick(pid, n);
+                    self.schedule_pump(pid, n);
                 }
             }
             Say::Unlinked => {
@@ -195,7 +195,7 @@ impl World {
                 wire.open &= wire.from != pid;
                 for n in cores {
                     self.core(pid, n).unlinked(link);
-                    self.kick(pid, n);
+                    self.schedule_pump(pid, n);
                 }
             }
             Say::Owner(message) => {
@@ -216,13 +216,13 @@ impl World {
                 let n = self.home(pid, vnode);
                 self.note(|| format!("p{pid} hears over link {link}: {message:?}"));
                 self.core(pid, n).owner_says(link, message);
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
             }
             Say::Watcher(message) => {
                 let n = self.home(pid, self.count().vnode(message.user()));
                 self.note(|| format!("p{pid} is told over link {link}: {message:?}"));
                 self.core(pid, n).watcher_says(link, message);
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
             }
         }
     }

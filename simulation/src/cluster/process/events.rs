@@ -172,7 +172,7 @@ impl World {
         self.processes[pid].missed |= !self.plan.links;
         self.processes[pid].tell(&News::Gap);
         for n in 0..self.processes[pid].seats.len() {
-            self.kick(pid, n);
+            self.schedule_pump(pid, n);
         }
     }
 }

@@ -326,7 +326,7 @@ impl World {
                     process.stalled_flag = true;
                     self.notify(pid);
                 }
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
                 let again = 95 + self.random.below(10);
                 self.later(again, pid, In::Tick(n));
             }
@@ -344,18 +344,18 @@ impl World {
             In::Peer(to, from, message) => {
                 self.core(pid, to)
                     .peer_message(CoreId::new(from as u16), message);
-                self.kick(pid, to);
+                self.schedule_pump(pid, to);
             }
             In::Event(n, event) => {
                 self.hears_of(pid, n, event.vnode, event.epoch);
                 self.core(pid, n).bus_event(&event);
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
             }
             In::Answer(ticket, answer) => self.answered(pid, ticket, answer),
             In::Failed(n, reply) => {
                 self.processes[pid].seats[n].asked -= 1;
                 self.core(pid, n).store_reply(reply);
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
             }
             In::Hint => {
                 self.processes[pid].member.map_changed();
@@ -366,7 +366,7 @@ impl World {
             In::Report(n, ticket, delivered) => {
                 self.processes[pid].seats[n].publishing -= 1;
                 self.core(pid, n).bus_reply(ticket, delivered);
-                self.kick(pid, n);
+                self.schedule_pump(pid, n);
             }
             In::Socket(conn, input) => self.socket(pid, conn, input),
             In::DialLinks => self.dial_links(pid),
@@ -382,7 +382,7 @@ impl World {
         core
     }
 
-    pub(super) fn kick(&mut self, pid: usize, n: usize) {
+    pub(super) fn schedule_pump(&mut self, pid: usize, n: usize) {
         if !std::mem::replace(&mut self.processes[pid].seats[n].pump_due, true) {
             let delay = self.random.below(3);
             self.later(delay, pid, In::Pump(n));

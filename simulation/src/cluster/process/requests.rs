@@ -126,7 +126,7 @@ impl World {
         }
         self.processes[pid].seats[n].asked -= 1;
         self.core(pid, n).store_reply(reply);
-        self.kick(pid, n);
+        self.schedule_pump(pid, n);
     }
 
     pub(super) fn pump_store(&mut self, pid: usize, n: usize) {

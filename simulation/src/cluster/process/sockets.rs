@@ -80,7 +80,7 @@ impl World {
             self.send_down(client, conn, ToClient::Frames(frames));
         }
         if more {
-            self.kick(pid, n);
+            self.schedule_pump(pid, n);
         }
     }
 
@@ -135,7 +135,7 @@ impl World {
             FromClient::HangUp => self.hang_up(pid, conn, n, id, How::Broken),
             FromClient::Text(_) | FromClient::Open { .. } => {}
         }
-        self.kick(pid, n);
+        self.schedule_pump(pid, n);
     }
 
     fn hang_up(&mut self, pid: usize, conn: u64, n: usize, id: SessionId, how: How) {
@@ -168,7 +168,7 @@ impl World {
         process.conns.insert(conn, state);
         if let Ok(id) = opened {
             process.seats[n].sessions.insert(id, conn);
-            self.kick(pid, n);
+            self.schedule_pump(pid, n);
             return;
         }
         if tries == 0 {
