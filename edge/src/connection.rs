@@ -171,9 +171,9 @@ async fn read_proxy_header(link: &mut Link, peer: &mut Peer) -> io::Result<bool>
     loop {
         match proxy_protocol::parse(&link.inbox) {
             Ok(None) => {}
-            Ok(Some((told, length))) => {
+            Ok(Some((header, length))) => {
                 link.inbox.drain(..length);
-                *peer = peer.relaying(told, &server.trusted_proxies);
+                *peer = peer.relaying(header, &server.trusted_proxies);
                 return Ok(true);
             }
             Err(proxy_protocol::NoHeader) => {

@@ -8,7 +8,7 @@ use settings::{Kind, Literal};
 
 use crate::{
     http::{Request, is_authority},
-    proxy_protocol::Told,
+    proxy_protocol::ProxyHeader,
 };
 
 /// The proxies whose word is taken.
@@ -95,11 +95,11 @@ impl Peer {
     /// The peer, with what the header of a trusted proxy says of its connection. A connection
     /// without a client's address is the proxy's own: what a header of HTTP says is not believed
     /// there, as it may be a client's that the proxy does not name.
-    pub(crate) fn relaying(self, told: Told, trusted: &TrustedProxies) -> Self {
-        match told.source {
+    pub(crate) fn relaying(self, header: ProxyHeader, trusted: &TrustedProxies) -> Self {
+        match header.source {
             Some(source) => Self {
                 is_relayed: true,
-                is_secure: told.is_secure,
+                is_secure: header.is_secure,
                 ..Self::new(source, trusted)
             },
             None => Self {
@@ -426,11 +426,11 @@ mod tests {
             assert_eq!(port("192.0.2.9", headers), None, "{headers}");
         }
         // What a PROXY protocol header says of TLS stands where a proxy of HTTP says nothing.
-        let told = Told {
+        let header = ProxyHeader {
             source: Some(ip("10.0.0.2")),
             is_secure: true,
         };
-        let relayed = Peer::new(ip("10.0.0.1"), &trusted).relaying(told, &trusted);
+        let relayed = Peer::new(ip("10.0.0.1"), &trusted).relaying(header, &trusted);
         for (headers, secure) in [("", true), ("X-Forwarded-Proto: http\r\n", false)] {
             let request = request(headers);
             let client = Client::of(&request, &relayed, &trusted);

@@ -22,7 +22,7 @@ const CLIENT_SSL: u8 = 1;
 
 /// The content of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ProxyHeader {
     /// The client's address; `None` for a connection of the proxy itself, as its health checks are,
     /// and for one whose client has no IP address.
     pub(crate) source: Option<IpAddr>,
@@ -35,7 +35,7 @@ pub(crate) struct Told {
 pub(crate) struct NoHeader;
 
 /// The header at the beginning of `bytes`, and its length; `None` when more has to come.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, NoHeader> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(have, want)| have == want);
     if begins(LINE) {
         parse_line(bytes)
@@ -48,7 +48,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
 
 /// Version 1, a line. It is looked at once it is whole: the library takes one that ends behind its
 /// last space for a wrong one.
-fn parse_line(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
+fn parse_line(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, NoHeader> {
     let Some(end) = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n') else {
         return if bytes.len() < MAX_LINE {
             Ok(None)
@@ -62,15 +62,15 @@ fn parse_line(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
         v1::Addresses::Tcp6(tcp) => Some(tcp.source_address.into()),
         v1::Addresses::Unknown => None,
     };
-    let told = Told {
+    let content = ProxyHeader {
         source,
         is_secure: false,
     };
-    Ok(Some((told, header.header.len())))
+    Ok(Some((content, header.header.len())))
 }
 
 /// The content of a version 2 header and its length; `None` while it is not whole.
-fn parse_binary(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
+fn parse_binary(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, NoHeader> {
     let Some(fixed) = bytes.first_chunk::<FIXED>() else {
         return Ok(None);
     };
@@ -80,7 +80,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
     }
     // Whatever else it has does not count, not even when it is none of the known families.
     if fixed[SIGNATURE.len()] == LOCAL {
-        let own = Told {
+        let own = ProxyHeader {
             source: None,
             is_secure: false,
         };
@@ -101,7 +101,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Told, usize)>, NoHeader> {
         let flags = entry.value.first().copied().unwrap_or_default();
         entry.kind == u8::from(v2::Type::SSL) && flags & CLIENT_SSL != 0
     });
-    Ok(Some((Told { source, is_secure }, length)))
+    Ok(Some((ProxyHeader { source, is_secure }, length)))
 }
 
 /// Whether bytes that are no HTTP request are such a header.
@@ -131,23 +131,23 @@ mod tests {
     }
 
     /// What a header says, however it comes in pieces.
-    fn told(header: &[u8]) -> Option<Told> {
+    fn parsed(header: &[u8]) -> Option<ProxyHeader> {
         for cut in 0..header.len() {
             assert_eq!(parse(&header[..cut]), Ok(None), "{cut} of {header:?}");
         }
-        let (told, length) = parse(&[header, BEHIND].concat()).ok()??;
+        let (content, length) = parse(&[header, BEHIND].concat()).ok()??;
         assert_eq!(length, header.len());
-        Some(told)
+        Some(content)
     }
 
-    fn from(address: &str) -> Option<Told> {
-        Some(Told {
+    fn from(address: &str) -> Option<ProxyHeader> {
+        Some(ProxyHeader {
             source: Some(address.parse().expect("an address")),
             is_secure: false,
         })
     }
 
-    const NOBODY: Option<Told> = Some(Told {
+    const NOBODY: Option<ProxyHeader> = Some(ProxyHeader {
         source: None,
         is_secure: false,
     });
@@ -155,23 +155,23 @@ mod tests {
     #[test]
     fn both_versions_say_the_source_however_they_come() {
         let tcp4 = b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n";
-        assert_eq!(told(tcp4), from("192.0.2.1"));
+        assert_eq!(parsed(tcp4), from("192.0.2.1"));
         let tcp6 = b"PROXY TCP6 2001:db8::7 2001:db8:ffff:ffff:ffff:ffff:ffff:1 65535 65535\r\n";
-        assert_eq!(told(tcp6), from("2001:db8::7"));
-        assert_eq!(told(&binary(0x21, 0x11, &v4())), from("192.0.2.1"));
-        assert_eq!(told(&binary(0x21, 0x21, &v6())), from("2001:db8::7"));
+        assert_eq!(parsed(tcp6), from("2001:db8::7"));
+        assert_eq!(parsed(&binary(0x21, 0x11, &v4())), from("192.0.2.1"));
+        assert_eq!(parsed(&binary(0x21, 0x21, &v6())), from("2001:db8::7"));
     }
 
     #[test]
     fn a_connection_without_a_client_address_is_the_proxys_own() {
-        assert_eq!(told(b"PROXY UNKNOWN\r\n"), NOBODY);
-        assert_eq!(told(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), NOBODY);
-        assert_eq!(told(&binary(0x21, 0x00, b"")), NOBODY);
-        assert_eq!(told(&binary(0x21, 0x31, &[b'/'; 216])), NOBODY);
+        assert_eq!(parsed(b"PROXY UNKNOWN\r\n"), NOBODY);
+        assert_eq!(parsed(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), NOBODY);
+        assert_eq!(parsed(&binary(0x21, 0x00, b"")), NOBODY);
+        assert_eq!(parsed(&binary(0x21, 0x31, &[b'/'; 216])), NOBODY);
         // What else a local one says does not count, nor whether that is whole.
         for family in [0x00, 0x11, 0x21, 0x31, 0xff] {
-            assert_eq!(told(&binary(0x20, family, b"")), NOBODY);
-            assert_eq!(told(&binary(0x20, family, &v4())), NOBODY);
+            assert_eq!(parsed(&binary(0x20, family, b"")), NOBODY);
+            assert_eq!(parsed(&binary(0x20, family, &v4())), NOBODY);
         }
     }
 
@@ -179,15 +179,15 @@ mod tests {
     fn entries_behind_the_addresses_are_passed_over_but_for_tls() {
         let with = |entry: &[u8]| binary(0x21, 0x11, &[&v4(), entry].concat());
         assert_eq!(
-            told(&with(&[0x02, 0, 3, b'h', b'o', b'm'])),
+            parsed(&with(&[0x02, 0, 3, b'h', b'o', b'm'])),
             from("192.0.2.1")
         );
-        assert_eq!(told(&with(&[0x05, 0xff, 0xff, 1])), from("192.0.2.1"));
-        let plain = told(&with(&[0x20, 0, 5, 0, 0, 0, 0, 1])).expect("a header");
+        assert_eq!(parsed(&with(&[0x05, 0xff, 0xff, 1])), from("192.0.2.1"));
+        let plain = parsed(&with(&[0x20, 0, 5, 0, 0, 0, 0, 1])).expect("a header");
         assert!(!plain.is_secure);
-        let secure = told(&with(&[0x20, 0, 5, 1, 0, 0, 0, 0])).expect("a header");
+        let secure = parsed(&with(&[0x20, 0, 5, 1, 0, 0, 0, 0])).expect("a header");
         assert!(secure.is_secure);
-        assert_eq!(told(&with(&[0xee; 4_000][..3_900])), from("192.0.2.1"));
+        assert_eq!(parsed(&with(&[0xee; 4_000][..3_900])), from("192.0.2.1"));
     }
 
     #[test]
