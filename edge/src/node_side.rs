@@ -1,5 +1,5 @@
 //! A core's side of the cluster: takes maps, news and events to its presence, and tells the node
-//! how far it is. It owns what it told last.
+//! how far it is. It owns what it reported last.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,10 +21,10 @@ pub(crate) struct NodeSide {
     place: Arc<Place>,
     events: RefCell<rtrb::Consumer<Event<'static>>>,
     followed: Cell<MapVersion>,
-    /// What was told last: map and moving vnodes.
-    told: Cell<(MapVersion, usize)>,
+    /// What was reported last: map and moving vnodes.
+    reported: Cell<(MapVersion, usize)>,
     /// The node knows that this core stands still.
-    told_stall: Cell<bool>,
+    reported_stall: Cell<bool>,
     /// The links to other nodes that stand, by number.
     conns: RefCell<BTreeMap<u32, Arc<Conn>>>,
     /// What came over links and was not taken yet.
@@ -37,8 +37,8 @@ impl NodeSide {
             place: links.place,
             events: RefCell::new(links.events),
             followed: Cell::default(),
-            told: Cell::default(),
-            told_stall: Cell::default(),
+            reported: Cell::default(),
+            reported_stall: Cell::default(),
             conns: RefCell::default(),
             tidings: RefCell::default(),
         }
@@ -61,7 +61,7 @@ impl NodeSide {
                 }
                 News::Resume => {
                     core.resume();
-                    self.told_stall.set(false);
+                    self.reported_stall.set(false);
                 }
                 News::Resync => core.resync(),
                 News::Gap => core.bus_gap(),
@@ -152,7 +152,7 @@ impl NodeSide {
 
     /// With each tick: a core that stood still waits for the node.
     pub(crate) fn watch_for_stalls(&self, core: &RefCell<Core>) {
-        if core.borrow().is_held() && !self.told_stall.replace(true) {
+        if core.borrow().is_held() && !self.reported_stall.replace(true) {
             self.place.stood_still();
         }
     }
@@ -166,7 +166,7 @@ impl NodeSide {
         }
         let moving = core.vnodes_loading() + core.vnodes_leaving();
         let now = (self.followed.get(), moving);
-        if self.told.replace(now) != now {
+        if self.reported.replace(now) != now {
             place.note(core.id(), now.0, core.vnodes_owned(), moving);
         }
     }

@@ -21,7 +21,7 @@ const MEMORY_LOOK: Duration = Duration::from_millis(500);
 pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(), StartError> {
     // The cores end by themselves; one that does not is not waited for.
     let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
-    let mut told: Option<Instant> = None;
+    let mut stopping: Option<Instant> = None;
     let mut last_move = (0, Instant::now());
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (mut service, mut published) = (Service::new(), Vec::new());
@@ -38,14 +38,14 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
         for signal in signals.pending() {
             match signal {
                 SIGHUP => service.reload(|| reload(shared)),
-                _ if told.is_some() => {
+                _ if stopping.is_some() => {
                     eprintln!("told twice to stop: ending now");
                     return Ok(());
                 }
                 _ => {
                     println!("shutting down: sessions are told to go elsewhere");
                     service.stop();
-                    told = Some(Instant::now());
+                    stopping = Some(Instant::now());
                     match &shared.place {
                         Some(place) => place.leave(),
                         None => shared.drain(),
@@ -53,14 +53,14 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
                 }
             }
         }
-        if let (Some(told), Some(place)) = (told, &shared.place)
+        if let (Some(since), Some(place)) = (stopping, &shared.place)
             && !shared.is_draining()
             && (moved_away(place, &mut last_move)
-                || told.elapsed() > shared.config.server.drain_timeout / 2)
+                || since.elapsed() > shared.config.server.drain_timeout / 2)
         {
             shared.drain();
         }
-        if told.is_some_and(|told| told.elapsed() > patience) {
+        if stopping.is_some_and(|since| since.elapsed() > patience) {
             return Err(StartError::Drain(running.load(Ordering::Acquire)));
         }
         if running.load(Ordering::Acquire) == 0 {
