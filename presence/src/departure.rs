@@ -103,7 +103,7 @@ impl Core {
                 }
                 self.users.sweep_later(slot);
             }
-            self.tell_owner(slot);
+            self.send_interest(slot);
         }
     }
 

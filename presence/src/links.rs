@@ -192,7 +192,7 @@ impl Core {
                 }
                 let is_target = self.links.target(vnode, link).is_some();
                 let slot = self.users.find(&name);
-                match slot.filter(|slot| is_target && self.users[*slot].told_owner) {
+                match slot.filter(|slot| is_target && self.users[*slot].interest_sent) {
                     Some(slot) => self.see(slot, record, Epoch::default()),
                     None => {
                         // It crossed our word, or is of before a takeover that it did not see.
@@ -220,10 +220,10 @@ impl Core {
         self.links.targets[vnode.index()] = target;
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
-            // Its answer is the newest state, whatever was told to whom before.
-            user.told_owner &= same_link && !user.wanted();
+            // Its answer is the newest state, whatever interest was sent before.
+            user.interest_sent &= same_link && !user.wanted();
             self.users.sweep_later(slot);
-            self.tell_owner(slot);
+            self.send_interest(slot);
         }
     }
 
@@ -233,15 +233,15 @@ impl Core {
             return;
         }
         for slot in self.users.of_vnode(vnode) {
-            self.users[slot].told_owner = false;
+            self.users[slot].interest_sent = false;
             self.users.sweep_later(slot);
         }
     }
 
     /// Sees to it that the owner of the user's vnode knows whether this core wants to hear of it.
-    pub(crate) fn tell_owner(&mut self, slot: u32) {
+    pub(crate) fn send_interest(&mut self, slot: u32) {
         let user = &self.users[slot];
-        if user.told_owner != user.wanted_from_owner()
+        if user.interest_sent != user.wanted_from_owner()
             && let Some(target) = self.links.targets[user.vnode.index()]
             && let Some(upstream) = self.links.upstream.get_mut(&target.link)
         {
@@ -256,11 +256,11 @@ impl Core {
             let upstream = self.links.upstream.get_mut(&link)?;
             if let Some(name) = upstream.strays.pop_first() {
                 let slot = self.users.find(&name);
-                let told = slot.is_some_and(|slot| {
+                let is_wanted = slot.is_some_and(|slot| {
                     let user = &self.users[slot];
-                    user.told_owner && self.links.target(user.vnode, link).is_some()
+                    user.interest_sent && self.links.target(user.vnode, link).is_some()
                 });
-                if told {
+                if is_wanted {
                     continue;
                 }
                 return Some(ToOwner::Uninterest(name));
@@ -276,11 +276,11 @@ impl Core {
             let Some(target) = self.links.target(user.vnode, link) else {
                 continue;
             };
-            if wanted == user.told_owner {
+            if wanted == user.interest_sent {
                 continue;
             }
             let user = &mut self.users[slot];
-            user.told_owner = wanted;
+            user.interest_sent = wanted;
             let name = user.name.clone();
             if wanted {
                 return Some(ToOwner::Interest(target.epoch, name));

@@ -43,7 +43,7 @@ impl Core {
     pub(crate) fn lose_interest(&mut self, slot: u32) {
         match self.owner_of(slot) {
             Owner::Core(core) if self.users[slot].is_subscribed() => self.queue_for(slot, core),
-            Owner::Elsewhere => self.tell_owner(slot),
+            Owner::Elsewhere => self.send_interest(slot),
             Owner::Core(_) | Owner::Here(_) => {}
         }
     }
@@ -102,7 +102,7 @@ impl Core {
         user.role = Role::Mirrored { subscribed: wanted };
         let name = user.name.clone();
         if wanted {
-            if self.searches.is_untold(slot, user) {
+            if self.searches.home_lacks_version(slot, user) {
                 // That is told next.
                 self.queue_for(slot, home);
             }
@@ -122,7 +122,7 @@ impl Core {
             PeerMessage::Interest(name) => {
                 let slot = self.users.find_or_insert(&name, &self.vnodes);
                 self.users[slot].with_cores(|cores| cores.interested |= bit);
-                self.tell_owner(slot);
+                self.send_interest(slot);
                 match self.users[slot].knowledge {
                     Knowledge::Known | Knowledge::Provisional => {
                         self.users[slot].with_cores(|cores| cores.unsent |= bit);
@@ -140,7 +140,7 @@ impl Core {
                         cores.unsent &= !bit;
                         cores.refuted &= !bit;
                     });
-                    self.tell_owner(slot);
+                    self.send_interest(slot);
                     self.users.sweep_later(slot);
                 }
             }

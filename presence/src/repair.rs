@@ -63,7 +63,7 @@ impl Searches {
     }
 
     /// Whether the user's home core has to be told of a version.
-    pub(crate) fn is_untold(&mut self, slot: u32, user: &User) -> bool {
+    pub(crate) fn home_lacks_version(&mut self, slot: u32, user: &User) -> bool {
         let search = self.find(slot, user);
         search.is_some_and(|search| !search.home_knows)
     }

@@ -118,8 +118,8 @@ pub(crate) struct User {
     pub(crate) searched: bool,
     /// The user is in the list of those who may be forgotten.
     pub(crate) in_sweep: bool,
-    /// The owner that speaks on the vnode's link knows of this core's interest; see `links.rs`.
-    pub(crate) told_owner: bool,
+    /// The owner at the other end of the vnode's link was sent this core's interest; see `links.rs`.
+    pub(crate) interest_sent: bool,
 }
 
 /// What this core is to a user. It follows the stage of the user's vnode: all users of a vnode that
@@ -235,7 +235,7 @@ impl User {
             late: false,
             searched: false,
             in_sweep: false,
-            told_owner: false,
+            interest_sent: false,
         }
     }
 
@@ -428,7 +428,7 @@ impl User {
             && self.publishing.is_idle()
             && self.pace == TimerId::NONE
             && !self.is_subscribed()
-            && !self.told_owner
+            && !self.interest_sent
             && self.knowledge != Knowledge::Asked
     }
 }

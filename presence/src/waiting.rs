@@ -114,7 +114,7 @@ impl Core {
         let entry = self.waiting.questions.vacant_key() as u32;
         for slot in &users {
             self.users[*slot].waiters += 1;
-            self.tell_owner(*slot);
+            self.send_interest(*slot);
             if !self.users[*slot].knowledge.has_record() {
                 missing += 1;
                 self.waiting.by_user.entry(*slot).or_default().push(entry);
