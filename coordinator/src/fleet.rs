@@ -333,7 +333,7 @@ impl Fleet {
             members: self.control.members(now),
             drained,
             problems: self.control.problems().to_vec(),
-            doubtful: self.control.doubtful(),
+            suspects: self.control.suspects(),
             leading,
             leader: self.leader.clone(),
             events: self.events.clone(),

@@ -82,7 +82,7 @@ pub(crate) struct Picture {
     pub(crate) drained: Vec<String>,
     pub(crate) problems: Vec<Problem>,
     /// Owners that are likely dead: a map without them may follow within a second.
-    pub(crate) doubtful: BTreeSet<NodeId>,
+    pub(crate) suspects: BTreeSet<NodeId>,
     pub(crate) leading: bool,
     pub(crate) leader: Option<Leader>,
     pub(crate) events: VecDeque<Happened>,
@@ -107,7 +107,7 @@ impl Picture {
             members: Vec::new(),
             drained: Vec::new(),
             problems: Vec::new(),
-            doubtful: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             leading: false,
             leader: None,
             events: VecDeque::new(),

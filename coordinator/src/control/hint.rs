@@ -77,16 +77,19 @@ impl Control {
     /// The nodes that own vnodes in the newest map and are likely dead: their connection is closed,
     /// or they were taken for dead by it and no other map has been read yet.
     #[must_use]
-    pub fn doubtful(&self) -> BTreeSet<NodeId> {
+    pub fn suspects(&self) -> BTreeSet<NodeId> {
         let closed = |member: &Member| matches!(member.connection, Connection::Closed { .. });
         let nodes = self.map.iter().flat_map(ring::Map::nodes);
-        let doubtful = |node: &&ring::Node| {
+        let suspected = |node: &&ring::Node| {
             let member = self.members.get(&node.id);
             member.is_some_and(|member| {
                 member.lease.boot == node.boot && (closed(member) || member.lingers)
             })
         };
-        nodes.filter(doubtful).map(|node| node.id.clone()).collect()
+        nodes
+            .filter(suspected)
+            .map(|node| node.id.clone())
+            .collect()
     }
 
     /// Ends nodes by what a reading shows of their connections. `None`: it does not show any.
@@ -105,11 +108,11 @@ impl Control {
         };
         for (id, member) in &mut self.members {
             let open = alive.contains(&(id.clone(), member.lease.boot));
-            let doubted = settled && mono >= member.trusted_until;
+            let is_believed = settled && mono >= member.trusted_until;
             member.connection = match member.connection {
                 _ if !member.present => Connection::Unseen,
                 _ if open => Connection::Open,
-                Connection::Open if doubted => Connection::Closed { since: mono },
+                Connection::Open if is_believed => Connection::Closed { since: mono },
                 closed @ Connection::Closed { .. } => closed,
                 Connection::Open | Connection::Unseen => Connection::Unseen,
             };

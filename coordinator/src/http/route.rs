@@ -17,7 +17,7 @@ use super::{
 use crate::picture::Picture;
 
 /// The longest wait for another owner than one that is likely dead.
-const DOUBT: Duration = Duration::from_secs(1);
+const SUSPECT_WAIT: Duration = Duration::from_secs(1);
 /// How long a browser may remember what it was allowed, in seconds.
 const PREFLIGHT_AGE: u64 = 86_400;
 
@@ -75,18 +75,18 @@ impl App {
     /// Waits while the user's owner is likely dead: its clients come back when the next one is known,
     /// and do not have to try again and again.
     async fn until_its_owner_is_sure(&self, user: &str) {
-        let doubtful = |picture: &Arc<Picture>| {
+        let is_suspected = |picture: &Arc<Picture>| {
             let map = picture
                 .map
                 .as_ref()
-                .filter(|_| !picture.doubtful.is_empty());
+                .filter(|_| !picture.suspects.is_empty());
             let owner = map.and_then(|published| {
                 let map = &published.map;
                 map.owner(map.count().vnode(user))
             });
-            owner.is_some_and(|(node, _)| picture.doubtful.contains(&node.id))
+            owner.is_some_and(|(node, _)| picture.suspects.contains(&node.id))
         };
-        if !doubtful(&self.picture()) {
+        if !is_suspected(&self.picture()) {
             return;
         }
         // With too many that wait, the others are told what is known.
@@ -96,7 +96,11 @@ impl App {
         let _gauge = self.metrics.waiter();
         let mut pictures = self.shown.picture.clone();
         // What is known by then is the answer, whatever it is.
-        let _ = timeout(DOUBT, pictures.wait_for(|picture| !doubtful(picture))).await;
+        let _ = timeout(
+            SUSPECT_WAIT,
+            pictures.wait_for(|picture| !is_suspected(picture)),
+        )
+        .await;
     }
 
     /// Lets pages of the request's origin read the answer, when they may.
