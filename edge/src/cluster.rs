@@ -1,7 +1,7 @@
 //! What a clustered edge has besides a standalone one: its place in the cluster, shared by the
 //! cores, the thread that talks to Redis, and the threads of Kafka. It owns nothing of a session.
 
-mod ear;
+mod bus_reader;
 mod fleet;
 mod interest;
 mod place;
@@ -14,7 +14,7 @@ use presence::Now;
 use protocol::Event;
 use ring::{CoreId, NodeId, VnodeCount, VnodeSet};
 
-use self::ear::Ear;
+use self::bus_reader::BusReader;
 pub(crate) use self::{
     fleet::Described,
     place::{News, Place, StoreStats, WorkerLinks},
@@ -68,7 +68,7 @@ pub(crate) struct Cluster {
 pub(crate) struct End {
     place: Arc<Place>,
     producer: Arc<kafka_bus::Producer>,
-    ear: Arc<Ear>,
+    reader: Arc<BusReader>,
     redis: std::thread::JoinHandle<()>,
 }
 
@@ -78,7 +78,7 @@ impl End {
         if let Some(links) = &self.place.links {
             links.end();
         }
-        self.ear.stop();
+        self.reader.stop();
         self.producer.stop(LAST_EVENTS);
         self.place.end();
         // It has panicked when it cannot be joined, and said so.
@@ -140,10 +140,10 @@ pub(crate) fn start(
     let buses = buses.collect();
     let sink = bus::Inlet::new(Arc::clone(&place), vnodes, producers);
     place.set_producer(Arc::clone(producer.health()));
-    let ear = Arc::new(Ear::new(kafka, sink, Arc::clone(&place)));
+    let reader = Arc::new(BusReader::new(kafka, sink, Arc::clone(&place)));
     match (&place.links, listener) {
         (Some(links), Some(listener)) => links.start(listener, Arc::clone(&place))?,
-        _ => ear.listen()?,
+        _ => reader.start()?,
     }
 
     let (handles, outlet) = store::remote(wakeups);
@@ -177,7 +177,7 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (keeper, keys, hears) = (Arc::clone(&place), Arc::clone(keys), Arc::clone(&ear));
+    let (keeper, keys, hears) = (Arc::clone(&place), Arc::clone(keys), Arc::clone(&reader));
     let redis = std::thread::Builder::new()
         .name("redis".into())
         .spawn(move || {
@@ -191,7 +191,7 @@ pub(crate) fn start(
                 });
                 let (reading, place) = (link.clone(), Arc::clone(&keeper));
                 tokio::task::spawn_local(async move {
-                    ear::keep(reading, &place, &hears).await;
+                    bus_reader::keep(reading, &place, &hears).await;
                 });
                 fleet::until_ready(&keeper, &keys).await;
                 fleet::keep(link, &keeper, &described).await;
@@ -201,7 +201,7 @@ pub(crate) fn start(
         end: End {
             place: Arc::clone(&place),
             producer,
-            ear,
+            reader,
             redis,
         },
         place,

@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_millis(250);
 const PATIENCE: u64 = 3_000;
 
 /// What a core is told of links.
-pub(crate) enum Tidings {
+pub(crate) enum LinkEvent {
     /// This node connected to one that owns.
     OwnerLinked(Arc<Conn>),
     /// One that watches connected to this node.
@@ -101,7 +101,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 struct Inbox {
-    tidings: Mutex<VecDeque<Tidings>>,
+    link_events: Mutex<VecDeque<LinkEvent>>,
     wakeup: Arc<Wakeup>,
 }
 
@@ -164,7 +164,7 @@ impl Links {
         wakeups: &[Arc<Wakeup>],
     ) -> Arc<Self> {
         let inbox = |wakeup: &Arc<Wakeup>| Inbox {
-            tidings: Mutex::default(),
+            link_events: Mutex::default(),
             wakeup: Arc::clone(wakeup),
         };
         let links = Self {
@@ -181,7 +181,7 @@ impl Links {
             ending: AtomicBool::new(false),
             stats: Stats::default(),
         };
-        links.tell_all(|| Tidings::HasBus(false));
+        links.tell_all(|| LinkEvent::HasBus(false));
         Arc::new(links)
     }
 
@@ -218,13 +218,15 @@ impl Links {
     }
 
     /// What a core was told since the last time.
-    pub(crate) fn tidings_for(&self, core: CoreId) -> VecDeque<Tidings> {
-        std::mem::take(&mut *locked(&self.inboxes[usize::from(core.get())].tidings))
+    pub(crate) fn events_for(&self, core: CoreId) -> VecDeque<LinkEvent> {
+        std::mem::take(&mut *locked(
+            &self.inboxes[usize::from(core.get())].link_events,
+        ))
     }
 
-    fn tell_all(&self, tidings: impl Fn() -> Tidings) {
+    fn tell_all(&self, link_events: impl Fn() -> LinkEvent) {
         for inbox in &self.inboxes {
-            locked(&inbox.tidings).push_back(tidings());
+            locked(&inbox.link_events).push_back(link_events());
             inbox.wakeup.wake();
         }
     }
@@ -235,19 +237,19 @@ impl Links {
 
     /// Waits until no core has too much in its inbox.
     async fn has_room(&self) {
-        let full = |inbox: &Inbox| locked(&inbox.tidings).len() >= INBOX;
+        let full = |inbox: &Inbox| locked(&inbox.link_events).len() >= INBOX;
         while self.inboxes.iter().any(full) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
     /// Gives each core what a batch has for it.
-    fn deliver(&self, batch: Vec<(CoreId, Tidings)>) {
+    fn deliver(&self, batch: Vec<(CoreId, LinkEvent)>) {
         let mut touched = 0_u64;
-        for (core, tidings) in batch {
+        for (core, link_events) in batch {
             let n = usize::from(core.get());
             touched |= 1 << n;
-            locked(&self.inboxes[n].tidings).push_back(tidings);
+            locked(&self.inboxes[n].link_events).push_back(link_events);
         }
         for (n, inbox) in self.inboxes.iter().enumerate() {
             if touched & 1 << n != 0 {
@@ -288,7 +290,7 @@ impl Links {
 
     /// Tells the cores whether events of the bus come.
     pub(crate) fn tell_bus(&self, has: bool) {
-        self.tell_all(|| Tidings::HasBus(has));
+        self.tell_all(|| LinkEvent::HasBus(has));
     }
 
     /// Connects to whom it should and does not yet.

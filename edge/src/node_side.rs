@@ -14,7 +14,7 @@ use ring::MapVersion;
 use crate::{
     clock,
     cluster::{News, Place, WorkerLinks},
-    links::{Conn, Tidings},
+    links::{Conn, LinkEvent},
 };
 
 pub(crate) struct NodeSide {
@@ -28,7 +28,7 @@ pub(crate) struct NodeSide {
     /// The links to other nodes that stand, by number.
     conns: RefCell<BTreeMap<u32, Arc<Conn>>>,
     /// What came over links and was not taken yet.
-    tidings: RefCell<VecDeque<Tidings>>,
+    link_events: RefCell<VecDeque<LinkEvent>>,
 }
 
 impl NodeSide {
@@ -40,7 +40,7 @@ impl NodeSide {
             reported: Cell::default(),
             reported_stall: Cell::default(),
             conns: RefCell::default(),
-            tidings: RefCell::default(),
+            link_events: RefCell::default(),
         }
     }
 
@@ -84,36 +84,36 @@ impl NodeSide {
     }
 
     /// Takes what came over links, at most so much; `true` when more waits.
-    pub(crate) fn take_tidings(&self, core: &RefCell<Core>, most: usize) -> bool {
+    pub(crate) fn take_link_events(&self, core: &RefCell<Core>, most: usize) -> bool {
         let Some(links) = &self.place.links else {
             return false;
         };
-        let mut tidings = self.tidings.borrow_mut();
+        let mut link_events = self.link_events.borrow_mut();
         let mut core = core.borrow_mut();
-        if tidings.is_empty() {
-            *tidings = links.tidings_for(core.id());
+        if link_events.is_empty() {
+            *link_events = links.events_for(core.id());
         }
         core.at(clock::now());
         for _ in 0..most {
-            let Some(next) = tidings.pop_front() else {
+            let Some(next) = link_events.pop_front() else {
                 return false;
             };
             match next {
-                Tidings::OwnerLinked(conn) => {
+                LinkEvent::OwnerLinked(conn) => {
                     core.owner_linked(conn.number);
                     self.conns.borrow_mut().insert(conn.number, conn);
                 }
-                Tidings::WatcherLinked(conn) => {
+                LinkEvent::WatcherLinked(conn) => {
                     core.watcher_linked(conn.number);
                     self.conns.borrow_mut().insert(conn.number, conn);
                 }
-                Tidings::Unlinked(link) => {
+                LinkEvent::Unlinked(link) => {
                     core.unlinked(link);
                     self.conns.borrow_mut().remove(&link);
                 }
-                Tidings::Owner(link, message) => core.owner_says(link, message),
-                Tidings::Watcher(link, message) => core.watcher_says(link, message),
-                Tidings::HasBus(has) => core.hear_by_links(has),
+                LinkEvent::Owner(link, message) => core.owner_says(link, message),
+                LinkEvent::Watcher(link, message) => core.watcher_says(link, message),
+                LinkEvent::HasBus(has) => core.hear_by_links(has),
             }
         }
         true

@@ -195,7 +195,7 @@ impl Worker {
                     self.schedule_pump();
                     yield_now().await;
                 }
-                while node.take_tidings(&self.core, MESSAGES_PER_TURN) {
+                while node.take_link_events(&self.core, MESSAGES_PER_TURN) {
                     self.schedule_pump();
                     yield_now().await;
                 }

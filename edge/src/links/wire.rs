@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Conn, Links, Tidings,
+    Conn, LinkEvent, Links,
     handshake::{self, ANSWER, Hellos, MAC, Side, Signer},
 };
 
@@ -212,8 +212,8 @@ async fn run(
     links.stats.connects.fetch_add(1, Ordering::Relaxed);
     standing.fetch_add(1, Ordering::Relaxed);
     links.tell_all(|| match to_owner {
-        true => Tidings::OwnerLinked(Arc::clone(&conn)),
-        false => Tidings::WatcherLinked(Arc::clone(&conn)),
+        true => LinkEvent::OwnerLinked(Arc::clone(&conn)),
+        false => LinkEvent::WatcherLinked(Arc::clone(&conn)),
     });
     let (reading, writing) = stream.into_split();
     let ended = tokio::select! {
@@ -221,7 +221,7 @@ async fn run(
         ended = write(links, &conn, writing, signers.out) => ended,
     };
     standing.fetch_sub(1, Ordering::Relaxed);
-    links.tell_all(|| Tidings::Unlinked(number));
+    links.tell_all(|| LinkEvent::Unlinked(number));
     ended
 }
 
@@ -293,7 +293,7 @@ fn parse(
     links: &Links,
     conn: &Conn,
     mut batch: &[u8],
-) -> Result<Vec<(ring::CoreId, Tidings)>, WireError> {
+) -> Result<Vec<(ring::CoreId, LinkEvent)>, WireError> {
     let home = |user: &str| links.homes[links.vnodes.vnode(user).index()];
     let mut parsed = Vec::new();
     if conn.to_owner {
@@ -305,12 +305,12 @@ fn parse(
                 }
                 FromOwner::State(_, user, _) => home(user),
             };
-            parsed.push((core, Tidings::Owner(conn.number, message)));
+            parsed.push((core, LinkEvent::Owner(conn.number, message)));
         }
     } else {
         while let Some(message) = ToOwner::decode(&mut batch)? {
             let core = home(message.user());
-            parsed.push((core, Tidings::Watcher(conn.number, message)));
+            parsed.push((core, LinkEvent::Watcher(conn.number, message)));
         }
     }
     Ok(parsed)

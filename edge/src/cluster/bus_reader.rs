@@ -18,7 +18,7 @@ use crate::bus::Inlet;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The reader of the bus, if there is one.
-pub(crate) struct Ear {
+pub(crate) struct BusReader {
     options: kafka_bus::Options,
     inlet: Arc<Mutex<Inlet>>,
     place: Arc<Place>,
@@ -29,7 +29,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ear {
+impl BusReader {
     pub(super) fn new(options: kafka_bus::Options, inlet: Inlet, place: Arc<Place>) -> Self {
         Self {
             options,
@@ -40,7 +40,7 @@ impl Ear {
     }
 
     /// Begins to read the bus, from now on.
-    pub(super) fn listen(&self) -> Result<(), OpenError> {
+    pub(super) fn start(&self) -> Result<(), OpenError> {
         let tap = Tap(Arc::clone(&self.inlet));
         let consumer = Consumer::start(self.options.clone(), Box::new(tap))?;
         self.place.set_consumer(Some(Arc::clone(consumer.health())));
@@ -48,7 +48,7 @@ impl Ear {
         Ok(())
     }
 
-    fn listens(&self) -> bool {
+    fn is_reading(&self) -> bool {
         locked(&self.consumer).is_some()
     }
 
@@ -89,7 +89,7 @@ impl Sink for Tap {
 
 /// Finds out who has links, and reads the bus while somebody in the map has none. Runs until the node
 /// ends.
-pub(super) async fn keep(link: Link, place: &Place, ear: &Arc<Ear>) {
+pub(super) async fn keep(link: Link, place: &Place, reader: &Arc<BusReader>) {
     let Some(links) = &place.links else {
         return;
     };
@@ -112,21 +112,21 @@ pub(super) async fn keep(link: Link, place: &Place, ear: &Arc<Ear>) {
             None
         };
         if let Some(why) = why
-            && !ear.listens()
+            && !reader.is_reading()
         {
-            match ear.listen() {
+            match reader.start() {
                 Ok(()) => {
                     println!("kafka: events are read, since {why}");
                     links.tell_bus(true);
                 }
                 Err(error) => eprintln!("kafka: events cannot be read: {error}"),
             }
-        } else if why.is_none() && ear.listens() {
+        } else if why.is_none() && reader.is_reading() {
             println!("kafka: events are read no longer, since all edges are heard over links");
             links.tell_bus(false);
-            let ear = Arc::clone(ear);
+            let reader = Arc::clone(reader);
             // It may wait for a broker.
-            std::thread::spawn(move || ear.stop());
+            std::thread::spawn(move || reader.stop());
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         tokio::time::sleep(LOOK).await;
