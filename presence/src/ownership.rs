@@ -47,12 +47,12 @@ impl Core {
                         let former = before.owner(vnode);
                         !former.is_some_and(|(former, _)| alive(&former.id, former.boot))
                     });
-                    let over = match dead {
+                    let wait_below = match dead {
                         _ if alone => Epoch::default(),
                         Some(before) => before.epoch(vnode),
                         None => Epoch::MAX,
                     };
-                    self.take_vnode(vnode, epoch, 0, over);
+                    self.take_vnode(vnode, epoch, 0, wait_below);
                 }
                 (Owner::Here(_), false) => {
                     let address = owner.map_or("", |owner| owner.address.as_str());
@@ -103,8 +103,8 @@ impl Core {
         self.recall_all();
     }
 
-    /// Whoever has had the vnode under an epoch below `over` is waited for until it has let go of it.
-    fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch) {
+    /// Whoever has had the vnode under an epoch below `wait_below` is waited for until it has let go of it.
+    fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, wait_below: Epoch) {
         let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
         self.recalls.forget(vnode);
@@ -126,7 +126,8 @@ impl Core {
                 }
             }
         }
-        self.vnodes.claim(vnode, epoch, seq, over, self.time.clock);
+        self.vnodes
+            .claim(vnode, epoch, seq, wait_below, self.time.clock);
         if owned {
             return;
         }

@@ -119,8 +119,12 @@ impl Recalls {
             return Some(StoreRequest::Owner { vnode });
         }
         let (vnode, epoch) = self.claims.pop_front()?;
-        let over = Epoch::default();
-        Some(StoreRequest::Load { vnode, epoch, over })
+        let wait_below = Epoch::default();
+        Some(StoreRequest::Load {
+            vnode,
+            epoch,
+            wait_below,
+        })
     }
 }
 

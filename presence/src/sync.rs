@@ -43,7 +43,7 @@ pub enum StoreRequest {
         epoch: Epoch,
         /// A former owner that has not released the vnode is waited for when its epoch is below
         /// this one.
-        over: Epoch,
+        wait_below: Epoch,
     },
     /// To note that all of the epoch is written: its successor need not wait.
     Release {

@@ -59,8 +59,8 @@ pub(crate) enum Stage {
         /// now; `None` = never.
         loaded_under: Option<Epoch>,
         /// A former owner whose epoch is below this one is waited for.
-        over: Epoch,
-        /// When that is over, ms of the core's clock.
+        wait_below: Epoch,
+        /// When that wait ends, ms of the core's clock.
         until: u64,
     },
     /// The vnode is this core's alone, and its users are adopted.
@@ -224,18 +224,25 @@ impl Vnodes {
     }
 
     /// The vnode becomes this core's under another epoch; versions go on after `seq`. A former owner
-    /// whose epoch is below `over` is waited for.
+    /// whose epoch is below `wait_below` is waited for.
     ///
     /// # Panics
     /// When another core is the vnode's home.
-    pub(crate) fn claim(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, over: Epoch, clock: u64) {
+    pub(crate) fn claim(
+        &mut self,
+        vnode: Vnode,
+        epoch: Epoch,
+        seq: u64,
+        wait_below: Epoch,
+        clock: u64,
+    ) {
         assert!(self.is_home(vnode), "vnode {vnode} is another core's");
         self.heard_of(vnode, epoch);
         let claiming = Stage::Claiming {
             epoch,
             seq,
             loaded_under: self.loaded_under(vnode),
-            over,
+            wait_below,
             until: clock + RELEASE_PATIENCE,
         };
         self.set(vnode, claiming);
@@ -249,7 +256,7 @@ impl Vnodes {
                 epoch,
                 seq,
                 loaded_under: Some(epoch),
-                over: Epoch::default(),
+                wait_below: Epoch::default(),
                 until: 0,
             };
             self.set(vnode, claiming);
@@ -373,16 +380,23 @@ impl Vnodes {
     pub(crate) fn next_request(&mut self, clock: u64) -> Option<StoreRequest> {
         while let Some((vnode, of)) = self.claims.pop_front() {
             if let Stage::Claiming {
-                epoch, over, until, ..
+                epoch,
+                wait_below,
+                until,
+                ..
             } = self.stage(vnode)
                 && epoch == of
             {
-                let over = if clock < until {
-                    over
+                let wait_below = if clock < until {
+                    wait_below
                 } else {
                     Epoch::default()
                 };
-                return Some(StoreRequest::Load { vnode, epoch, over });
+                return Some(StoreRequest::Load {
+                    vnode,
+                    epoch,
+                    wait_below,
+                });
             }
         }
         while let Some((vnode, epoch)) = self.releases.pop_front() {

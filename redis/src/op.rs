@@ -20,7 +20,7 @@ pub enum Op {
         epoch: Epoch,
         /// A former owner whose epoch is below this one is waited for until it has released the
         /// vnode.
-        over: Epoch,
+        wait_below: Epoch,
         /// Ms since 1970.
         since_ms: u64,
     },

@@ -198,11 +198,14 @@ fn add_calls(link: &Link, op: &Op, calls: &mut Vec<Call>) {
     let keys = link.keys();
     match op {
         Op::Claim {
-            vnode, epoch, over, ..
+            vnode,
+            epoch,
+            wait_below,
+            ..
         } => {
             let keys = vec![keys.epoch(*vnode), keys.released(*vnode)];
             let call = Call::script(&script::CLAIM, keys);
-            calls.push(call.number(epoch).number(over));
+            calls.push(call.number(epoch).number(wait_below));
         }
         Op::Write {
             vnode,

@@ -237,18 +237,18 @@ fn give_up(place: &Place) -> ! {
 /// Says a trouble once, until it is another one or over.
 struct Trouble {
     said: Option<String>,
-    over: &'static str,
+    ended: &'static str,
 }
 
 impl Trouble {
-    fn new(over: &'static str) -> Self {
-        Self { said: None, over }
+    fn new(ended: &'static str) -> Self {
+        Self { said: None, ended }
     }
 
     fn note(&mut self, now: Option<String>) {
         match &now {
             Some(what) if self.said.as_ref() != Some(what) => eprintln!("{what}"),
-            None if self.said.is_some() => println!("{}", self.over),
+            None if self.said.is_some() => println!("{}", self.ended),
             _ => {}
         }
         self.said = now;

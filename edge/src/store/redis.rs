@@ -165,12 +165,16 @@ impl Redis {
         for Batch { core, requests } in batch {
             for request in requests {
                 match request {
-                    StoreRequest::Load { vnode, epoch, over } => {
+                    StoreRequest::Load {
+                        vnode,
+                        epoch,
+                        wait_below,
+                    } => {
                         askers.push(Asker::Load(core, vnode, epoch));
                         ops.push(Op::Claim {
                             vnode,
                             epoch,
-                            over,
+                            wait_below,
                             since_ms,
                         });
                     }

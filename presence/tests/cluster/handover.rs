@@ -10,11 +10,11 @@ fn waits_below(seen: &Map, now: &Map) -> Epoch {
     core.follow(seen, None, &id("b"), 1);
     core.follow(now, Some(seen), &id("b"), 1);
     let mut epochs = Vec::new();
-    while let Some(StoreRequest::Load { over, .. }) = core.next_store_request() {
-        epochs.push(over);
+    while let Some(StoreRequest::Load { wait_below, .. }) = core.next_store_request() {
+        epochs.push(wait_below);
     }
     assert_eq!(epochs.len(), vnodes().get());
-    assert!(epochs.iter().all(|over| *over == epochs[0]));
+    assert!(epochs.iter().all(|below| *below == epochs[0]));
     epochs[0]
 }
 

@@ -21,7 +21,7 @@ fn claim(vnode: u16, epoch: u32) -> Op {
     Op::Claim {
         vnode: Vnode::new(vnode),
         epoch: Epoch::new(epoch),
-        over: Epoch::default(),
+        wait_below: Epoch::default(),
         since_ms: 0,
     }
 }

@@ -157,7 +157,7 @@ async fn a_full_server_refuses_records_and_keeps_leases_leader_map_and_owners() 
     let claim = |epoch| Op::Claim {
         vnode: Vnode::new(1),
         epoch: Epoch::new(epoch),
-        over: Epoch::default(),
+        wait_below: Epoch::default(),
         since_ms: 0,
     };
     run_one(&link, claim(1)).await.expect("claimed");

@@ -156,7 +156,7 @@ async fn odd_answers_are_errors_and_no_panics() {
             Op::Claim {
                 vnode,
                 epoch,
-                over: Epoch::default(),
+                wait_below: Epoch::default(),
                 since_ms: 0,
             },
             write(1),

@@ -14,7 +14,7 @@ fn claim(epoch: u32) -> Op {
     Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(epoch),
-        over: Epoch::MAX,
+        wait_below: Epoch::MAX,
         since_ms: 0,
     }
 }
@@ -23,7 +23,7 @@ fn forced(epoch: u32) -> Op {
     Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(epoch),
-        over: Epoch::default(),
+        wait_below: Epoch::default(),
         since_ms: 0,
     }
 }
@@ -108,16 +108,16 @@ async fn epochs_are_compared_as_numbers_and_a_dead_owner_is_not_waited_for() {
 async fn of_two_former_owners_the_one_that_has_the_vnode_is_waited_for() {
     let server = RedisServer::start();
     let link = connect(&server.url());
-    let over = |epoch, over| Op::Claim {
+    let claim_below = |epoch, below| Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(epoch),
-        over: Epoch::new(over),
+        wait_below: Epoch::new(below),
         since_ms: 0,
     };
     assert_eq!(run_one(&link, claim(5)).await, Ok(claimed(vec![])));
     // The owner under 6 died before it took the vnode.
-    assert_eq!(run_one(&link, over(7, 6)).await, Ok(Done::Held));
-    assert_eq!(run_one(&link, over(7, 5)).await, Ok(claimed(vec![])));
+    assert_eq!(run_one(&link, claim_below(7, 6)).await, Ok(Done::Held));
+    assert_eq!(run_one(&link, claim_below(7, 5)).await, Ok(claimed(vec![])));
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_claim_lists_users_that_are_connected_or_left_a_short_time_ago() {
     let claim = Op::Claim {
         vnode: VNODE,
         epoch: Epoch::new(5),
-        over: Epoch::MAX,
+        wait_below: Epoch::MAX,
         since_ms: 10_000,
     };
     let Ok(Done::Claimed {
@@ -408,7 +408,7 @@ async fn what_follows_a_failed_operation_on_a_vnode_is_not_done() {
     let other = Op::Claim {
         vnode: Vnode::new(8),
         epoch: Epoch::new(5),
-        over: Epoch::MAX,
+        wait_below: Epoch::MAX,
         since_ms: 0,
     };
     let _ = server.cli(&["set", "os:{v7}:users", "x"]);

@@ -15,7 +15,7 @@ pub(crate) enum Command {
     Claim {
         vnode: Vnode,
         epoch: Epoch,
-        over: Epoch,
+        wait_below: Epoch,
     },
     /// The second half of a claim: users that are connected or were last seen since then.
     List {
@@ -179,12 +179,18 @@ impl Redis {
 
     pub(crate) fn execute(&mut self, now: u64, command: Command) -> Answer {
         match command {
-            Command::Claim { vnode, epoch, over } => {
+            Command::Claim {
+                vnode,
+                epoch,
+                wait_below,
+            } => {
                 let data = &mut self.data.vnodes[vnode.index()];
                 match data.epoch {
                     Some(current) if current > epoch => return Answer::Fenced(current),
                     Some(current)
-                        if current < epoch && current < over && data.released != Some(current) =>
+                        if current < epoch
+                            && current < wait_below
+                            && data.released != Some(current) =>
                     {
                         return Answer::Held;
                     }

@@ -15,11 +15,15 @@ impl World {
     /// I1 and what a takeover by force forgives, when the store is about to do something.
     pub(crate) fn before_store(&mut self, pid: usize, command: &Command) {
         match command {
-            Command::Claim { vnode, epoch, over } => {
+            Command::Claim {
+                vnode,
+                epoch,
+                wait_below,
+            } => {
                 let data = &self.store.data.vnodes[vnode.index()];
                 let current = data.epoch;
                 let released = current.is_some() && data.released == current;
-                let held = current.is_some_and(|current| current < *over) && !released;
+                let held = current.is_some_and(|current| current < *wait_below) && !released;
                 if current.is_some_and(|current| current >= *epoch) || held {
                     return;
                 }

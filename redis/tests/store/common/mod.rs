@@ -95,7 +95,7 @@ pub(crate) async fn exercise(link: &Link) {
             Op::Claim {
                 vnode,
                 epoch,
-                over: Epoch::MAX,
+                wait_below: Epoch::MAX,
                 since_ms: 0,
             },
             Op::Write {

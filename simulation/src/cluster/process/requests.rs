@@ -136,7 +136,15 @@ impl World {
             };
             self.processes[pid].seats[n].asked += 1;
             let command = match request.clone() {
-                StoreRequest::Load { vnode, epoch, over } => Command::Claim { vnode, epoch, over },
+                StoreRequest::Load {
+                    vnode,
+                    epoch,
+                    wait_below,
+                } => Command::Claim {
+                    vnode,
+                    epoch,
+                    wait_below,
+                },
                 StoreRequest::Release { vnode, epoch } => Command::Release { vnode, epoch },
                 StoreRequest::Owner { vnode } => {
                     // At once: how a seed runs does not hang on a look.
