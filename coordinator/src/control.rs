@@ -228,7 +228,15 @@ impl Control {
     }
 
     /// Takes what the store shows and says what to do.
+    ///
+    /// # Panics
+    /// When the monotonic time is before that of the last reading: leases and connections would be taken
+    /// for ended.
     pub fn observe(&mut self, now: Now, observation: Observation) -> Decision {
+        assert!(
+            now.mono_ms >= self.last_read,
+            "the time of a look is not before the last one's"
+        );
         let mut decision = Decision::default();
         let Some(reading) = observation.reading else {
             self.read_since = None;

@@ -35,9 +35,10 @@ use crate::{
 /// Inputs come in any order, except as said here; none fails, and none is lost by being late.
 ///
 /// - **Before all else** [`Core::at_home_on`] for each vnode of another core, then [`Core::own`] or
-///   [`Core::follow`]. A vnode that is at home here stays so: a second home panics.
+///   [`Core::follow`]. A vnode has one home for the life of the process, its epochs grow, and so do the
+///   versions of maps: what says otherwise panics.
 /// - **Time.** [`Core::at`] or [`Core::tick`] before each batch of inputs, with a time that does not go
-///   back; one that does counts as no time passed. Timers fire in [`Core::tick`] alone. Sockets are
+///   back; a monotonic time that does is the newest one again. Timers fire in [`Core::tick`] alone. Sockets are
 ///   read between two ticks. After a pause the core [is held](Core::is_held) until [`Core::resume`].
 /// - **Sessions.** After [`Core::connect`] the shell reads from the client while the session is not
 ///   [busy](Core::is_busy), and calls [`Core::took`] for the bytes, [`Core::heard`] for a sign of life and
@@ -50,7 +51,10 @@ use crate::{
 ///   [`Core::next_message_for`] each other core, whose messages keep their order. What is not pulled
 ///   waits, bounded by the users.
 /// - **Answers.** Each request and each publication is answered exactly once, at any time and in any
-///   order: a second answer with the same ticket panics.
+///   order: a second answer with the same ticket panics, and so does one to a release that was not asked
+///   for. An answer about a vnode that has another epoch by now does nothing.
+/// - **Other cores and links.** Messages of a core keep their order and are for a user that is at home
+///   here; a link has a number that no other link has: what says otherwise panics.
 pub struct Core {
     pub(crate) settings: Settings,
     /// What administrators have decreed.
@@ -91,13 +95,15 @@ impl Core {
     /// A core that owns nothing yet.
     ///
     /// # Panics
-    /// With more than 64 cores.
+    /// With more than 64 cores, or a number that this core cannot have among them.
     #[must_use]
     pub fn new(settings: Settings, now: Now) -> Self {
         assert!(
             (1..=64).contains(&settings.cores),
             "a node has 1 to 64 cores"
         );
+        let is_one = settings.core.get() < settings.cores;
+        assert!(is_one, "core {} of {}", settings.core, settings.cores);
         Self {
             policy: Arc::default(),
             time: Time::new(now, settings.cluster),

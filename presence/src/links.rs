@@ -119,14 +119,27 @@ impl Core {
         self.links.read_at = 0;
     }
 
-    /// A link to a node stands, on which this node watches. No two links of a process have the same
-    /// number, in either direction.
+    /// A link to a node stands, on which this node watches.
+    ///
+    /// # Panics
+    /// When a link of that number stands, in either direction.
     pub fn owner_linked(&mut self, link: u32) {
+        self.assert_new_link(link);
         self.links.upstream.insert(link, Upstream::default());
     }
 
+    fn assert_new_link(&self, link: u32) {
+        let links = &self.links;
+        let stands = links.upstream.contains_key(&link) || links.downstream.contains_key(&link);
+        assert!(!stands, "link {link} stands already");
+    }
+
     /// A link from a node stands, on which that node watches.
+    ///
+    /// # Panics
+    /// When a link of that number stands, in either direction.
     pub fn watcher_linked(&mut self, link: u32) {
+        self.assert_new_link(link);
         let mut downstream = Downstream::default();
         let owned = |vnode: &Vnode| self.links.speaks(*vnode).is_some();
         let owned = self.settings.vnodes.all().filter(owned);

@@ -60,7 +60,8 @@ pub struct Found {
     pub identity: String,
 }
 
-/// See the module. All times are of a clock that never goes back, ms.
+/// See the module. All times are of a clock that never goes back, ms. Each [`Step::Renew`] and each
+/// [`Step::ReadMap`] is answered exactly once; there is never a second one of a kind before the answer.
 #[derive(Debug)]
 pub struct Membership {
     ttl: u64,
@@ -162,8 +163,13 @@ impl Membership {
     }
 
     /// The answer to a [`Step::Renew`] that was sent at `sent`.
+    ///
+    /// # Panics
+    /// When no renewal is under way, or it was sent later than now.
     pub fn renewed(&mut self, sent: u64, now: u64, renewal: Renewal) -> Option<Step> {
-        self.renewing = false;
+        assert!(sent <= now, "a renewal is sent before its answer comes");
+        let asked = std::mem::take(&mut self.renewing);
+        assert!(asked, "a renewal is answered once");
         match renewal {
             Renewal::Held => {
                 self.newcomer = false;
@@ -190,8 +196,12 @@ impl Membership {
     }
 
     /// The answer to a [`Step::ReadMap`]; `None` when the store did not give one.
+    ///
+    /// # Panics
+    /// When no reading is under way.
     pub fn map_read(&mut self, now: u64, found: Option<Found>) -> Vec<Step> {
-        self.reading = false;
+        let asked = std::mem::take(&mut self.reading);
+        assert!(asked, "a reading of the map is answered once");
         self.read_at = now + if found.is_some() { READ_EVERY } else { RETRY };
         if self.read_again {
             self.read_at = now;
@@ -325,11 +335,14 @@ mod tests {
     fn a_lease_that_is_not_renewed_lapses_before_it_ends_and_until_it_is_renewed() {
         let mut member = Membership::new(3_000);
         assert!(!member.lease_lapses(90_000), "it has had none");
+        member.steps(10);
         member.renewed(10, 11, Renewal::Held);
         assert!(!member.lease_lapses(2_010) && member.lease_lapses(2_011));
+        member.steps(2_000);
         member.renewed(2_000, 2_100, Renewal::Failed);
         assert!(member.has_lease(2_100) && member.lease_lapses(2_100));
         assert!(!member.has_lease(9_000) && member.lease_lapses(9_000));
+        member.steps(9_000);
         member.renewed(9_000, 9_001, Renewal::Held);
         assert!(!member.lease_lapses(9_001));
     }
@@ -337,14 +350,19 @@ mod tests {
     #[test]
     fn only_newer_maps_are_followed_and_a_lost_store_is_written_again() {
         let mut member = member();
-        assert_eq!(member.map_read(20, found(5)), []);
-        assert_eq!(member.map_read(20, found(4)), []);
-        let newer = member.map_read(20, found(6));
+        let read = |member: &mut Membership, found| {
+            member.map_changed();
+            member.steps(20);
+            member.map_read(20, found)
+        };
+        assert_eq!(read(&mut member, found(5)), []);
+        assert_eq!(read(&mut member, found(4)), []);
+        let newer = read(&mut member, found(6));
         assert!(matches!(&newer[..], [Step::Follow { before: Some(_), map }]
             if map.version() == MapVersion::new(6)));
         let mut other = found(6).expect("a map");
         other.identity = "b".into();
-        assert_eq!(member.map_read(30, Some(other)), [Step::Resync]);
+        assert_eq!(read(&mut member, Some(other)), [Step::Resync]);
     }
 
     #[test]

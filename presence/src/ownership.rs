@@ -12,20 +12,42 @@ use crate::{
 };
 
 impl Core {
-    /// Notes that another core is the vnode's home on this node. Before any user of it is known.
+    /// Notes that another core is the vnode's home on this node, before any user of it is known.
+    ///
+    /// # Panics
+    /// When the vnode has another home, `core` is this one or none of the node's, or a user is known.
     pub fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
+        let is_other = core != self.settings.core && core.get() < self.settings.cores;
+        assert!(is_other, "core {core} is none of the node's other cores");
+        let is_fresh = self.users.of_vnode(vnode).is_empty();
+        assert!(is_fresh, "a user of vnode {vnode} is known already");
         self.vnodes.at_home_on(vnode, core);
     }
 
     /// Takes a vnode: its users are this core's, versions go on after `seq` under `epoch`. The
     /// former owner's users are adopted when the store has answered. Nobody is waited for.
+    ///
+    /// # Panics
+    /// When another core is the vnode's home, or the epoch is not newer than all that this core has heard
+    /// of: versions would be made twice.
     pub fn own(&mut self, vnode: Vnode, epoch: Epoch, seq: u64) {
+        let newest = self.vnodes.newest(vnode);
+        assert!(
+            epoch > newest,
+            "vnode {vnode} has had epoch {newest}, not below {epoch}"
+        );
         self.take_vnode(vnode, epoch, seq, Epoch::default());
     }
 
     /// Takes and leaves what a newer map says, for the vnodes that are at home on this core. `node`
     /// and `boot` are this process's; `before` is the map that it followed until now.
+    ///
+    /// # Panics
+    /// When `map` is not newer than `before`, or has another number of vnodes than this core.
     pub fn follow(&mut self, map: &Map, before: Option<&Map>, node: &NodeId, boot: u64) {
+        let is_newer = before.is_none_or(|before| before.version() < map.version());
+        assert!(is_newer, "map {} is not newer", map.version());
+        assert_eq!(map.count(), self.settings.vnodes, "a cluster has one count");
         let alive =
             |id: &NodeId, boot: u64| map.nodes().iter().any(|n| n.id == *id && n.boot == boot);
         let alone = map.nodes().iter().all(|n| n.id == *node && n.boot == boot);

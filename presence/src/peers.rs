@@ -116,11 +116,22 @@ impl Core {
 
     /// Takes a message of another core of this node; those of one core come in the order they were
     /// made.
+    ///
+    /// # Panics
+    /// When `from` is none of the node's other cores, or it is interested in a user that is not at home
+    /// here.
     pub fn peer_message(&mut self, from: CoreId, message: PeerMessage) {
+        let is_other = from != self.settings.core && from.get() < self.settings.cores;
+        assert!(is_other, "core {from} is none of the node's other cores");
         let bit = 1 << from.get();
         match message {
             PeerMessage::Interest(name) => {
                 let slot = self.users.find_or_insert(&name, &self.vnodes);
+                let vnode = self.users[slot].vnode;
+                assert!(
+                    self.vnodes.is_home(vnode),
+                    "vnode {vnode} is another core's"
+                );
                 self.users[slot].with_cores(|cores| cores.interested |= bit);
                 self.send_interest(slot);
                 match self.users[slot].knowledge {

@@ -42,10 +42,13 @@ impl Time {
         !self.held
     }
 
-    /// Sets the time of the inputs that follow. What came during a pause may be read before the first
-    /// tick after it.
+    /// Sets the time of the inputs that follow; a monotonic time that goes back is none that passed. What
+    /// came during a pause may be read before the first tick after it.
     pub(crate) fn at(&mut self, now: Now) {
-        self.now = now;
+        self.now = Now {
+            mono_us: now.mono_us.max(self.now.mono_us),
+            ..now
+        };
         self.held |= self.holds && self.passed() >= MAX_STEP;
     }
 
@@ -64,5 +67,20 @@ impl Time {
 
     pub(crate) fn resume(&mut self) {
         self.held = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monotonic_time_that_goes_back_is_the_newest_one_again_and_a_wall_clock_may_step() {
+        let at = |mono_us, wall_ms| Now { mono_us, wall_ms };
+        let mut time = Time::new(at(5_000, 50), true);
+        time.at(at(9_000, 60));
+        time.at(at(1_000, 10));
+        assert_eq!(time.now, at(9_000, 10));
+        assert_eq!(time.clock_now(), 4);
     }
 }

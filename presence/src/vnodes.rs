@@ -215,11 +215,11 @@ impl Vnodes {
     /// Makes another core the vnode's home.
     ///
     /// # Panics
-    /// When this core has had to do with the vnode.
+    /// When this core has had to do with the vnode, or a third one is its home.
     pub(crate) fn at_home_on(&mut self, vnode: Vnode, core: CoreId) {
         let stage = self.stage(vnode);
-        let is_new = matches!(stage, Stage::Elsewhere | Stage::Sibling(_));
-        assert!(is_new, "vnode {vnode} is at home here: {stage:?}");
+        let is_new = stage == Stage::Elsewhere || stage == Stage::Sibling(core);
+        assert!(is_new, "vnode {vnode} has another home: {stage:?}");
         self.set(vnode, Stage::Sibling(core));
     }
 
@@ -338,7 +338,12 @@ impl Vnodes {
     }
 
     /// The store could not be told of the release.
+    ///
+    /// # Panics
+    /// When this core has the vnode under that epoch: a release would say that it is done.
     pub(crate) fn release_failed(&mut self, vnode: Vnode, epoch: Epoch) {
+        let was_left = self.epoch(vnode) != Some(epoch);
+        assert!(was_left, "vnode {vnode} was not left under epoch {epoch}");
         self.releases_put_off.push((vnode, epoch));
     }
 

@@ -166,12 +166,16 @@ fn quotas(pinned: &[Option<usize>], members: &[Member], held: &[usize]) -> Vec<u
 
 /// The next vnodes to move on the way from `current` to `target`: at most `budget` away from and
 /// at most `budget` to each member. Vnodes without an owner move at once: nobody is served there.
+///
+/// # Panics
+/// When `current` and `target` have not the same number of vnodes.
 #[must_use]
 pub fn next_moves(
     current: &[Option<usize>],
     target: &[Option<usize>],
     budget: usize,
 ) -> Vec<Vnode> {
+    assert_eq!(current.len(), target.len(), "both are of one cluster");
     let members = current
         .iter()
         .chain(target)
@@ -343,6 +347,12 @@ mod tests {
         let changed: Vec<_> = three.iter().zip(&four).filter(|(a, b)| a != b).collect();
         assert_eq!(changed.len(), 1024);
         assert!(changed.iter().all(|(_, to)| **to == Some(3)));
+    }
+
+    #[test]
+    #[should_panic(expected = "both are of one cluster")]
+    fn moves_between_different_numbers_of_vnodes_are_none() {
+        let _ = next_moves(&[None; 4], &[Some(0); 8], 1);
     }
 
     #[test]

@@ -356,6 +356,27 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "one owner a vnode")]
+    fn a_map_has_an_entry_for_each_vnode() {
+        let count = VnodeCount::new(4).expect("a power of two");
+        let _ = Map::empty(count).apply(nodes(1), &[Some(0)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "an owner is one of the nodes")]
+    fn an_owner_is_one_of_the_nodes() {
+        let count = VnodeCount::new(2).expect("a power of two");
+        let _ = Map::empty(count).apply(nodes(1), &[Some(0), Some(1)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "no epoch after the highest")]
+    fn an_epoch_does_not_start_anew_after_the_highest() {
+        let map = Map::empty(VnodeCount::new(1).expect("a power of two"));
+        let _ = map.raised(MapVersion::new(1), Epoch::MAX);
+    }
+
+    #[test]
     fn the_worst_map_of_4096_vnodes_stays_below_50_kb() {
         let count = VnodeCount::default();
         let owners: Vec<_> = (0..4096).map(|vnode| Some(vnode % 3)).collect();

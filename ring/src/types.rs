@@ -63,10 +63,13 @@ impl Epoch {
     /// The epoch of the next owner.
     ///
     /// # Panics
-    /// In debug builds, after [`Epoch::MAX`].
+    /// After [`Epoch::MAX`]: a fencing token that starts anew would let an old owner write.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        match self.0.checked_add(1) {
+            Some(next) => Self(next),
+            None => panic!("there is no epoch after the highest"),
+        }
     }
 }
 

@@ -419,3 +419,20 @@ fn a_corrupt_map_is_replaced_by_a_newer_one() {
     // Until then every node has said what it has met.
     assert!(fleet.now - since >= fleet.options.lease_ttl);
 }
+
+#[test]
+#[should_panic(expected = "the time of a look is not before the last one's")]
+fn a_look_is_not_before_the_last_one() {
+    let mut control = Control::new(options(64));
+    for mono_ms in [2_000, 1_999] {
+        let now = Now {
+            mono_ms,
+            wall_ms: 0,
+        };
+        let observation = Observation {
+            leading: true,
+            reading: Some(Reading::default()),
+        };
+        control.observe(now, observation);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod again;
 mod claims;
+mod contract;
 mod cut_off_owner;
 mod handover;
 mod links;
