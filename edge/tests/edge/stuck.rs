@@ -94,3 +94,21 @@ fn a_frame_that_never_ends_holds_its_own_message_at_most_and_its_session_alone()
     edge.until_metric("online_status_sessions", "", 0.0);
     edge.user("late").works();
 }
+
+#[test]
+fn a_window_that_stays_shut_holds_no_connection_of_the_edge() {
+    use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+
+    let edge = Edge::start(&[]);
+    let mut good = edge.user("good");
+    // The window never takes one answer whole, and nothing is read of it.
+    let shut = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&shut, 2_048).expect("an option");
+    connect(&shut, &edge.address).expect("a connection");
+    let mut shut = TcpStream::from(shut);
+    let asks = b"GET /client.js HTTP/1.1\r\nhost: edge\r\n\r\n";
+    shut.write_all(asks).expect("a request");
+    edge.until_metric("online_status_connections", "", 2.0);
+    edge.until_metric("online_status_connections", "", 1.0);
+    good.works();
+}
