@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
+use clap::{Arg, ArgMatches, Command, value_parser};
 use keys::authorities;
+use serde::de::DeserializeOwned;
 use ureq::{
     Agent,
-    http::header,
+    http::{Request, header},
     tls::{Certificate, RootCerts, TlsConfig},
 };
 use url::Url;
@@ -23,11 +25,42 @@ const MAX_ANSWER: u64 = 32 << 20;
 /// The most bytes of a file with a token.
 const MAX_TOKEN_FILE: usize = 64 << 10;
 
+/// The command with the flags that say which server is asked.
+pub(crate) fn with_flags(command: Command) -> Command {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    let ca = "Authorities to trust for https, in PEM [default: those of the system]";
+    let token = "A file with the token of an administrator, where one is asked for";
+    command
+        .arg(
+            Arg::new("url")
+                .long("url")
+                .default_value("http://127.0.0.1:8090")
+                .help("The coordinator to ask"),
+        )
+        .arg(file("ca", ca))
+        .arg(file("token-file", token))
+}
+
+/// The server that the arguments of a command with these flags name.
+pub(crate) fn server_of(arguments: &ArgMatches) -> Result<Server, TopError> {
+    let path = |name| arguments.get_one::<PathBuf>(name);
+    let url: &String = arguments.get_one("url").expect("it has a default");
+    Server::new(url, path("ca").map(PathBuf::as_path), path("token-file"))
+}
+
 /// A server that is asked again and again.
 pub(crate) struct Server {
     agent: Agent,
     /// Where the fleet is told.
     pub(crate) nodes: Url,
+    /// Where the steps of traced users are.
+    trace: Url,
     token: Option<String>,
 }
 
@@ -38,65 +71,107 @@ impl Server {
         token_file: Option<&PathBuf>,
     ) -> Result<Self, TopError> {
         let wrong = || TopError::Url(url.to_owned());
-        let mut nodes = Url::parse(url).map_err(|_| wrong())?;
-        let has_user = !nodes.username().is_empty() || nodes.password().is_some();
-        if !["http", "https"].contains(&nodes.scheme()) || !nodes.has_host() || has_user {
-            return Err(wrong());
-        }
-        let folder = nodes.path().trim_end_matches('/').to_owned();
-        nodes.set_path(&format!("{folder}/nodes"));
-        nodes.set_query(None);
-        nodes.set_fragment(None);
-        let authorities = match ca {
-            Some(path) => from_file(path)?,
-            None if nodes.scheme() == "https" => of_system()?,
-            None => Vec::new(),
+        let base = web_address(url).ok_or_else(wrong)?;
+        let folder = base.path().trim_end_matches('/').to_owned();
+        let at = |path: &str| {
+            let mut url = base.clone();
+            url.set_path(&format!("{folder}/{path}"));
+            url.set_query(None);
+            url.set_fragment(None);
+            url
         };
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(authorities)))
-            .unversioned_rustls_crypto_provider(Arc::new(
-                rustls::crypto::aws_lc_rs::default_provider(),
-            ));
-        let agent = Agent::config_builder()
-            .tls_config(tls.build())
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(PATIENCE))
-            // No variable of the environment leads an operator's token elsewhere.
-            .proxy(None)
-            .user_agent(concat!("online-status/", env!("CARGO_PKG_VERSION")))
-            .build();
         Ok(Self {
-            agent: agent.into(),
-            nodes,
+            agent: agent(&base, ca)?,
+            nodes: at("nodes"),
+            trace: at("trace"),
             token: token_file.map(read_token).transpose()?,
         })
     }
 
     /// The fleet as it is now.
     pub(crate) fn fleet(&self) -> Result<Fleet, TopError> {
-        let url = || self.nodes.to_string();
-        let failed = |error: ureq::Error| TopError::Unreachable(url(), error.to_string());
-        let mut request = self.agent.get(self.nodes.as_str());
+        self.ask("GET", &self.nodes, "")
+    }
+
+    /// What a request about the trace of a user is answered.
+    pub(crate) fn trace<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        user: &str,
+        body: &str,
+    ) -> Result<T, TopError> {
+        let mut url = self.trace.clone();
+        url.query_pairs_mut().append_pair("userId", user);
+        self.ask(method, &url, body)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: &str, url: &Url, body: &str) -> Result<T, TopError> {
+        let failed = |error: String| TopError::Unreachable(url.to_string(), error);
+        let mut request = Request::builder().method(method).uri(url.as_str());
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let mut answer = request.call().map_err(failed)?;
+        let wrong = |error: ureq::http::Error| failed(error.to_string());
+        let answer = match body {
+            "" => self.agent.run(request.body(()).map_err(wrong)?),
+            body => self
+                .agent
+                .run(request.body(body.to_owned()).map_err(wrong)?),
+        };
+        let mut answer = answer.map_err(|error| failed(error.to_string()))?;
         let body = answer.body_mut().with_config().limit(MAX_ANSWER);
-        let body = body.read_to_vec().map_err(failed)?;
+        let body = body.read_to_vec();
+        let body = body.map_err(|error| failed(error.to_string()))?;
+        let url = url.to_string();
         match answer.status().as_u16() {
             200 => serde_json::from_slice(&body)
-                .map_err(|error| TopError::Foreign(url(), error.to_string())),
-            401 | 403 => Err(TopError::Token(url(), detail(&body))),
-            404 => Err(TopError::Foreign(url(), "nothing is at this path".into())),
-            status => Err(TopError::Status(url(), status, detail(&body))),
+                .map_err(|error| TopError::Foreign(url, error.to_string())),
+            401 | 403 => Err(TopError::Token(url, detail(&body))),
+            404 if detail(&body) == NOT_TRACED => Err(TopError::NotTraced),
+            404 => Err(TopError::Foreign(url, "nothing is at this path".into())),
+            status => Err(TopError::Status(url, status, detail(&body))),
         }
     }
 }
 
+/// The address when it is one of HTTP, without a user.
+pub(crate) fn web_address(url: &str) -> Option<Url> {
+    let url = Url::parse(url).ok()?;
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    let is_web = ["http", "https"].contains(&url.scheme()) && url.has_host();
+    (is_web && !has_user).then_some(url)
+}
+
+/// What asks servers like the one at `url`.
+pub(crate) fn agent(url: &Url, ca: Option<&Path>) -> Result<Agent, TopError> {
+    let authorities = match ca {
+        Some(path) => from_file(path)?,
+        None if url.scheme() == "https" => of_system()?,
+        None => Vec::new(),
+    };
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(authorities)))
+        .unversioned_rustls_crypto_provider(
+            Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        );
+    let agent = Agent::config_builder()
+        .tls_config(tls.build())
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_global(Some(PATIENCE))
+        // No variable of the environment leads an operator's token elsewhere.
+        .proxy(None)
+        .user_agent(concat!("online-status/", env!("CARGO_PKG_VERSION")))
+        .build();
+    Ok(agent.into())
+}
+
+/// The detail of a coordinator's answer about a trace that has ended.
+const NOT_TRACED: &str = "the user is not traced";
+
 /// What a problem of RFC 9457 says, as one line.
-fn detail(body: &[u8]) -> String {
+pub(crate) fn detail(body: &[u8]) -> String {
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let detail = body.as_ref().and_then(|body| body.get("detail")?.as_str());
     let printable = |c: &char| !c.is_control();

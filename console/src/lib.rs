@@ -1,5 +1,6 @@
-//! What operators see of a fleet: its nodes and cores, as JSON over HTTP and live in a terminal. It
-//! owns the form of that JSON and the columns; what is true of a node, its server says.
+//! What operators see of a fleet: its nodes and cores, as JSON over HTTP and live in a terminal, and the
+//! steps of a user through it. It owns the form of that JSON, the columns, and that of spans; what is true
+//! of a node, its server says.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -10,13 +11,16 @@ mod ask;
 mod columns;
 mod fleet;
 mod history;
+mod otlp;
 mod page;
 mod screen;
 mod top;
+mod trace;
 
 pub use crate::{
     fleet::{Core, Event, Fleet, Load, Node, Problem},
     history::History,
     page::{ASSETS, Asset, POLICY},
     top::{TopError, command, run},
+    trace::{run_trace, trace_command},
 };

@@ -1,12 +1,12 @@
 //! The command `top`: asks for the fleet once, or again and again for the screen.
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, time::Duration};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser};
 
-use crate::{ask::Server, columns, screen};
+use crate::{ask, columns, screen};
 
-/// The reason for which `top` ends with an error.
+/// The reason for which `top` or `trace` ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum TopError {
     /// The address is none that can be asked.
@@ -42,6 +42,20 @@ pub enum TopError {
     /// The server cannot answer now.
     #[error("{0}: the answer has the status {1}: {2}")]
     Status(String, u16, String),
+    /// The user is followed by nobody, and there is nothing of it.
+    #[error("the user is not traced, and no steps are there; start with --start, for 5 minutes")]
+    NotTraced,
+    /// The time to follow a user for is none.
+    #[error("--start {0:?}: it must be 1 to 60, the minutes for which the user is traced")]
+    Minutes(String),
+    /// The address of a collector is none that can be asked.
+    #[error(
+        "--otlp {0:?}: it must be the address of a collector, like http://127.0.0.1:4318, without a user"
+    )]
+    Otlp(String),
+    /// The collector does not take the spans.
+    #[error("{0}: {1}; is a collector of OTLP over HTTP there? Its port is 4318 mostly")]
+    Collector(String, String),
     /// There is no screen to draw on.
     #[error("this is no terminal: add --once for a table, or --once --json for programs")]
     NoTerminal,
@@ -60,28 +74,9 @@ pub fn command() -> Command {
             .action(ArgAction::SetTrue)
             .help(help)
     };
-    Command::new("top")
-        .about("Shows the nodes and cores of the fleet, live in the terminal")
-        .arg(
-            Arg::new("url")
-                .long("url")
-                .default_value("http://127.0.0.1:8090")
-                .help("The coordinator to ask"),
-        )
-        .arg(
-            Arg::new("ca")
-                .long("ca")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Authorities to trust for https, in PEM [default: those of the system]"),
-        )
-        .arg(
-            Arg::new("token-file")
-                .long("token-file")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("A file with a token, where what stands before the coordinator asks for one"),
-        )
+    let top =
+        Command::new("top").about("Shows the nodes and cores of the fleet, live in the terminal");
+    ask::with_flags(top)
         .arg(
             Arg::new("sort")
                 .long("sort")
@@ -111,18 +106,13 @@ pub fn command() -> Command {
 /// When the arguments are another command's.
 pub fn run(arguments: &ArgMatches) -> Result<(), TopError> {
     let text = |name| arguments.get_one::<String>(name).expect("it has a default");
-    let path = |name| arguments.get_one::<PathBuf>(name);
     let given = text("interval");
     let wrong = |what: String| TopError::Interval(given.clone(), what);
     let interval = settings::parse_duration(given).map_err(wrong)?;
     if !(Duration::from_millis(200)..=Duration::from_secs(3_600)).contains(&interval) {
         return Err(wrong("it is too short or too long".into()));
     }
-    let server = Server::new(
-        text("url"),
-        path("ca").map(PathBuf::as_path),
-        path("token-file"),
-    )?;
+    let server = ask::server_of(arguments)?;
     let view = screen::View {
         column: columns::named(text("sort")).expect("it is one of them"),
         reversed: arguments.get_flag("reverse"),

@@ -14,6 +14,8 @@ pub(crate) enum Action {
     Run,
     /// With the arguments of [`console::command`].
     Top(Box<ArgMatches>),
+    /// With the arguments of [`console::trace_command`].
+    Trace(Box<ArgMatches>),
     Config(ConfigAction),
 }
 
@@ -37,6 +39,7 @@ fn command() -> Command {
         .subcommand(TABLE.with_flags(run, &aliases))
         .subcommand(TABLE.config_command(&aliases))
         .subcommand(console::command())
+        .subcommand(console::trace_command())
         .subcommand(settings::documents_command())
 }
 
@@ -47,6 +50,7 @@ pub(crate) fn parse() -> Invocation {
     let (action, arguments) = match name {
         "run" => (Action::Run, arguments),
         "top" => (Action::Top(Box::new(arguments.clone())), arguments),
+        "trace" => (Action::Trace(Box::new(arguments.clone())), arguments),
         "documents" => settings::write_documents(&command(), arguments),
         _ => {
             let (action, arguments) = Table::given_action(arguments);

@@ -8,6 +8,7 @@ pub(crate) mod operator;
 mod policy;
 mod route;
 mod status;
+mod trace;
 mod users;
 
 use std::{
@@ -36,7 +37,7 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics' label `path` names it.
-const PATHS: [&str; 22] = [
+const PATHS: [&str; 23] = [
     "/",
     "/blocks",
     "/console.css",
@@ -54,6 +55,7 @@ const PATHS: [&str; 22] = [
     "/revocations",
     "/route",
     "/status",
+    "/trace",
     "/uplot.css",
     "/uplot.js",
     "/users",
@@ -161,6 +163,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         )
         .route("/route", get(route::route).options(route::preflight))
         .route("/status", get(status::one).post(status::many))
+        .route(
+            "/trace",
+            get(trace::steps).put(trace::follow).delete(trace::end),
+        )
         .route("/users", get(users::one))
         .route("/version", get(operator::version))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path") })

@@ -70,6 +70,7 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
         }
         Action::Run => run::run(load(sources)?)?,
         Action::Top(arguments) => console::run(&arguments)?,
+        Action::Trace(arguments) => console::run_trace(&arguments)?,
     }
     Ok(())
 }

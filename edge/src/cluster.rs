@@ -27,6 +27,7 @@ use crate::{
     mesh::Wakeup,
     metrics::Metrics,
     store::{self, Store},
+    trace::Traces,
 };
 
 /// Events that may wait for one core; with more, reading from the topic pauses.
@@ -105,7 +106,7 @@ pub(crate) fn start(
     address: &str,
     homes: &[CoreId],
     wakeups: &[Arc<Wakeup>],
-    metrics: &Arc<Metrics>,
+    (metrics, traces): (&Arc<Metrics>, &Arc<Traces>),
     keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
     let link = redis_store::Link::open(config.redis.options())?;
@@ -178,6 +179,7 @@ pub(crate) fn start(
         .enable_all()
         .build()?;
     let (keeper, keys, hears) = (Arc::clone(&place), Arc::clone(keys), Arc::clone(&reader));
+    let traces = Arc::clone(traces);
     let redis = std::thread::Builder::new()
         .name("redis".into())
         .spawn(move || {
@@ -187,7 +189,7 @@ pub(crate) fn start(
                 let (reading, known, place) =
                     (link.clone(), Arc::clone(&keys), Arc::clone(&keeper));
                 tokio::task::spawn_local(async move {
-                    policy::keep(reading, &place, &known).await;
+                    policy::keep(reading, &place, &known, &traces).await;
                 });
                 let (reading, place) = (link.clone(), Arc::clone(&keeper));
                 tokio::task::spawn_local(async move {

@@ -103,8 +103,11 @@ impl Decrees {
             return Ok(());
         };
         let entries = policy.entries();
+        // A trace ends with the process.
+        let lasts = |subject: &Subject| !matches!(subject, Subject::Trace(_));
         let entries: BTreeMap<String, &Entry> = entries
             .iter()
+            .filter(|(subject, _)| lasts(subject))
             .map(|(subject, entry)| (subject.field(), &**entry))
             .collect();
         let text = serde_json::to_vec(&entries).map_err(io::Error::other);

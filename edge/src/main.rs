@@ -34,6 +34,7 @@ mod socket;
 mod start;
 mod store;
 mod tls;
+mod trace;
 mod upgrade;
 mod websocket;
 mod worker;

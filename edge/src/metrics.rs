@@ -206,6 +206,21 @@ impl Metrics {
             });
             page.histogram(name, help, sum.expect("an edge has a core"));
         }
+        let (taken, dropped) = shared.traces.counts();
+        for (name, help, count) in [
+            (
+                "trace_steps_total",
+                "Steps of traced users that were told.",
+                taken,
+            ),
+            (
+                "trace_steps_dropped_total",
+                "Steps of traced users that were too many to be told.",
+                dropped,
+            ),
+        ] {
+            page.number(name, Kind::Counter, help, count as f64);
+        }
         if let Some(place) = &shared.place {
             add_cluster(&mut page, place, shared.metrics.oldest_unreported());
         }

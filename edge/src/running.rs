@@ -34,6 +34,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
                 decrees.forget(clock::wall_ms());
             }
         }
+        shared.traces.say();
         service.update(|| condition(shared, &mut published));
         for signal in signals.pending() {
             match signal {

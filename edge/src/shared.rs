@@ -17,6 +17,7 @@ use crate::{
     forwarded::Client,
     metrics::Metrics,
     tls,
+    trace::Traces,
 };
 
 pub(crate) struct Shared {
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     /// What administrators decree here; in a cluster the coordinators do.
     pub(crate) decrees: Option<Decrees>,
+    /// The steps of the users whom an administrator follows.
+    pub(crate) traces: Arc<Traces>,
     /// What the log was told already, by [`Hint`].
     hinted: [AtomicBool; 4],
 }
@@ -83,6 +86,7 @@ pub(crate) struct SharedParts {
     pub(crate) public_url: String,
     pub(crate) limits: Limits,
     pub(crate) decrees: Option<Decrees>,
+    pub(crate) traces: Arc<Traces>,
 }
 
 impl Shared {
@@ -103,6 +107,7 @@ impl Shared {
             public_url: parts.public_url,
             gate: Gate::new(parts.limits),
             decrees: parts.decrees,
+            traces: parts.traces,
             hinted: Default::default(),
         }
     }

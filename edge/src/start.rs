@@ -33,6 +33,7 @@ use crate::{
     socket, store,
     store::Store,
     tls::{self, TlsError},
+    trace::Traces,
     worker::{CoreMessage, Worker},
 };
 
@@ -162,9 +163,13 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     };
     config.node.id = node;
     let metrics = Arc::new(Metrics::new(cores));
+    let traces = Arc::new(Traces::new(&config.node.id, mode == Mode::Cluster));
     let backend = match mode {
         Mode::Standalone => standalone(&config, &wakeups)?,
-        Mode::Cluster => clustered(&config, &public_url, &homes, &wakeups, &metrics, &keys)?,
+        Mode::Cluster => {
+            let seen = (&metrics, &traces);
+            clustered(&config, &public_url, &homes, &wakeups, seen, &keys)?
+        }
     };
     let place = backend.links.first().and_then(Option::as_ref);
     let place = place.map(|links| Arc::clone(&links.place));
@@ -177,6 +182,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     };
     let shared = Arc::new(Shared::new(SharedParts {
         decrees,
+        traces,
         keys,
         development,
         tls,
@@ -263,11 +269,11 @@ fn clustered(
     address: &str,
     homes: &[CoreId],
     wakeups: &[Arc<Wakeup>],
-    metrics: &Arc<Metrics>,
+    seen: (&Arc<Metrics>, &Arc<Traces>),
     keys: &Arc<Keys>,
 ) -> Result<Backend, StartError> {
     let node = cluster::node_id(config)?;
-    let cluster = cluster::start(config, node, address, homes, wakeups, metrics, keys)?;
+    let cluster = cluster::start(config, node, address, homes, wakeups, seen, keys)?;
     let links = cluster.events.into_iter().map(|events| {
         let place = Arc::clone(&cluster.place);
         Some(WorkerLinks { place, events })

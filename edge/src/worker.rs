@@ -381,6 +381,9 @@ impl Worker {
         if let Some(node) = &self.node {
             node.pump_links(&self.core);
         }
+        if self.core.borrow().has_steps() {
+            self.shared.traces.take(&mut self.core.borrow_mut());
+        }
         self.poll_ring.borrow_mut().submit();
         more || !self.resumed.borrow().is_empty()
     }

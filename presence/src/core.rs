@@ -22,6 +22,7 @@ use crate::{
     repair::{Returns, Searches, Suspects},
     session::{Sessions, Welcomed},
     time::Time,
+    trace::{Trace, What},
     user::Knowledge,
     users::Users,
     vnodes::Vnodes,
@@ -84,6 +85,7 @@ pub struct Core {
     pub(crate) backlog: Backlog,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     pub(crate) links: Links,
+    pub(crate) trace: Trace,
     /// Ends with the marks of one message.
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
@@ -125,6 +127,7 @@ impl Core {
             backlog: Backlog::default(),
             links: Links::new(settings.vnodes),
             peers: (0..settings.cores).map(|_| VecDeque::new()).collect(),
+            trace: Trace::default(),
             mark: 0,
             jitter: settings.seed | 1,
             due: Vec::new(),
@@ -210,6 +213,7 @@ impl Core {
             Request::Unwatch { users } => self.unwatch(session, &users, reply_to.as_ref()),
             Request::Query { users } => self.query(session, &users, reply_to),
             Request::Status { status, mode, text } => {
+                self.note(self.sessions[session].user, What::Said(id));
                 self.set_status(session, status, mode, text.as_deref());
                 self.reply(
                     session,
@@ -392,12 +396,19 @@ impl Core {
     /// results are in [`Core::transmits`] and [`Core::arena`] until the next call.
     pub fn flush(&mut self, limit: usize) -> bool {
         self.users.sweep(&self.vnodes);
-        self.fanout.flush(
+        if self.trace.is_on() {
+            self.fanout.traced = self.traced_slots();
+        }
+        let more = self.fanout.flush(
             &mut self.users,
             &mut self.sessions,
             &mut self.counters,
             limit,
-        )
+        );
+        for (slot, watchers) in self.fanout.take_delivered() {
+            self.note(slot, What::Delivered(watchers));
+        }
+        more
     }
 
     /// The sends that the last [`Core::flush`] composed, at most one a session.

@@ -4,7 +4,7 @@
 use protocol::{CloseCode, ServerMessage, Stored};
 use ring::{Epoch, Vnode};
 
-use crate::{Core, transfer::Transfer, user::Knowledge, vnodes::Stage};
+use crate::{Core, trace::What, transfer::Transfer, user::Knowledge, vnodes::Stage};
 
 impl Core {
     /// Leaves a vnode to another node, which has a higher epoch: its sessions are told to go to
@@ -69,7 +69,9 @@ impl Core {
     fn end_moved(&mut self, session: u32) {
         // A reply that found the outbox full has closed it already, in its own way.
         if self.sessions[session].closing.is_none() {
+            let (slot, id) = (self.sessions[session].user, self.sessions.id(session));
             self.silence(session);
+            self.note(slot, What::Closed(id, Some(CloseCode::MOVED)));
             self.unlink_session(session);
             self.say_goodbye(session, CloseCode::MOVED, "the user moved");
             self.counters.moved += 1;

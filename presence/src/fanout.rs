@@ -88,6 +88,9 @@ pub(crate) struct Fanout {
     changed: Vec<Changed>,
     pub(crate) arena: Vec<u8>,
     pub(crate) transmits: Vec<Transmit>,
+    /// Followed users; those of whom watchers were sent something in this flush, and how many.
+    pub(crate) traced: Vec<u32>,
+    delivered: Vec<(u32, u32)>,
     /// The users of the message that is being composed, and their records in the arena.
     composing: Vec<u32>,
     records: Vec<Range<u32>>,
@@ -301,6 +304,9 @@ impl Fanout {
             }
             (composing, replies) => self.compose_list(users, composing, own, replies, encoding),
         };
+        if !self.traced.is_empty() {
+            self.count_traced(&composing);
+        }
         counters.deliveries += composing.len() as u64;
         counters.frames += u64::from(!composing.is_empty());
         self.composing = composing;
@@ -314,6 +320,24 @@ impl Fanout {
                 close,
             });
         }
+    }
+
+    /// Notes which followed users are among those of whom a session is sent something.
+    #[cold]
+    fn count_traced(&mut self, composing: &[u32]) {
+        for user in composing.iter().filter(|user| self.traced.contains(user)) {
+            match self.delivered.iter_mut().find(|(slot, _)| slot == user) {
+                Some((_, watchers)) => *watchers += 1,
+                None => self.delivered.push((*user, 1)),
+            }
+        }
+    }
+
+    /// The followed users of whom the last flush sent something, and to how many sessions.
+    #[inline]
+    pub(crate) fn take_delivered(&mut self) -> Vec<(u32, u32)> {
+        self.traced.clear();
+        std::mem::take(&mut self.delivered)
     }
 
     /// Replies, then one `presence` frame with the record of each of `composing`.

@@ -22,6 +22,7 @@ mod slots;
 mod state;
 mod sync;
 mod time;
+mod trace;
 mod transfer;
 mod unreported;
 mod user;
@@ -41,6 +42,7 @@ pub use crate::{
     session::SessionId,
     settings::{Now, Settings, WatchBudget},
     sync::{Publication, StoreReply, StoreRequest, Ticket},
+    trace::{Heard, TracedStep, What},
     waiting::Answer,
 };
 pub use protocol::{Pattern, WatchRule};

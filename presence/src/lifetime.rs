@@ -10,6 +10,7 @@ use crate::{
     Core, SessionId, WatchRule,
     fanout::append_frame,
     session::{Session, Welcomed},
+    trace::What,
     user::{Knowledge, NONE},
     vnodes::Owner,
     waiting::Asker,
@@ -113,6 +114,7 @@ impl Core {
         });
         self.counters.sessions += 1;
         self.counters.connects += 1;
+        self.note(slot, What::Opened(id));
         self.attach(slot, id.index);
         let asker = Asker::Welcome {
             session: id,
@@ -201,15 +203,21 @@ impl Core {
         }
     }
 
-    pub(crate) fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
-        let id = self.sessions.id(session);
-        let name = format!(
+    /// The session's name, as its client is told it.
+    #[must_use]
+    pub fn session_name(&self, id: SessionId) -> String {
+        format!(
             "{}-{:x}-{:x}{:04x}",
             self.settings.node,
             self.settings.core.get(),
             id.index,
             id.generation & 0xffff
-        );
+        )
+    }
+
+    pub(crate) fn welcome(&mut self, session: u32, reply_to: Option<&MessageId>) {
+        let id = self.sessions.id(session);
+        let name = self.session_name(id);
         let slot = &mut self.sessions[session];
         let user = &self.users[slot.user];
         let known = user.knowledge == Knowledge::Known;
@@ -385,7 +393,9 @@ impl Core {
     }
 
     pub(crate) fn close_session(&mut self, session: u32, how: How, code: CloseCode, reason: &str) {
+        let (slot, id) = (self.sessions[session].user, self.sessions.id(session));
         self.silence(session);
+        self.note(slot, What::Closed(id, Some(code)));
         self.detach(session, how);
         self.say_goodbye(session, code, reason);
     }
@@ -410,6 +420,7 @@ impl Core {
         };
         if self.sessions.live(id).is_some() {
             self.silence(session);
+            self.note(self.sessions[session].user, What::Closed(id, None));
             self.detach(session, how);
         }
         self.sessions.slots.remove(session);

@@ -15,6 +15,7 @@ use ring::{Epoch, Vnode, VnodeCount};
 
 use crate::{
     Core,
+    trace::{Heard, What},
     user::{Knowledge, Mirror},
     vnodes::{Owner, Stage},
 };
@@ -206,7 +207,7 @@ impl Core {
                 let is_target = self.links.target(vnode, link).is_some();
                 let slot = self.users.find(&name);
                 match slot.filter(|slot| is_target && self.users[*slot].interest_sent) {
-                    Some(slot) => self.see(slot, record, Epoch::default()),
+                    Some(slot) => self.see(slot, record, Epoch::default(), Heard::Link),
                     None => {
                         // It crossed our word, or is of before a takeover that it did not see.
                         let upstream = self.links.upstream.get_mut(&link);
@@ -406,6 +407,7 @@ impl Core {
             let withheld = user.as_owned().is_some_and(|owned| owned.withheld);
             if user.knowledge.has_record() && !(withheld && user.record.status == Status::Offline) {
                 let (name, record) = (user.name.clone(), user.record.clone());
+                self.note(slot, What::Linked);
                 return Some(FromOwner::State(epoch, name, record));
             }
         }

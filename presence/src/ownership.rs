@@ -6,6 +6,7 @@ use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
     Core,
+    trace::Heard,
     user::{Knowledge, Return},
     vnodes::{Owner, Stage},
     wheel,
@@ -322,7 +323,7 @@ impl Core {
             return;
         }
         if let Some(slot) = self.users.find(&event.user) {
-            self.see(slot, event.record(), Epoch::default());
+            self.see(slot, event.record(), Epoch::default(), Heard::Bus);
         }
     }
 

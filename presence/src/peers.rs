@@ -6,6 +6,7 @@ use ring::{CoreId, Epoch};
 
 use crate::{
     Core,
+    trace::Heard,
     user::{Knowledge, Role},
     vnodes::Owner,
 };
@@ -178,7 +179,7 @@ impl Core {
         if let Some(slot) = self.users.find(name)
             && self.users[slot].is_subscribed()
         {
-            self.see(slot, record, Epoch::default());
+            self.see(slot, record, Epoch::default(), Heard::Core);
         }
     }
 

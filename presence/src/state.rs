@@ -7,6 +7,7 @@ use crate::{
     Core,
     fanout::Fanout,
     lifetime::How,
+    trace::What,
     user::{Knowledge, NONE, Owned, Return, User, Watcher},
     vnodes::Owner,
     wheel::{self, TimerId},
@@ -144,6 +145,7 @@ impl Core {
         user.owned_mut().cause = cause;
         user.publishing.changed();
         self.counters.changes += 1;
+        self.note(slot, What::Changed(cause));
         self.store_mark(slot);
         self.tell_peers(slot);
     }

@@ -8,6 +8,7 @@ use ring::{Epoch, Vnode};
 use crate::{
     Core,
     ownership::unless_gone,
+    trace::{Heard, What},
     transfer::Transfer,
     user::Knowledge,
     vnodes::{Owner, Stage},
@@ -178,6 +179,9 @@ impl Core {
             let slot = self.store_queue.pop_front()?;
             if let Some(request) = self.request_for(slot) {
                 self.users[slot].store.sent();
+                if matches!(request, StoreRequest::Write { .. }) {
+                    self.note(slot, What::Storing);
+                }
                 return Some(request);
             }
             // Nobody needs it any more, or not before the vnode is loaded, which asks again.
@@ -263,6 +267,7 @@ impl Core {
             }
             StoreReply::Written(Ticket(slot)) => {
                 self.counters.store_writes += 1;
+                self.note(slot, What::Stored);
                 let user = &mut self.users[slot];
                 let again = user.store.answered(true);
                 let publishing = &mut user.publishing;
@@ -278,6 +283,7 @@ impl Core {
                 self.requeue(slot, again);
             }
             StoreReply::WriteFenced(Ticket(slot), newest) => {
+                self.note(slot, What::Fenced);
                 let vnode = self.users[slot].vnode;
                 self.vnodes.heard_of(vnode, newest);
                 // It may be this core's own by now, or older than that: then it is written again.
@@ -296,6 +302,9 @@ impl Core {
             }
             StoreReply::ReadFailed(Ticket(slot)) | StoreReply::WriteFailed(Ticket(slot)) => {
                 self.counters.store_failures += 1;
+                if matches!(reply, StoreReply::WriteFailed(_)) {
+                    self.note(slot, What::NotStored);
+                }
                 let again = self.users[slot].store.answered(false);
                 self.go_on_without_store(slot);
                 self.offer_without_store(slot);
@@ -337,7 +346,10 @@ impl Core {
             (_, Knowledge::Provisional | Knowledge::Asked) if self.users[slot].is_unwritten() => {
                 self.learn_while_leaving(slot, stored.unwrap_or_default());
             }
-            _ => self.see(slot, stored.unwrap_or_default().record, claimed),
+            _ => {
+                let record = stored.unwrap_or_default().record;
+                self.see(slot, record, claimed, Heard::Store);
+            }
         }
         self.requeue(slot, again);
     }
@@ -381,14 +393,16 @@ impl Core {
                 continue;
             }
             user.publishing.sent(user.store == Transfer::Idle);
-            return Some(Publication {
+            let publication = Publication {
                 ticket: Ticket(slot),
                 user: user.name.clone(),
                 record: user.record.clone(),
                 vnode: user.vnode,
                 epoch: user.record.version.epoch(),
                 cause: user.owned().cause,
-            });
+            };
+            self.note(slot, What::Publishing);
+            return Some(publication);
         }
     }
 
@@ -401,8 +415,10 @@ impl Core {
             .reported(slot, publishing, delivered, self.time.clock);
         if delivered {
             self.counters.published += 1;
+            self.note(slot, What::Published);
         } else {
             self.counters.bus_failures += 1;
+            self.note(slot, What::NotPublished);
         }
         if !again {
             self.users.sweep_later(slot);
@@ -411,8 +427,8 @@ impl Core {
 
     /// A mirror hears of its user's state: what is not newer than what it knows is dropped.
     /// `claimed`: the epoch that the store had accepted when it read the record; 0 when it is not
-    /// the store's.
-    pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch) {
+    /// the store's. `from`: who says so.
+    pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch, from: Heard) {
         let user = &mut self.users[slot];
         if user.is_unwritten() {
             // This core's own is to be written first; then the store is read.
@@ -444,6 +460,7 @@ impl Core {
                 };
             }
         }
+        self.note(slot, What::Received(from));
         if first {
             self.known(slot, &before);
             return;

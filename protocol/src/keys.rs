@@ -145,6 +145,13 @@ impl Keys {
         self.of_fleet("{policy}:state")
     }
 
+    /// List with a TTL: the steps of a followed user, [`crate::TraceStep`] as JSON, oldest first of each
+    /// node.
+    #[must_use]
+    pub fn trace(&self, user: &str) -> String {
+        format!("{}trace:{user}", self.prefix)
+    }
+
     /// String: a random id that is lost with the store's content.
     #[must_use]
     pub fn incarnation(&self) -> String {

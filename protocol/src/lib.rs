@@ -17,6 +17,7 @@ pub mod names;
 pub mod policy;
 pub mod record;
 pub mod server;
+pub mod trace;
 mod varint;
 pub mod version;
 pub mod watch_rule;
@@ -38,5 +39,6 @@ pub use record::{
 pub use server::{
     ErrorCode, Limits, ListKind, ServerMessage, Welcome, begin_list, end_list, list_record,
 };
+pub use trace::TraceStep;
 pub use version::Version;
 pub use watch_rule::{Pattern, WatchRule};

@@ -1,12 +1,14 @@
 //! What administrators have decreed: tokens that count no more, users who keep others from watching
-//! them, and who is in which group. It owns the entries' form in the store and what they mean together; who may
+//! them, who is in which group, and whose way through the cluster is followed. It owns the entries' form in the store and what they mean together; who may
 //! decree, others decide.
+
+mod shown;
 
 use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
+pub use self::shown::{audit, blocks, group, named, revocations, shown, trace_of, traces};
 use crate::{
     WatchRule,
     record::{UserIdError, check_user},
@@ -16,6 +18,10 @@ use crate::{
 pub const MAX_ENTRIES: usize = 100_000;
 /// The most users of one list: whom a user blocks, or who is in a group.
 pub const MAX_LISTED: usize = 1_000;
+/// The most users that are followed at a time; more are refused.
+pub const MAX_TRACED: usize = 5;
+/// The longest time for which a user is followed, and that when none is asked for, minutes.
+pub const TRACE_MINUTES: (u64, u64) = (60, 5);
 /// The longest name of a token (`jti`, RFC 7519 §4.1.7), in bytes.
 pub const MAX_TOKEN_ID: usize = 256;
 
@@ -32,6 +38,8 @@ pub enum Subject {
     Blocks(Box<str>),
     /// The users who are in the group of this name.
     Group(Box<str>),
+    /// That each step of this user is told, until the entry ends.
+    Trace(Box<str>),
 }
 
 impl Subject {
@@ -44,6 +52,7 @@ impl Subject {
             Self::Token(id) => format!("token:{id}"),
             Self::Blocks(user) => format!("blocks:{user}"),
             Self::Group(name) => format!("group:{name}"),
+            Self::Trace(user) => format!("trace:{user}"),
         }
     }
 
@@ -56,6 +65,7 @@ impl Subject {
             Some(("token", id)) => Some(Self::Token(id.into())),
             Some(("blocks", user)) => Some(Self::Blocks(user.into())),
             Some(("group", name)) => Some(Self::Group(name.into())),
+            Some(("trace", user)) => Some(Self::Trace(user.into())),
             _ => None,
         }
     }
@@ -108,6 +118,14 @@ pub enum PolicyError {
     /// The list has more than [`MAX_LISTED`] users.
     #[error("a list has at most {MAX_LISTED} users")]
     TooMany,
+    /// The request follows a user for no time, or for too long.
+    #[error("\"minutes\" must be 1 to {}", TRACE_MINUTES.0)]
+    TraceTime,
+    /// As many users are followed as may be.
+    #[error(
+        "{MAX_TRACED} users are traced already, and no more may be: end one with DELETE /trace?userId="
+    )]
+    TooManyTraced,
 }
 
 impl Entry {
@@ -206,6 +224,30 @@ pub fn group_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, Poli
     }))
 }
 
+/// Reads for how long a user is followed from JSON, `{"minutes":5}` or nothing, as `by` asks for it at
+/// `now`.
+pub fn trace(body: &[u8], by: &str, now: u64) -> Result<Entry, PolicyError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        minutes: Option<u64>,
+    }
+    let asked = match body.trim_ascii() {
+        [] => None,
+        body => serde_json::from_slice::<Asked>(body)?.minutes,
+    };
+    let minutes = asked.unwrap_or(TRACE_MINUTES.1);
+    if !(1..=TRACE_MINUTES.0).contains(&minutes) {
+        return Err(PolicyError::TraceTime);
+    }
+    Ok(Entry {
+        until: now + minutes * 60_000,
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    })
+}
+
 /// The users of a list, sorted.
 fn users(body: &[u8]) -> Result<Box<[Box<str>]>, PolicyError> {
     #[derive(Deserialize)]
@@ -222,104 +264,6 @@ fn users(body: &[u8]) -> Result<Box<[Box<str>]>, PolicyError> {
     Ok(users.into())
 }
 
-/// An entry as administrators see it.
-#[must_use]
-pub fn shown(subject: &Subject, entry: &Entry) -> Value {
-    let mut value = match subject {
-        Subject::Everyone => json!({ "everyone": true, "before": entry.before }),
-        Subject::User(user) => json!({ "user": user, "before": entry.before }),
-        Subject::Token(id) => json!({ "jti": id }),
-        Subject::Blocks(user) => json!({ "user": user, "users": entry.blocked }),
-        Subject::Group(name) => json!({ "group": name, "users": entry.members }),
-    };
-    if entry.until != 0 {
-        value["until"] = entry.until.into();
-    }
-    value["by"] = (*entry.by).into();
-    value["at"] = entry.at.into();
-    value
-}
-
-/// Every revocation of the policy, as administrators see them.
-#[must_use]
-pub fn revocations(policy: &Policy) -> Value {
-    let mut entries = policy.entries();
-    entries.retain(|(subject, _)| !matches!(subject, Subject::Blocks(_) | Subject::Group(_)));
-    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let shown: Vec<Value> = entries
-        .iter()
-        .map(|(subject, entry)| shown(subject, entry))
-        .collect();
-    json!({ "revocations": shown })
-}
-
-/// The list of a user, as administrators see it; a user without one blocks nobody.
-#[must_use]
-pub fn blocks(policy: &Policy, user: &str) -> Value {
-    let subject = Subject::Blocks(user.into());
-    match policy.get(&subject) {
-        Some(entry) => shown(&subject, &entry),
-        None => json!({ "user": user, "users": [] }),
-    }
-}
-
-/// A group, as administrators see it; one without a list has nobody.
-#[must_use]
-pub fn group(policy: &Policy, name: &str) -> Value {
-    let subject = Subject::Group(name.into());
-    match policy.get(&subject) {
-        Some(entry) => shown(&subject, &entry),
-        None => json!({ "group": name, "users": [] }),
-    }
-}
-
-/// The revocation that parameters name, to be taken back: `user`, `jti`, or `everyone=true`.
-pub fn named(
-    user: Option<&str>,
-    jti: Option<&str>,
-    everyone: Option<&str>,
-) -> Result<Subject, PolicyError> {
-    match (user, jti, everyone) {
-        (Some(user), None, None) => Ok(Subject::User(user.into())),
-        (None, Some(id), None) => Ok(Subject::Token(id.into())),
-        (None, None, Some("true")) => Ok(Subject::Everyone),
-        _ => Err(PolicyError::Subject),
-    }
-}
-
-/// The line in the log for what `by` has decreed.
-#[must_use]
-pub fn audit(by: &str, subject: &Subject, entry: Option<&Entry>) -> String {
-    let what = match (subject, entry) {
-        (Subject::Everyone, Some(entry)) => {
-            format!("revoked everyone's tokens issued before {}", entry.before)
-        }
-        (Subject::User(user), Some(entry)) => {
-            format!(
-                "revoked the tokens of {user:?} issued before {}",
-                entry.before
-            )
-        }
-        (Subject::Token(id), Some(_)) => format!("revoked the token {id:?}"),
-        (Subject::Blocks(user), Some(entry)) => {
-            format!(
-                "set the list of whom {user:?} blocks: {} users",
-                entry.blocked.len()
-            )
-        }
-        (Subject::Group(name), Some(entry)) => {
-            let users = entry.members.len();
-            format!("set who is in the group {name:?}: {users} users")
-        }
-        (Subject::Everyone, None) => "took back the revocation of everyone's tokens".into(),
-        (Subject::User(user), None) => format!("took back the revocation of {user:?}'s tokens"),
-        (Subject::Token(id), None) => format!("took back the revocation of the token {id:?}"),
-        (Subject::Blocks(user), None) => format!("emptied the list of whom {user:?} blocks"),
-        (Subject::Group(name), None) => format!("emptied the group {name:?}"),
-    };
-    format!("administration: {by:?} {what}")
-}
-
 /// Every entry in force: what is revoked, and who keeps whom from watching.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
@@ -328,6 +272,7 @@ pub struct Policy {
     tokens: HashMap<Box<str>, Arc<Entry>>,
     blocks: HashMap<Box<str>, Arc<Entry>>,
     groups: HashMap<Box<str>, Arc<Entry>>,
+    traced: HashMap<Box<str>, Arc<Entry>>,
 }
 
 /// The members of a session's token by which a later revocation finds it.
@@ -391,6 +336,7 @@ impl Policy {
             Subject::Token(id) => (&mut self.tokens, id),
             Subject::Blocks(user) => (&mut self.blocks, user),
             Subject::Group(name) => (&mut self.groups, name),
+            Subject::Trace(user) => (&mut self.traced, user),
         };
         match entry {
             Some(entry) => map.insert(name, entry),
@@ -416,6 +362,7 @@ impl Policy {
             Subject::Token(id) => self.tokens.get(id),
             Subject::Blocks(user) => self.blocks.get(user),
             Subject::Group(name) => self.groups.get(name),
+            Subject::Trace(user) => self.traced.get(user),
         };
         entry.cloned()
     }
@@ -430,11 +377,14 @@ impl Policy {
             (self.blocks.iter()).map(|(user, entry)| (Subject::Blocks(user.clone()), entry));
         let groups =
             (self.groups.iter()).map(|(name, entry)| (Subject::Group(name.clone()), entry));
+        let traced =
+            (self.traced.iter()).map(|(user, entry)| (Subject::Trace(user.clone()), entry));
         let all = everyone
             .chain(users)
             .chain(tokens)
             .chain(blocks)
-            .chain(groups);
+            .chain(groups)
+            .chain(traced);
         all.map(|(subject, entry)| (subject, Arc::clone(entry)))
             .collect()
     }
@@ -447,6 +397,7 @@ impl Policy {
             + self.tokens.len()
             + self.blocks.len()
             + self.groups.len()
+            + self.traced.len()
     }
 
     /// Whether nothing is decreed.
@@ -503,6 +454,22 @@ impl Policy {
     #[must_use]
     pub fn blocked_by(&self, user: &str) -> &[Box<str>] {
         self.blocks.get(user).map_or(&[], |entry| &entry.blocked)
+    }
+
+    /// The users who are followed, sorted.
+    #[must_use]
+    pub fn traced(&self) -> Vec<Box<str>> {
+        let mut users: Vec<Box<str>> = self.traced.keys().cloned().collect();
+        users.sort_unstable();
+        users
+    }
+
+    /// Whether the user may be followed, too.
+    pub fn may_trace(&self, user: &str) -> Result<(), PolicyError> {
+        match self.traced.len() < MAX_TRACED || self.traced.contains_key(user) {
+            true => Ok(()),
+            false => Err(PolicyError::TooManyTraced),
+        }
     }
 
     /// What this has that `old` had not.

@@ -29,6 +29,7 @@ mod sentinel;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 mod vnode;
 mod watch;
 

@@ -2,8 +2,12 @@
 // scripts/dev-cluster: a user that comes back where it is sent is never shown offline.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { Cluster, freeBase } from './cluster.mjs';
+import { Cluster, freeBase, root } from './cluster.mjs';
 import { Socket } from './socket.mjs';
+import { spawn, spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
 
 const PATIENCE = 30000;
 const EDGES = ['edge-1', 'edge-2', 'edge-3'];
@@ -28,6 +32,25 @@ async function until(what, look) {
 }
 
 const route = (user, coordinator = coordinators[0]) => fetch(`${coordinator}/route?userId=${user}`).then((answer) => answer.json());
+
+// The command line of the coordinator, as an administrator.
+const binary = path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'release/online-status-coordinator');
+const words = (given) => {
+  const token = path.join(cluster.dir, 'administrator');
+  fs.writeFileSync(token, admin);
+  return [...given, '--url', coordinators[0], '--token-file', token];
+};
+function coordinator(...given) {
+  const done = spawnSync(binary, words(given), { encoding: 'utf8' });
+  return { code: done.status, out: done.stdout, err: done.stderr };
+}
+// The same, while this process goes on.
+async function coordinatorLater(...given) {
+  const child = spawn(binary, words(given), { stdio: ['ignore', 'ignore', 'pipe'] });
+  let err = '';
+  child.stderr.on('data', (piece) => (err += piece));
+  return { code: await new Promise((resolve) => child.on('close', resolve)), err };
+}
 
 // A user of that edge, by name.
 async function userOf(edge, prefix) {
@@ -116,6 +139,94 @@ test('the whole way of a status from one edge to a watcher on another is counted
   await eyes.shows('away');
   await until('count of it', async () => (await whole('count')) > before);
   assert.ok((await whole('sum')) < 60);
+});
+
+// Steps of the user in the order of their times, until one of them is this.
+async function traced(user, wanted) {
+  const steps = async () => {
+    const done = coordinator('trace', '--user', user, '--json');
+    assert.equal(done.code, 0, done.err);
+    const all = done.out.trim().split('\n').filter(Boolean).map((line) => JSON.parse(line));
+    return all.some(wanted) && all;
+  };
+  return until('step', steps);
+}
+
+test('a trace has the steps of a change in order, from its session to a watcher on another edge', async (t) => {
+  const { user, eyes, own } = await watched(t, 'edge-1');
+  const started = coordinator('trace', '--user', user, '--start', '2');
+  assert.equal(started.code, 0, started.err);
+  // Until all nodes follow the user, it changes now and then.
+  let [status, version] = ['away', 0];
+  const both = await until('trace on both edges', async () => {
+    own.send({ type: 'status', status, id: 1 });
+    await eyes.shows(status);
+    status = status === 'away' ? 'online' : 'away';
+    const { steps } = await (await fetch(`${coordinators[0]}/trace?userId=${user}`, { headers: { authorization: `Bearer ${admin}` } })).json();
+    version = steps.find((step) => step.event === 'changed')?.version;
+    return version && steps.some((step) => step.event === 'delivered' && step.version >= version && step.node !== 'edge-1');
+  });
+  assert.ok(both);
+  own.send({ type: 'status', mode: 'busy', id: 2 });
+  await eyes.shows('busy');
+  const steps = await traced(user, (step) => step.event === 'delivered' && step.status === 'busy');
+  const last = steps.find((step) => step.event === 'delivered' && step.status === 'busy');
+  const way = steps.filter((step) => step.version === last.version && step.event !== 'status_taken');
+  const at = (event) => way.findIndex((step) => step.event === event);
+  for (const [before, after] of [['changed', 'link_sent'], ['link_sent', 'received'], ['received', 'delivered'], ['changed', 'store_sent'], ['store_sent', 'stored'], ['bus_sent', 'published']]) {
+    assert.ok(at(before) >= 0 && at(before) < at(after), `${before}, ${after}: ${JSON.stringify(way)}`);
+  }
+  const [changed, received, delivered] = ['changed', 'received', 'delivered'].map((event) => way[at(event)]);
+  assert.deepEqual([changed.node, changed.cause, received.from], ['edge-1', 'status', 'link']);
+  assert.deepEqual([delivered.node, delivered.watchers], [eyes.welcome.node, 1]);
+  assert.ok(steps.some((step) => step.event === 'status_taken' && step.session === own.welcome.session));
+  const { out } = coordinator('trace', '--user', user);
+  assert.match(out, /link_sent\n.* received from link\n.* delivered to 1 watcher\n/s);
+
+  // The same as spans, at a collector.
+  const requests = [];
+  const collector = http.createServer((request, response) => {
+    const pieces = [];
+    request.on('data', (piece) => pieces.push(piece));
+    request.on('end', () => {
+      requests.push({ url: request.url, type: request.headers['content-type'], body: JSON.parse(Buffer.concat(pieces)) });
+      response.setHeader('content-type', 'application/json').end('{"partialSuccess":{}}');
+    });
+  });
+  await new Promise((resolve) => collector.listen(0, '127.0.0.1', resolve));
+  t.after(() => collector.close());
+  const sent = await coordinatorLater('trace', '--user', user, '--otlp', `http://127.0.0.1:${collector.address().port}`);
+  assert.equal(sent.code, 0, sent.err);
+  const [{ url, type, body }] = requests;
+  assert.deepEqual([url, type, Object.keys(body)], ['/v1/traces', 'application/json', ['resourceSpans']]);
+  const spans = body.resourceSpans.flatMap(({ resource, scopeSpans, ...rest }) => {
+    assert.deepEqual(rest, {});
+    assert.equal(resource.attributes.find(({ key }) => key === 'service.name').value.stringValue, 'online-status-edge');
+    return scopeSpans.flatMap(({ scope, spans }) => (assert.equal(scope.name, 'online-status'), spans));
+  });
+  // The members of opentelemetry.proto.trace.v1.Span that are sent, by the JSON mapping of OTLP.
+  const members = { traceId: /^[0-9a-f]{32}$/, spanId: /^[0-9a-f]{16}$/, parentSpanId: /^[0-9a-f]{16}$/, name: /./, kind: 1, startTimeUnixNano: /^\d{19}$/, endTimeUnixNano: /^\d{19}$/, attributes: [] };
+  for (const span of spans) {
+    for (const [name, value] of Object.entries(span)) {
+      const wanted = members[name] ?? assert.fail(name);
+      if (wanted instanceof RegExp) assert.match(value, wanted, name);
+      else assert.equal(typeof value, typeof wanted, name);
+    }
+    assert.ok(BigInt(span.startTimeUnixNano) <= BigInt(span.endTimeUnixNano));
+    for (const { key, value } of span.attributes) {
+      const [kind, ...none] = Object.keys(value);
+      assert.deepEqual([['stringValue', 'intValue'].includes(kind), typeof value[kind], none], [true, 'string', []], key);
+    }
+  }
+  const roots = spans.filter((span) => !span.parentSpanId);
+  assert.equal(new Set(spans.map((span) => span.spanId)).size, spans.length);
+  assert.equal(new Set(spans.map((span) => span.traceId)).size, roots.length);
+  for (const span of spans.filter((span) => span.parentSpanId)) assert.ok(roots.some((root) => root.spanId === span.parentSpanId && root.traceId === span.traceId));
+  assert.ok(spans.length >= steps.length + roots.length);
+
+  assert.equal(coordinator('trace', '--user', user, '--stop').code, 0);
+  const never = coordinator('trace', '--user', 'nobody-at-all');
+  assert.deepEqual([never.code, never.err.includes('start with --start')], [1, true]);
 });
 
 test('a drained edge sends its sessions away, and gets vnodes again afterwards', async (t) => {

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use protocol::policy::{self, Entry, MAX_ENTRIES, PolicyError, Subject};
+use protocol::policy::{self, Entry, MAX_ENTRIES, Subject};
 use redis_store::Decreed;
 
 use super::{
@@ -17,12 +17,6 @@ use super::{
     answer::{self, Refusal},
 };
 use crate::clock;
-
-impl From<PolicyError> for Refusal {
-    fn from(error: PolicyError) -> Self {
-        Self::bad_request(error.to_string())
-    }
-}
 
 pub(super) async fn revocations(
     State(app): State<Arc<App>>,
@@ -163,7 +157,7 @@ impl App {
     }
 
     /// Writes what `by` decrees, and notes it in the log.
-    async fn decree(
+    pub(super) async fn decree(
         &self,
         by: &str,
         subject: &Subject,

@@ -231,6 +231,28 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     );
     admins("GET", group, "", &[("", 200)]);
     admins("GET", "/groups", "", &[("", 400)]);
+    let trace = "/trace?userId=carol";
+    let minutes = r#"{"minutes":5}"#;
+    admins(
+        "PUT",
+        trace,
+        minutes,
+        &[(minutes, 200), ("", 200), ("[]", 400), (&large, 413)],
+    );
+    admins("GET", trace, "", &[("", 200)]);
+    admins("GET", "/trace?userId=a&userId=b", "", &[("", 400)]);
+    let traced = |user: &str| {
+        let named = format!("/trace?userId={user}");
+        coordinator.ask("PUT", &named, &admin, b"").status
+    };
+    for user in ["t1", "t2", "t3", "t4"] {
+        assert_eq!(traced(user), 200);
+    }
+    until("all who are traced are known", || {
+        let all = coordinator.ask("GET", "/trace", &admin, b"").json();
+        (all["traced"].as_array().map(Vec::len) == Some(5)).then_some(())
+    });
+    asker.ask(("PUT", "/trace?userId=t5"), &admin, b"", 409);
     // What one coordinator wrote, all know a moment later.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let revocations = || coordinator.ask("GET", "/revocations", &admin, b"").json();
@@ -247,6 +269,8 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     admins("DELETE", "/revocations", "", &[("", 400)]);
     admins("DELETE", blocks, "", &[("", 200)]);
     admins("DELETE", "/blocks", "", &[("", 400)]);
+    admins("DELETE", trace, "", &[("", 200), ("", 404)]);
+    admins("DELETE", "/trace", "", &[("", 400)]);
     admins("DELETE", group, "", &[("", 200)]);
     admins("DELETE", "/groups", "", &[("", 400)]);
     // In pieces, so that the store stands still for no longer than it may.
@@ -258,6 +282,10 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     admins("POST", "/revocations", revoked, &[(revoked, 507)]);
     admins("PUT", blocks, list, &[(list, 507)]);
     admins("PUT", group, list, &[(list, 507)]);
+    until("the end of a trace is known", || {
+        (traced("carol") == 507).then_some(())
+    });
+    asker.ask(("PUT", trace), &admin, b"", 507);
     let _ = redis.cli(&["DEL", "os:{policy}:entries"]);
 
     for path in [
@@ -310,6 +338,9 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     asker.ask(("DELETE", blocks), &admin, b"", 503);
     asker.ask(("PUT", group), &admin, list.as_bytes(), 503);
     asker.ask(("DELETE", group), &admin, b"", 503);
+    asker.ask(("GET", trace), &admin, b"", 503);
+    asker.ask(("PUT", "/trace?userId=t1"), &admin, b"", 503);
+    asker.ask(("DELETE", trace), &admin, b"", 503);
     kill_process(store, Signal::CONT).expect("it runs");
 
     let (seen, described) = (asker.seen.into_inner(), described());

@@ -1,5 +1,5 @@
-//! What an administrator asks of a standalone edge: tokens to be revoked, whom a user blocks, and who is
-//! in a group. It owns the paths and who may ask; what it means is `protocol`'s.
+//! What an administrator asks of a standalone edge: tokens to be revoked, whom a user blocks, who is in a
+//! group, and whose way is followed. It owns the paths and who may ask; what it means is `protocol`'s.
 
 use protocol::policy::{self, Entry, PolicyError, Subject};
 use serde_json::Value;
@@ -15,10 +15,11 @@ use crate::{
 const REVOCATIONS: &str = "/revocations";
 const BLOCKS: &str = "/blocks";
 const GROUPS: &str = "/groups";
+const TRACE: &str = "/trace";
 
 /// Whether the path is one of those of decrees.
 pub(super) fn is_decree(request: &Request) -> bool {
-    [REVOCATIONS, BLOCKS, GROUPS].contains(&request.path.as_str())
+    [REVOCATIONS, BLOCKS, GROUPS, TRACE].contains(&request.path.as_str())
 }
 
 /// Who asks, if that one may; asked before a body is read.
@@ -57,11 +58,19 @@ pub(super) fn administrator(shared: &Shared, request: &Request) -> Result<String
 
 /// The answer to an administrator.
 pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) -> Response {
+    let asked = (request.path.as_str(), request.method.as_str());
+    if asked == (TRACE, "GET") {
+        // Each node of a cluster tells its own steps.
+        return match traced(shared, request) {
+            Ok(value) => Response::json(&value),
+            Err(Refusal(status, what)) => Response::problem(status, &what),
+        };
+    }
     let Some(decrees) = &shared.decrees else {
         let what = "in a cluster the coordinators decree: ask one of them";
         return Response::problem(409, what);
     };
-    let done = match (request.path.as_str(), request.method.as_str()) {
+    let done = match asked {
         (REVOCATIONS, "GET") => Ok(policy::revocations(&decrees.policy())),
         (REVOCATIONS, "POST") => revoke(decrees, by, body),
         (REVOCATIONS, "DELETE") => take_back(decrees, request, by),
@@ -75,6 +84,8 @@ pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) 
             .map(|name| policy::group(&decrees.policy(), &name)),
         (GROUPS, "PUT") => set_group(decrees, request, by, body),
         (GROUPS, "DELETE") => set_group(decrees, request, by, br#"{"users":[]}"#),
+        (TRACE, "PUT") => follow(decrees, request, by, body),
+        (TRACE, "DELETE") => end_trace(decrees, request, by),
         (REVOCATIONS, _) => return wrong_method("GET, POST, DELETE"),
         _ => return wrong_method("GET, PUT, DELETE"),
     };
@@ -93,7 +104,11 @@ struct Refusal(u16, String);
 
 impl From<PolicyError> for Refusal {
     fn from(error: PolicyError) -> Self {
-        Self(400, error.to_string())
+        let status = match error {
+            PolicyError::TooManyTraced => 409,
+            _ => 400,
+        };
+        Self(status, error.to_string())
     }
 }
 
@@ -146,6 +161,34 @@ fn set_group(
     let entry = policy::group_list(body, by, clock::wall_ms())?;
     decree(decrees, by, Subject::Group(name.as_str().into()), entry)?;
     Ok(policy::group(&decrees.policy(), &name))
+}
+
+fn traced(shared: &Shared, request: &Request) -> Result<Value, Refusal> {
+    let policy = shared.keys.policy();
+    if request.parameters("userId").is_empty() {
+        return Ok(policy::traces(&policy));
+    }
+    let user = one(request, "userId").and_then(user)?;
+    let steps = shared.traces.steps_of(&user);
+    Ok(policy::trace_of(&policy, &user, &steps))
+}
+
+fn follow(decrees: &Decrees, request: &Request, by: &str, body: &[u8]) -> Result<Value, Refusal> {
+    let user = one(request, "userId").and_then(user)?;
+    let entry = policy::trace(body, by, clock::wall_ms())?;
+    decrees.policy().may_trace(&user)?;
+    let subject = Subject::Trace(user.as_str().into());
+    let shown = policy::shown(&subject, &entry);
+    decree(decrees, by, subject, Some(entry))?;
+    Ok(shown)
+}
+
+fn end_trace(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Refusal> {
+    let user = one(request, "userId").and_then(user)?;
+    match decree(decrees, by, Subject::Trace(user.as_str().into()), None)? {
+        true => Ok(policy::traces(&decrees.policy())),
+        false => Err(Refusal(404, "the user is not traced".into())),
+    }
 }
 
 fn decree(

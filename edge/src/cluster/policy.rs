@@ -1,5 +1,5 @@
 //! What administrators decree in a cluster, from Redis: read again and again, and put in force. What is
-//! known stays while Redis is away.
+//! known stays while Redis is away. With the same looks, the steps of followed users are brought there.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use keys::Keys;
 use redis_store::{Link, PolicyReader};
 
 use super::Place;
-use crate::clock;
+use crate::{clock, trace::Traces};
 
 /// Time between two looks for changes.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs until the node ends.
-pub(super) async fn keep(link: Link, place: &Place, keys: &Keys) {
+pub(super) async fn keep(link: Link, place: &Place, keys: &Keys, traces: &Traces) {
     let mut reader = PolicyReader::default();
     while !place.is_ending() {
         // That Redis does not answer is said when the lease cannot be renewed.
@@ -24,6 +24,17 @@ pub(super) async fn keep(link: Link, place: &Place, keys: &Keys) {
         if !reader.forget(clock::wall_ms()).is_empty() || changed {
             keys.set_policy(reader.policy().clone());
         }
+        bring(&link, traces).await;
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Brings what there is; what Redis does not take waits for the next time.
+async fn bring(link: &Link, traces: &Traces) {
+    while let Some((user, lines)) = traces.next_unsent() {
+        if link.add_trace(&user, &lines).await.is_err() {
+            traces.put_back(&user, lines);
+            return;
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What administrators decree, on a core: sessions whose token is revoked end, and who is blocked
-//! watches no more. It owns which policy the core has followed.
+//! watches no more, and whose steps are told. It owns which policy the core has followed.
 
 use std::sync::Arc;
 
@@ -40,6 +40,10 @@ impl Worker {
         }
         for id in revoked {
             self.revoke(&mut core, id);
+        }
+        let traced = policy.traced();
+        if traced != before.traced() {
+            core.trace_users(&traced);
         }
         core.follow_policy(policy, &news.watched);
         drop(core);

@@ -16,7 +16,7 @@ pub(crate) fn admin() -> String {
 }
 
 /// An administrator's request on the admin address.
-fn ask(edge: &Edge, token: &str, line: &str, body: &str) -> (u16, Value) {
+pub(crate) fn ask(edge: &Edge, token: &str, line: &str, body: &str) -> (u16, Value) {
     let head = format!(
         "{line} HTTP/1.1\r\nhost: x\r\n{}content-length: {}\r\n\r\n{body}",
         bearer(token),

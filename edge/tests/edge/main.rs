@@ -21,3 +21,4 @@ mod slow;
 mod stuck;
 mod tls;
 mod tokens;
+mod trace;

@@ -7,6 +7,7 @@ mod cut_off_owner;
 mod handover;
 mod links;
 mod pace;
+mod steps;
 mod support;
 mod whole_way;
 mod words;

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 fn revoked(body: &str) -> (Subject, Entry) {
@@ -136,4 +138,36 @@ fn what_is_no_revocation_is_named() {
     let (_, entry) = revocation(br#"{"user":"a","before":9000}"#, "root", 5_000, 0).expect("good");
     assert_eq!((entry.before, entry.until), (5_000, 0));
     assert_eq!(Subject::of_field("nobody:x"), None);
+}
+
+#[test]
+fn a_user_is_followed_for_some_minutes_and_few_at_a_time() {
+    let entry = |body: &str| trace(body.as_bytes(), "root", 1_000);
+    assert_eq!(entry("").expect("the default").until, 301_000);
+    assert_eq!(
+        entry(r#"{"minutes":60}"#).expect("the most").until,
+        3_601_000
+    );
+    for body in [r#"{"minutes":0}"#, r#"{"minutes":61}"#, r#"{"hours":1}"#] {
+        entry(body).expect_err(body);
+    }
+    let mut policy = Policy::default();
+    for n in 0..MAX_TRACED {
+        let subject = Subject::Trace(format!("u{n}").into());
+        assert_eq!(Subject::of_field(&subject.field()).as_ref(), Some(&subject));
+        policy.may_trace(&format!("u{n}")).expect("there is room");
+        policy.set(subject, Some(entry("").expect("the default")));
+    }
+    assert_eq!(policy.len(), MAX_TRACED);
+    policy.may_trace("u0").expect("it is one of them");
+    policy.may_trace("x").expect_err("one too many");
+    assert_eq!(revocations(&policy)["revocations"], json!([]));
+    assert_eq!(traces(&policy)["traced"][4]["user"], "u4");
+    assert_eq!(policy.outlived(301_000).len(), MAX_TRACED);
+    let line = audit(
+        "root",
+        &Subject::Trace("u0".into()),
+        Some(&entry("").expect("one")),
+    );
+    assert_eq!(line, r#"administration: "root" traces "u0" for 5 min"#);
 }

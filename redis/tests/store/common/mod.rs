@@ -5,8 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Lease, Load, Mode, Record, Status, Stored, Version};
-use redis_store::{Done, Link, MapWrite, Op, Options, StoreError};
+use protocol::{
+    Lease, Load, Mode, Record, Status, Stored, Version,
+    policy::{Subject, revocation},
+};
+use redis_store::{Decreed, Done, Link, MapWrite, Op, Options, PolicyReader, StoreError};
 use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
 pub(crate) fn connect(url: &str) -> Link {
@@ -146,6 +149,16 @@ pub(crate) async fn exercise(link: &Link) {
     assert_eq!(link.map().await, Ok(Some(map)));
     link.resign("c1", token).await.expect("resigned");
     assert_eq!(link.leader().await, Ok(None));
+
+    let user = Subject::User("alice".into());
+    let (_, entry) = revocation(br#"{"user":"alice"}"#, "root", 1, 0).expect("good");
+    assert_eq!(link.decree(&user, Some(&entry)).await, Ok(Decreed::Done));
+    assert_eq!(PolicyReader::default().read(link).await, Ok(true));
+    link.clear(&user, &entry).await.expect("cleared");
+    link.add_trace("alice", &["none".into()])
+        .await
+        .expect("added");
+    assert_eq!(link.trace("alice").await, Ok(Vec::new()));
 
     let incarnation = link.incarnation().await.expect("an incarnation");
     assert_eq!(link.incarnation().await, Ok(incarnation));

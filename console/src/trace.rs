@@ -1,0 +1,252 @@
+//! The command `trace`: has a user followed through the cluster, and shows its steps in the order of their
+//! times, as a table, as JSON, or to a collector of OpenTelemetry.
+
+use std::{collections::HashSet, fmt::Write, time::Duration};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use protocol::{
+    TraceStep,
+    policy::TRACE_MINUTES,
+    trace::{CHANGED, DELIVERED, RECEIVED},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    ask::{self, Server},
+    otlp::Collector,
+    top::TopError,
+};
+
+/// Between two looks. Nodes bring their steps every half second, so that one look later none is missing
+/// between two that were seen.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a coordinator answers.
+#[derive(Debug, Deserialize)]
+struct Told {
+    /// Until when the user is followed, ms since 1970; `None` = it is not.
+    until: Option<u64>,
+    steps: Vec<TraceStep>,
+}
+
+/// The command, with its flags; [`run_trace`] does what it says.
+#[must_use]
+pub fn trace_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let trace = Command::new("trace")
+        .about("Shows a user's way through the cluster, step by step")
+        .arg(
+            Arg::new("user")
+                .long("user")
+                .required(true)
+                .help("The user"),
+        )
+        .arg(
+            Arg::new("start")
+                .long("start")
+                .value_name("MINUTES")
+                .num_args(0..=1)
+                .default_missing_value("5")
+                .help("Has the user traced for so long, 1 to 60 [without a number: 5]"),
+        )
+        .arg(
+            flag("stop", "Ends the trace; its steps can be seen for an hour")
+                .conflicts_with_all(["start", "follow"]),
+        )
+        .arg(flag("follow", "Shows steps as they come, until the trace ends"))
+        .arg(flag("json", "Prints a line of JSON for each step"))
+        .arg(
+            Arg::new("otlp")
+                .long("otlp")
+                .value_name("URL")
+                .conflicts_with_all(["json", "follow", "stop", "start"])
+                .help(
+                    "Sends the steps as spans to a collector of OpenTelemetry, by OTLP over HTTP in \
+                     JSON, like http://127.0.0.1:4318",
+                ),
+        );
+    ask::with_flags(trace)
+}
+
+/// Does what the arguments, those of [`trace_command`], ask for.
+///
+/// # Errors
+/// What is wrong, and what to type instead.
+///
+/// # Panics
+/// When the arguments are another command's.
+pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
+    let user: &String = arguments.get_one("user").expect("it is required");
+    let server = ask::server_of(arguments)?;
+    let text = |name| arguments.get_one::<String>(name);
+    let is_json = arguments.get_flag("json");
+    if arguments.get_flag("stop") {
+        server.trace::<Value>("DELETE", user, "")?;
+        println!("the trace of {user:?} has ended");
+        return Ok(());
+    }
+    if let Some(url) = text("otlp") {
+        let ca = arguments.get_one::<std::path::PathBuf>("ca");
+        let collector = Collector::new(url, ca.map(std::path::PathBuf::as_path))?;
+        let told = seen(&server, user)?;
+        let (spans, traces) = collector.take(user, &told.steps)?;
+        println!(
+            "{spans} spans in {traces} traces were sent to {}",
+            collector.url
+        );
+        return Ok(());
+    }
+    let follows = arguments.get_flag("follow");
+    if let Some(given) = text("start") {
+        let minutes = given.parse::<u64>().ok();
+        let minutes = minutes.filter(|minutes| (1..=TRACE_MINUTES.0).contains(minutes));
+        let minutes = minutes.ok_or_else(|| TopError::Minutes(given.clone()))?;
+        server.trace::<Value>("PUT", user, &format!(r#"{{"minutes":{minutes}}}"#))?;
+        if !follows {
+            println!("{user:?} is traced for {minutes} min; --follow shows its steps");
+            return Ok(());
+        }
+    }
+    let mut shown = Shown::new(is_json);
+    if !follows {
+        shown.show(seen(&server, user)?.steps);
+        return Ok(());
+    }
+    follow(&server, user, &mut shown)
+}
+
+/// The steps of the user; an error when there are none, and none can come.
+fn seen(server: &Server, user: &str) -> Result<Told, TopError> {
+    let told: Told = server.trace("GET", user, "")?;
+    match told.until.is_none() && told.steps.is_empty() {
+        true => Err(TopError::NotTraced),
+        false => Ok(told),
+    }
+}
+
+/// Shows steps one look after they were seen first, in order, until the trace ends.
+fn follow(server: &Server, user: &str, shown: &mut Shown) -> Result<(), TopError> {
+    let mut known: HashSet<(String, u64, u64)> = HashSet::new();
+    let mut held: Vec<TraceStep> = Vec::new();
+    // A coordinator may not have read yet that the trace was started.
+    let mut patience = 3;
+    loop {
+        let told: Told = server.trace("GET", user, "")?;
+        let key = |step: &TraceStep| (step.node.to_string(), step.seq, step.time_us);
+        let keys = told.steps.iter().map(key).collect();
+        let before = std::mem::replace(&mut known, keys);
+        shown.show(std::mem::take(&mut held));
+        held = told.steps;
+        held.retain(|step| !before.contains(&key(step)));
+        if told.until.is_none() {
+            patience -= 1;
+            if patience == 0 {
+                shown.show(held);
+                return Ok(());
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What is printed, and when the last step was.
+struct Shown {
+    is_json: bool,
+    last: Option<u64>,
+}
+
+impl Shown {
+    fn new(is_json: bool) -> Self {
+        Self {
+            is_json,
+            last: None,
+        }
+    }
+
+    fn show(&mut self, mut steps: Vec<TraceStep>) {
+        TraceStep::sort(&mut steps);
+        for step in steps {
+            if self.is_json {
+                println!("{}", step.encode());
+                continue;
+            }
+            if self.last.is_none() {
+                println!("{HEAD}");
+            }
+            println!("{}", line(&step, self.last));
+            self.last = Some(step.time_us);
+        }
+    }
+}
+
+const HEAD: &str =
+    "TIME (UTC)       AFTER ms  NODE/CORE             EPOCH           VERSION  STATUS   STEP";
+
+/// A step as a line of the table.
+fn line(step: &TraceStep, last: Option<u64>) -> String {
+    let seconds = step.time_us / 1_000_000 % 86_400;
+    let time = format!(
+        "{:02}:{:02}:{:02}.{:06}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60,
+        step.time_us % 1_000_000
+    );
+    let after = last.map_or(0, |last| step.time_us.saturating_sub(last)) as f64 / 1_000.0;
+    let place = format!("{}/{}", step.node, step.core);
+    let mut line = format!(
+        "{time}  {after:>8.3}  {place:<20}  {:>5}  {:>16}  {:<7}  {}",
+        step.epoch,
+        step.version,
+        step.status.as_str(),
+        step.event
+    );
+    let mut more = |text: String| {
+        // A String takes all.
+        let _ = write!(line, " {text}");
+    };
+    if let Some(cause) = step.cause.filter(|_| step.event == CHANGED) {
+        more(format!("by {cause}"));
+    }
+    if let Some(session) = &step.session {
+        more(session.clone());
+    }
+    if let Some(code) = step.code {
+        more(format!("with {code}"));
+    }
+    if let Some(from) = step.from.as_ref().filter(|_| step.event == RECEIVED) {
+        more(format!("from {from}"));
+    }
+    match step.watchers.filter(|_| step.event == DELIVERED) {
+        Some(1) => more("to 1 watcher".into()),
+        Some(watchers) => more(format!("to {watchers} watchers")),
+        None => {}
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Status;
+
+    #[test]
+    fn a_line_says_when_where_and_what() {
+        let step: TraceStep = serde_json::from_str(
+            r#"{"event":"delivered","timeUs":1796011201000250,"user":"alice","node":"edge-2","core":1,
+                "seq":3,"vnode":7,"epoch":3,"version":25769803777,"status":"away","watchers":2}"#,
+        )
+        .expect("a step");
+        assert_eq!(step.status, Status::Away);
+        assert_eq!(
+            line(&step, Some(1_796_011_201_000_000)),
+            "04:00:01.000250     0.250  edge-2/1                  3       25769803777  away     delivered to 2 watchers"
+        );
+    }
+}
