@@ -16,6 +16,10 @@ use crate::{clock, cluster, pages, shared::Shared, start::StartError};
 
 /// Between two looks at the process's memory.
 const MEMORY_LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at signals and cores.
+const LOOK: Duration = Duration::from_millis(100);
+/// The same once the edge was told to end.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// Returns when a signal has ended the edge.
 pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(), StartError> {
@@ -68,7 +72,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
             println!("done");
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(if told.is_some() { LAST_LOOK } else { LOOK });
     }
 }
 

@@ -482,7 +482,7 @@ impl CoreStart {
         monoio::spawn(accept(Rc::clone(&worker), listener));
         let started = std::cell::Cell::new(None);
         loop {
-            monoio::time::sleep(Duration::from_millis(50)).await;
+            monoio::time::sleep(Duration::from_millis(100)).await;
             if shared.is_draining() {
                 let since = started.get().unwrap_or_else(clock::mono_us);
                 started.set(Some(since));
