@@ -171,3 +171,59 @@ test('docs/security.md has 60 hostile inputs and more, and every test that it na
     assert.ok(sources.some(has), `no test ${way.join('::')}`);
   }
 });
+
+const pages = ['README.md', ...fs.readdirSync(path.join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)];
+const page = (name) => fs.readFileSync(path.join(root, name), 'utf8');
+const fenced = /^ *```.*?^ *```/gms;
+
+// A heading's anchor, as the pages of GitHub and GitLab have it.
+const anchor = (heading) => heading.toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-');
+const anchors = (name) => [...page(name).replaceAll(fenced, '').matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchor(heading));
+
+test('every link between the pages leads to a file and to a heading that is there', () => {
+  let found = 0;
+  for (const name of pages) {
+    for (const [, to] of page(name).replaceAll(fenced, '').matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^\w+:/.test(to)) continue;
+      const [file, heading] = to.split('#');
+      const target = file ? path.join(path.dirname(name), file) : name;
+      assert.ok(fs.existsSync(path.join(root, target)), `${name}: ${to}`);
+      if (heading !== undefined && target.endsWith('.md')) assert.ok(anchors(target).includes(heading), `${name}: ${to}`);
+      found += 1;
+    }
+  }
+  assert.ok(found > 100, `${found} links`);
+});
+
+test('every command of ours in the pages has the subcommands and options that the programs know', () => {
+  const helps = new Map();
+  const help = (program, words) => {
+    const key = [program, ...words].join(' ');
+    if (!helps.has(key)) helps.set(key, run(binary(program), [...words, '--help']));
+    return helps.get(key);
+  };
+  let found = 0;
+  for (const name of pages) {
+    for (const [block] of page(name).matchAll(fenced)) {
+      if (!/^ *```sh\n/.test(block)) continue;
+      for (const written of block.replaceAll(/\\\n/g, ' ').split('\n')) {
+        const line = written.replace(/cargo run .*-p (\S+) -- /, '$1 ').replace(/cargo .*/, '');
+        const [, program, rest] = line.replace(/\s#.*$/, '').match(/(?:^|\s|\()(online-status-(?:edge|coordinator|bench|tuning))((?: [^|&>)]+)+)/) ?? [];
+        if (!program) continue;
+        const words = rest.trim().split(/\s+/);
+        const plain = words.findIndex((word) => !/^[a-z-]+$/.test(word) || word.startsWith('-'));
+        let subcommands = plain < 0 ? words : words.slice(0, plain);
+        // What is no subcommand is an argument, such as a file.
+        while (subcommands.length > 1 && help(program, subcommands).status !== 0) subcommands = subcommands.slice(0, -1);
+        const { status, stdout } = help(program, subcommands);
+        assert.equal(status, 0, `${name}: ${line}`);
+        for (const word of words.filter((word) => word.startsWith('--'))) {
+          const option = word.split('=')[0];
+          assert.ok(stdout.includes(option), `${name}: ${program} ${subcommands.join(' ')} has no ${option}: ${line}`);
+        }
+        found += 1;
+      }
+    }
+  }
+  assert.ok(found > 30, `${found} commands`);
+});
