@@ -72,7 +72,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
             println!("done");
             return Ok(());
         }
-        std::thread::sleep(if told.is_some() { LAST_LOOK } else { LOOK });
+        std::thread::sleep(if stopping.is_some() { LAST_LOOK } else { LOOK });
     }
 }
 
