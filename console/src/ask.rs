@@ -8,6 +8,7 @@ use std::{
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use keys::authorities;
+use protocol::policy::NOT_TRACED;
 use serde::de::DeserializeOwned;
 use ureq::{
     Agent,
@@ -166,9 +167,6 @@ pub(crate) fn agent(url: &Url, ca: Option<&Path>) -> Result<Agent, TopError> {
         .build();
     Ok(agent.into())
 }
-
-/// The detail of a coordinator's answer about a trace that has ended.
-const NOT_TRACED: &str = "the user is not traced";
 
 /// What a problem of RFC 9457 says, as one line.
 pub(crate) fn detail(body: &[u8]) -> String {

@@ -144,7 +144,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// What has happened.
+/// A fault, a move or a takeover of the fleet, as the timeline shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {

@@ -20,7 +20,7 @@ const INTERNAL: u8 = 1;
 /// The most bytes of an answer.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// Who takes spans.
+/// A server that takes spans by OTLP over HTTP.
 pub(crate) struct Collector {
     agent: Agent,
     pub(crate) url: Url,

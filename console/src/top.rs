@@ -26,7 +26,7 @@ pub enum TopError {
     /// The file with the token cannot be used.
     #[error("--token-file {0}: {1}")]
     TokenFile(String, String),
-    /// Nobody answers.
+    /// No server answers at the address in time, or TLS to it fails.
     #[error(
         "{0}: {1}; is a coordinator there? Another one is named with --url http://HOST:PORT, an authority for https with --ca FILE"
     )]
@@ -36,7 +36,7 @@ pub enum TopError {
         "{0}: {1}; give an administrator's token with --token-file FILE (for tests: online-status-edge token --user ops --scope presence:admin > FILE)"
     )]
     Token(String, String),
-    /// Something else answers.
+    /// What answers at the address is no coordinator.
     #[error("{0}: this is no coordinator: {1}; name one with --url http://HOST:PORT")]
     Foreign(String, String),
     /// The server cannot answer now.

@@ -91,7 +91,7 @@ pub(crate) const TABLE: Table = Table {
 };
 
 impl Config {
-    /// The checked configuration.
+    /// The configuration from file, environment and flags, each value checked.
     ///
     /// # Errors
     /// Every mistake in it, each with its setting and place.

@@ -8,7 +8,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::shown::{audit, blocks, group, named, revocations, shown, trace_of, traces};
+pub use self::shown::{
+    NOT_TRACED, audit, blocks, group, named, revocations, shown, trace_of, traces,
+};
 use crate::{
     WatchRule,
     record::{UserIdError, check_user},

@@ -61,10 +61,7 @@ pub(super) async fn end(
     let user = answer::user_of(query.as_deref())?;
     let subject = Subject::Trace(user.into());
     match app.decree(&by, &subject, None).await? {
-        Decreed::Nothing => {
-            let what = "the user is not traced";
-            Err(Refusal::new(StatusCode::NOT_FOUND, what))
-        }
+        Decreed::Nothing => Err(Refusal::new(StatusCode::NOT_FOUND, policy::NOT_TRACED)),
         _ => Ok(answer::json(
             &serde_json::json!({ "ended": subject.field() }),
         )),

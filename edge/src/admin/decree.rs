@@ -187,7 +187,7 @@ fn end_trace(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Re
     let user = one(request, "userId").and_then(user)?;
     match decree(decrees, by, Subject::Trace(user.as_str().into()), None)? {
         true => Ok(policy::traces(&decrees.policy())),
-        false => Err(Refusal(404, "the user is not traced".into())),
+        false => Err(Refusal(404, policy::NOT_TRACED.into())),
     }
 }
 

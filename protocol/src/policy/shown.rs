@@ -62,6 +62,9 @@ pub fn group(policy: &Policy, name: &str) -> Value {
     }
 }
 
+/// What administrators are told when the user whose trace they end is not traced, or no more.
+pub const NOT_TRACED: &str = "the user is not traced";
+
 /// Who is followed and until when, as administrators see it.
 #[must_use]
 pub fn traces(policy: &Policy) -> Value {
