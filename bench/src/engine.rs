@@ -65,6 +65,16 @@ pub(crate) enum WorkError {
     Address(#[from] AddressError),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error("the start was heard of {0} ms late: this machine is too busy to measure anything")]
+    Late(u64),
+}
+
+/// Refuses a start that is over: deliveries that came since have been judged as if no change were due.
+pub(crate) fn in_time(start: u64) -> Result<(), WorkError> {
+    match now_us().checked_sub(start) {
+        Some(late) if late > 0 => Err(WorkError::Late(late.div_ceil(1_000))),
+        _ => Ok(()),
+    }
 }
 
 struct Engine {
@@ -230,6 +240,7 @@ impl Engine {
                 Order::Away(Away::Cut) => self.distant.cut(),
                 Order::Away(Away::Back(at)) => drop(self.distant.back(at)),
                 Order::Go(at) => {
+                    in_time(at)?;
                     self.go = Some(at);
                     self.processor_before = processor_us();
                     self.present.begin(&self.results.counts);

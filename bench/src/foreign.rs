@@ -159,14 +159,14 @@ impl Foreign {
             for event in &events {
                 match event.token() {
                     TIMER => self.alarm.rang(),
-                    ORDERS => self.obey(),
+                    ORDERS => self.obey()?,
                     Token(at) => self.serve(at, event.is_writable())?,
                 }
             }
         }
     }
 
-    fn obey(&mut self) {
+    fn obey(&mut self) -> Result<(), WorkError> {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Stop => self.stopped = true,
@@ -181,6 +181,7 @@ impl Foreign {
                 // No session is disturbed and comes back here.
                 Order::Away(_) => {}
                 Order::Go(at) => {
+                    engine::in_time(at)?;
                     self.go = Some(at);
                     self.processor_before = processor_us();
                     self.present.begin(&self.results.counts);
@@ -188,6 +189,7 @@ impl Foreign {
                 }
             }
         }
+        Ok(())
     }
 
     /// All deliveries of the schedule to this worker's sessions.

@@ -1,7 +1,10 @@
 //! One run from the outside: plans it, has the workers carry it out, looks at the servers, and puts
 //! the results together.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_SPAN: f64 = 7.0 * 86_400.0;
 /// Between the last session and the start, so that both sides are at rest.
 const SETTLE: Duration = Duration::from_millis(1_500);
+/// From the order to begin the measured part to its begin: within that time every worker has to have it.
+const LEAD: Duration = Duration::from_secs(1);
 
 /// Why a run has no results.
 #[derive(Debug, thiserror::Error)]
@@ -100,18 +105,18 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>>
         }
     }
 
-    let begun = Instant::now();
-    let go = now_us() + 100_000;
-    let order = if opened == Opened::All {
+    let go = now_us() + LEAD.as_micros() as u64;
+    if opened == Opened::All {
+        workers.order(Order::Go(go))?;
+        thread::sleep(LEAD);
         if !options.quiet {
             // For whoever has something to do to the servers in the measured part.
             bar.suspend(|| eprintln!("the measured part begins"));
         }
-        Order::Go(go)
     } else {
-        Order::Stop
-    };
-    workers.order(order)?;
+        workers.order(Order::Stop)?;
+    }
+    let begun = Instant::now();
     let Outcome {
         results,
         timeline,
