@@ -78,8 +78,8 @@ pub struct Core {
     /// Users whose being offline is published when this time of the clock has come: see
     /// [`Core::vnode_loaded`].
     pub(crate) absent: VecDeque<(u32, u64)>,
-    /// Until when users of vnodes whose former owner had not let go may be on their way here, ms of
-    /// the core's clock.
+    /// By vnode that has another owner than before, here or on another node: until when its users may
+    /// be on their way there, ms of the core's clock. None when the former one has let go of it to here.
     pub(crate) arrivals: BTreeMap<Vnode, u64>,
     pub(crate) suspects: Suspects,
     pub(crate) backlog: Backlog,

@@ -180,9 +180,10 @@ impl Core {
         if !self.vnodes.loaded(vnode, epoch) {
             return;
         }
-        if !released {
-            let until = self.time.clock + self.settings.grace;
-            self.arrivals.insert(vnode, until);
+        if released {
+            self.arrivals.remove(&vnode);
+        } else {
+            self.awaits_arrivals(vnode);
         }
         self.announce(vnode, epoch);
         // Those it had before are as this core knows them: it claimed the vnode a second time.
@@ -207,11 +208,13 @@ impl Core {
                 let unwritten = self.take_unwritten(slot);
                 let newer = |own: &Stored| own.record.version > stored.record.version;
                 let stored = unwritten.filter(newer).unwrap_or(stored);
+                let left = !stored.connected;
                 let stored = unless_gone(loaded_under, stored);
                 let stored = self.with_what_was_heard(slot, Some(stored));
-                self.adopt(slot, stored.unwrap_or_default());
-                if !released {
-                    self.publish_later_if_absent(slot);
+                let stored = stored.unwrap_or_default();
+                match released {
+                    true => self.adopt(slot, stored),
+                    false => self.adopt_from_a_dead_owner(slot, stored, left),
                 }
             }
         }
@@ -228,8 +231,18 @@ impl Core {
 
     /// A former owner that has not let go of the vnode may not reach the store and have seen the user
     /// come back, and goes on until it hears of its successor: until the user had the time to come
-    /// here, nobody is told that it is offline.
-    fn publish_later_if_absent(&mut self, slot: u32) {
+    /// here, nobody is told that it is offline. It keeps the version that the store has, so that what a
+    /// watcher was shown by that one is newer. `left`: the store says so, too.
+    fn adopt_from_a_dead_owner(&mut self, slot: u32, stored: Stored, left: bool) {
+        let user = &self.users[slot];
+        let owned = user.owned();
+        let chose = owned.chose_mode || owned.chose_text;
+        let fresh = matches!(user.knowledge, Knowledge::Nothing | Knowledge::Asked);
+        if left && fresh && !stored.connected && !user.connected() && !chose {
+            self.learn(slot, Some(stored));
+        } else {
+            self.adopt(slot, stored);
+        }
         let user = &mut self.users[slot];
         if !user.connected() {
             user.publishing.cancelled();
@@ -247,11 +260,14 @@ impl Core {
             if let Some(user) = self.users[slot].as_owned_mut() {
                 user.withheld = false;
             }
-            if self.vnodes.is_loaded(self.users[slot].vnode)
-                && self.users[slot].knowledge == Knowledge::Known
-            {
-                self.users[slot].publishing.changed();
-                self.store_mark(slot);
+            let user = &self.users[slot];
+            if self.vnodes.is_loaded(user.vnode) && user.knowledge == Knowledge::Known {
+                if self.vnodes.epoch(user.vnode) > Some(user.record.version.epoch()) {
+                    self.restamp(slot, Cause::Takeover);
+                } else {
+                    self.users[slot].publishing.changed();
+                    self.store_mark(slot);
+                }
             }
             self.release(slot);
         }
@@ -259,13 +275,26 @@ impl Core {
         self.arrivals.retain(|_, until| *until > clock);
     }
 
-    /// Whether the user is not here and may have come to a former owner that could not store it, and
-    /// be on its way from there. Who is invisible is offline wherever it is.
+    /// The vnode has another owner than before, here or elsewhere: for a grace period its users may be on
+    /// their way to that one.
+    pub(crate) fn awaits_arrivals(&mut self, vnode: Vnode) {
+        let until = self.time.clock + self.settings.grace;
+        self.arrivals.insert(vnode, until);
+    }
+
+    /// Whether users of the vnode may have come to a former owner that could not store it, and be on
+    /// their way to the next.
+    pub(crate) fn has_arrivals(&self, vnode: Vnode) -> bool {
+        let until = self.arrivals.get(&vnode);
+        until.is_some_and(|until| self.time.clock < *until)
+    }
+
+    /// Whether the user is not here and may be on its way from a former owner. Who is invisible is
+    /// offline wherever it is.
     pub(crate) fn may_arrive(&self, slot: u32) -> bool {
         let user = &self.users[slot];
-        let until = self.arrivals.get(&user.vnode);
         let absent = !user.connected() && user.mode != Mode::Invisible;
-        absent && until.is_some_and(|until| self.time.clock < *until)
+        absent && self.has_arrivals(user.vnode)
     }
 
     /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by
@@ -303,7 +332,7 @@ impl Core {
         }
     }
 
-    /// Another node speaks as the vnode's owner under this epoch.
+    /// Another node speaks as the vnode's owner under this epoch, or the store has accepted it.
     pub(crate) fn hears_of_epoch(&mut self, vnode: Vnode, epoch: Epoch) {
         if epoch > self.vnodes.newest(vnode) {
             self.suspect(vnode);

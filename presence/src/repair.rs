@@ -121,6 +121,11 @@ impl Core {
     /// comes. Of whom it has said nothing by the end of the grace period, what this core shows may be
     /// what a former owner did not get into the store.
     pub(crate) fn suspect(&mut self, vnode: Vnode) {
+        self.awaits_arrivals(vnode);
+        self.look_after_the_grace_period(vnode);
+    }
+
+    fn look_after_the_grace_period(&mut self, vnode: Vnode) {
         // Not at once again, without a grace period either.
         let due = self.time.clock + self.settings.grace.max(1_000);
         self.suspects.add(vnode, due);
@@ -132,6 +137,12 @@ impl Core {
             if self.vnodes.owner(vnode) != Owner::Elsewhere {
                 continue;
             }
+            let until = self.arrivals.get(&vnode).copied().unwrap_or(0);
+            if self.time.clock < until {
+                // It got another owner again since.
+                self.suspects.add(vnode, until);
+                continue;
+            }
             let newest = self.vnodes.newest(vnode);
             for slot in self.users.of_vnode(vnode) {
                 let user = &self.users[slot];
@@ -141,7 +152,7 @@ impl Core {
                     && user.record.version.epoch() < newest
                 {
                     self.store_mark(slot);
-                    self.suspect(vnode);
+                    self.look_after_the_grace_period(vnode);
                 }
             }
         }

@@ -316,7 +316,7 @@ impl Core {
     fn take_read(&mut self, slot: u32, claimed: Epoch, stored: Option<Stored>) {
         let again = self.users[slot].store.answered(true);
         let vnode = self.users[slot].vnode;
-        self.vnodes.heard_of(vnode, claimed);
+        self.hears_of_epoch(vnode, claimed);
         if self
             .vnodes
             .epoch(vnode)
@@ -429,6 +429,7 @@ impl Core {
     /// `claimed`: the epoch that the store had accepted when it read the record; 0 when it is not
     /// the store's. `from`: who says so.
     pub(crate) fn see(&mut self, slot: u32, mut record: Record, claimed: Epoch, from: Heard) {
+        let arrives = record.status == Status::Offline && self.has_arrivals(self.users[slot].vnode);
         let user = &mut self.users[slot];
         if user.is_unwritten() {
             // This core's own is to be written first; then the store is read.
@@ -436,9 +437,9 @@ impl Core {
         }
         let searched = self.searches.known(slot, user);
         let shown = user.record.version.max(searched);
-        if record.version < shown && claimed > shown.epoch() {
+        if record.version < shown && claimed > shown.epoch() && !arrives {
             // What was shown never got into the store before its owner was fenced: the record is
-            // what the newer owner took over.
+            // what the newer owner took over. Who may be on its way there is not offline yet.
             record.version = Version::new(claimed, 0).unwrap_or(record.version);
         }
         let first = user.knowledge != Knowledge::Known;

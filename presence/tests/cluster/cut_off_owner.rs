@@ -124,6 +124,13 @@ impl Taker {
         }
         told
     }
+
+    fn is_told_nothing_newer_for(&mut self, ms: u64) {
+        self.run(ms, false);
+        let told = self.told(CoreId::new(1));
+        let newer = told.iter().find(|record| record.version > version(2, 9));
+        assert_eq!(newer, None);
+    }
 }
 
 #[test]
@@ -142,9 +149,9 @@ fn a_user_that_the_bus_showed_online_has_the_grace_period_to_come_to_the_new_own
 fn a_user_that_left_just_before_the_take_over_is_published_as_offline_after_the_grace_period() {
     let mut node = Taker::new(false, true, "b");
     assert_eq!(node.published, []);
-    assert_eq!(node.stored.record.version.epoch(), Epoch::new(3));
     node.run(GRACE + 1_000, true);
     assert_eq!(node.published, [(Status::Offline, Cause::Takeover)]);
+    assert_eq!(node.stored.record.version.epoch(), Epoch::new(3));
     node.run(1_000, true);
     assert_eq!(node.core.counters().users, 0);
 }
@@ -174,9 +181,10 @@ fn whom_a_new_owner_elsewhere_has_not_spoken_of_is_looked_for_after_the_grace_pe
 }
 
 /// The user came to the former owner while that one did not reach the store: the store has an older
-/// state of it, and a watcher of another core has seen the newer one.
-fn came_meanwhile() -> Taker {
-    let mut node = Taker::new(false, false, "b");
+/// state of it, and lists it among those who left just now when `recent`; and a watcher of another core
+/// has seen the newer one. The vnode is `heir`'s now.
+fn came_meanwhile(recent: bool, heir: &str) -> Taker {
+    let mut node = Taker::new(false, recent, heir);
     let watched = PeerMessage::Interest(USER.into());
     node.core.peer_message(CoreId::new(1), watched);
     let seen = PeerMessage::WatcherAhead(USER.into(), version(2, 9));
@@ -186,28 +194,40 @@ fn came_meanwhile() -> Taker {
 
 #[test]
 fn who_came_to_a_cut_off_owner_is_not_told_offline_before_it_had_the_time_to_come_on() {
-    let mut node = came_meanwhile();
-    node.run(GRACE - 1_000, false);
-    let told = node.told(CoreId::new(1));
-    assert!(
-        told.iter().all(|record| record.version <= version(2, 9)),
-        "{told:?}"
-    );
-    let hello = hello(USER);
-    node.core.connect(&hello).expect("its vnode is here");
-    node.run(200, false);
+    for recent in [false, true] {
+        let mut node = came_meanwhile(recent, "b");
+        node.is_told_nothing_newer_for(GRACE - 1_000);
+        let hello = hello(USER);
+        node.core.connect(&hello).expect("its vnode is here");
+        node.run(200, false);
+        let told = node.told(CoreId::new(1));
+        let last = told.last().expect("a newer state");
+        assert_eq!(last.status, Status::Online);
+        assert!(last.version > version(2, 9));
+    }
+}
+
+#[test]
+fn who_came_to_a_cut_off_owner_is_not_told_offline_by_what_another_node_reads_in_the_store() {
+    let mut node = came_meanwhile(false, "c");
+    node.is_told_nothing_newer_for(GRACE - 1_000);
+    node.run(2_000, false);
     let told = node.told(CoreId::new(1));
     let last = told.last().expect("a newer state");
-    assert_eq!(last.status, Status::Online);
-    assert!(last.version > version(2, 9));
+    assert_eq!(
+        (last.status, last.version),
+        (Status::Offline, version(3, 0))
+    );
 }
 
 #[test]
 fn who_does_not_come_on_from_a_cut_off_owner_is_told_offline_after_the_grace_period() {
-    let mut node = came_meanwhile();
-    node.run(GRACE + 1_000, false);
-    let told = node.told(CoreId::new(1));
-    let last = told.last().expect("a newer state");
-    assert_eq!(last.status, Status::Offline);
-    assert!(last.version > version(2, 9));
+    for recent in [false, true] {
+        let mut node = came_meanwhile(recent, "b");
+        node.run(GRACE + 1_000, false);
+        let told = node.told(CoreId::new(1));
+        let last = told.last().expect("a newer state");
+        assert_eq!(last.status, Status::Offline);
+        assert!(last.version > version(2, 9));
+    }
 }

@@ -98,18 +98,36 @@ fn shown(bench: &mut Bench) -> Option<(Status, protocol::Version)> {
     last
 }
 
-#[test]
-fn what_a_newer_owner_found_in_the_store_is_newer_than_what_never_got_there() {
-    let mut bench = mirror();
-    bench.core.bus_gap();
+/// Has the store asked anew, whose newest owner is that of `epoch` 3, and answers with a state of epoch 1.
+fn read_of_the_next_owner(bench: &mut Bench, status: Status) {
     let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
         panic!("the store is asked");
     };
     let mut there = online(version(1, 9));
-    there.record.status = Status::Offline;
-    there.connected = false;
+    there.record.status = status;
+    there.connected = status != Status::Offline;
     let read = StoreReply::Read(ticket, Epoch::new(3), Some(there));
     bench.core.store_reply(read);
+}
+
+#[test]
+fn what_a_newer_owner_found_in_the_store_is_newer_than_what_never_got_there() {
+    let mut bench = mirror();
+    bench.core.bus_gap();
+    read_of_the_next_owner(&mut bench, Status::Away);
+    assert_eq!(shown(&mut bench), Some((Status::Away, version(3, 0))));
+}
+
+#[test]
+fn who_may_be_on_its_way_to_a_newer_owner_is_offline_when_the_grace_period_is_over() {
+    let mut bench = mirror();
+    bench.core.bus_gap();
+    read_of_the_next_owner(&mut bench, Status::Offline);
+    assert_eq!(shown(&mut bench), None);
+    for _ in 0..=GRACE / 100 {
+        bench.tick(100);
+    }
+    read_of_the_next_owner(&mut bench, Status::Offline);
     assert_eq!(shown(&mut bench), Some((Status::Offline, version(3, 0))));
 }
 

@@ -130,7 +130,7 @@ impl World {
         // Who stood still gets the goodbye late.
         let blind = [Fault::Stall, Fault::Twin];
         let blind = blind.into_iter().any(|fault| self.plan.has(fault));
-        if let Some((left, false)) = truth.left
+        if let Some(left) = truth.said_goodbye()
             && truth.sessions.is_empty()
             && clients().all(|client| client.unsure < left)
             && accepted.taken_by == pid

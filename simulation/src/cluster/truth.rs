@@ -107,6 +107,13 @@ impl Truth {
         }
     }
 
+    /// When the last session ended, if that said goodbye: one that broke right after another's goodbye has
+    /// its grace period all the same.
+    pub(crate) fn said_goodbye(&self) -> Option<u64> {
+        let (left, graced) = self.left?;
+        (!graced && self.closed >= left).then_some(left)
+    }
+
     /// What all others have to see once everything has settled and all grace is over.
     pub(crate) fn settled(&self) -> (Status, u32) {
         match self.mode {
