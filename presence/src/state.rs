@@ -223,6 +223,8 @@ impl Core {
             self.wheel.stop_waiting(&mut user.awaited);
         }
         user.sessions += 1;
+        // It has come here: when it leaves, that is told at once.
+        user.withheld = false;
         self.sessions[session].next = std::mem::replace(&mut user.first_session, session);
         self.end_takeover_when_all_are_back(slot);
         match self.users[slot].knowledge {

@@ -2,8 +2,8 @@
 //! that one told on the bus is newer than what the store has.
 
 use crate::support::{GRACE, at, hello, id, node, settings, version, vnodes};
-use online_status_presence::{Core, Now, PeerMessage, StoreReply, StoreRequest};
-use protocol::{Cause, Event, Record, Status, Stored, Version};
+use online_status_presence::{Core, How, Now, PeerMessage, StoreReply, StoreRequest};
+use protocol::{Cause, Event, FromOwner, Record, Status, Stored, ToOwner, Version};
 use ring::{CoreId, Epoch, Map, MapVersion};
 
 const USER: &str = "alice";
@@ -230,4 +230,28 @@ fn who_does_not_come_on_from_a_cut_off_owner_is_told_offline_after_the_grace_per
         assert_eq!(last.status, Status::Offline);
         assert!(last.version > version(2, 9));
     }
+}
+
+#[test]
+fn who_came_to_the_new_owner_and_leaves_is_told_offline_over_links_at_once() {
+    let mut node = Taker::new(false, true, "b");
+    let told = |node: &mut Taker| {
+        node.run(200, true);
+        let mut told = Vec::new();
+        while let Some(message) = node.core.next_for_watcher(9) {
+            if let FromOwner::State(_, _, record) = message {
+                told.push(record.status);
+            }
+        }
+        told
+    };
+    node.core.watcher_linked(9);
+    let asks = ToOwner::Interest(Epoch::new(3), USER.into());
+    node.core.watcher_says(9, asks);
+    assert_eq!(told(&mut node), [], "it may be on its way here");
+    let hello = hello(USER);
+    let session = node.core.connect(&hello).expect("its vnode is here");
+    assert_eq!(told(&mut node), [Status::Online]);
+    node.core.closed(session, How::Clean);
+    assert_eq!(told(&mut node), [Status::Offline]);
 }
