@@ -34,6 +34,10 @@ pub(crate) struct Truth {
     cut_until: u64,
     /// The last time without a session that the user did not mean to be without.
     absent: Option<Span>,
+    /// Since when the user wants a session in the present disturbance; `None` = since its begin. And for how
+    /// long it wanted one in vain before it meant to be away, µs.
+    wants_since: Option<u64>,
+    waited: u64,
 }
 
 impl Truth {
@@ -61,10 +65,11 @@ impl Truth {
         }
     }
 
-    /// The disturbance is over; how long it was.
+    /// The disturbance is over; the longest time in it for which the user wanted a session in vain.
     pub(crate) fn back(&mut self, now: u64) -> Option<u64> {
         self.welcomed(now);
         let open = self.open.take()?;
+        let wanted = self.wants_since.take().unwrap_or(open.from);
         let until = open.until.min(now);
         if self.past.len() == KEPT {
             self.past.pop_front();
@@ -73,13 +78,17 @@ impl Truth {
         if std::mem::take(&mut self.cut) {
             self.cut_until = until;
         }
-        Some(until - open.from)
+        let waited = std::mem::take(&mut self.waited);
+        Some(waited.max(until.saturating_sub(wanted)))
     }
 
-    /// The user does not mean to come back after a loss: the server knows when the grace is over.
-    pub(crate) fn gone(&mut self, grace: u64) {
+    /// The user does not mean to come back after a loss, from `now` on: the server knows when the grace is
+    /// over.
+    pub(crate) fn gone(&mut self, now: u64, grace: u64) {
         if let Some(open) = &mut self.open {
             open.until = open.from + grace;
+            let wanted = self.wants_since.unwrap_or(open.from);
+            self.waited = self.waited.max(now.saturating_sub(wanted));
         }
     }
 
@@ -87,7 +96,10 @@ impl Truth {
     pub(crate) fn returns(&mut self, now: u64) {
         match &mut self.open {
             Some(open) if open.until <= now => drop(self.back(now)),
-            Some(open) => open.until = u64::MAX,
+            Some(open) => {
+                open.until = u64::MAX;
+                self.wants_since = Some(now);
+            }
             None => {}
         }
     }
@@ -188,7 +200,7 @@ mod tests {
         user.lost(6 * S);
         assert!(excused([&quiet, &user], 6 * S, 600 * S, 0));
         assert!(user.disturbed_since(500 * S));
-        user.gone(15 * S);
+        user.gone(7 * S, 15 * S);
         assert!(!excused([&quiet, &user], 6 * S, 600 * S, 0));
         assert!(user.disturbed_since(21 * S) && !user.disturbed_since(22 * S));
     }
@@ -213,13 +225,23 @@ mod tests {
     fn one_that_went_without_goodbye_is_disturbed_until_its_grace_is_over() {
         let mut truth = Truth::default();
         truth.lost(10 * S);
-        truth.gone(15 * S);
-        truth.returns(12 * S);
-        assert_eq!(truth.back(13 * S), Some(3 * S), "it came back in between");
+        truth.gone(11 * S, 15 * S);
+        truth.returns(15 * S);
+        assert_eq!(
+            truth.back(18 * S),
+            Some(3 * S),
+            "it meant to be away from 11 to 15"
+        );
         truth.lost(20 * S);
-        truth.gone(15 * S);
+        truth.gone(24 * S, 15 * S);
+        truth.returns(30 * S);
+        assert_eq!(truth.back(31 * S), Some(4 * S), "it wanted one until 24");
+        truth.lost(20 * S);
+        truth.gone(20 * S, 15 * S);
         truth.returns(60 * S);
         assert!(truth.disturbed_since(35 * S) && !truth.disturbed_since(36 * S));
+        truth.lost(61 * S);
+        assert_eq!(truth.back(65 * S), Some(4 * S));
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Engine {
     pub(super) fn give_up(&mut self, number: u32, now: u64) -> Result<(), WorkError> {
         if self.user(number).there {
             let position = self.at(number);
-            self.truths[position].gone(self.plan.grace);
+            self.truths[position].gone(now, self.plan.grace);
             Ok(())
         } else {
             self.back(number, now)

@@ -205,7 +205,7 @@ fn a_goodbye_that_was_cut_off_is_late_and_not_missed() {
     assert_eq!(stage.plan.kind(mover), crate::plan::Kind::Moves);
     assert_eq!(stage.skipped(stage.at(0), 1, Shown::Online), DELIVERED);
     stage.user.lost(stage.at(1) - S);
-    stage.user.gone(stage.plan.grace);
+    stage.user.gone(stage.at(1), stage.plan.grace);
     // It comes back within its grace, so nobody was told anything, and then leaves again.
     stage.user.returns(stage.at(2));
     stage.user.back(stage.at(2) + 1);
