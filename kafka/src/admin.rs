@@ -1,6 +1,7 @@
 //! Questions to the brokers whose answers `rdkafka` does not pass on in full: why a topic was not
-//! created, in the brokers' own words, and which topic of a name it is. It owns the pointers that
-//! librdkafka gives for that, each freed once; nothing here blocks for longer than it is told.
+//! created, in the brokers' own words, and which topic of a name it is; and brokers for a client that has
+//! none left. It owns the pointers that librdkafka gives for that, each freed once; nothing here blocks
+//! for longer than it is told.
 #![allow(unsafe_code)]
 
 use std::{
@@ -155,6 +156,18 @@ impl<K> Question<K> {
 
 /// An answer that is no error as a whole.
 struct Answer(Owned<rd::rd_kafka_event_t>);
+
+/// Has a client that knows no broker any more begin anew with `brokers`, `host:port` with commas between:
+/// what it has accepted, and where it reads, stays.
+pub(crate) fn begin_anew<C: ClientContext>(client: &Client<C>, brokers: &str) {
+    // The settings were checked when the client was made.
+    let Ok(brokers) = CString::new(brokers) else {
+        return;
+    };
+    // SAFETY: the client lives as long as it is borrowed, any thread may add brokers to it, and the text
+    // outlives the call, which copies it.
+    unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
+}
 
 /// Creates a topic and waits `patience` for the answer, at most.
 pub(crate) fn create_topic<C: ClientContext>(

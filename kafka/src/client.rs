@@ -1,12 +1,16 @@
 //! What librdkafka tells a client of its own accord: logs, errors and statistics. It owns how
-//! these are read; it never calls back into the client.
+//! these are read, and what a client needs that they show to be stranded; nothing that librdkafka calls
+//! calls back into the client.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rdkafka::{config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaErrorCode};
+use rdkafka::{
+    ClientContext, client::Client, config::RDKafkaLogLevel, error::KafkaError,
+    types::RDKafkaErrorCode,
+};
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::health::Notes;
+use crate::{admin, health::Notes};
 
 /// A line of librdkafka's log. Left out are hints about properties, since one set of `extra`
 /// serves both clients and each has properties that the other does not use, and lines about
@@ -41,6 +45,29 @@ fn hung_up_at_once(line: &str) -> bool {
     line.contains("Disconnected") && young && early
 }
 
+/// What is to be done for a client as its statistics say, on the thread that runs it.
+#[derive(Debug, Default)]
+pub(crate) struct Rescue(AtomicBool);
+
+impl Rescue {
+    pub(crate) fn see(&self, statistics: &Statistics) {
+        self.0.store(statistics.is_stranded(), Relaxed);
+    }
+
+    /// Gives a client that is stranded the brokers of the settings again.
+    pub(crate) fn attempt<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        brokers: &str,
+        notes: &Notes,
+    ) {
+        if self.0.swap(false, Relaxed) {
+            notes.change("no broker is known any more: beginning anew with those of kafka.brokers");
+            admin::begin_anew(client, brokers);
+        }
+    }
+}
+
 /// An error that is no message's and no partition's.
 pub(crate) fn on_error(notes: &Notes, connected: &AtomicBool, error: &KafkaError, reason: &str) {
     match error.rdkafka_error_code() {
@@ -60,6 +87,7 @@ pub(crate) struct Statistics {
 
 #[derive(Debug, Deserialize)]
 struct Broker {
+    source: String,
     state: String,
     nodeid: i32,
     nodename: String,
@@ -91,6 +119,13 @@ impl Statistics {
     /// Whether there is a connection to any broker.
     pub(crate) fn connected(&self) -> bool {
         self.brokers.values().any(Broker::is_up)
+    }
+
+    /// Whether the client has no broker left that it could try: those that it had were dropped when the
+    /// brokers told of themselves, and librdkafka 2.12.1 does not begin anew then (its issue 5301).
+    pub(crate) fn is_stranded(&self) -> bool {
+        let mut sources = self.brokers.values().map(|broker| &*broker.source);
+        !sources.any(|source| ["configured", "learned"].contains(&source))
     }
 
     /// The addresses, `host:port`, that the brokers tell, and whether there is a connection to each.
@@ -149,8 +184,8 @@ mod tests {
     fn statistics_tell_connections_and_the_ends_of_known_partitions() {
         let read = |state: &str| {
             let json = format!(
-                r#"{{"name":"x","brokers":{{"b":{{"state":"{state}","nodeid":-1,"nodename":"lb:9092",
-                "rtt":{{}},"toppars":{{}}}},"b/1":{{"state":"DOWN","nodeid":1,"nodename":"b:9092",
+                r#"{{"name":"x","brokers":{{"b":{{"source":"configured","state":"{state}","nodeid":-1,"nodename":"lb:9092",
+                "rtt":{{}},"toppars":{{}}}},"b/1":{{"source":"learned","state":"DOWN","nodeid":1,"nodename":"b:9092",
                 "toppars":{{"t-0":{{"topic":"t","partition":0}}}}}}}},"topics":{{"t":
                 {{"partitions":{{"0":{{"hi_offset":7}},"1":{{"hi_offset":-1001}},"-1":{{"hi_offset":3}}}}}}}}}}"#
             );
@@ -162,5 +197,23 @@ mod tests {
         assert_eq!(read("UP").told().collect::<Vec<_>>(), [("b:9092", false)]);
         assert_eq!(read("UP").ends("t").collect::<Vec<_>>(), [(0, 7)]);
         assert_eq!(read("UP").ends("other").count(), 0);
+    }
+
+    #[test]
+    fn a_client_without_a_broker_that_it_could_try_is_stranded() {
+        let read = |sources: &[&str]| {
+            let broker = |source: &&str| {
+                format!(
+                    r#""{source}":{{"source":"{source}","state":"DOWN","nodeid":-1,"nodename":"","toppars":{{}}}}"#
+                )
+            };
+            let brokers: Vec<String> = sources.iter().map(broker).collect();
+            let json = format!(r#"{{"brokers":{{{}}},"topics":{{}}}}"#, brokers.join(","));
+            Statistics::decode(json.as_bytes()).expect("good JSON")
+        };
+        assert!(read(&[]).is_stranded() && read(&["logical", "internal"]).is_stranded());
+        assert!(
+            !read(&["configured"]).is_stranded() && !read(&["logical", "learned"]).is_stranded()
+        );
     }
 }

@@ -24,7 +24,7 @@ use ring::Vnode;
 
 use crate::{
     admin::{self, Question, TopicId},
-    client::{self, Statistics},
+    client::{self, Rescue, Statistics},
     error::{OpenError, open_error},
     health::{ConsumerHealth, Running, now_ms},
     options::Options,
@@ -174,6 +174,7 @@ fn make(options: &Options, health: &Arc<ConsumerHealth>) -> Result<Client, OpenE
     let callbacks = Callbacks {
         topic: options.topic.clone(),
         health: Arc::clone(health),
+        rescue: Rescue::default(),
         ends: Mutex::new(Vec::new()),
         fresh: AtomicBool::new(false),
     };
@@ -252,6 +253,12 @@ impl Reader {
             self.looking.last = Instant::now();
         }
         self.read_batch();
+        let rescue = &self.client.context().rescue;
+        rescue.attempt(
+            self.client.client(),
+            &self.options.brokers,
+            &self.health.notes,
+        );
         self.measure_lag();
         self.compare_identity();
     }
@@ -511,6 +518,7 @@ fn check<'a>(
 struct Callbacks {
     topic: String,
     health: Arc<ConsumerHealth>,
+    rescue: Rescue,
     /// Where partitions end, as of the last statistics.
     ends: Mutex<Vec<(i32, i64)>>,
     fresh: AtomicBool,
@@ -532,6 +540,7 @@ impl ClientContext for Callbacks {
             Ok(statistics) => {
                 let health = &*self.health;
                 health.connected.store(statistics.connected(), Relaxed);
+                self.rescue.see(&statistics);
                 let seeks = health.partitions.load(Relaxed) == 0;
                 let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
                 reach.see(&statistics, seeks, &health.notes);

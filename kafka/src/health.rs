@@ -481,8 +481,8 @@ mod tests {
     fn a_broker_that_was_reached_is_told_from_one_whose_address_leads_nowhere() {
         let see = |reach: &mut Reach, state: &str| {
             let json = format!(
-                r#"{{"brokers":{{"b":{{"state":"UP","nodeid":-1,"nodename":"lb:9092","toppars":{{}}}},
-                "b/1":{{"state":"{state}","nodeid":1,"nodename":"b:9092","toppars":{{"t-0":{{}}}}}}}},
+                r#"{{"brokers":{{"b":{{"source":"configured","state":"UP","nodeid":-1,"nodename":"lb:9092","toppars":{{}}}},
+                "b/1":{{"source":"learned","state":"{state}","nodeid":1,"nodename":"b:9092","toppars":{{"t-0":{{}}}}}}}},
                 "topics":{{}}}}"#
             );
             let statistics = Statistics::decode(json.as_bytes()).expect("good JSON");

@@ -26,7 +26,7 @@ use rdkafka::{
 use ring::Vnode;
 
 use crate::{
-    client::{self, Statistics},
+    client::{self, Rescue, Statistics},
     error::{OpenError, open_error},
     health::{ProducerHealth, Running},
     options::Options,
@@ -248,8 +248,9 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
         shared.look_when_due(&client, &mut looking);
         client.poll(TURN);
         client.context().flush_batch();
+        let (rescue, notes) = (&client.context().rescue, &shared.health.notes);
+        rescue.attempt(client.client(), &shared.options.brokers, notes);
         if let Some((code, reason)) = client.client().fatal_error() {
-            let notes = &shared.health.notes;
             notes.error(&format!("the producer is made again: {code}: {reason}"));
             shared.health.rebuilt.fetch_add(1, Relaxed);
             shared.client.store(None);
@@ -286,6 +287,7 @@ impl Shared {
         let callbacks = Callbacks {
             health: Arc::clone(&self.health),
             reports: Arc::clone(&self.reports),
+            rescue: Rescue::default(),
             batch: Mutex::new(Batch {
                 reports: Vec::with_capacity(BATCH),
                 begun: Instant::now(),
@@ -378,6 +380,7 @@ const BATCH_AGE: Duration = Duration::from_millis(2);
 struct Callbacks {
     health: Arc<ProducerHealth>,
     reports: Arc<dyn Reports>,
+    rescue: Rescue,
     batch: Mutex<Batch>,
 }
 
@@ -452,6 +455,7 @@ impl ClientContext for Callbacks {
             Ok(statistics) => {
                 let health = &*self.health;
                 health.connected.store(statistics.connected(), Relaxed);
+                self.rescue.see(&statistics);
                 let seeks = health.partitions.load(Relaxed) == 0;
                 let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
                 reach.see(&statistics, seeks, &health.notes);
