@@ -59,8 +59,8 @@ settings::sections! {
         load_shift: u64 = "0",
         /// Time between two changes of weights by load, of 2 percent each.
         load_interval: Duration = "1m",
-        /// An edge whose connection to Redis has been closed, as the kernel does for a process that is killed, and not made again for so long is taken for dead before its lease ends, 300ms is a good time; 0s = never: an edge that is cut off may still look so, and its users be shown offline.
-        closed_for: Duration = "0s",
+        /// An edge whose connection to Redis has been closed, as the kernel does for a process that is killed, and not made again for so long is taken for dead before its lease ends, if its address refuses connections as well; 0s = never, its lease has to end.
+        closed_for: Duration = "300ms",
     }
 }
 
