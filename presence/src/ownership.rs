@@ -232,11 +232,13 @@ impl Core {
     /// A former owner that has not let go of the vnode may not reach the store and have seen the user
     /// come back, and goes on until it hears of its successor: until the user had the time to come
     /// here, nobody is told that it is offline. It keeps the version that the store has, so that what a
-    /// watcher was shown by that one is newer. `left`: the store says so, too.
+    /// watcher was shown by that one is newer. `left`: the store says so, too. Who said goodbye here is
+    /// not on its way.
     fn adopt_from_a_dead_owner(&mut self, slot: u32, stored: Stored, left: bool) {
         let user = &self.users[slot];
         let owned = user.owned();
         let chose = owned.chose_mode || owned.chose_text;
+        let said_goodbye = owned.goodbyes > 0;
         let fresh = matches!(user.knowledge, Knowledge::Nothing | Knowledge::Asked);
         if left && fresh && !stored.connected && !user.connected() && !chose {
             self.learn(slot, Some(stored));
@@ -244,7 +246,7 @@ impl Core {
             self.adopt(slot, stored);
         }
         let user = &mut self.users[slot];
-        if !user.connected() {
+        if !user.connected() && !said_goodbye {
             user.publishing.cancelled();
             user.owned_mut().withheld = true;
             user.waiters += 1;

@@ -291,7 +291,12 @@ impl Core {
         if user.record.status != Status::Offline || user.knowledge == Knowledge::Asked {
             user.record.last_seen = gone;
         }
-        let asks = user.knowledge == Knowledge::Asked;
+        let asks = match user.knowledge {
+            Knowledge::Asked => true,
+            // It may be among those that the vnode is listed with.
+            Knowledge::Provisional => !self.vnodes.is_loaded(user.vnode),
+            Knowledge::Nothing | Knowledge::Known => false,
+        };
         let user = user.owned_mut();
         if how == How::Clean && (user.in_takeover() || asks) {
             user.goodbyes += 1;
@@ -365,10 +370,11 @@ impl Core {
             // Its watchers already saw versions of ours: only the text is the store's.
             lags = true;
             let new_text = !chose_text && user.record.text != record.text;
+            let behind = user.record.version < record.version;
             if new_text {
                 user.record.text = record.text;
             }
-            if self.reconcile(slot) | new_text {
+            if self.reconcile(slot) | new_text | behind | self.is_of_a_former_epoch(slot) {
                 self.restamp(slot, Cause::Resync);
             }
         } else {
@@ -463,11 +469,19 @@ impl Core {
         {
             user.knowledge = Knowledge::Provisional;
             let before = user.record.clone();
-            if self.reconcile(slot) {
+            if self.reconcile(slot) | self.is_of_a_former_epoch(slot) {
                 self.restamp(slot, Cause::Connect);
             }
             self.known(slot, &before);
         }
+    }
+
+    /// Whether an owned user is shown as there under an epoch before this core's. An owner of an epoch
+    /// in between may know nothing of the user, and is fenced on the bus by a version of this one's alone.
+    fn is_of_a_former_epoch(&self, slot: u32) -> bool {
+        let user = &self.users[slot];
+        let shown = user.record.status != Status::Offline;
+        shown && self.vnodes.epoch(user.vnode) > Some(user.record.version.epoch())
     }
 
     /// What this core keeps in the store of the user.

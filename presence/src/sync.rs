@@ -249,13 +249,8 @@ impl Core {
                 }
             }
             StoreReply::Held(vnode, epoch) => self.vnodes.claim_held(vnode, epoch),
-            StoreReply::LoadFenced(vnode, epoch, newest) => {
-                self.vnodes.heard_of(vnode, newest);
-                let mine = self.vnodes.epoch(vnode) == Some(epoch);
-                if mine || self.recalls.claims(vnode, epoch) {
-                    self.fence(vnode, newest);
-                }
-            }
+            // Whatever was claimed: this core may be leaving the vnode by now.
+            StoreReply::LoadFenced(vnode, _, newest) => self.fence(vnode, newest),
             StoreReply::Released(vnode, epoch) => self.released(vnode, epoch),
             StoreReply::ReleaseFailed(vnode, epoch) => {
                 self.counters.store_failures += 1;

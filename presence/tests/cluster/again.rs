@@ -57,7 +57,7 @@ impl Bench {
     }
 
     /// Moves the vnodes back from node c.
-    fn comes(&mut self) {
+    pub(crate) fn comes(&mut self) {
         self.follow(Some(0));
     }
 
@@ -490,4 +490,27 @@ fn without_a_grace_period_a_new_owner_is_not_waited_for_without_end() {
         }
     }
     assert!(reads > 0, "the store is asked whether the user is there");
+}
+
+#[test]
+fn a_claim_that_is_fenced_after_its_vnode_was_left_ends_all_work_for_it() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    bench.store(true, &[]);
+    bench.core.resync();
+    let claims: Vec<_> = std::iter::from_fn(|| bench.core.next_store_request()).collect();
+    bench.goes();
+    assert_eq!(bench.core.vnodes_leaving(), 2);
+    for claim in claims {
+        let StoreRequest::Load { vnode, epoch, .. } = claim else {
+            panic!("{claim:?} while all vnodes are claimed");
+        };
+        let fenced = StoreReply::LoadFenced(vnode, epoch, Epoch::new(2));
+        bench.core.store_reply(fenced);
+    }
+    assert_eq!(bench.core.vnodes_leaving(), 0);
+    let mut asked = std::iter::from_fn(|| bench.core.next_store_request());
+    let writes = asked.find(|request| matches!(request, StoreRequest::Write { .. }));
+    assert_eq!((writes, bench.published()), (None, vec![]));
 }

@@ -147,3 +147,60 @@ fn an_event_of_an_epoch_that_is_over_is_dropped() {
     bench.core.bus_event(&event_of(USER, 4, Status::Away));
     assert_eq!(shown(&mut bench), Some((Status::Away, version(4, 1))));
 }
+
+/// The epochs under which the user was published as online; the store fails what it is asked.
+fn published_without_store(bench: &mut Bench) -> Vec<Epoch> {
+    let asked: Vec<_> = std::iter::from_fn(|| bench.core.next_store_request()).collect();
+    for request in asked {
+        bench.core.store_reply(request.failed());
+    }
+    published_online(bench)
+}
+
+fn published_online(bench: &mut Bench) -> Vec<Epoch> {
+    let mut epochs = Vec::new();
+    while let Some(event) = bench.core.next_publication() {
+        assert_eq!(event.record.status, Status::Online);
+        epochs.push(event.epoch);
+        bench.core.bus_reply(event.ticket, true);
+    }
+    epochs
+}
+
+#[test]
+fn who_came_without_the_store_is_published_again_when_its_vnode_comes_back_under_a_later_epoch() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    assert_eq!(published_without_store(&mut bench), [Epoch::new(1)]);
+    // The owner in between never hears of the user.
+    bench.goes();
+    bench.comes();
+    bench.store(true, &[]);
+    assert_eq!(published_online(&mut bench), [Epoch::new(3)]);
+}
+
+#[test]
+fn who_comes_as_the_bus_showed_it_is_published_under_the_new_epoch_without_the_store() {
+    let mut bench = Bench::new(settings("b", 2), false);
+    let interest = PeerMessage::Interest(USER.into());
+    bench.core.peer_message(WATCHING, interest);
+    bench.store(true, &[]);
+    let record = online(version(1, 5)).record;
+    let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Connect);
+    bench.core.bus_event(&event);
+    bench.comes();
+    bench.connect();
+    assert_eq!(published_without_store(&mut bench), [Epoch::new(2)]);
+}
+
+#[test]
+fn who_came_and_said_goodbye_before_its_vnode_was_claimed_is_not_waited_for() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    let session = bench.connect();
+    assert_eq!(published_without_store(&mut bench), [Epoch::new(1)]);
+    bench.core.closed(session, How::Clean);
+    let written = bench.store(true, &[(USER, online(version(0, 1)))]);
+    assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
+    assert_eq!(bench.published(), [Status::Offline]);
+}

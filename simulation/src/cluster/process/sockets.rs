@@ -76,7 +76,11 @@ impl World {
                 self.later(patience, pid, In::Socket(conn, FromClient::HangUp));
             }
             let slow = self.processes[pid].conns[&conn].slow_at + 100 >= self.now;
-            self.check_sent(pid, client, &frames, slow);
+            // What goes to a connection that its client has given up is shown to nobody.
+            let line = self.clients[client].line.as_ref();
+            if line.is_some_and(|line| line.id == conn) {
+                self.check_sent(pid, client, &frames, slow);
+            }
             self.send_down(client, conn, ToClient::Frames(frames));
         }
         if more {
