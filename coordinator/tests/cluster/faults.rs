@@ -51,10 +51,9 @@ const NOBODY: u16 = 1;
 
 /// Its lease would last for a minute.
 #[test]
-fn a_killed_edge_is_replaced_by_its_closed_connection_where_that_is_turned_on() {
+fn a_killed_edge_is_replaced_by_its_closed_connection_unless_that_is_turned_off() {
     let redis = RedisServer::start();
-    let on = ["--rebalance-closed-for", "300ms"];
-    let coordinator = Coordinator::start(&redis, "c1", &on);
+    let coordinator = Coordinator::start(&redis, "c1", &[]);
     let _a = Edge::start_for_long(&redis, "a", NOBODY);
     let b = Edge::start_for_long(&redis, "b", NOBODY);
     coordinator.until_owned(&[("a", 32), ("b", 32)]);
@@ -85,7 +84,8 @@ fn a_killed_edge_is_replaced_by_its_closed_connection_where_that_is_turned_on() 
     coordinator.until_owned(&[("a", 64), ("b", 0), ("d", 0)]);
     drop(coordinator);
 
-    let coordinator = Coordinator::start(&redis, "c2", &[]);
+    let off = ["--rebalance-closed-for", "0s"];
+    let coordinator = Coordinator::start(&redis, "c2", &off);
     let c = Edge::start_for_long(&redis, "c", NOBODY);
     coordinator.until_owned(&[("a", 32), ("c", 32)]);
     sleep(Duration::from_millis(1_600));
