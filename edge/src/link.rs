@@ -54,10 +54,10 @@ impl Link {
         mut tls: TlsSession,
         handshake: Handshake,
     ) -> io::Result<()> {
-        let ciphertext = std::mem::take(&mut self.inbox);
+        let mut ciphertext = std::mem::take(&mut self.inbox);
         let mut answers = Vec::new();
-        let received = tls.receive(&ciphertext, &mut self.inbox);
-        tls.pending(&mut answers);
+        let received = tls.receive(&mut ciphertext, &mut self.inbox);
+        tls.urgent(&mut answers);
         if received.is_err() && http::is_beginning(&ciphertext) {
             answers = refuse_plain(&self.worker);
         }
@@ -101,8 +101,8 @@ impl Link {
                 false
             }
             Some(tls) => {
-                let received = tls.receive(&scratch[..taken], &mut self.inbox);
-                tls.pending(answers);
+                let received = tls.receive(&mut scratch[..taken], &mut self.inbox);
+                tls.urgent(answers);
                 // No record of TLS begins with a letter.
                 if received.is_err()
                     && tls.is_handshaking()

@@ -3,6 +3,7 @@
 
 mod durable;
 mod memory;
+mod packed;
 mod redis;
 mod remote;
 

@@ -1,15 +1,16 @@
-//! TLS by rustls, without I/O: ciphertext and plaintext go through buffers that the caller owns.
-//! It owns a connection's keys and nothing else; it never touches a socket.
+//! TLS by rustls, without I/O: certificates, and the connections that get them. It owns what new
+//! connections are configured by; one's own state is in `session.rs`.
+
+mod session;
 
 use std::{
-    io::{Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig, ServerConnection,
+    RootCertStore, ServerConfig, ServerConnection, SupportedCipherSuite,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
@@ -20,7 +21,9 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-/// Bytes that rustls may hold for a connection at a time.
+pub(crate) use self::session::TlsSession;
+
+/// Bytes that rustls may hold for a connection of the administration at a time.
 const BUFFER_LIMIT: usize = 16 << 10;
 
 /// The reason for which TLS cannot be set up.
@@ -101,10 +104,10 @@ impl Acceptor {
 
     /// A new connection.
     pub(crate) fn accept(&self) -> Result<TlsSession, rustls::Error> {
-        Ok(TlsSession(Box::new(self.connection()?)))
+        TlsSession::new(self.config.load_full())
     }
 
-    /// The same, for who moves its bytes by rustls itself.
+    /// The same with buffers of rustls' own, for the few connections of the administration.
     pub(crate) fn connection(&self) -> Result<ServerConnection, rustls::Error> {
         let mut connection = ServerConnection::new(self.config.load_full())?;
         connection.set_buffer_limit(Some(BUFFER_LIMIT));
@@ -118,7 +121,8 @@ struct ByName(Vec<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().map(str::to_owned);
+        let chooses = self.0.len() > 1;
+        let name = hello.server_name().filter(|_| chooses).map(str::to_owned);
         let name = name.and_then(|name| ServerName::try_from(name).ok());
         let schemes = hello.signature_schemes();
         let usable = || (self.0.iter()).filter(|it| it.key.choose_scheme(schemes).is_some());
@@ -135,7 +139,9 @@ fn is_for(certified: &CertifiedKey, name: &ServerName<'_>) -> bool {
 }
 
 fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(hash_length);
+    let provider = Arc::new(provider);
     let pairs = files.pairs.iter().enumerate();
     let certified = pairs.map(|(at, (certificate, key))| {
         let settings = match at {
@@ -171,12 +177,23 @@ fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(ByName(certified)));
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Tickets let a fleet of reconnecting clients skip the signature; no state is kept for them, and
     // their key is another one every few hours.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
+}
+
+/// The order of suites: those with SHA-256 come first. Its hashing is a large part of a handshake's
+/// cost, and what SHA-384 costs more buys nothing with AES-128 or ChaCha20 behind it.
+fn hash_length(suite: &SupportedCipherSuite) -> usize {
+    let hash = match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
+    };
+    hash.output_len()
 }
 
 /// A chain with its key, and the authority's word that it is not revoked (OCSP, in DER) where a file
@@ -221,80 +238,7 @@ fn certified(
     Ok(Arc::new(certified))
 }
 
-/// The TLS session of one connection.
-pub(crate) struct TlsSession(Box<ServerConnection>);
-
 /// Whether bytes that came first begin TLS: a handshake record (RFC 8446 §5.1) of any version.
 pub(crate) fn is_hello(bytes: &[u8]) -> bool {
     bytes.starts_with(&[22, 3])
-}
-
-impl TlsSession {
-    /// Takes what the client sent and appends the plaintext in it. `true` when the client has
-    /// closed its direction. After an error, [`TlsSession::pending`] still has the alert to send.
-    pub(crate) fn receive(
-        &mut self,
-        mut ciphertext: &[u8],
-        plaintext: &mut Vec<u8>,
-    ) -> Result<bool, rustls::Error> {
-        let mut closed = false;
-        while !ciphertext.is_empty() {
-            // rustls takes what its buffers have room for, at most.
-            let taken = self.0.read_tls(&mut ciphertext).map_err(|error| {
-                rustls::Error::General(format!("the TLS buffers are full: {error}"))
-            })?;
-            let state = self.0.process_new_packets()?;
-            let start = plaintext.len();
-            plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
-            if plaintext.len() > start {
-                self.0
-                    .reader()
-                    .read_exact(&mut plaintext[start..])
-                    .map_err(|error| rustls::Error::General(error.to_string()))?;
-            }
-            closed |= state.peer_has_closed();
-            if closed || taken == 0 {
-                break;
-            }
-        }
-        Ok(closed)
-    }
-
-    pub(crate) fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
-    }
-
-    /// Encrypts `plaintext` and appends the ciphertext, after anything that was pending.
-    pub(crate) fn send(&mut self, mut plaintext: &[u8], out: &mut Vec<u8>) {
-        self.pending(out);
-        while !plaintext.is_empty() {
-            let taken = self
-                .0
-                .writer()
-                .write(plaintext)
-                .expect("rustls buffers in memory");
-            plaintext = &plaintext[taken..];
-            let before = out.len();
-            self.pending(out);
-            if taken == 0 && out.len() == before {
-                // Only before the handshake is done, which is before anything is sent.
-                break;
-            }
-        }
-    }
-
-    /// Appends what TLS itself has to say: handshake, alerts, tickets.
-    pub(crate) fn pending(&mut self, out: &mut Vec<u8>) {
-        while self.0.wants_write() {
-            if self.0.write_tls(out).expect("a Vec takes all bytes") == 0 {
-                break;
-            }
-        }
-    }
-
-    /// Appends the goodbye of TLS (RFC 8446 §6.1).
-    pub(crate) fn close(&mut self, out: &mut Vec<u8>) {
-        self.0.send_close_notify();
-        self.pending(out);
-    }
 }

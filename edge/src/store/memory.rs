@@ -1,57 +1,23 @@
 //! The store in memory: each core keeps the records of its own users, nothing is shared, and every
 //! request is answered at once. It forgets everything when the process ends.
 
-use std::hash::BuildHasher;
-
-use hashbrown::HashTable;
 use presence::{StoreReply, StoreRequest};
 use protocol::{Status, Stored};
 use ring::Epoch;
 
-use super::Store;
+use super::{Store, packed::Packed};
 
 /// Requests a core may hand over at a time.
 const ROOM: usize = 1_024;
 /// Between two looks for users that may be forgotten, ms.
 const SWEEP: u64 = 60_000;
 
-/// A user's name and record in one piece, the record as other stores keep it: a user who was here
-/// once is kept for the whole retention, so each byte counts.
-struct Kept(Box<[u8]>);
-
-impl Kept {
-    /// The number of bytes that hold a name's length.
-    const LENGTH: usize = size_of::<u16>();
-
-    fn new(user: &str, stored: &Stored) -> Self {
-        let length = u16::try_from(user.len()).expect("a user has 256 bytes at most");
-        let mut bytes = Vec::with_capacity(Self::LENGTH + user.len() + 64);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(user.as_bytes());
-        stored.encode(&mut bytes);
-        Self(bytes.into())
-    }
-
-    fn parts(&self) -> (&[u8], &[u8]) {
-        let (length, rest) = self.0.split_at(Self::LENGTH);
-        let length = u16::from_le_bytes([length[0], length[1]]);
-        rest.split_at(length.into())
-    }
-
-    fn user(&self) -> &[u8] {
-        self.parts().0
-    }
-
-    fn stored(&self) -> Stored {
-        Stored::decode(self.parts().1).expect("what was encoded here is whole")
-    }
-}
-
 pub(crate) struct Memory {
-    users: HashTable<Kept>,
-    hasher: foldhash::quality::RandomState,
+    users: Packed,
     replies: Vec<StoreReply>,
     retention: u64,
+    /// The part of the users that is looked at next, while a look is under way.
+    sweeping: Option<usize>,
     next_sweep: u64,
 }
 
@@ -59,29 +25,27 @@ impl Memory {
     /// An empty store that forgets offline users after `retention` ms.
     pub(crate) fn new(retention: u64) -> Self {
         Self {
-            users: HashTable::new(),
-            hasher: foldhash::quality::RandomState::default(),
+            users: Packed::default(),
             replies: Vec::new(),
             retention,
+            sweeping: None,
             next_sweep: 0,
         }
     }
 
     fn read(&self, user: &str) -> Option<Stored> {
-        let hash = self.hasher.hash_one(user.as_bytes());
-        let same = |kept: &Kept| kept.user() == user.as_bytes();
-        self.users.find(hash, same).map(Kept::stored)
+        self.users.get(user).map(decoded)
     }
 
     fn write(&mut self, user: &str, stored: &Stored) {
-        let hasher = &self.hasher;
-        let entry = self.users.entry(
-            hasher.hash_one(user.as_bytes()),
-            |kept| kept.user() == user.as_bytes(),
-            |kept| hasher.hash_one(kept.user()),
-        );
-        entry.insert(Kept::new(user, stored));
+        let mut record = Vec::with_capacity(64);
+        stored.encode(&mut record);
+        self.users.put(user, &record);
     }
+}
+
+fn decoded(record: &[u8]) -> Stored {
+    Stored::decode(record).expect("what was encoded here is whole")
 }
 
 impl Store for Memory {
@@ -126,23 +90,62 @@ impl Store for Memory {
         self.replies.len()
     }
 
+    /// Looks at a part of the users at a time, which takes some 50 µs.
     fn tick(&mut self, now: u64) {
-        if now < self.next_sweep {
-            return;
+        if self.sweeping.is_none() && now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.sweeping = Some(0);
         }
-        self.next_sweep = now + SWEEP;
+        let Some(part) = self.sweeping else {
+            return;
+        };
         let oldest = now.saturating_sub(self.retention);
-        self.users.retain(|kept| {
+        self.users.retain(part, |record| {
             let Stored {
                 record, connected, ..
-            } = kept.stored();
+            } = decoded(record);
             connected || record.status != Status::Offline || record.last_seen >= oldest
         });
-        if self.users.len() < self.users.capacity() / 4 {
-            let hasher = &self.hasher;
-            let room = self.users.len() * 2;
-            let rehash = |kept: &Kept| hasher.hash_one(kept.user());
-            self.users.shrink_to(room, rehash);
+        self.sweeping = (part + 1 < self.users.parts()).then_some(part + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Record;
+
+    #[test]
+    fn who_was_not_seen_for_the_retention_is_forgotten_and_nobody_else() {
+        let mut store = Memory::new(1_000);
+        let offline = |last_seen| Stored {
+            record: Record {
+                last_seen,
+                ..Record::default()
+            },
+            mode: protocol::Mode::Auto,
+            connected: false,
+        };
+        for n in 0..10_000 {
+            store.write(&format!("user-{n}"), &offline(n));
         }
+        let mut here = offline(0);
+        here.connected = true;
+        store.write("here", &here);
+        assert!(store.users.parts() > 2);
+        for _ in 0..20 {
+            store.tick(6_000);
+        }
+        assert_eq!(store.read("here"), Some(here));
+        for n in 0..10_000 {
+            let kept = (n >= 5_000).then(|| offline(n));
+            assert_eq!(store.read(&format!("user-{n}")), kept);
+        }
+        store.tick(6_000 + SWEEP - 1);
+        assert!(store.read("user-9999").is_some());
+        for _ in 0..20 {
+            store.tick(60_000 + SWEEP);
+        }
+        assert!(store.read("user-9999").is_none());
     }
 }

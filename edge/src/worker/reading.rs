@@ -105,7 +105,7 @@ impl Worker {
         if let Some(tls) = &mut conn.tls {
             let mut plaintext = Vec::new();
             // What TLS itself has to say goes out with the next answer.
-            let received = tls.receive(&scratch[..taken], &mut plaintext);
+            let received = tls.receive(&mut scratch[..taken], &mut plaintext);
             if !matches!(received, Ok(false)) {
                 conn.input = Input::Ended;
             }
