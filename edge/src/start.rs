@@ -333,6 +333,7 @@ fn settings(shared: &Shared, cores: u16) -> Settings {
         message_burst: presence.message_burst as u32,
         change_rate: presence.change_rate as u32,
         change_burst: presence.change_burst as u32,
+        flush: ms(presence.flush),
         byte_rate: presence.byte_rate.0 as u32,
         byte_burst: presence.byte_burst.0 as u32,
         newest_wins: presence.over_max_devices == "newest",

@@ -74,6 +74,8 @@ pub(crate) struct Worker {
     bus: RefCell<Box<dyn Bus>>,
     send_ring: RefCell<SendRing>,
     pump_due: Cell<bool>,
+    /// A task waits for the changes that wait for others.
+    flush_armed: Cell<bool>,
     pump_waker: RefCell<Option<Waker>>,
     deadlines: RefCell<slab::Slab<Deadline>>,
     /// Sessions that were sent a close frame, oldest first.
@@ -113,6 +115,7 @@ impl Worker {
             bus: RefCell::new(bus),
             send_ring: RefCell::new(SendRing::new()?),
             pump_due: Cell::new(true),
+            flush_armed: Cell::new(false),
             pump_waker: RefCell::default(),
             deadlines: RefCell::default(),
             closing: RefCell::default(),
@@ -377,6 +380,7 @@ impl Worker {
             }
         }
         let more = self.pump_sockets();
+        self.wake_for_flush();
         self.pump_mesh();
         if let Some(node) = &self.node {
             node.pump_links(&self.core);
@@ -386,6 +390,23 @@ impl Worker {
         }
         self.poll_ring.borrow_mut().submit();
         more || !self.resumed.borrow().is_empty()
+    }
+
+    /// Has the pump run when the changes that wait for others are due.
+    fn wake_for_flush(self: &Rc<Self>) {
+        let Some(due) = self.core.borrow().flush_due() else {
+            return;
+        };
+        if self.flush_armed.replace(true) {
+            return;
+        }
+        let worker = Rc::clone(self);
+        monoio::spawn(async move {
+            let wait = due.saturating_sub(clock::mono_us());
+            monoio::time::sleep(Duration::from_micros(wait)).await;
+            worker.flush_armed.set(false);
+            worker.schedule_pump();
+        });
     }
 
     fn pump_store(&self) {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use protocol::{
-    Encoding, Event, FromOwner, Lease, LinkHello, MAX_USERS_PER_MESSAGE, MessageId, Request,
+    Encoding, Event, FromOwner, Lease, LinkHello, Load, MAX_USERS_PER_MESSAGE, MessageId, Request,
     Stored, ToOwner, Version, check_user,
     client::MAX_ID,
     policy::{self, Entry, Policy, Subject},
@@ -108,8 +108,20 @@ pub fn lease(bytes: &[u8]) {
         return;
     };
     assert_eq!(*lease.id(), *lease.node);
-    let again = Lease::decode(lease.encode().as_bytes()).expect("it was written here");
-    // Whatever a number is, it is not made worse by being written.
+    let mut again = Lease::decode(lease.encode().as_bytes()).expect("it was written here");
+    let rates = |load: &Load| {
+        [
+            load.events_per_second,
+            load.cpu,
+            load.deliveries_per_second,
+            load.store_writes_per_second,
+        ]
+    };
+    // serde_json reads a number with a fraction to the last digit but one.
+    for (read, written) in rates(&again.load).iter().zip(rates(&lease.load)) {
+        assert!((read - written).abs() <= written.abs() * 1e-12);
+    }
+    again.load = lease.load.clone();
     assert_eq!(again.encode(), lease.encode());
 }
 

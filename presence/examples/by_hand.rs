@@ -109,6 +109,7 @@ fn settings() -> Result<Settings, Box<dyn std::error::Error>> {
         message_burst: 200,
         change_rate: 20,
         change_burst: 40,
+        flush: 0,
         byte_rate: 65_536,
         byte_burst: 262_144,
     })

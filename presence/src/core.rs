@@ -113,7 +113,7 @@ impl Core {
             sessions: Sessions::default(),
             vnodes: Vnodes::new(settings.vnodes),
             wheel: Wheel::new(),
-            fanout: Fanout::new(),
+            fanout: Fanout::new(settings.flush),
             waiting: Waiting::default(),
             counters: Counters::default(),
             store_queue: VecDeque::new(),
@@ -392,7 +392,14 @@ impl Core {
         self.fanout.queue(&mut self.sessions, session);
     }
 
-    /// Composes what is to be sent to at most `limit` sessions; `true` when more waits. The
+    /// When changes that wait for others are due, monotonic µs: then [`Core::flush`] has to be called again.
+    /// `None` = none waits (see [`Settings::flush`]).
+    #[must_use]
+    pub fn flush_due(&self) -> Option<u64> {
+        self.fanout.due()
+    }
+
+    /// Composes what is to be sent to at most `limit` sessions; `true` when more is to be sent now. The
     /// results are in [`Core::transmits`] and [`Core::arena`] until the next call.
     pub fn flush(&mut self, limit: usize) -> bool {
         self.users.sweep(&self.vnodes);
@@ -403,7 +410,7 @@ impl Core {
             &mut self.users,
             &mut self.sessions,
             &mut self.counters,
-            limit,
+            (limit, self.time.now.mono_us),
         );
         for (slot, watchers) in self.fanout.take_delivered() {
             self.note(slot, What::Delivered(watchers));

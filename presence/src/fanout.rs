@@ -1,6 +1,7 @@
 //! What waits to be sent, and how it becomes bytes: one contiguous piece of the arena a session
 //! and flush. A record is encoded once a flush and encoding; sessions that get nothing else share
-//! those bytes. It owns the arena and the ready list; nothing here is allocated a delivery.
+//! those bytes. It owns the arena, the ready list and the list of those that wait for the end of the flush
+//! window; nothing here is allocated a delivery.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -62,6 +63,19 @@ pub(crate) fn append_record(
     }
 }
 
+/// Changes for at most so many sessions never wait: sending them at once costs little.
+const FEW: usize = 32;
+
+/// In which list a session stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Queued {
+    #[default]
+    No,
+    /// It has changes that may wait for the end of the flush window.
+    Waiting,
+    Ready,
+}
+
 struct Piece {
     watch: u32,
     next: u32,
@@ -85,6 +99,11 @@ pub(crate) struct Fanout {
     pieces: Vec<Piece>,
     free: u32,
     ready: VecDeque<u32>,
+    /// The flush window, µs; 0 = nothing waits.
+    window: u64,
+    waiting: VecDeque<u32>,
+    /// When the first flush came by which a session waited, monotonic µs; `None` = none waits.
+    waiting_since: Option<u64>,
     changed: Vec<Changed>,
     pub(crate) arena: Vec<u8>,
     pub(crate) transmits: Vec<Transmit>,
@@ -97,23 +116,47 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    pub(crate) fn new() -> Self {
+    /// `window`: the flush window, ms.
+    pub(crate) fn new(window: u64) -> Self {
         Self {
             free: NONE,
+            window: window * 1_000,
             ..Self::default()
         }
     }
 
+    /// The session gets what there is for it with the next flush.
     pub(crate) fn queue(&mut self, sessions: &mut Sessions, session: u32) {
         let slot = &mut sessions[session];
-        if !slot.queued && (!slot.blocked || slot.closing.is_some()) {
-            slot.queued = true;
+        if slot.queued != Queued::Ready && (!slot.blocked || slot.closing.is_some()) {
+            slot.queued = Queued::Ready;
             self.ready.push_back(session);
         }
     }
 
+    /// The session has nothing but changes, which may wait.
+    fn queue_changes(&mut self, sessions: &mut Sessions, session: u32) {
+        if self.window == 0 {
+            return self.queue(sessions, session);
+        }
+        let slot = &mut sessions[session];
+        if slot.queued == Queued::No {
+            slot.queued = Queued::Waiting;
+            self.waiting.push_back(session);
+        }
+    }
+
     pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
+        self.ready.len() + self.waiting.len()
+    }
+
+    /// When the changes that wait are to be sent, monotonic µs; `None` when none wait.
+    pub(crate) fn due(&self) -> Option<u64> {
+        self.waiting_since.map(|since| since + self.window)
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        self.waiting.len() <= FEW || self.due().is_some_and(|due| due <= now)
     }
 
     /// Notes that the user behind one of the session's watches changed at `at` (monotonic µs); `dated`:
@@ -170,7 +213,7 @@ impl Fanout {
             return;
         }
         self.add_piece(sessions, session, watch);
-        self.queue(sessions, session);
+        self.queue_changes(sessions, session);
     }
 
     fn add_piece(&mut self, sessions: &mut Sessions, session: u32, watch: u32) {
@@ -223,31 +266,40 @@ impl Fanout {
             self.add_piece(sessions, session, watch);
         }
         if any {
-            self.queue(sessions, session);
+            self.queue_changes(sessions, session);
         }
     }
 
-    /// Composes what waits for at most `limit` sessions into the arena; `true` when more waits.
+    /// Composes what is due at `now` (monotonic µs) for at most `limit` sessions into the arena; `true` when
+    /// more is.
     pub(crate) fn flush(
         &mut self,
         users: &mut Users,
         sessions: &mut Sessions,
         counters: &mut Counters,
-        limit: usize,
+        (limit, now): (usize, u64),
     ) -> bool {
         self.arena.clear();
         self.transmits.clear();
+        if !self.waiting.is_empty() {
+            self.waiting_since.get_or_insert(now);
+        }
+        let due = self.is_due(now);
         while self.transmits.len() < limit {
-            let Some(session) = self.ready.pop_front() else {
-                break;
+            let (next, list) = match self.ready.pop_front() {
+                None if due => (self.waiting.pop_front(), Queued::Waiting),
+                ready => (ready, Queued::Ready),
             };
-            // A session that was closed while it stood in the list left a hole.
+            let Some(session) = next else { break };
+            // A session that was closed while it stood in the list left a hole, and so did one that has become
+            // ready while it waited.
             let Some(slot) = sessions.slots.get_mut(session) else {
                 continue;
             };
-            if !std::mem::take(&mut slot.queued) {
+            if slot.queued != list {
                 continue;
             }
+            slot.queued = Queued::No;
             if slot.blocked && slot.closing.is_none() {
                 self.drop_pieces(sessions, session);
                 continue;
@@ -259,7 +311,10 @@ impl Fanout {
                 user.encoded = NONE;
             }
         }
-        !self.ready.is_empty()
+        if self.waiting.is_empty() {
+            self.waiting_since = None;
+        }
+        !self.ready.is_empty() || (due && !self.waiting.is_empty())
     }
 
     fn compose(

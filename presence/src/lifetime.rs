@@ -8,7 +8,7 @@ use protocol::{
 
 use crate::{
     Core, SessionId, WatchRule,
-    fanout::append_frame,
+    fanout::{Queued, append_frame},
     session::{Session, Welcomed},
     trace::What,
     user::{Knowledge, NONE},
@@ -94,7 +94,7 @@ impl Core {
             away: hello.opening.status == Some(Activity::Away),
             spoke: hello.opening.status.is_some(),
             encoding: hello.encoding,
-            queued: false,
+            queued: Queued::default(),
             blocked: false,
             warned: false,
             welcomed: Welcomed::NotYet,

@@ -2,7 +2,7 @@
 
 use protocol::{CloseCode, Encoding};
 
-use crate::{WatchRule, slots::Slots, user::NONE, wheel::TimerId};
+use crate::{WatchRule, fanout::Queued, slots::Slots, user::NONE, wheel::TimerId};
 
 /// A session of this core. The index is dense and used again after [`crate::Core::closed`]; the
 /// generation tells its uses apart.
@@ -84,7 +84,7 @@ pub(crate) struct Session {
     pub(crate) spoke: bool,
     pub(crate) encoding: Encoding,
     /// Whether the session is in the ready list.
-    pub(crate) queued: bool,
+    pub(crate) queued: Queued,
     /// Whether the socket takes no bytes at the moment.
     pub(crate) blocked: bool,
     pub(crate) warned: bool,

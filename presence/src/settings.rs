@@ -69,6 +69,9 @@ pub struct Settings {
     pub change_rate: u32,
     /// Changes of a user that its watchers may be told at once, at least 1.
     pub change_burst: u32,
+    /// How long changes for more than a few sessions wait for others, so that a session gets them in one
+    /// frame; 0 = none waits. Answers never wait.
+    pub flush: u64,
     /// Bytes a second that a session may send in the long run; beyond, 4429.
     pub byte_rate: u32,
     /// Bytes that a session may send at once.

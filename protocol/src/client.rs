@@ -113,6 +113,9 @@ pub struct ClientMessage<'a> {
     pub request: Request<'a>,
 }
 
+/// The longest reason that is told of what cannot be read at all, characters.
+const MAX_REASON: usize = 200;
+
 /// Why something is no message, as the `error` that answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadMessage {
@@ -133,10 +136,17 @@ pub fn decode(encoding: Encoding, payload: &[u8]) -> Result<ClientMessage<'_>, B
         Encoding::Json => json::members(payload),
         Encoding::Cbor => cbor::members(payload),
     };
-    let members = members.map_err(|message| BadMessage {
-        id: None,
-        code: ErrorCode::BadMessage,
-        message,
+    let members = members.map_err(|mut message| {
+        // A parser may name all of a text that it did not expect.
+        if let Some((end, _)) = message.char_indices().nth(MAX_REASON) {
+            message.truncate(end);
+            message.push('…');
+        }
+        BadMessage {
+            id: None,
+            code: ErrorCode::BadMessage,
+            message,
+        }
     })?;
     members.check()
 }
@@ -284,6 +294,19 @@ mod tests {
             json(&deep).expect_err("too deep").code,
             ErrorCode::BadMessage
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_come_back_in_full() {
+        for text in ["x", "\u{1f}", "é"] {
+            let string = format!("\"{}\"", text.repeat(5_000).escape_default());
+            let reason = json(&string).expect_err("no object").message;
+            assert!(reason.starts_with("not a JSON object") && reason.len() < 1_000);
+        }
+        let mut text = vec![0x79, 0x13, 0x88];
+        text.extend([b'x'; 5_000]);
+        let reason = decode(Encoding::Cbor, &text).expect_err("no map").message;
+        assert!(!reason.is_empty() && reason.len() < 1_000);
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Config {
                 presence.alive_min, presence.alive_max
             ),
         );
+        rules.duration("presence.flush", presence.flush, 0..=1_000);
         rules.duration("presence.grace", presence.grace, 0..=DAY);
         rules.duration(
             "presence.clean_close_grace",
@@ -263,7 +264,7 @@ impl Config {
     /// The bound within which a vanished client is offline for its watchers, ms (invariant I6).
     pub(crate) fn ghost_bound(&self) -> u64 {
         let presence = &self.presence;
-        let sum = presence.heartbeat + presence.heartbeat_timeout + presence.grace;
+        let sum = presence.heartbeat + presence.heartbeat_timeout + presence.grace + presence.flush;
         // Each of the two timers is up to a slot (100 ms) late, and so is the tick.
         sum.as_millis() as u64 + 400
     }
@@ -272,7 +273,7 @@ impl Config {
     /// the same, is offline when it says nothing any more, ms.
     pub(crate) fn silent_bound(&self) -> u64 {
         let presence = &self.presence;
-        let sum = presence.alive_max + presence.heartbeat_timeout + presence.grace;
+        let sum = presence.alive_max + presence.heartbeat_timeout + presence.grace + presence.flush;
         sum.as_millis() as u64 + 400
     }
 
@@ -280,7 +281,7 @@ impl Config {
     /// its lease has ended and the coordinator has seen that, the map has come to the new owners,
     /// they have loaded the users, and grace is over.
     pub(crate) fn node_ghost_bound(&self) -> u64 {
-        let sum = self.cluster.lease_ttl + self.presence.grace;
+        let sum = self.cluster.lease_ttl + self.presence.grace + self.presence.flush;
         sum.as_millis() as u64 + TAKEOVER + 400
     }
 }

@@ -122,6 +122,9 @@ settings::sections! {
         change_rate: u64 = "20",
         /// Changes of a user that its watchers may be told at once, where there is a `change_rate`.
         change_burst: u64 = "200",
+        /// How long changes for more than a few sessions of a core wait for others, so that a session gets them
+        /// in one message; 0s = they go at once, as answers always do.
+        flush: Duration = "0s",
         /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
         /// with 4429.
         byte_rate: Bytes = "256KiB",

@@ -444,3 +444,26 @@ fn slow_watchers_get_the_newest_state_and_no_more_than_that() {
     }
     slow.nothing_comes();
 }
+
+#[test]
+fn changes_for_many_sessions_wait_for_others_in_the_flush_window() {
+    let edge = Edge::start(&["--presence-flush", "1s", "--server-cores", "1"]);
+    let mut alice = edge.user("alice");
+    let mut watchers: Vec<Client> = (0..40).map(|n| edge.user(&format!("w{n}"))).collect();
+    for watcher in &mut watchers {
+        watcher.watch(&["alice"]);
+    }
+    for text in ["one", "two", "three"] {
+        alice.ask(&json!({ "type": "status", "text": text }), "ok");
+    }
+    // An answer does not wait, and takes along what does.
+    watchers[0].say(&json!({ "type": "ping" }));
+    assert_eq!(watchers[0].message()["type"], "pong");
+    for watcher in &mut watchers {
+        let change = watcher.change();
+        assert_eq!(change["text"], "three", "it came with others: {change}");
+    }
+    for watcher in &mut watchers[..2] {
+        watcher.nothing_comes();
+    }
+}

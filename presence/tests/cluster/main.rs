@@ -3,6 +3,7 @@
 mod again;
 mod claims;
 mod contract;
+mod counted;
 mod cut_off_owner;
 mod handover;
 mod links;
@@ -10,4 +11,5 @@ mod pace;
 mod steps;
 mod support;
 mod whole_way;
+mod window;
 mod words;

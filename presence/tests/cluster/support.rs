@@ -73,6 +73,7 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         message_burst: 100,
         change_rate: 20,
         change_burst: 40,
+        flush: 0,
         byte_rate: 1 << 20,
         byte_burst: 1 << 24,
     }

@@ -170,6 +170,7 @@ impl Process {
                     message_burst: 1_000,
                     change_rate,
                     change_burst,
+                    flush: 0,
                     byte_rate: 1 << 20,
                     byte_burst: 1 << 24,
                 },
