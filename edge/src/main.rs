@@ -5,6 +5,7 @@ extern crate settings;
 
 mod admin;
 mod admission;
+mod allocator;
 mod bus;
 mod cli;
 mod clock;
@@ -49,9 +50,6 @@ use crate::{
     config::{Config, DEVELOPMENT_SECRET, SettingsError, Sources, TABLE},
     start::StartError,
 };
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // A core that broke in the middle of an input must not go on, and its users are better off

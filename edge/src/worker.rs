@@ -27,9 +27,9 @@ use token::Claims;
 use self::deadlines::Deadline;
 pub(crate) use self::sockets::Conn;
 use crate::{
-    bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats, node_side::NodeSide,
-    poll_ring::PollRing, send_ring::SendRing, session::Handoff, shared::Shared, store::Store,
-    websocket::Reader,
+    allocator::Ebb, bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats,
+    node_side::NodeSide, poll_ring::PollRing, send_ring::SendRing, session::Handoff,
+    shared::Shared, store::Store, websocket::Reader,
 };
 
 /// Time between two ticks of the presence core.
@@ -210,6 +210,7 @@ impl Worker {
     /// Lets time pass, every 100 ms.
     pub(crate) async fn tick_task(self: Rc<Self>) {
         let mut ticks = 0_u64;
+        let mut ebb = Ebb::default();
         loop {
             monoio::time::sleep(TICK).await;
             ticks += 1;
@@ -228,6 +229,8 @@ impl Worker {
             }
             if ticks.is_multiple_of(5) {
                 self.publish_stats();
+                let stats = self.stats.borrow();
+                ebb.tick(stats.connections + stats.presence.users, ms);
             }
             self.schedule_pump();
         }
