@@ -1,0 +1,212 @@
+//! What is wrong around the settings: what a cluster lacks, what the host does not allow, how the program
+//! was called, and variables that somebody else made.
+
+use super::*;
+
+#[test]
+fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_nothing() {
+    let folder = Folder::new();
+    let output = edge(&folder, &["run", "--listen", "0.0.0.0:8080"], &[]);
+    let parts = [
+        "redis.url (REDIS_URL) is not set",
+        "REDIS_URL=redis://127.0.0.1:6379",
+        "kafka.brokers (KAFKA_BROKERS) is not set",
+        "A standalone edge needs none: it is started by `online-status-edge standalone`",
+        "server.public_url is not set, and server.listen = 0.0.0.0:8080",
+        "ws://edge-1.example:8080/socket",
+    ];
+    assert_said(&said(2, &output), &parts);
+    let cluster = [
+        "run",
+        "--redis-url",
+        "redis://h",
+        "--kafka-brokers",
+        "h:9092",
+    ];
+    for (flags, parts) in [
+        (&["--node-id", "a b"][..], &["node.id = \"a b\""][..]),
+        (
+            &["--kafka-topic", "a b"],
+            &["kafka.topic = \"a b\": allowed are 1 to 249"],
+        ),
+        (
+            &["--kafka-linger", "2s"],
+            &[
+                "kafka.linger = 2s: allowed is at most 1 s",
+                "comes from --kafka-linger",
+            ],
+        ),
+        (
+            &["--kafka-properties", "acks=0"],
+            &["kafka.properties has acks, which is not free to choose"],
+        ),
+        (
+            &[
+                "--kafka-security-protocol",
+                "ssl",
+                "--kafka-certificate",
+                "a.pem",
+            ],
+            &["kafka.key is not set: kafka.certificate needs it"],
+        ),
+        (
+            &["--kafka-security-protocol", "sasl_plaintext"],
+            &["kafka.username is not set: PLAIN needs it"],
+        ),
+    ] {
+        let output = edge(&folder, &[&cluster[..], flags].concat(), &[]);
+        assert_said(&said(2, &output), parts);
+    }
+}
+
+#[test]
+fn what_this_host_does_not_allow_is_said_with_what_to_do() {
+    let folder = Folder::new();
+    folder.file("file", "");
+    let with = [
+        "standalone",
+        "--server-admin-listen",
+        "127.0.0.1:0",
+        "--auth-secret",
+        SECRET,
+    ];
+    for (flags, parts) in [
+        (
+            &["--listen", "192.0.2.1:8080"][..],
+            &[
+                "server.listen = 192.0.2.1:8080: cannot listen there",
+                "has no address 192.0.2.1",
+                "`ip address`",
+            ][..],
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--data", "file"],
+            &[
+                "store.data = file",
+                "a directory that this process may write to",
+            ],
+        ),
+    ] {
+        let output = edge(&folder, &[&with[..], flags].concat(), &[]);
+        assert_said(&said(1, &output), parts);
+    }
+    // The most that may be set are 64.
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < 64) {
+        let output = edge(
+            &folder,
+            &[&with[..], &["--server-cores", "64"]].concat(),
+            &[],
+        );
+        let parts = [
+            "server.cores = 64: more than the",
+            "server.pin = false",
+            "comes from --server-cores",
+        ];
+        assert_said(&said(1, &output), &parts);
+    }
+    let output = edge(&folder, &["standalone", "--listen", "0.0.0.0:0"], &[]);
+    let parts = [
+        "server.listen = 0.0.0.0:0 is not a loopback address",
+        "set JWT_SECRET",
+        "openssl rand -base64 32",
+    ];
+    assert_said(&said(1, &output), &parts);
+}
+
+#[test]
+fn mistakes_of_usage_name_the_program_and_what_was_meant() {
+    let folder = Folder::new();
+    for (arguments, parts) in [
+        (
+            &["standalone", "--presence-grase", "1s"][..],
+            &["--presence-grase", "--presence-grace"][..],
+        ),
+        (&["standalon"], &["standalon", "standalone"]),
+        (
+            &["standalone", "--listen"],
+            &["a value is required", "--server-listen"],
+        ),
+        (&["token", "--user", ""], &["--user \"\""]),
+        (
+            &["token", "--user", "a", "--ttl", "1y"],
+            &["--ttl \"1y\"", "allowed are 1s to 3650d"],
+        ),
+        (
+            &["standalone", "--auth-secert", "hunter2"],
+            &["--auth-secret"],
+        ),
+        (&["standalone", "--auth-secert=hunter2"], &["--auth-secret"]),
+    ] {
+        let text = said(2, &edge(&folder, arguments, &[]));
+        assert!(
+            text.starts_with("error: ")
+                && (text.contains("online-status-edge") || text.contains("--help")),
+            "{text}"
+        );
+        for part in parts {
+            assert!(text.contains(part), "without {part:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
+    let folder = Folder::new();
+    let mut links = vec![
+        ("REDIS_PORT".to_owned(), "tcp://10.96.0.9:6379".to_owned()),
+        ("KAFKA_PORT".to_owned(), "tcp://10.96.0.9:9092".to_owned()),
+    ];
+    for service in [
+        "",
+        "_EDGE",
+        "_REDIS",
+        "_COORDINATOR",
+        "_SERVER",
+        "_ANYTHING",
+    ] {
+        let name = format!("ONLINE_STATUS{service}");
+        links.extend([
+            (format!("{name}_SERVICE_HOST"), "10.96.0.7".to_owned()),
+            (format!("{name}_SERVICE_PORT"), "8080".to_owned()),
+            (format!("{name}_SERVICE_PORT_HTTP"), "8080".to_owned()),
+            (format!("{name}_PORT"), "tcp://10.96.0.7:8080".to_owned()),
+            (
+                format!("{name}_PORT_8080_TCP"),
+                "tcp://10.96.0.7:8080".to_owned(),
+            ),
+            (format!("{name}_PORT_8080_TCP_PROTO"), "tcp".to_owned()),
+            (format!("{name}_PORT_8080_TCP_PORT"), "8080".to_owned()),
+            (format!("{name}_PORT_8080_TCP_ADDR"), "10.96.0.7".to_owned()),
+        ]);
+    }
+    let mut variables: Vec<(&str, OsString)> = links
+        .iter()
+        .map(|(name, value)| (name.as_str(), OsString::from(value)))
+        .collect();
+    let output = edge(&folder, &["config", "check"], &variables);
+    let text = said(0, &output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for part in [
+        "online-status-edge: 48 variables are passed over, Kubernetes made them",
+        "ONLINE_STATUS_REDIS_…",
+        "enableServiceLinks: false",
+    ] {
+        assert!(text.contains(part), "without {part:?}: {text}");
+    }
+    // What is no link is a mistake as before, and a setting among them counts.
+    variables.push(("ONLINE_STATUS_SERVER_PROT", "8080".into()));
+    variables.push(("ONLINE_STATUS_SERVER_CORES", "many".into()));
+    let text = said(2, &edge(&folder, &["config", "check"], &variables));
+    assert_said(
+        &text,
+        &["ONLINE_STATUS_SERVER_PROT", "(ONLINE_STATUS_SERVER_CORES)"],
+    );
+    let page = edge(&folder, &["config", "doc"], &[]).stdout;
+    let page = String::from_utf8(page).expect("UTF-8");
+    for ending in ["_PORT`", "_SERVICE_HOST`"] {
+        assert!(
+            !page.contains(ending),
+            "a setting has the name of a link: {ending}"
+        );
+    }
+}
