@@ -26,6 +26,7 @@ use axum::{
 };
 use console::History;
 use keys::Keys;
+use protocol::policy::List;
 use redis_store::Link;
 use ring::VnodeCount;
 use tokio::{sync::Semaphore, time::timeout};
@@ -134,18 +135,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     };
     (console::ASSETS.iter())
         .fold(Router::new(), page)
-        .route(
-            "/blocks",
-            get(policy::blocks)
-                .put(policy::set_blocks)
-                .delete(policy::empty_blocks),
-        )
-        .route(
-            "/groups",
-            get(policy::group)
-                .put(policy::set_group)
-                .delete(policy::empty_group),
-        )
+        .route("/blocks", policy::lists(List::Blocks))
+        .route("/groups", policy::lists(List::Group))
         .route("/healthz", get(operator::healthz))
         .route("/history", get(operator::history))
         .route("/map", get(map::map))

@@ -233,12 +233,12 @@ pub fn decree(bytes: &[u8]) {
         assert!(entry.before <= NOW, "no token that is yet to come");
         in_force(subject, &entry);
     }
-    if let Ok(Some(entry)) = policy::block_list(bytes, "admin", NOW) {
+    if let Ok(Some(entry)) = policy::List::Blocks.read(bytes, "admin", NOW) {
         are_users(&entry.blocked);
         assert!(entry.blocked.len() <= policy::MAX_LISTED);
         in_force(Subject::Blocks("alice".into()), &entry);
     }
-    if let Ok(Some(entry)) = policy::group_list(bytes, "admin", NOW) {
+    if let Ok(Some(entry)) = policy::List::Group.read(bytes, "admin", NOW) {
         are_users(&entry.members);
         assert!(entry.members.len() <= policy::MAX_LISTED);
         in_force(Subject::Group("staff".into()), &entry);

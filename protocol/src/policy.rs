@@ -8,9 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::shown::{
-    NOT_TRACED, audit, blocks, group, named, revocations, shown, trace_of, traces,
-};
+pub use self::shown::{NOT_TRACED, audit, named, revocations, shown, trace_of, traces};
 use crate::{
     WatchRule,
     record::{UserIdError, check_user},
@@ -69,6 +67,67 @@ impl Subject {
             Some(("group", name)) => Some(Self::Group(name.into())),
             Some(("trace", user)) => Some(Self::Trace(user.into())),
             _ => None,
+        }
+    }
+}
+
+/// A kind of list that administrators keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// The users who may not watch the one that the list is named after.
+    Blocks,
+    /// The users of the group that the list is named after.
+    Group,
+}
+
+impl List {
+    /// The list of that name, as the subject of an entry.
+    #[must_use]
+    pub fn of(self, name: &str) -> Subject {
+        match self {
+            Self::Blocks => Subject::Blocks(name.into()),
+            Self::Group => Subject::Group(name.into()),
+        }
+    }
+
+    /// The member of answers that has the list's name.
+    #[must_use]
+    pub const fn member(self) -> &'static str {
+        match self {
+            Self::Blocks => "user",
+            Self::Group => "group",
+        }
+    }
+
+    /// Reads a list from JSON, `{"users":["bob"]}`, as `by` asks for it at `now` (ms since 1970).
+    /// `None` = nobody is in it.
+    ///
+    /// # Errors
+    /// When it is not that JSON, a user breaks the rules of [`check_user`], or there are more than
+    /// [`MAX_LISTED`].
+    pub fn read(self, body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
+        let users = users(body)?;
+        if users.is_empty() {
+            return Ok(None);
+        }
+        let mut entry = Entry {
+            by: by.into(),
+            at: now,
+            ..Entry::default()
+        };
+        match self {
+            Self::Blocks => entry.blocked = users,
+            Self::Group => entry.members = users,
+        }
+        Ok(Some(entry))
+    }
+
+    /// The users of an entry of this kind, sorted.
+    #[must_use]
+    pub fn users(self, entry: &Entry) -> &[Box<str>] {
+        match self {
+            Self::Blocks => &entry.blocked,
+            Self::Group => &entry.members,
         }
     }
 }
@@ -200,30 +259,6 @@ pub fn revocation(
         ..Entry::default()
     };
     Ok((subject, entry))
-}
-
-/// Reads a list of users from JSON, `{"users":["bob"]}`: who may not watch a user, as `by` asks for it at
-/// `now`. `None` = nobody.
-pub fn block_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
-    let blocked = users(body)?;
-    Ok((!blocked.is_empty()).then(|| Entry {
-        blocked,
-        by: by.into(),
-        at: now,
-        ..Entry::default()
-    }))
-}
-
-/// Reads a list of users from JSON, `{"users":["bob"]}`: who is in a group, as `by` asks for it at `now`.
-/// `None` = nobody.
-pub fn group_list(body: &[u8], by: &str, now: u64) -> Result<Option<Entry>, PolicyError> {
-    let members = users(body)?;
-    Ok((!members.is_empty()).then(|| Entry {
-        members,
-        by: by.into(),
-        at: now,
-        ..Entry::default()
-    }))
 }
 
 /// Reads for how long a user is followed from JSON, `{"minutes":5}` or nothing, as `by` asks for it at

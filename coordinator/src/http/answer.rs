@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use protocol::policy::List;
 use serde_json::{Value, json};
 use token::Claims;
 
@@ -115,9 +116,12 @@ pub(super) fn user_of(query: Option<&str>) -> Result<String, Refusal> {
     one_of(query, &["userId", "user"])
 }
 
-/// The one group that the request names; its name keeps the rules of a user's.
-pub(super) fn group_of(query: Option<&str>) -> Result<String, Refusal> {
-    one_of(query, &["group"])
+/// The name of the one list that the request names; a group's keeps the rules of a user's.
+pub(super) fn list_of(list: List, query: Option<&str>) -> Result<String, Refusal> {
+    match list {
+        List::Blocks => user_of(query),
+        List::Group => one_of(query, &["group"]),
+    }
 }
 
 fn one_of(query: Option<&str>, names: &[&str]) -> Result<String, Refusal> {

@@ -8,8 +8,9 @@ use axum::{
     extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
     response::Response,
+    routing::{MethodRouter, get},
 };
-use protocol::policy::{self, Entry, MAX_ENTRIES, Subject};
+use protocol::policy::{self, Entry, List, MAX_ENTRIES, Subject};
 use redis_store::Decreed;
 
 use super::{
@@ -61,98 +62,45 @@ pub(super) async fn take_back(
     }
 }
 
-pub(super) async fn blocks(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    app.administrator(&headers).await?;
-    let user = answer::user_of(query.as_deref())?;
-    Ok(answer::json(&policy::blocks(&app.keys.policy(), &user)))
-}
-
-pub(super) async fn set_blocks(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let by = app.administrator(&headers).await?;
-    let body = answer::whole(body).await?;
-    app.write_blocks(&by, query.as_deref(), &body).await
-}
-
-pub(super) async fn empty_blocks(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let by = app.administrator(&headers).await?;
-    let nobody = br#"{"users":[]}"#;
-    app.write_blocks(&by, query.as_deref(), nobody).await
-}
-
-pub(super) async fn group(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    app.administrator(&headers).await?;
-    let name = answer::group_of(query.as_deref())?;
-    Ok(answer::json(&policy::group(&app.keys.policy(), &name)))
-}
-
-pub(super) async fn set_group(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let by = app.administrator(&headers).await?;
-    let body = answer::whole(body).await?;
-    app.write_group(&by, query.as_deref(), &body).await
-}
-
-pub(super) async fn empty_group(
-    State(app): State<Arc<App>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let by = app.administrator(&headers).await?;
-    let nobody = br#"{"users":[]}"#;
-    app.write_group(&by, query.as_deref(), nobody).await
+/// The handlers of the lists of one kind.
+pub(super) fn lists(list: List) -> MethodRouter<Arc<App>> {
+    let read = move |State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap| async move {
+        app.administrator(&headers).await?;
+        let name = answer::list_of(list, query.as_deref())?;
+        Ok::<_, Refusal>(answer::json(&list.shown(&app.keys.policy(), &name)))
+    };
+    let write = move |State(app): State<Arc<App>>,
+                      RawQuery(query): RawQuery,
+                      headers: HeaderMap,
+                      body: Body| async move {
+        let by = app.administrator(&headers).await?;
+        let body = answer::whole(body).await?;
+        app.write_list(list, &by, query.as_deref(), &body).await
+    };
+    let empty = move |State(app): State<Arc<App>>,
+                      RawQuery(query): RawQuery,
+                      headers: HeaderMap| async move {
+        let by = app.administrator(&headers).await?;
+        let nobody = br#"{"users":[]}"#;
+        app.write_list(list, &by, query.as_deref(), nobody).await
+    };
+    get(read).put(write).delete(empty)
 }
 
 impl App {
-    async fn write_group(
+    async fn write_list(
         &self,
+        list: List,
         by: &str,
         query: Option<&str>,
         body: &[u8],
     ) -> Result<Response, Refusal> {
-        let name = answer::group_of(query)?;
-        let entry = policy::group_list(body, by, clock::wall_ms())?;
-        let subject = Subject::Group(name.as_str().into());
-        self.decree(by, &subject, entry.as_ref()).await?;
-        let users = entry.map(|entry| entry.members).unwrap_or_default();
+        let name = answer::list_of(list, query)?;
+        let entry = list.read(body, by, clock::wall_ms())?;
+        self.decree(by, &list.of(&name), entry.as_ref()).await?;
+        let users = entry.as_ref().map_or(&[][..], |entry| list.users(entry));
         Ok(answer::json(
-            &serde_json::json!({ "group": name, "users": users }),
-        ))
-    }
-
-    async fn write_blocks(
-        &self,
-        by: &str,
-        query: Option<&str>,
-        body: &[u8],
-    ) -> Result<Response, Refusal> {
-        let user = answer::user_of(query)?;
-        let entry = policy::block_list(body, by, clock::wall_ms())?;
-        let subject = Subject::Blocks(user.as_str().into());
-        self.decree(by, &subject, entry.as_ref()).await?;
-        let users = entry.map(|entry| entry.blocked).unwrap_or_default();
-        Ok(answer::json(
-            &serde_json::json!({ "user": user, "users": users }),
+            &serde_json::json!({ (list.member()): name, "users": users }),
         ))
     }
 

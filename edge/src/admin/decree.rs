@@ -1,7 +1,7 @@
 //! What an administrator asks of a standalone edge: tokens to be revoked, whom a user blocks, who is in a
 //! group, and whose way is followed. It owns the paths and who may ask; what it means is `protocol`'s.
 
-use protocol::policy::{self, Entry, PolicyError, Subject};
+use protocol::policy::{self, Entry, List, PolicyError, Subject};
 use serde_json::Value;
 
 use crate::{
@@ -70,24 +70,30 @@ pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) 
         let what = "in a cluster the coordinators decree: ask one of them";
         return Response::problem(409, what);
     };
-    let done = match asked {
-        (REVOCATIONS, "GET") => Ok(policy::revocations(&decrees.policy())),
-        (REVOCATIONS, "POST") => revoke(decrees, by, body),
-        (REVOCATIONS, "DELETE") => take_back(decrees, request, by),
-        (BLOCKS, "GET") => one(request, "userId")
-            .and_then(user)
-            .map(|user| policy::blocks(&decrees.policy(), &user)),
-        (BLOCKS, "PUT") => set_blocks(decrees, request, by, body),
-        (BLOCKS, "DELETE") => set_blocks(decrees, request, by, br#"{"users":[]}"#),
-        (GROUPS, "GET") => one(request, "group")
-            .and_then(user)
-            .map(|name| policy::group(&decrees.policy(), &name)),
-        (GROUPS, "PUT") => set_group(decrees, request, by, body),
-        (GROUPS, "DELETE") => set_group(decrees, request, by, br#"{"users":[]}"#),
-        (TRACE, "PUT") => follow(decrees, request, by, body),
-        (TRACE, "DELETE") => end_trace(decrees, request, by),
-        (REVOCATIONS, _) => return wrong_method("GET, POST, DELETE"),
-        _ => return wrong_method("GET, PUT, DELETE"),
+    let list = match request.path.as_str() {
+        BLOCKS => Some((List::Blocks, "userId")),
+        GROUPS => Some((List::Group, "group")),
+        _ => None,
+    };
+    let done = match (list, asked) {
+        (Some((list, parameter)), (_, method)) => {
+            let name = one(request, parameter).and_then(checked);
+            match method {
+                "GET" => name.map(|name| list.shown(&decrees.policy(), &name)),
+                "PUT" => name.and_then(|name| set_list(decrees, list, &name, by, body)),
+                "DELETE" => {
+                    name.and_then(|name| set_list(decrees, list, &name, by, br#"{"users":[]}"#))
+                }
+                _ => return wrong_method("GET, PUT, DELETE"),
+            }
+        }
+        (None, (REVOCATIONS, "GET")) => Ok(policy::revocations(&decrees.policy())),
+        (None, (REVOCATIONS, "POST")) => revoke(decrees, by, body),
+        (None, (REVOCATIONS, "DELETE")) => take_back(decrees, request, by),
+        (None, (TRACE, "PUT")) => follow(decrees, request, by, body),
+        (None, (TRACE, "DELETE")) => end_trace(decrees, request, by),
+        (None, (REVOCATIONS, _)) => return wrong_method("GET, POST, DELETE"),
+        (None, _) => return wrong_method("GET, PUT, DELETE"),
     };
     match done {
         Ok(value) => Response::json(&value),
@@ -138,29 +144,16 @@ fn take_back(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Re
     }
 }
 
-fn set_blocks(
+fn set_list(
     decrees: &Decrees,
-    request: &Request,
+    list: List,
+    name: &str,
     by: &str,
     body: &[u8],
 ) -> Result<Value, Refusal> {
-    let user = one(request, "userId").and_then(user)?;
-    let entry = policy::block_list(body, by, clock::wall_ms())?;
-    decree(decrees, by, Subject::Blocks(user.as_str().into()), entry)?;
-    Ok(policy::blocks(&decrees.policy(), &user))
-}
-
-fn set_group(
-    decrees: &Decrees,
-    request: &Request,
-    by: &str,
-    body: &[u8],
-) -> Result<Value, Refusal> {
-    // The rules of a user's name are those of a group's.
-    let name = one(request, "group").and_then(user)?;
-    let entry = policy::group_list(body, by, clock::wall_ms())?;
-    decree(decrees, by, Subject::Group(name.as_str().into()), entry)?;
-    Ok(policy::group(&decrees.policy(), &name))
+    let entry = list.read(body, by, clock::wall_ms())?;
+    decree(decrees, by, list.of(name), entry)?;
+    Ok(list.shown(&decrees.policy(), name))
 }
 
 fn traced(shared: &Shared, request: &Request) -> Result<Value, Refusal> {
@@ -168,13 +161,13 @@ fn traced(shared: &Shared, request: &Request) -> Result<Value, Refusal> {
     if request.parameters("userId").is_empty() {
         return Ok(policy::traces(&policy));
     }
-    let user = one(request, "userId").and_then(user)?;
+    let user = one(request, "userId").and_then(checked)?;
     let steps = shared.traces.steps_of(&user);
     Ok(policy::trace_of(&policy, &user, &steps))
 }
 
 fn follow(decrees: &Decrees, request: &Request, by: &str, body: &[u8]) -> Result<Value, Refusal> {
-    let user = one(request, "userId").and_then(user)?;
+    let user = one(request, "userId").and_then(checked)?;
     let entry = policy::trace(body, by, clock::wall_ms())?;
     decrees.policy().may_trace(&user)?;
     let subject = Subject::Trace(user.as_str().into());
@@ -184,7 +177,7 @@ fn follow(decrees: &Decrees, request: &Request, by: &str, body: &[u8]) -> Result
 }
 
 fn end_trace(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Refusal> {
-    let user = one(request, "userId").and_then(user)?;
+    let user = one(request, "userId").and_then(checked)?;
     match decree(decrees, by, Subject::Trace(user.as_str().into()), None)? {
         true => Ok(policy::traces(&decrees.policy())),
         false => Err(Refusal(404, policy::NOT_TRACED.into())),
@@ -213,7 +206,8 @@ fn one(request: &Request, name: &str) -> Result<String, Refusal> {
     }
 }
 
-fn user(name: String) -> Result<String, Refusal> {
+/// The name of a user or of a group: the rules are the same.
+fn checked(name: String) -> Result<String, Refusal> {
     match protocol::check_user(&name) {
         Ok(()) => Ok(name),
         Err(error) => Err(Refusal(400, error.to_string())),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Entry, Policy, PolicyError, Subject};
+use super::{Entry, List, Policy, PolicyError, Subject};
 
 /// An entry as administrators see it.
 #[must_use]
@@ -42,23 +42,15 @@ pub fn revocations(policy: &Policy) -> Value {
     json!({ "revocations": shown })
 }
 
-/// The list of a user, as administrators see it; a user without one blocks nobody.
-#[must_use]
-pub fn blocks(policy: &Policy, user: &str) -> Value {
-    let subject = Subject::Blocks(user.into());
-    match policy.get(&subject) {
-        Some(entry) => shown(&subject, &entry),
-        None => json!({ "user": user, "users": [] }),
-    }
-}
-
-/// A group, as administrators see it; one without a list has nobody.
-#[must_use]
-pub fn group(policy: &Policy, name: &str) -> Value {
-    let subject = Subject::Group(name.into());
-    match policy.get(&subject) {
-        Some(entry) => shown(&subject, &entry),
-        None => json!({ "group": name, "users": [] }),
+impl List {
+    /// The list of that name, as administrators see it; one that nobody has written is empty.
+    #[must_use]
+    pub fn shown(self, policy: &Policy, name: &str) -> Value {
+        let subject = self.of(name);
+        match policy.get(&subject) {
+            Some(entry) => shown(&subject, &entry),
+            None => json!({ (self.member()): name, "users": [] }),
+        }
     }
 }
 

@@ -48,7 +48,9 @@ fn news_are_what_was_not_there_before() {
     );
     old.set(
         Subject::Blocks("eve".into()),
-        block_list(br#"{"users":["x"]}"#, "root", 1).expect("a list"),
+        List::Blocks
+            .read(br#"{"users":["x"]}"#, "root", 1)
+            .expect("a list"),
     );
     let mut new = old.clone();
     assert_eq!(new.news_since(&old), News::default());
@@ -72,7 +74,11 @@ fn news_are_what_was_not_there_before() {
 
 #[test]
 fn who_is_in_a_group_may_be_watched_by_its_name_until_it_leaves() {
-    let group = |users: &str| group_list(users.as_bytes(), "root", 1).expect("a list");
+    let group = |users: &str| {
+        List::Group
+            .read(users.as_bytes(), "root", 1)
+            .expect("a list")
+    };
     let staff = Subject::Group("staff".into());
     assert_eq!(Subject::of_field(&staff.field()).as_ref(), Some(&staff));
     let rule = WatchRule::Only([crate::Pattern::Group("staff".into())].into());
@@ -82,7 +88,9 @@ fn who_is_in_a_group_may_be_watched_by_its_name_until_it_leaves() {
     let sees = |policy: &Policy, user| policy.lets_see(Some(&rule), "eve", user);
     assert!(sees(&policy, "bob") && sees(&policy, "zoë") && !sees(&policy, "carol"));
     // Whoever blocks the watcher is not seen by a group either.
-    let blocks = block_list(br#"{"users":["eve"]}"#, "root", 1).expect("a list");
+    let blocks = List::Blocks
+        .read(br#"{"users":["eve"]}"#, "root", 1)
+        .expect("a list");
     policy.set(Subject::Blocks("zoë".into()), blocks);
     assert!(!sees(&policy, "zoë"));
     let mut later = policy.clone();
@@ -98,7 +106,7 @@ fn who_is_in_a_group_may_be_watched_by_its_name_until_it_leaves() {
 
 #[test]
 fn a_list_of_blocked_users_is_sorted_and_bounded() {
-    let list = block_list(r#"{"users":["zoë","bob","bob"]}"#.as_bytes(), "root", 1);
+    let list = List::Blocks.read(r#"{"users":["zoë","bob","bob"]}"#.as_bytes(), "root", 1);
     let mut policy = Policy::default();
     policy.set(Subject::Blocks("alice".into()), list.expect("a list"));
     assert_eq!(policy.blocked_by("alice"), ["bob".into(), "zoë".into()]);
@@ -109,13 +117,15 @@ fn a_list_of_blocked_users_is_sorted_and_bounded() {
     assert!(policy.lets_see(nobody, "carol", "carol"));
     assert!(!policy.lets_see(nobody, "carol", "alice"));
     assert_eq!(
-        block_list(br#"{"users":[]}"#, "root", 1).expect("a list"),
+        List::Blocks
+            .read(br#"{"users":[]}"#, "root", 1)
+            .expect("a list"),
         None
     );
     let many: Vec<String> = (0..=MAX_LISTED).map(|n| n.to_string()).collect();
     let many = serde_json::json!({ "users": many }).to_string();
     for bad in [&*many, r#"{"users":[""]}"#, r#"{"users":"bob"}"#, "[]"] {
-        block_list(bad.as_bytes(), "root", 1).expect_err(bad);
+        List::Blocks.read(bad.as_bytes(), "root", 1).expect_err(bad);
     }
 }
 

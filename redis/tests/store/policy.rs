@@ -1,7 +1,7 @@
 //! What administrators decree, in the store: read by what has changed, and kept when it is lost there.
 
 use crate::common::connect;
-use protocol::policy::{Entry, Subject, block_list, revocation};
+use protocol::policy::{Entry, List, Subject, revocation};
 use redis_store::{Decreed, PolicyReader, testing::RedisServer};
 
 fn user(name: &str) -> Subject {
@@ -29,7 +29,9 @@ async fn readers_take_what_changes_and_keep_it_when_the_store_loses_it() {
         Ok(Decreed::Nothing)
     );
     let (everyone, all) = revocation(br#"{"everyone":true}"#, "root", 4_000, 0).expect("good");
-    let blocks = block_list(br#"{"users":["eve"]}"#, "root", 1).expect("good");
+    let blocks = List::Blocks
+        .read(br#"{"users":["eve"]}"#, "root", 1)
+        .expect("good");
     let alice = Subject::Blocks("alice".into());
     for (subject, entry) in [
         (&everyone, Some(&all)),
