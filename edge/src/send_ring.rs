@@ -1,6 +1,6 @@
 //! Sends of a batch on a private io_uring of the core: one system call, completions inline. It
 //! owns the ring and nothing that is sent; it returns when the kernel has let go of every byte.
-//! The edge's unsafe code is here, in `poll_ring.rs` and in `socket.rs`.
+//! The edge's unsafe code is here, in `poll_ring.rs`, in `socket.rs` and, to call C, in `allocator.rs`.
 
 use std::{
     io,
