@@ -19,7 +19,7 @@ use crate::{http, pages, shared::Shared};
 /// How long a client may take for its request, for its answer, and to read that.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Clients that are served at a time; one more waits for the one before it.
-const MAX_CLIENTS: usize = 16;
+const MAX_CLIENTS: usize = 128;
 
 /// Serves `listener` for the life of the process.
 pub(crate) fn run(listener: &TcpListener, shared: &Arc<Shared>) {

@@ -172,9 +172,12 @@ impl Link {
         );
     }
 
-    /// Sends a close frame as the last thing on the connection.
+    /// Sends a close frame as the last thing on the connection. One without a reason answers that of the
+    /// client, who chose the code; it is not counted.
     pub(crate) async fn farewell(&mut self, code: CloseCode, reason: &str) -> io::Result<()> {
-        self.worker.count_close(code);
+        if !reason.is_empty() {
+            self.worker.count_close(code);
+        }
         let mut bytes = Vec::new();
         frame::close(&mut bytes, code, reason);
         self.write(&bytes).await?;

@@ -228,7 +228,15 @@ fn certified(
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");
     certified.ocsp = match std::fs::read(&staple) {
-        Ok(staple) => Some(staple),
+        Ok(response) if is_sequence(&response) => Some(response),
+        Ok(_) => {
+            let what = "it is no OCSP response in DER, as `openssl ocsp -respout` writes it";
+            return Err(wrong(
+                of_certificate,
+                &PathBuf::from(staple),
+                what.to_owned(),
+            ));
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             let path = PathBuf::from(staple);
@@ -236,6 +244,18 @@ fn certified(
         }
     };
     Ok(Arc::new(certified))
+}
+
+/// Whether the bytes are one sequence in DER (X.690 §8.1), as an OCSP response is (RFC 6960 §4.2.1), short enough
+/// for a handshake.
+fn is_sequence(bytes: &[u8]) -> bool {
+    let (header, length) = match bytes {
+        [0x30, length @ 0..=0x7f, ..] => (2, usize::from(*length)),
+        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
+        [0x30, 0x82, high, low, ..] => (4, usize::from(*high) << 8 | usize::from(*low)),
+        _ => return false,
+    };
+    length > 0 && bytes.len() == header + length
 }
 
 /// Whether bytes that came first begin TLS: a handshake record (RFC 8446 §5.1) of any version.

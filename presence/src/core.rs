@@ -15,7 +15,7 @@ use ring::{Epoch, Vnode};
 
 use crate::{
     Counters, How, Now, SessionId, Settings, Transmit,
-    fanout::{Fanout, append_frame},
+    fanout::{Fanout, Queued, append_frame},
     links::Links,
     publishing::Backlog,
     recall::Recalls,
@@ -195,6 +195,13 @@ impl Core {
                 || session.replies.len() > self.settings.outbox
                 || session.asked >= MAX_ASKED
         })
+    }
+
+    /// Whether there is something for the session, an answer or the close, that the next [`Core::flush`] sends.
+    #[must_use]
+    pub fn has_answers(&self, id: SessionId) -> bool {
+        let session = self.sessions.open(id);
+        session.is_some_and(|session| self.sessions[session].queued == Queued::Ready)
     }
 
     /// Takes a client's message and queues its answer. The shell checks `auth`: see

@@ -20,6 +20,14 @@ else
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 redis.call('HSETNX', KEYS[4], 'id', ARGV[5])
+local state = redis.call('HGET', KEYS[4], 'version')
+if state and (#state > 15 or not string.find(state, '^%d+$')) then
+  -- Somebody else wrote it. It goes on from the newest change; readers read all of what has another id.
+  local newest = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+  newest = tonumber(newest) or 0
+  if newest >= 1e15 then newest = 0 end
+  redis.call('HSET', KEYS[4], 'version', string.format('%d', newest), 'id', ARGV[5])
+end
 local version = redis.call('HINCRBY', KEYS[4], 'version', 1)
 redis.call('ZADD', KEYS[2], version, ARGV[1])
 if ARGV[2] == '' then

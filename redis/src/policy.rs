@@ -36,6 +36,8 @@ pub enum Decreed {
 #[derive(Debug, Default)]
 pub struct PolicyReader {
     version: u64,
+    /// The state in the store was written by somebody else, which has been said.
+    has_foreign_state: bool,
     /// Lost with the store's content; empty as long as nothing was decreed.
     id: String,
     policy: Policy,
@@ -79,7 +81,19 @@ impl PolicyReader {
             None | Some(Value::Nil) => Ok(0),
             Some(value) => reply::number::<u64>(value),
         };
-        let (version, floor) = (number()?, number()?);
+        let numbers = number().and_then(|version| Ok((version, number()?)));
+        let (version, floor) = match numbers {
+            Ok(numbers) => numbers,
+            Err(StoreError::Unexpected(why)) => {
+                // Named once, and mended by the next decree.
+                if !std::mem::replace(&mut self.has_foreign_state, true) {
+                    self.bad.push(("state".into(), why));
+                }
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        self.has_foreign_state = false;
         let id = reply::bytes(state.next().unwrap_or(Value::Nil))?.unwrap_or_default();
         let id = String::from_utf8_lossy(&id).into_owned();
         let is_other = id != self.id;

@@ -1,7 +1,7 @@
 //! Requests read and answers formed alike everywhere: parameters, tokens, JSON, problems.
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody, to_bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -141,8 +141,12 @@ fn one_of(query: Option<&str>, names: &[&str]) -> Result<String, Refusal> {
 /// The whole body, within [`MAX_BODY`].
 pub(super) async fn whole(body: Body) -> Result<Bytes, Refusal> {
     let detail = format!("a body is at most {MAX_BODY} bytes");
-    let too_large = |_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
-    to_bytes(body, MAX_BODY).await.map_err(too_large)
+    let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
+    // As its length says, before any of it has come.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    to_bytes(body, MAX_BODY).await.map_err(|_| too_large())
 }
 
 impl App {

@@ -132,7 +132,7 @@ impl Worker {
         let mut core = self.core.borrow_mut();
         core.at(clock::now());
         core.heard(id);
-        let mut waits = None;
+        let (mut waits, mut left) = (None, false);
         let used = reader.read(bytes, |inbound| {
             match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
@@ -160,6 +160,7 @@ impl Worker {
                 Inbound::Ping(payload) => core.ping(id, payload),
                 Inbound::Pong => core.pong(id),
                 Inbound::Close(code) => {
+                    left = true;
                     let how = if code == Some(CloseCode::NORMAL) {
                         How::Clean
                     } else {
@@ -179,6 +180,7 @@ impl Worker {
         } else {
             conn.reader = Some(reader);
         }
+        conn.left |= left;
         conn.keep_unread(&bytes[used..]);
         if let Some(renewal) = waits {
             conn.set_renewing(true);

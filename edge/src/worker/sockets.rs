@@ -50,6 +50,8 @@ pub(crate) struct Conn {
     pub(super) input: Input,
     /// The close frame is among what was sent.
     pub(super) closing: bool,
+    /// The client has sent one first.
+    pub(super) left: bool,
     /// It is to be read on when its client can be answered again.
     pub(super) waits: bool,
 }
@@ -85,6 +87,7 @@ impl Conn {
             encoding,
             input: Input::Quiet,
             closing: false,
+            left: false,
             waits: false,
         })
     }
@@ -98,6 +101,18 @@ impl Conn {
 
     pub(super) fn outbox(&self) -> &[u8] {
         self.backlog.as_ref().map_or(&[], |backlog| &backlog.outbox)
+    }
+
+    /// Says the last that TLS has to say: why it ends, or its goodbye.
+    fn say_goodbye(&mut self) {
+        let mut last = Vec::new();
+        if let Some(tls) = &mut self.tls {
+            tls.close(&mut last);
+        }
+        if !last.is_empty() && self.outbox().is_empty() {
+            // Nobody needs it where the socket takes no more.
+            let _ = socket::send(self.socket.as_fd(), &last);
+        }
     }
 
     /// Keeps what came and cannot be answered yet.
@@ -201,9 +216,13 @@ impl Worker {
         }
     }
 
-    /// Ends a session whose connection is over.
-    pub(super) fn end(&self, id: SessionId) {
-        let conn = {
+    /// Ends a session whose connection is over. What its client was still to be told goes out before, since
+    /// one that sends no more may read on.
+    pub(super) fn end(self: &Rc<Self>, id: SessionId) {
+        if self.core.borrow().has_answers(id) {
+            self.pump_sockets();
+        }
+        let mut conn = {
             let mut conns = self.conns.borrow_mut();
             let conn = conns.get_mut(id.index as usize).and_then(Option::take);
             while let Some(None) = conns.last() {
@@ -216,6 +235,9 @@ impl Worker {
             conn
         };
         self.poll_ring.borrow_mut().disarm(name(id));
+        if let Some(conn) = &mut conn {
+            conn.say_goodbye();
+        }
         {
             let mut core = self.core.borrow_mut();
             core.at(clock::now());
@@ -378,7 +400,9 @@ impl Worker {
             }
             self.resume(conn);
             if let Some(code) = transmit.close {
-                *stats.closes.entry(code.get()).or_default() += 1;
+                if !conn.left {
+                    *stats.closes.entry(code.get()).or_default() += 1;
+                }
                 conn.closing = true;
                 self.closing
                     .borrow_mut()

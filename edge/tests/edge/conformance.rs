@@ -207,6 +207,25 @@ fn what_breaks_the_rules_is_closed_with_its_code() {
 }
 
 #[test]
+fn a_close_that_a_client_asks_for_is_no_close_of_the_edge() {
+    let edge = Edge::start(&[]);
+    for code in [4429_u16, 1013, 3001] {
+        for mut client in [edge.user("alice"), edge.stranger()] {
+            client.raw(&frame(FIN | 8, &code.to_be_bytes()));
+            assert_eq!(client.closed(), code);
+        }
+    }
+    let mut late = edge.user("bob");
+    late.raw(&frame(FIN | 3, b"x"));
+    assert_eq!(late.closed(), 1002);
+    edge.until_metric("online_status_closes_total", "\"1002\"", 1.0);
+    let (_, metrics) = edge.get_admin("/metrics");
+    for code in ["4429", "1013", "3001"] {
+        assert!(!metrics.contains(&format!("closes_total{{code=\"{code}\"")));
+    }
+}
+
+#[test]
 fn bad_upgrades_are_refused_with_a_status() {
     let edge = Edge::start(&["--server-origins", "https://good.example"]);
     let good = upgrade(&bearer(&token("alice")));

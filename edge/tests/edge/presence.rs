@@ -1,6 +1,6 @@
 //! What watchers are told, and when.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use serde_json::{Value, json};
 
@@ -465,5 +465,19 @@ fn changes_for_many_sessions_wait_for_others_in_the_flush_window() {
     }
     for watcher in &mut watchers[..2] {
         watcher.nothing_comes();
+    }
+}
+
+#[test]
+fn who_sends_no_more_is_told_what_it_asked_before() {
+    let edge = Edge::start(&[]);
+    for _ in 0..20 {
+        let stream = TcpStream::connect(edge.address).expect("a connection");
+        let whole = stream.try_clone().expect("a descriptor");
+        let mut client = Client::over(Box::new(whole), &bearer(&token("alice")));
+        assert_eq!(client.message()["type"], "welcome");
+        client.say(&json!({ "type": "bye" }));
+        stream.shutdown(Shutdown::Write).expect("it is open");
+        assert_eq!(client.closed(), 1000);
     }
 }

@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 
-use crate::common::{Client, Edge, Folder, SECRET, bearer, token};
+use crate::common::{Client, Edge, FIN, Folder, SECRET, TEXT, bearer, frame, token, upgrade};
 
 pub(crate) type Pair = CertifiedKey<rcgen::KeyPair>;
 
@@ -290,12 +290,15 @@ fn files(folder: &Folder, file: &str, names: &[&str]) -> (String, String, Vec<u8
     (certificate, key, pair.cert.der().to_vec())
 }
 
+/// What an authority says, as far as an edge looks: a sequence in DER.
+const STAPLE: &[u8] = b"\x30\x16what an authority says";
+
 #[test]
 fn each_name_has_its_certificate_and_staple_by_both_versions_and_other_names_the_first() {
     let folder = Folder::new();
     let (first, first_key, first_der) = files(&folder, "first", &["a.example"]);
     let (other, other_key, other_der) = files(&folder, "other", &["b.example", "*.deep.b.example"]);
-    folder.file("other.pem.ocsp", b"what an authority says");
+    folder.file("other.pem.ocsp", STAPLE);
     let more = format!("{other}:{other_key}");
     let edge = Edge::start(&[
         "--tls-certificate",
@@ -308,8 +311,8 @@ fn each_name_has_its_certificate_and_staple_by_both_versions_and_other_names_the
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for (name, der, staple) in [
             ("a.example", &first_der, &b""[..]),
-            ("b.example", &other_der, b"what an authority says"),
-            ("x.deep.b.example", &other_der, b"what an authority says"),
+            ("b.example", &other_der, STAPLE),
+            ("x.deep.b.example", &other_der, STAPLE),
             ("x.b.example", &first_der, b""),
             ("127.0.0.1", &first_der, b""),
         ] {
@@ -317,6 +320,15 @@ fn each_name_has_its_certificate_and_staple_by_both_versions_and_other_names_the
             assert!(own == *der && stapled == staple, "{name}: {stapled:?}");
         }
     }
+    // A staple that is none changes nothing, and neither does what else is new then.
+    for broken in [&b""[..], b"x", &STAPLE[..20]] {
+        folder.file("other.pem.ocsp", broken);
+        edge.signal(rustix::process::Signal::HUP);
+        std::thread::sleep(Duration::from_millis(300));
+        let stapled = shown(&edge, "b.example", &rustls::version::TLS13).1;
+        assert_eq!(stapled, STAPLE);
+    }
+    folder.file("other.pem.ocsp", STAPLE);
     // New files of any pair count after SIGHUP.
     let (_, _, new_der) = files(&folder, "other", &["b.example"]);
     edge.signal(rustix::process::Signal::HUP);
@@ -395,4 +407,40 @@ fn the_administration_address_asks_clients_for_a_certificate_of_its_authorities(
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     assert!(health(&edge, Some(client(&good))).contains("ready"));
+}
+
+#[test]
+fn a_session_that_ends_tls_is_answered_and_one_that_breaks_its_rules_is_told_why() {
+    let folder = Folder::new();
+    let pair = certificate();
+    let file = folder.file("cert.pem", pair.cert.pem());
+    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let edge = Edge::start(&["--tls-certificate", &file, "--tls-key", &key]);
+    let session = || {
+        let mut stream = open(&edge, &pair);
+        let request = upgrade(&bearer(&token("alice")));
+        stream.write_all(request.as_bytes()).expect("it is sent");
+        let (mut shown, mut bytes) = (String::new(), [0; 4_096]);
+        while !shown.contains("welcome") {
+            let taken = stream.read(&mut bytes).expect("an answer");
+            shown.push_str(&String::from_utf8_lossy(&bytes[..taken]));
+        }
+        stream
+    };
+    // What it asked before is answered, in whatever pieces it comes.
+    let mut stream = session();
+    let bye = frame(FIN | TEXT, br#"{"type":"bye"}"#);
+    stream.conn.writer().write_all(&bye).expect("a buffer");
+    stream.conn.send_close_notify();
+    stream.flush().expect("it is sent");
+    let mut last = Vec::new();
+    let ended = stream.read_to_end(&mut last);
+    ended.expect("its goodbye, and not the bare end");
+    assert!(last.starts_with(&[0x88]) && last[2..4] == 1000_u16.to_be_bytes());
+
+    let mut stream = session();
+    let forged = [&[23, 3, 3, 0, 32][..], &[0; 32]].concat();
+    stream.sock.write_all(&forged).expect("it is sent");
+    let error = stream.read_to_end(&mut Vec::new()).expect_err("an alert");
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
 }

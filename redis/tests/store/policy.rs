@@ -113,3 +113,46 @@ async fn a_foreign_entry_is_named_and_takes_nothing_away() {
     assert_eq!(fields, ["user:bob", "who:x"], "{bad:?}");
     assert!(reader.policy().revokes("bob", 4_999, None));
 }
+
+#[tokio::test]
+async fn a_foreign_state_is_named_once_and_the_next_decree_mends_it() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let mut reader = PolicyReader::default();
+    assert_eq!(
+        link.decree(&user("bob"), Some(&entry(0))).await,
+        Ok(Decreed::Done)
+    );
+    assert_eq!(reader.read(&link).await, Ok(true));
+    for (at, version) in [
+        "abc",
+        "18446744073709551615",
+        "9223372036854775806",
+        "-1",
+        "",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let _ = server.cli(&["HSET", "os:{policy}:state", "version", version]);
+        for _ in 0..3 {
+            assert!(reader.read(&link).await.is_ok());
+        }
+        assert!(reader.take_bad().len() <= 1);
+        let next = format!("carol{at}");
+        assert_eq!(
+            link.decree(&user(&next), Some(&entry(0))).await,
+            Ok(Decreed::Done)
+        );
+        assert_eq!(reader.read(&link).await, Ok(true), "{version}");
+        assert!(reader.policy().revokes(&next, 4_999, None), "{version}");
+        assert!(reader.policy().revokes("bob", 4_999, None), "{version}");
+    }
+    let _ = server.cli(&["HSET", "os:{policy}:state", "version", "abc"]);
+    assert_eq!(reader.read(&link).await, Ok(false));
+    let bad = reader.take_bad();
+    assert!(
+        bad.len() == 1 && bad[0].0 == "state" && bad[0].1.contains("abc"),
+        "{bad:?}"
+    );
+}
