@@ -2,6 +2,7 @@
 //! the results together.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     thread,
     time::{Duration, Instant},
 };
@@ -285,7 +286,8 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         secret: options.secret.clone(),
         encoding: options.encoding,
         trust: Trust::read(options.ca.as_deref())?,
-        prefix: format!("bench-{:x}", now_ms()),
+        // Two runs may begin within a millisecond.
+        prefix: format!("bench-{:011x}", RandomState::new().hash_one(now_ms()) >> 20),
         seed: options.seed,
         sessions: options.sessions,
         watch,
