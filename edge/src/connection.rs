@@ -387,7 +387,7 @@ async fn first_message(
     let deadline = worker.deadline(&link.stream, patience);
     let shown = loop {
         let mut pongs = Vec::new();
-        let mut verdict = None;
+        let (mut verdict, mut left) = (None, None);
         let used = reader.read(&mut link.inbox, |inbound| {
             verdict = Some(match inbound {
                 Inbound::Message(kind, payload) if kind == encoding => {
@@ -399,13 +399,20 @@ async fn first_message(
                     return true;
                 }
                 Inbound::Pong => return true,
-                Inbound::Close(code) => Err((code.unwrap_or(CloseCode::NORMAL), String::new())),
+                Inbound::Close(code) => {
+                    left = Some(code.unwrap_or(CloseCode::NORMAL));
+                    return false;
+                }
                 Inbound::Error(code, reason) => Err((code, reason.into())),
             });
             false
         });
         link.inbox.drain(..used);
         link.write(&pongs).await?;
+        if let Some(code) = left {
+            link.answer_close(code).await?;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         match verdict {
             None => {}
             Some(Ok(shown)) => break shown,

@@ -172,12 +172,18 @@ impl Link {
         );
     }
 
-    /// Sends a close frame as the last thing on the connection. One without a reason answers that of the
-    /// client, who chose the code; it is not counted.
+    /// Sends a close frame as the last thing on the connection, and counts it.
     pub(crate) async fn farewell(&mut self, code: CloseCode, reason: &str) -> io::Result<()> {
-        if !reason.is_empty() {
-            self.worker.count_close(code);
-        }
+        self.worker.count_close(code);
+        self.close_with(code, reason).await
+    }
+
+    /// Sends the client's own close frame back; the code is the client's choice and is not counted.
+    pub(crate) async fn answer_close(&mut self, code: CloseCode) -> io::Result<()> {
+        self.close_with(code, "").await
+    }
+
+    async fn close_with(&mut self, code: CloseCode, reason: &str) -> io::Result<()> {
         let mut bytes = Vec::new();
         frame::close(&mut bytes, code, reason);
         self.write(&bytes).await?;

@@ -121,7 +121,7 @@ pub(crate) struct CoreStats {
     pub(crate) refused: BTreeMap<&'static str, u64>,
     /// Responses, by HTTP status.
     pub(crate) responses: BTreeMap<u16, u64>,
-    /// By close code.
+    /// Sessions and connections that the edge ended, by close code.
     pub(crate) closes: BTreeMap<u16, u64>,
     /// Sessions ended since their token was revoked.
     pub(crate) revoked: u64,

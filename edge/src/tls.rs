@@ -227,21 +227,15 @@ fn certified(
     })?;
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");
+    let staple = PathBuf::from(staple);
     certified.ocsp = match std::fs::read(&staple) {
         Ok(response) if is_sequence(&response) => Some(response),
         Ok(_) => {
             let what = "it is no OCSP response in DER, as `openssl ocsp -respout` writes it";
-            return Err(wrong(
-                of_certificate,
-                &PathBuf::from(staple),
-                what.to_owned(),
-            ));
+            return Err(wrong(of_certificate, &staple, what.to_owned()));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            let path = PathBuf::from(staple);
-            return Err(wrong(of_certificate, &path, error.to_string()));
-        }
+        Err(error) => return Err(wrong(of_certificate, &staple, error.to_string())),
     };
     Ok(Arc::new(certified))
 }

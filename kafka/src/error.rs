@@ -27,7 +27,7 @@ pub enum OpenError {
     Range {
         /// The setting, without its section.
         name: &'static str,
-        /// The allowed values.
+        /// The values that are allowed, in words, such as a range with its unit.
         rule: &'static str,
         /// The value that was given.
         value: String,

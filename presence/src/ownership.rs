@@ -287,8 +287,13 @@ impl Core {
     /// Whether users of the vnode may have come to a former owner that could not store it, and be on
     /// their way to the next.
     pub(crate) fn has_arrivals(&self, vnode: Vnode) -> bool {
-        let until = self.arrivals.get(&vnode);
-        until.is_some_and(|until| self.time.clock < *until)
+        self.arrivals_until(vnode).is_some()
+    }
+
+    /// Until when they may be, ms of the core's clock; `None` = that is over.
+    pub(crate) fn arrivals_until(&self, vnode: Vnode) -> Option<u64> {
+        let until = self.arrivals.get(&vnode).copied();
+        until.filter(|until| self.time.clock < *until)
     }
 
     /// Whether the user is not here and may be on its way from a former owner. Who is invisible is

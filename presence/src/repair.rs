@@ -137,8 +137,7 @@ impl Core {
             if self.vnodes.owner(vnode) != Owner::Elsewhere {
                 continue;
             }
-            let until = self.arrivals.get(&vnode).copied().unwrap_or(0);
-            if self.time.clock < until {
+            if let Some(until) = self.arrivals_until(vnode) {
                 // It got another owner again since.
                 self.suspects.add(vnode, until);
                 continue;

@@ -83,7 +83,7 @@ pub(crate) struct Session {
     /// It has said itself whether it is away.
     pub(crate) spoke: bool,
     pub(crate) encoding: Encoding,
-    /// Whether the session is in the ready list.
+    /// In which list of what is to be sent the session stands.
     pub(crate) queued: Queued,
     /// Whether the socket takes no bytes at the moment.
     pub(crate) blocked: bool,

@@ -25,7 +25,7 @@ pub enum State {
 }
 
 impl State {
-    /// Every state.
+    /// Every state, each of which has a gauge of its own in the metrics.
     pub const ALL: [Self; 6] = [
         Self::Joining,
         Self::Active,

@@ -13,7 +13,7 @@ use crate::forwarded::TrustedProxies;
 
 settings::sections! {
     pub(crate) struct Server in server {
-        /// Where clients connect.
+        /// The address and port at which clients connect.
         listen: SocketAddr = "127.0.0.1:8080",
         /// Where health, metrics and administration are served.
         admin_listen: SocketAddr = "127.0.0.1:8081",

@@ -29,9 +29,7 @@ fn sigterm_closes_every_session_with_1001() {
 #[test]
 fn an_edge_whose_output_nobody_reads_goes_on() {
     let folder = Folder::new();
-    let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
-    let certificate = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (certificate, key) = crate::tls::in_files(&folder, &crate::tls::certificate());
     let mut edge = Edge::start_unheard(&["--tls-certificate", &certificate, "--tls-key", &key]);
     // It has something to say on both outputs.
     edge.signal(Signal::HUP);

@@ -271,8 +271,7 @@ fn last_said(answer: &[u8]) -> Refusal {
 fn a_refused_client_that_is_still_sending_reads_the_code_and_an_end_and_no_reset() {
     let folder = Folder::new();
     let pair = tls::certificate();
-    let certificate = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (certificate, key) = tls::in_files(&folder, &pair);
     let plain = Edge::start(&[]);
     let secure = Edge::start(&["--tls-certificate", &certificate, "--tls-key", &key]);
     let inputs = inputs();

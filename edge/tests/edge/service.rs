@@ -35,9 +35,7 @@ fn a_service_manager_hears_of_the_start_of_life_of_reloads_and_of_the_end() {
         .0
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a socket");
-    let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
-    let certificate = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (certificate, key) = crate::tls::in_files(&folder, &crate::tls::certificate());
     let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
     let mut edge = Edge::start_as_service(&socket, &flags);
     assert!(manager.hears("READY=1").contains("STATUS=ready"));

@@ -21,6 +21,13 @@ pub(crate) fn certificate() -> Pair {
     generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate")
 }
 
+/// Puts the pair into `cert.pem` and `key.pem`; their paths.
+pub(crate) fn in_files(folder: &Folder, pair: &Pair) -> (String, String) {
+    let certificate = folder.file("cert.pem", pair.cert.pem());
+    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    (certificate, key)
+}
+
 fn connect(edge: &Edge, trusted: &Pair) -> Option<Client> {
     connect_behind(edge, trusted, Vec::new())
 }
@@ -93,13 +100,7 @@ fn open_behind(
 fn a_new_certificate_is_served_without_dropping_sessions() {
     let folder = Folder::new();
     let (old, new) = (certificate(), certificate());
-    let write = |pair: &Pair| {
-        let certificate = folder.file("cert.pem", pair.cert.pem());
-        (
-            certificate,
-            folder.file("key.pem", pair.signing_key.serialize_pem()),
-        )
-    };
+    let write = |pair: &Pair| in_files(&folder, pair);
     let (certificate, key) = write(&old);
     let edge = Edge::start(&["--tls-certificate", &certificate, "--tls-key", &key]);
     let mut session = connect(&edge, &old).expect("the old certificate");
@@ -130,8 +131,7 @@ fn a_new_certificate_is_served_without_dropping_sessions() {
 fn a_proxy_header_may_come_in_one_piece_with_the_beginning_of_tls() {
     let folder = Folder::new();
     let pair = certificate();
-    let file = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (file, key) = in_files(&folder, &pair);
     let tls = ["--tls-certificate", &file, "--tls-key", &key];
     let proxy = [
         "--server-trusted-proxies",
@@ -164,8 +164,7 @@ fn a_proxy_header_may_come_in_one_piece_with_the_beginning_of_tls() {
 fn plain_text_on_a_tls_port_is_told_so_and_ends_only_itself() {
     let folder = Folder::new();
     let pair = certificate();
-    let certificate = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (certificate, key) = in_files(&folder, &pair);
     let log = folder.0.join("log");
     let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
     let edge = Edge::start_logged(&log, &[&["--auth-secret", SECRET], &flags[..]].concat());
@@ -413,8 +412,7 @@ fn the_administration_address_asks_clients_for_a_certificate_of_its_authorities(
 fn a_session_that_ends_tls_is_answered_and_one_that_breaks_its_rules_is_told_why() {
     let folder = Folder::new();
     let pair = certificate();
-    let file = folder.file("cert.pem", pair.cert.pem());
-    let key = folder.file("key.pem", pair.signing_key.serialize_pem());
+    let (file, key) = in_files(&folder, &pair);
     let edge = Edge::start(&["--tls-certificate", &file, "--tls-key", &key]);
     let session = || {
         let mut stream = open(&edge, &pair);

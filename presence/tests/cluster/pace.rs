@@ -1,29 +1,13 @@
 //! A user that changes as fast as it can: its watchers hear so many changes a second, and the last.
 
-use online_status_presence::{Core, Settings, StoreReply, StoreRequest};
-use protocol::{Encoding, decode};
+use online_status_presence::{Core, Settings};
 use ring::Epoch;
 
-use crate::support::{at, hello, settings, vnodes};
+use crate::support::{answer, at, hello, say, settings, vnodes};
 
 /// What a shell does after each batch of inputs; the frames with records that went out.
 fn run(core: &mut Core) -> Vec<String> {
-    while let Some(request) = core.next_store_request() {
-        core.store_reply(match request {
-            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
-                vnode,
-                epoch,
-                released: true,
-                users: Vec::new(),
-            },
-            StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
-            StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
-            other => other.failed(),
-        });
-    }
-    while let Some(publication) = core.next_publication() {
-        core.bus_reply(publication.ticket, true);
-    }
+    answer(core, 1);
     let mut frames = Vec::new();
     while {
         let more = core.flush(64);
@@ -54,12 +38,6 @@ fn watchers_of_a_user_that_flips_hear_so_many_changes_a_second_and_always_the_la
         core.own(vnode, Epoch::new(1), 0);
     }
 
-    let say = |core: &mut Core, session, text: &str| {
-        core.receive(
-            session,
-            decode(Encoding::Json, text.as_bytes()).expect("good"),
-        );
-    };
     let alice = core.connect(&hello("alice")).expect("let in");
     let bob = core.connect(&hello("bob")).expect("let in");
     run(&mut core);

@@ -1,10 +1,10 @@
 //! The steps of a followed user: on the core that owns it, and on one that watches it over a link.
 
-use online_status_presence::{Core, Heard, SessionId, StoreReply, StoreRequest, TracedStep, What};
-use protocol::{Cause, CloseCode, Encoding, FromOwner, ToOwner, Version, decode};
+use online_status_presence::{Core, Heard, SessionId, TracedStep, What};
+use protocol::{Cause, CloseCode, FromOwner, ToOwner, Version};
 use ring::{Epoch, Map, MapVersion, Vnode};
 
-use crate::support::{at, hello, id, node, settings, version, vnodes};
+use crate::support::{self, answer, at, hello, id, node, settings, version, vnodes};
 
 const EPOCH: u32 = 7;
 const LINK: u32 = 5;
@@ -28,28 +28,12 @@ fn core(name: &str, boot: u64) -> Core {
 
 /// Lets store and bus answer, and sends what waits.
 fn serve(core: &mut Core) {
-    while let Some(request) = core.next_store_request() {
-        core.store_reply(match request {
-            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
-                vnode,
-                epoch,
-                released: true,
-                users: Vec::new(),
-            },
-            StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(EPOCH), None),
-            StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
-            other => other.failed(),
-        });
-    }
-    while let Some(publication) = core.next_publication() {
-        core.bus_reply(publication.ticket, true);
-    }
+    answer(core, EPOCH);
     while core.flush(64) {}
 }
 
 fn say(core: &mut Core, session: SessionId, text: &str) {
-    let message = decode(Encoding::Json, text.as_bytes()).expect("good");
-    core.receive(session, message);
+    support::say(core, session, text);
     serve(core);
 }
 

@@ -1,7 +1,9 @@
 //! What tests of a cluster's core begin with: two vnodes, and nothing that time ends by itself.
 
-use online_status_presence::{Hello, Now, Opening, Settings, WatchBudget};
-use protocol::{Encoding, Version, WatchRule};
+use online_status_presence::{
+    Core, Hello, Now, Opening, SessionId, Settings, StoreReply, StoreRequest, WatchBudget,
+};
+use protocol::{Encoding, Version, WatchRule, decode};
 use ring::{CoreId, Epoch, Node, NodeId, VnodeCount};
 
 pub(crate) const GRACE: u64 = 15_000;
@@ -77,4 +79,32 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
         byte_rate: 1 << 20,
         byte_burst: 1 << 24,
     }
+}
+
+/// Lets a store that has nobody, and whose newest epoch is this one, and the bus answer all that they are asked.
+pub(crate) fn answer(core: &mut Core, claimed: u32) {
+    while let Some(request) = core.next_store_request() {
+        core.store_reply(match request {
+            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
+                vnode,
+                epoch,
+                released: true,
+                users: Vec::new(),
+            },
+            StoreRequest::Read { ticket, .. } => {
+                StoreReply::Read(ticket, Epoch::new(claimed), None)
+            }
+            StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
+            other => other.failed(),
+        });
+    }
+    while let Some(publication) = core.next_publication() {
+        core.bus_reply(publication.ticket, true);
+    }
+}
+
+/// The session's client sends this message.
+pub(crate) fn say(core: &mut Core, session: SessionId, text: &str) {
+    let message = decode(Encoding::Json, text.as_bytes()).expect("good");
+    core.receive(session, message);
 }

@@ -2,40 +2,20 @@
 
 use std::borrow::Cow;
 
-use online_status_presence::{Core, SessionId, Settings, StoreReply, StoreRequest};
-use protocol::{Cause, Encoding, Event, Status, decode};
+use online_status_presence::{Core, SessionId, Settings};
+use protocol::{Cause, Event, Status};
 use ring::Epoch;
 
-use crate::support::{at, hello, settings, version, vnodes};
+use crate::support::{answer, at, hello, say, settings, version, vnodes};
 
 /// What a shell does after each batch of inputs; of each send to `watcher` that has changes, when the
 /// oldest status in it began.
 fn run(core: &mut Core, watcher: SessionId) -> Vec<u64> {
-    while let Some(request) = core.next_store_request() {
-        core.store_reply(match request {
-            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
-                vnode,
-                epoch,
-                released: true,
-                users: Vec::new(),
-            },
-            StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
-            StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
-            other => other.failed(),
-        });
-    }
-    while let Some(publication) = core.next_publication() {
-        core.bus_reply(publication.ticket, true);
-    }
+    answer(core, 1);
     while core.flush(64) {}
     let sends = core.transmits().iter();
     let sends = sends.filter(|send| send.session == watcher && send.since != 0);
     sends.map(|send| send.cause).collect()
-}
-
-fn say(core: &mut Core, session: SessionId, text: &str) {
-    let message = decode(Encoding::Json, text.as_bytes()).expect("good");
-    core.receive(session, message);
 }
 
 /// A core that owns the vnode of `bob`, and `alice`'s only if that is said.

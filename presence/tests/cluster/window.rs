@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use online_status_presence::{Core, Now, SessionId, Settings, StoreReply, StoreRequest, Transmit};
-use protocol::{Encoding, decode};
+use online_status_presence::{Core, SessionId, Settings, Transmit};
 use ring::Epoch;
 
-use crate::support::{hello, settings, vnodes};
+use crate::support::{answer, at, hello, say, settings, vnodes};
 
 const WINDOW: u64 = 20;
 
@@ -18,39 +17,17 @@ pub(crate) fn core(window: u64) -> Core {
         change_rate: 0,
         ..settings("n1", 1)
     };
-    let mut core = Core::new(settings, Now::default());
+    let mut core = Core::new(settings, at(0));
     for vnode in vnodes().all() {
         core.own(vnode, Epoch::new(1), 0);
     }
     core
 }
 
-fn say(core: &mut Core, session: SessionId, text: &str) {
-    core.receive(
-        session,
-        decode(Encoding::Json, text.as_bytes()).expect("good"),
-    );
-}
-
 /// What each session but the first, who changes and has answers, is sent at this time.
 fn sent(core: &mut Core, ms: u64) -> BTreeMap<SessionId, String> {
-    core.at(Now {
-        mono_us: ms * 1_000,
-        wall_ms: ms,
-    });
-    while let Some(request) = core.next_store_request() {
-        core.store_reply(match request {
-            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
-                vnode,
-                epoch,
-                released: true,
-                users: Vec::new(),
-            },
-            StoreRequest::Read { ticket, .. } => StoreReply::Read(ticket, Epoch::new(1), None),
-            StoreRequest::Write { ticket, .. } => StoreReply::Written(ticket),
-            other => other.failed(),
-        });
-    }
+    core.at(at(ms));
+    answer(core, 1);
     let mut sent = BTreeMap::new();
     loop {
         let more = core.flush(64);

@@ -2,7 +2,7 @@
 
 use crate::common::connect;
 use protocol::policy::{Entry, List, Subject, revocation};
-use redis_store::{Decreed, PolicyReader, testing::RedisServer};
+use redis_store::{Decreed, Link, PolicyReader, testing::RedisServer};
 
 fn user(name: &str) -> Subject {
     Subject::User(name.into())
@@ -86,16 +86,22 @@ async fn readers_take_what_changes_and_keep_it_when_the_store_loses_it() {
     assert!(reader.policy().revokes("bob", 4_999, None));
 }
 
-#[tokio::test]
-async fn a_foreign_entry_is_named_and_takes_nothing_away() {
-    let server = RedisServer::start();
-    let link = connect(&server.url());
+/// A reader of the policy, in which bob is revoked.
+async fn reader_of_bobs(link: &Link) -> PolicyReader {
     let mut reader = PolicyReader::default();
     assert_eq!(
         link.decree(&user("bob"), Some(&entry(0))).await,
         Ok(Decreed::Done)
     );
-    assert_eq!(reader.read(&link).await, Ok(true));
+    assert_eq!(reader.read(link).await, Ok(true));
+    reader
+}
+
+#[tokio::test]
+async fn a_foreign_entry_is_named_and_takes_nothing_away() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let mut reader = reader_of_bobs(&link).await;
     let _ = server.cli(&[
         "HSET",
         "os:{policy}:entries",
@@ -118,12 +124,7 @@ async fn a_foreign_entry_is_named_and_takes_nothing_away() {
 async fn a_foreign_state_is_named_once_and_the_next_decree_mends_it() {
     let server = RedisServer::start();
     let link = connect(&server.url());
-    let mut reader = PolicyReader::default();
-    assert_eq!(
-        link.decree(&user("bob"), Some(&entry(0))).await,
-        Ok(Decreed::Done)
-    );
-    assert_eq!(reader.read(&link).await, Ok(true));
+    let mut reader = reader_of_bobs(&link).await;
     for (at, version) in [
         "abc",
         "18446744073709551615",

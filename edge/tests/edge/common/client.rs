@@ -160,7 +160,7 @@ impl Client {
         }
     }
 
-    /// The next message.
+    /// The next message of the edge, which has to be JSON; pings before it are answered.
     pub(crate) fn message(&mut self) -> Value {
         let (opcode, payload) = self.next().expect("a message");
         assert_eq!(opcode, TEXT, "{:?}", String::from_utf8_lossy(&payload));
