@@ -17,7 +17,10 @@ use std::{
 
 use protocol::{FromOwner, LinkHello, ToOwner};
 use ring::{CoreId, NodeId, VnodeCount};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
 
 pub(crate) use self::handshake::ClusterKey;
 use crate::{clock, cluster::Place, mesh::Wakeup};
@@ -26,8 +29,8 @@ use crate::{clock, cluster::Place, mesh::Wakeup};
 const ROOM: usize = 128 << 10;
 /// Messages that may wait for a core; with more, the link is not read.
 const INBOX: usize = 16_384;
-/// Between two looks at whom to connect to.
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at whom to connect to, and between two signs of life on each link: they come together.
+const BEAT: Duration = Duration::from_millis(500);
 /// Between two tries to reach the same node.
 const RETRY: Duration = Duration::from_millis(250);
 /// How long a node that is not reached is no trouble yet, ms: links take their time.
@@ -151,7 +154,13 @@ pub(crate) struct Links {
     peers: Mutex<Peers>,
     /// Boots whose leases are wanted, for the thread that talks to Redis.
     unknown: AtomicBool,
+    /// Whether the bus has to be read may have changed, or there are unknown ones.
+    bus_news: Notify,
     ending: AtomicBool,
+    /// There may be somebody to connect to, or the end has come.
+    news: Notify,
+    /// From when on beats are counted.
+    begun: Instant,
     pub(crate) stats: Stats,
 }
 
@@ -178,7 +187,10 @@ impl Links {
             numbers: AtomicU32::new(1),
             peers: Mutex::default(),
             unknown: AtomicBool::new(false),
+            bus_news: Notify::new(),
             ending: AtomicBool::new(false),
+            news: Notify::new(),
+            begun: Instant::now(),
             stats: Stats::default(),
         };
         links.tell_all(|| LinkEvent::HasBus(false));
@@ -206,7 +218,7 @@ impl Links {
                     tokio::task::spawn_local(wire::accept(Arc::clone(&links), listener));
                     while !links.ending.load(Ordering::Acquire) {
                         links.look(&place);
-                        tokio::time::sleep(LOOK).await;
+                        let _ = timeout_at(links.next_beat(), links.news.notified()).await;
                     }
                 });
             })?;
@@ -215,6 +227,17 @@ impl Links {
 
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    /// Has it looked at once whom to connect to: there is a newer map.
+    pub(crate) fn look_soon(&self) {
+        self.news.notify_one();
+    }
+
+    fn next_beat(&self) -> Instant {
+        let beats = self.begun.elapsed().as_millis() / BEAT.as_millis();
+        self.begun + BEAT * (beats as u32 + 1)
     }
 
     /// What a core was told since the last time.
@@ -273,9 +296,22 @@ impl Links {
         self.unknown.swap(false, Ordering::AcqRel)
     }
 
+    /// Has it looked at once whether the bus has to be read.
+    pub(crate) fn look_at_bus(&self) {
+        self.bus_news.notify_one();
+    }
+
+    /// Waits for what [`Links::look_at_bus`] says, or for an unknown process, no longer than `patience`.
+    pub(crate) async fn bus_news(&self, patience: Duration) {
+        let _ = timeout(patience, self.bus_news.notified()).await;
+    }
+
     /// Notes where a process takes links, by its lease or its own word; empty = it has none.
     pub(crate) fn knows(&self, boot: u64, address: &str) {
-        locked(&self.peers).known.insert(boot, address.to_owned());
+        let before = locked(&self.peers).known.insert(boot, address.to_owned());
+        if before.is_none_or(|before| before != address) {
+            self.news.notify_one();
+        }
     }
 
     /// Whether a node of the map is heard by the bus alone.
@@ -304,7 +340,10 @@ impl Links {
         let mut dial = Vec::new();
         for node in map.nodes().iter().filter(|node| node.boot != self.boot) {
             match peers.known.get(&node.boot) {
-                None => self.unknown.store(true, Ordering::Release),
+                None => {
+                    self.unknown.store(true, Ordering::Release);
+                    self.bus_news.notify_one();
+                }
                 Some(address) if !address.is_empty() && !peers.busy.contains(&node.boot) => {
                     dial.push((node.boot, address.clone()));
                 }
@@ -342,6 +381,7 @@ impl Links {
                 }
                 tokio::time::sleep(RETRY).await;
                 locked(&links.peers).busy.remove(&boot);
+                links.news.notify_one();
             });
         }
         // A process that is in no map, and cannot be reached, is no more.
@@ -384,6 +424,7 @@ impl Links {
                 .missing
                 .entry(hello.boot)
                 .or_insert((now, "not tried yet".into()));
+            self.news.notify_one();
         }
     }
 

@@ -2,6 +2,8 @@
 //! the edge is, and sees to the shutdown.
 
 use std::{
+    io::{ErrorKind, Read},
+    os::unix::net::UnixStream,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,10 +16,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{clock, cluster, pages, shared::Shared, start::StartError};
 
-/// Between two looks at the process's memory.
-const MEMORY_LOOK: Duration = Duration::from_millis(500);
-/// Between two looks at signals and cores.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two looks at the cores and the process's memory; a signal is heard at once.
+const LOOK: Duration = Duration::from_millis(500);
+/// The same while a service manager waits for the edge to be ready.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// The same once the edge was told to end.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
@@ -27,20 +29,16 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
     let patience = shared.config.server.drain_timeout + Duration::from_secs(2);
     let mut stopping: Option<Instant> = None;
     let mut last_move = (0, Instant::now());
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new()?;
     let (mut service, mut published) = (Service::new(), Vec::new());
-    let mut looked: Option<Instant> = None;
     loop {
-        if looked.is_none_or(|at| at.elapsed() >= MEMORY_LOOK) {
-            looked = Some(Instant::now());
-            shared.gate.look_at_memory();
-            if let Some(decrees) = &shared.decrees {
-                decrees.forget(clock::wall_ms());
-            }
+        shared.gate.look_at_memory();
+        if let Some(decrees) = &shared.decrees {
+            decrees.forget(clock::wall_ms());
         }
         shared.traces.say();
         service.update(|| condition(shared, &mut published));
-        for signal in signals.pending() {
+        for signal in signals.came.pending() {
             match signal {
                 SIGHUP => service.reload(|| reload(shared)),
                 _ if stopping.is_some() => {
@@ -72,7 +70,43 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
             println!("done");
             return Ok(());
         }
-        std::thread::sleep(if stopping.is_some() { LAST_LOOK } else { LOOK });
+        signals.wait(match stopping {
+            Some(_) => LAST_LOOK,
+            None if service.is_starting() => FIRST_LOOK,
+            None => LOOK,
+        })?;
+    }
+}
+
+/// The signals that the edge hears.
+struct Signals {
+    came: signal_hook::iterator::Signals,
+    /// Has a byte for each signal that came.
+    bell: UnixStream,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let (bell, ringer) = UnixStream::pair()?;
+        let all = [SIGTERM, SIGINT, SIGHUP];
+        for signal in all {
+            signal_hook::low_level::pipe::register(signal, ringer.try_clone()?)?;
+        }
+        let came = signal_hook::iterator::Signals::new(all)?;
+        Ok(Self { came, bell })
+    }
+
+    /// Waits for a signal, no longer than `patience`.
+    fn wait(&mut self, patience: Duration) -> std::io::Result<()> {
+        self.bell.set_read_timeout(Some(patience))?;
+        match self.bell.read(&mut [0; 16]) {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

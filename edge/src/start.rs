@@ -478,22 +478,10 @@ impl CoreStart {
         monoio::spawn(Rc::clone(&worker).pump_task());
         monoio::spawn(Rc::clone(&worker).receive_task());
         monoio::spawn(Rc::clone(&worker).read_task(worker.waiter()?));
-        monoio::spawn(Rc::clone(&worker).tick_task());
         let listener = monoio::net::TcpListener::from_std(listener)?;
         monoio::spawn(accept(Rc::clone(&worker), listener));
-        let started = std::cell::Cell::new(None);
-        loop {
-            monoio::time::sleep(Duration::from_millis(100)).await;
-            if shared.is_draining() {
-                let since = started.get().unwrap_or_else(clock::mono_us);
-                started.set(Some(since));
-                let passed = Duration::from_micros(clock::mono_us() - since);
-                if worker.is_drained() || passed > shared.config.server.drain_timeout {
-                    worker.publish_stats();
-                    return Ok(());
-                }
-            }
-        }
+        worker.tick_task().await;
+        Ok(())
     }
 }
 

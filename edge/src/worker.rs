@@ -34,6 +34,11 @@ use crate::{
 
 /// Time between two ticks of the presence core.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing is here that could come to its time. A core that has no tick for 1 s counts as
+/// one that stood still.
+const IDLE_TICK: Duration = Duration::from_millis(400);
+/// Time between two publications of what the core counts, ms; an idle core publishes with each tick.
+const PUBLISH: u64 = 500;
 /// The most messages of other cores that one turn takes.
 const MESSAGES_PER_TURN: usize = 4_096;
 /// The most bytes read from a socket at a time.
@@ -207,13 +212,13 @@ impl Worker {
         }
     }
 
-    /// Lets time pass, every 100 ms.
+    /// Lets time pass until the edge ends and the core is drained, or has had the time for that.
     pub(crate) async fn tick_task(self: Rc<Self>) {
-        let mut ticks = 0_u64;
         let mut ebb = Ebb::default();
+        let (mut idle, mut published) = (false, 0);
+        let mut draining_since = None;
         loop {
-            monoio::time::sleep(TICK).await;
-            ticks += 1;
+            monoio::time::sleep(if idle { IDLE_TICK } else { TICK }).await;
             let now = clock::now();
             self.core.borrow_mut().tick(now);
             if let Some(node) = &self.node {
@@ -225,15 +230,33 @@ impl Worker {
             self.end_late(ms);
             self.end_closed(ms);
             if self.shared.is_draining() {
+                let since = *draining_since.get_or_insert(ms);
+                let patience = self.shared.config.server.drain_timeout.as_millis() as u64;
+                if self.is_drained() || ms - since > patience {
+                    self.publish_stats();
+                    return;
+                }
                 self.drain_some();
             }
-            if ticks.is_multiple_of(5) {
+            if idle || ms - published >= PUBLISH {
+                published = ms;
                 self.publish_stats();
                 let stats = self.stats.borrow();
                 ebb.tick(stats.connections + stats.presence.users, ms);
+                idle = self.is_idle(&stats);
             }
             self.schedule_pump();
         }
+    }
+
+    /// Whether no timer runs here, and nothing is tried again.
+    fn is_idle(&self, stats: &CoreStats) -> bool {
+        let presence = &stats.presence;
+        let core = self.core.borrow();
+        stats.connections + presence.users + presence.store_queue + presence.bus_queue == 0
+            && core.vnodes_loading() + core.vnodes_leaving() == 0
+            && self.deadlines.borrow().is_empty()
+            && !self.shared.is_draining()
     }
 
     /// Whether nothing is left to do before the process may end.

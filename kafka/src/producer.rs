@@ -94,9 +94,9 @@ const fn opaque(core: u16, ticket: u32) -> usize {
     (core as usize) << 32 | ticket as usize
 }
 
-/// How long the thread waits for reports before it looks at everything else. A little more than whole
-/// milliseconds: rdkafka waits for these, and spins until the rest is over.
-const TURN: Duration = Duration::from_micros(50_100);
+/// How long the thread waits for reports before it looks at everything else: a stop is heard so late. A
+/// little more than whole milliseconds: rdkafka waits for these, and spins until the rest is over.
+const TURN: Duration = Duration::from_micros(200_100);
 /// Between two attempts to learn the topic's partitions, or to make a client.
 const RETRY: Duration = Duration::from_secs(1);
 /// After a purge librdkafka reports at once; this is for a machine that is busy.

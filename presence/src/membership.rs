@@ -139,7 +139,20 @@ impl Membership {
         self.lease_until > 0 && now + self.ttl / 3 > self.lease_until
     }
 
-    /// What is due. To be called often, and after every other input.
+    /// The time at which something is due next, or [`Membership::lease_lapses`] turns true; it changes with
+    /// every input. No later than a second from now.
+    #[must_use]
+    pub fn next_due(&self, now: u64) -> u64 {
+        let renewal = (!self.renewing).then_some(self.renew_at);
+        let reading = (!self.reading).then_some(self.read_at);
+        let hold = self.held.map(|hold| hold.until);
+        let lapse = self.lease_until.saturating_sub(self.ttl / 3) + 1;
+        let lapse = (lapse > now).then_some(lapse);
+        let all = [renewal, reading, hold, lapse].into_iter().flatten();
+        all.fold(now + READ_EVERY, u64::min)
+    }
+
+    /// What is due. To be called after every other input, and when [`Membership::next_due`] has come.
     pub fn steps(&mut self, now: u64) -> Vec<Step> {
         let mut steps = Vec::new();
         if !self.renewing && now >= self.renew_at {
@@ -373,6 +386,27 @@ mod tests {
         member.map_changed();
         assert_eq!(member.map_read(21, found(5)), []);
         assert_eq!(member.steps(21), [Step::ReadMap]);
+    }
+
+    #[test]
+    fn nothing_is_due_before_the_time_that_is_said() {
+        let mut member = Membership::new(3_000);
+        assert_eq!(member.next_due(10), 0, "the first lease and map");
+        let _ = member.steps(10);
+        assert_eq!(member.next_due(10), 10 + READ_EVERY, "it waits for answers");
+        member.renewed(10, 12, Renewal::Held);
+        assert_eq!(member.next_due(12), 1_010, "the lease's first third");
+        member.map_read(15, found(5));
+        assert_eq!(member.next_due(15), 1_010);
+        assert_eq!(member.steps(1_009), []);
+        assert_eq!(member.steps(1_015).len(), 2);
+        member.map_read(1_016, None);
+        assert_eq!(member.next_due(1_016), 1_016 + RETRY);
+        let _ = member.steps(1_900);
+        member.map_read(1_900, found(6));
+        // The renewal is still not answered: the next to come is that the lease lapses.
+        assert_eq!(member.next_due(1_901), 2_011);
+        assert!(!member.lease_lapses(2_010) && member.lease_lapses(2_011));
     }
 
     #[test]

@@ -93,6 +93,13 @@ impl Service {
         self.status = condition.status;
     }
 
+    /// Whether there is a manager that was not told yet that the program is ready: [`Service::update`] is then
+    /// to be called every 100 ms.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.is_there && !self.has_started
+    }
+
     /// Does what a reload asks for, and tells when it begins and ends. What went wrong is the status line
     /// until the next reload, or until the condition changes.
     pub fn reload(&mut self, work: impl FnOnce() -> Result<(), String>) {

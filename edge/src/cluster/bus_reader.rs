@@ -14,8 +14,8 @@ use redis_store::Link;
 use super::Place;
 use crate::bus::Inlet;
 
-/// Time between two looks at who has links.
-const LOOK: Duration = Duration::from_millis(250);
+/// The longest time between two looks at who has links.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The reader of the bus, if there is one.
 pub(crate) struct BusReader {
@@ -129,6 +129,6 @@ pub(super) async fn keep(link: Link, place: &Place, reader: &Arc<BusReader>) {
             std::thread::spawn(move || reader.stop());
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        tokio::time::sleep(LOOK).await;
+        links.bus_news(LOOK).await;
     }
 }

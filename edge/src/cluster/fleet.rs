@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::place::{News, Place};
 use crate::{clock, load::Busyness};
 
-/// The longest time without a look at what is due.
+/// Between two looks whether there are keys.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The members of the lease that never change.
@@ -106,6 +106,8 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                 step => carry_out(place, &step),
             }
         }
+        let now = now_ms();
+        let due = Duration::from_millis(membership.next_due(now).saturating_sub(now));
         tokio::select! {
             Some(answer) = answers.recv() => match answer {
                 Answer::Renewed { sent, renewal } => {
@@ -144,7 +146,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                 membership.map_changed();
             }
             () = place.notify.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(due) => {}
         }
     }
     // A lease that cannot be given back ends by itself.
@@ -209,6 +211,9 @@ fn carry_out(place: &Place, step: &Step) {
     match step {
         Step::Follow { map, before } => {
             place.map.store(Some(map.clone()));
+            if let Some(links) = &place.links {
+                links.look_soon();
+            }
             place.tell(|| News::Follow {
                 map: map.clone(),
                 before: before.clone(),

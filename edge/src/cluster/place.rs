@@ -307,7 +307,11 @@ impl Place {
     }
 
     pub(super) fn set_lease_lapses(&self, lapses: bool) {
-        self.lease_lapses.store(lapses, Ordering::Relaxed);
+        if self.lease_lapses.swap(lapses, Ordering::Relaxed) != lapses
+            && let Some(links) = &self.links
+        {
+            links.look_at_bus();
+        }
     }
 
     /// Whether the lease is not renewed and about to end, or over.

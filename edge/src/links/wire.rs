@@ -16,7 +16,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use super::{
@@ -26,8 +26,6 @@ use super::{
 
 /// How long connecting and the handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// Between two signs of life.
-const ALIVE: Duration = Duration::from_millis(500);
 /// A link on which nothing comes, or nothing goes, for so long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Connections whose handshake is not over; with more, they are closed.
@@ -233,8 +231,8 @@ async fn write(
 ) -> Result<(), WireError> {
     let mut frame = Vec::new();
     loop {
-        // Nothing for a while: a sign of life then.
-        let _ = timeout(ALIVE, conn.wake.notified()).await;
+        // With each beat a sign of life, if there is nothing else.
+        let _ = timeout_at(links.next_beat(), conn.wake.notified()).await;
         let (batch, was_full) = conn.take();
         if was_full {
             links.ring_all();
