@@ -171,6 +171,9 @@ pub struct Control {
     read_since: Option<u64>,
     last_read: u64,
     source: u64,
+    /// Another server answers than before, and no map was written to it yet: it may have lost maps
+    /// that this replica never read.
+    may_have_lost: bool,
     /// When the nodes with a lease last changed, and when there was first one without a map.
     changed: u64,
     forming_since: Option<u64>,
@@ -203,6 +206,7 @@ impl Control {
             read_since: None,
             last_read: 0,
             source: 0,
+            may_have_lost: false,
             changed: 0,
             forming_since: None,
             was_lost: false,
@@ -270,6 +274,8 @@ impl Control {
             self.forget_connections();
         }
         self.was_lost = lost;
+        let is_other = reading.source != self.source;
+        self.may_have_lost |= is_other && self.source != 0;
         let read_since = *self.read_since.get_or_insert(mono);
         self.source = reading.source;
         self.last_read = mono;
@@ -279,6 +285,8 @@ impl Control {
                 let version = map.version();
                 if !lost && self.map.as_ref() != Some(&map) {
                     self.adopt(map, mono, &mut decision.notes);
+                    // It was written there.
+                    self.may_have_lost &= is_other;
                 }
                 version
             }
@@ -314,7 +322,10 @@ impl Control {
             None => self.first_map(now, stored_version, &mut problems),
             Some(_) if (lost || ahead) && !raise => None,
             Some(map) if raise => Some(self.above_all(map, stored_version, Epoch::default())),
-            Some(map) => self.next_map(map, mono, &mut problems),
+            Some(map) => {
+                let next = self.next_map(map, mono, &mut problems);
+                next.map(|next| self.above_the_lost(map, next))
+            }
         };
         self.problems = problems;
         if !observation.leading {

@@ -75,18 +75,20 @@ pub struct Core {
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     pub(crate) searches: Searches,
     pub(crate) returns: Returns,
-    /// Users whose being offline is published when this time of the clock has come: see
-    /// [`Core::vnode_loaded`].
+    /// Users whom a dead former owner had seen leave, each with when that is published unless the user
+    /// has come by then, ms of the core's clock: see `adopt_from_a_dead_owner`.
     pub(crate) absent: VecDeque<(u32, u64)>,
-    /// By vnode that has another owner than before, here or on another node: until when its users may
-    /// be on their way there, ms of the core's clock. None when the former one has let go of it to here.
+    /// By vnode that has got another owner, here or on another node: until when its users may be on
+    /// their way there, ms of the core's clock. A vnode that its former owner released to this core is not
+    /// among them.
     pub(crate) arrivals: BTreeMap<Vnode, u64>,
     pub(crate) suspects: Suspects,
     pub(crate) backlog: Backlog,
     pub(crate) peers: Box<[VecDeque<u32>]>,
     pub(crate) links: Links,
     pub(crate) trace: Trace,
-    /// Ends with the marks of one message.
+    /// The number of the message that is being handled: it tells the users that this one marked from
+    /// those of earlier ones.
     pub(crate) mark: u32,
     /// State of a xorshift generator that spreads the heartbeats.
     jitter: u64,
@@ -185,8 +187,8 @@ impl Core {
         self.time.at(now);
     }
 
-    /// Whether the session waits for its welcome, or as much waits for it or for what it asked as may:
-    /// its client's messages are to be left unread until something was sent to it.
+    /// Whether the client's messages are to be left unread until something was sent to it: the session
+    /// waits for its welcome, or has as many answers or questions waiting as it may.
     #[must_use]
     pub fn is_busy(&self, id: SessionId) -> bool {
         self.sessions.live(id).is_some_and(|session| {
@@ -197,7 +199,7 @@ impl Core {
         })
     }
 
-    /// Whether there is something for the session, an answer or the close, that the next [`Core::flush`] sends.
+    /// Whether the next [`Core::flush`] sends something to the session: an answer, a change or the close.
     #[must_use]
     pub fn has_answers(&self, id: SessionId) -> bool {
         let session = self.sessions.open(id);
@@ -292,8 +294,8 @@ impl Core {
         true
     }
 
-    /// So many bytes came from the client, whatever is in them; a session that sends more than its
-    /// allowance is closed.
+    /// Notes that `bytes` bytes came from the client, whatever is in them; a session that sends more than
+    /// its allowance is closed.
     pub fn took(&mut self, id: SessionId, bytes: usize) {
         let Some(session) = self.sessions.live(id) else {
             return;

@@ -60,35 +60,50 @@ pub struct Found {
     pub identity: String,
 }
 
-/// See the module. All times are of a clock that never goes back, ms. Each [`Step::Renew`] and each
-/// [`Step::ReadMap`] is answered exactly once; there is never a second one of a kind before the answer.
+/// The lease and the map of one node, as its process knows them. All times are of a clock that never goes
+/// back, ms. Each [`Step::Renew`] and each [`Step::ReadMap`] is answered exactly once; there is never a second
+/// one of a kind before the answer.
 #[derive(Debug)]
 pub struct Membership {
+    /// How long the store keeps a lease that is not renewed, ms.
     ttl: u64,
+    /// This process has not had the lease yet.
     newcomer: bool,
+    /// When the lease is to be renewed next.
     renew_at: u64,
+    /// A renewal is under way.
     renewing: bool,
-    /// It has to be renewed once more when the answer is there: something came up meanwhile.
+    /// The lease has to be renewed once more when the answer is there: something came up meanwhile.
     renew_again: bool,
-    /// By this process's own account; 0 = it has none.
+    /// Until when the lease stands, by this process's own account; 0 = it has none.
     lease_until: u64,
+    /// When the map is to be read next.
     read_at: u64,
+    /// A reading of the map is under way.
     reading: bool,
-    /// It has to be read once more when the answer is there.
+    /// The map has to be read once more when the answer is there.
     read_again: bool,
+    /// The map that the cores follow.
     map: Option<Arc<Map>>,
+    /// The highest epoch that this node has met.
     highest: Epoch,
+    /// The store's incarnation and run id at the last reading.
     identity: Option<String>,
-    /// When the cores stopped, and whether lease and map have been seen since.
+    /// Set while cores that stood still wait for lease and map.
     held: Option<Hold>,
+    /// The map that all cores follow, and how many vnodes they have still to claim or to release.
     progress: (MapVersion, usize),
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Hold {
+    /// When the first core stood still: what was asked before that does not count.
     since: u64,
+    /// When the cores go on without an answer.
     until: u64,
+    /// The lease was renewed since.
     renewed: bool,
+    /// The map was read since.
     read: bool,
 }
 

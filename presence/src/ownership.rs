@@ -64,7 +64,7 @@ impl Core {
                 (Owner::Here(_), true) => self.take_vnode(vnode, epoch, 0, Epoch::default()),
                 (Owner::Elsewhere, true) => {
                     // A map that this node has not seen may have had another owner in between.
-                    let before = before.filter(|before| before.epoch(vnode).next() == epoch);
+                    let before = before.filter(|before| map.succeeds(before, vnode));
                     // One that is dead may not have had it yet.
                     let dead = before.filter(|before| {
                         let former = before.owner(vnode);
@@ -186,6 +186,9 @@ impl Core {
             self.awaits_arrivals(vnode);
         }
         self.announce(vnode, epoch);
+        if let Some(loaded_under) = loaded_under {
+            self.forget_what_others_wrote_over(vnode, loaded_under, &users);
+        }
         // Those it had before are as this core knows them: it claimed the vnode a second time.
         let mut known = self.users.of_vnode(vnode);
         known.retain(|slot| self.users[*slot].knowledge == Knowledge::Known);
@@ -225,6 +228,30 @@ impl Core {
             let knowledge = self.users[slot].knowledge;
             if matches!(knowledge, Knowledge::Asked | Knowledge::Provisional) {
                 self.store_mark(slot);
+            }
+        }
+    }
+
+    /// Of the listed users those are unknown again whom another owner has written since this core, which did
+    /// not notice, had the vnode loaded `loaded_under` that epoch.
+    fn forget_what_others_wrote_over(
+        &mut self,
+        vnode: Vnode,
+        loaded_under: Epoch,
+        users: &[(Box<str>, Stored)],
+    ) {
+        for (name, stored) in users {
+            let version = stored.record.version;
+            if version.epoch() > loaded_under
+                && let Some(slot) = self.users.find(name)
+                && self.users[slot].vnode == vnode
+                && self.users[slot].record.version < version
+            {
+                let user = &mut self.users[slot];
+                user.knowledge = Knowledge::Nothing;
+                let user = user.owned_mut();
+                user.chose_mode = false;
+                user.chose_text = false;
             }
         }
     }

@@ -98,10 +98,11 @@ pub(crate) struct Session {
     pub(crate) byte_tokens: u32,
     /// When both were brought up to date last, by the low bits of the core's clock, ms.
     pub(crate) refilled: u32,
-    /// Times on the core's clock, ms.
-    /// When the last sign of life came: bytes, or after a promise a message.
+    /// When the last sign of life came: bytes, or after a promise a message; ms of the core's clock.
     pub(crate) heard: u64,
+    /// When the next ping is sent, ms of the core's clock.
     pub(crate) ping_due: u64,
+    /// When the socket last stopped taking bytes, ms of the core's clock.
     pub(crate) blocked_since: u64,
     /// When the token ends, ms since 1970; 0 = never.
     pub(crate) expires: u64,

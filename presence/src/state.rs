@@ -460,10 +460,12 @@ impl Core {
         self.users.sweep_later(slot);
     }
 
-    /// The store does not answer: an owned user that has a session is shown all the same.
+    /// The store does not answer: an owned user that has a session is shown all the same. While the core
+    /// is held, another node may be its owner by now; the store is asked again then.
     pub(crate) fn go_on_without_store(&mut self, slot: u32) {
         let user = &mut self.users[slot];
         if user.knowledge == Knowledge::Asked
+            && !self.time.is_held()
             && user.connected()
             && self.vnodes.epoch(user.vnode).is_some()
         {

@@ -55,7 +55,7 @@ pub enum StoreRequest {
     },
     /// The epoch that the vnode has: whether somebody has it since this core has left it.
     Owner {
-        /// Which vnode.
+        /// The vnode that it is about.
         vnode: Vnode,
     },
     /// A user's record.
@@ -376,8 +376,12 @@ impl Core {
         }
     }
 
-    /// The next change for the bus; every one has to be answered by [`Core::bus_reply`].
+    /// The next change for the bus; every one has to be answered by [`Core::bus_reply`]. `None` also while
+    /// the core [is held](Core::is_held): another node may be the owner by now.
     pub fn next_publication(&mut self) -> Option<Publication> {
+        if self.time.is_held() {
+            return None;
+        }
         loop {
             let slot = self.backlog.pop()?;
             let user = &mut self.users[slot];

@@ -54,6 +54,9 @@ pub enum MapError {
 }
 
 impl Map {
+    /// The number of maps for which [`Map::with_room`] leaves room at least.
+    pub const ROOM: u32 = 8;
+
     /// The map of a new cluster: version 0, no nodes, no owners, every epoch 0.
     #[must_use]
     pub fn empty(count: VnodeCount) -> Self {
@@ -154,6 +157,36 @@ impl Map {
             nodes: self.nodes.clone(),
             slots: self.slots.iter().map(raise).collect(),
         }
+    }
+
+    /// This map, which [`Map::apply`] made of `former`, with room between both for maps that were written and
+    /// lost: its version, and the epochs that are newer than in `former`, are higher by `room` times
+    /// [`Map::ROOM`].
+    #[must_use]
+    pub fn with_room(mut self, former: &Self, room: u32) -> Self {
+        let room = room * Self::ROOM;
+        self.version = MapVersion::new(self.version.get() + u64::from(room));
+        for (slot, former) in self.slots.iter_mut().zip(&former.slots) {
+            if slot.epoch > former.epoch {
+                slot.epoch = Epoch::new(slot.epoch.get() + room);
+            }
+        }
+        self
+    }
+
+    /// Whether nobody has had the vnode between its owner in `former` and the one in this newer map, as far
+    /// as both can tell: the epoch is the next one, or all that lies between is room.
+    ///
+    /// # Panics
+    /// When the vnode is beyond a map's count.
+    #[must_use]
+    pub fn succeeds(&self, former: &Self, vnode: Vnode) -> bool {
+        let epochs = self
+            .epoch(vnode)
+            .get()
+            .wrapping_sub(former.epoch(vnode).get());
+        let versions = self.version.get().wrapping_sub(former.version.get());
+        epochs == 1 || (epochs > Self::ROOM && u64::from(epochs) == versions)
     }
 
     /// The next map: `nodes`, and for each vnode its owner among them. A vnode that gets another
@@ -382,6 +415,28 @@ mod tests {
         let owners: Vec<_> = (0..4096).map(|vnode| Some(vnode % 3)).collect();
         let map = Map::empty(count).apply(nodes(3), &owners);
         assert!(map.encode().len() < 50_000);
+    }
+
+    #[test]
+    fn a_map_with_room_is_newer_than_those_that_were_lost_and_succeeds_the_one_before() {
+        let count = VnodeCount::new(2).expect("a power of two");
+        let first = Map::empty(count).apply(nodes(2), &[Some(0), Some(1)]);
+        let lost = first.apply(nodes(2), &[Some(1), Some(1)]);
+        let lost_too = lost.apply(nodes(2), &[Some(0), Some(1)]);
+        let next = first
+            .apply(nodes(1), &[Some(0), Some(0)])
+            .with_room(&first, 2);
+        let vnode = Vnode::new(1);
+        assert!(next.version() > lost_too.version());
+        assert_eq!(next.epoch(vnode).get(), 1 + 1 + 2 * Map::ROOM);
+        assert_eq!(next.epoch(Vnode::new(0)), first.epoch(Vnode::new(0)));
+        assert!(next.succeeds(&first, vnode) && lost.succeeds(&first, Vnode::new(0)));
+        assert!(
+            !lost_too.succeeds(&first, Vnode::new(0)),
+            "it had another owner"
+        );
+        let raised = first.raised(MapVersion::new(7), Epoch::new(30));
+        assert!(!raised.succeeds(&first, vnode), "nobody knows who had it");
     }
 
     proptest! {

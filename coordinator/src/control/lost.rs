@@ -33,6 +33,16 @@ impl Control {
         map.raised(version.max(stored), epoch.max(base))
     }
 
+    /// `next` above maps that followed `map` and that the store may have lost before this replica read
+    /// them: a node that is dead by now may have acted on them. The room depends on the server, since the
+    /// one before may have lost such a map too.
+    pub(super) fn above_the_lost(&self, map: &Map, next: Map) -> Map {
+        match self.may_have_lost {
+            true => next.with_room(map, 1 + (self.source % 8) as u32),
+            false => next,
+        }
+    }
+
     /// `next` above all that was to be written before and given up. The same one may be tried
     /// again as it is.
     pub(super) fn unlike_abandoned(&mut self, next: &Map) -> Map {

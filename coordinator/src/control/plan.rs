@@ -191,9 +191,13 @@ impl Control {
     }
 
     /// Whether every node of the map has done what it says, or had the time for it. While a lease
-    /// is missing and its node not judged, nothing is planned.
+    /// is missing and its node not judged, nothing is planned; nor while a living node has not had the time
+    /// to say that it has met a map that the store may have lost.
     fn step_is_done(&self, map: &Map, mono: u64) -> bool {
-        if mono < self.next_step {
+        let heard_all = self
+            .read_since
+            .is_some_and(|since| mono - since >= self.options.lease_ttl);
+        if mono < self.next_step || (self.may_have_lost && !heard_all) {
             return false;
         }
         let members = || {

@@ -4,7 +4,7 @@ use coordinator::control::{Control, State, Stored};
 use proptest::prelude::*;
 use ring::{Map, MapVersion};
 
-use crate::fleet::{Fleet, STEP, options};
+use crate::fleet::{Fleet, STEP, id, options};
 
 #[test]
 fn an_outage_of_any_length_changes_nothing_and_nobody_is_judged_before_a_ttl_after_it() {
@@ -113,6 +113,30 @@ fn a_restored_map_is_raised_above_what_nodes_have_met_by_old_and_new_coordinator
         fleet.settle();
         assert_eq!(fleet.owned("c"), 21);
     }
+}
+
+/// Another leader has given the vnodes of one node to the other, which has died since, and a failover has
+/// lost that map before this replica read it.
+#[test]
+fn epochs_of_a_map_that_was_lost_unread_are_not_given_a_second_time() {
+    let mut fleet = Fleet::settled(options(64), &["a", "b"]);
+    let old = fleet.map().clone();
+    let b = old.nodes().iter().position(|node| node.id == id("b"));
+    let lost = old.apply(old.nodes().to_vec(), &vec![b; 64]);
+    fleet.source += 1;
+    fleet.crash("b");
+    let map = fleet.next_write().map;
+    assert!(map.version() > lost.version());
+    for (vnode, _) in lost.owned_by(&id("b")) {
+        let is_moved = map.epoch(vnode) > old.epoch(vnode);
+        assert!(!is_moved || map.epoch(vnode) > lost.epoch(vnode));
+        assert!(!is_moved || map.succeeds(&old, vnode));
+    }
+    assert_eq!(fleet.owned("b"), 0);
+    // The new server has that map: the next one needs no room.
+    fleet.start("c");
+    let next = fleet.next_write().map;
+    assert_eq!(next.version().get(), map.version().get() + 1);
 }
 
 #[test]

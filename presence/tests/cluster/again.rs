@@ -4,7 +4,7 @@
 use online_status_presence::{
     Core, How, Now, PeerMessage, SessionId, Settings, StoreReply, StoreRequest,
 };
-use protocol::{Cause, Encoding, Event, Mode, Record, Status, Stored};
+use protocol::{Cause, Encoding, Event, Mode, Record, Status, Stored, decode};
 use ring::{CoreId, Epoch, Map, Vnode};
 
 use crate::support::{at, hello, id, node, settings, version, vnodes};
@@ -146,6 +146,32 @@ fn what_an_owner_has_is_written_when_its_vnode_goes_while_it_is_claimed_again() 
     bench.goes();
     assert_eq!(bench.store(true, &[]), [(epoch, Status::Online, true)]);
     assert_eq!(bench.core.vnodes_leaving(), 0, "all is released");
+}
+
+#[test]
+fn what_another_owner_has_written_unnoticed_is_not_written_over_when_the_vnode_comes_back() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    let session = bench.connect();
+    bench.store(true, &[]);
+    let set = r#"{"type":"status","text":"before","mode":"busy"}"#;
+    let message = decode(Encoding::Json, set.as_bytes()).expect("a message");
+    bench.core.receive(session, message);
+    bench.store(true, &[]);
+    bench.published();
+    // Node c has it under epoch 2, of which node b does not hear.
+    let nodes = bench.map.nodes().to_vec();
+    let unseen = bench.map.apply(nodes.clone(), &[Some(1), Some(1)]);
+    let back = unseen.apply(nodes, &[Some(0), Some(0)]);
+    bench.core.follow(&back, Some(&bench.map), &id("b"), 1);
+    bench.map = back;
+    let mut there = online(version(2, 9));
+    there.record.text = "there".into();
+    bench.store(true, &[(USER, there)]);
+    let event = bench.core.next_publication().expect("it is said again");
+    let record = event.record;
+    assert_eq!((record.status, &*record.text), (Status::Online, "there"));
+    assert_eq!(record.version.epoch(), Epoch::new(3));
 }
 
 #[test]
@@ -513,4 +539,35 @@ fn a_claim_that_is_fenced_after_its_vnode_was_left_ends_all_work_for_it() {
     let mut asked = std::iter::from_fn(|| bench.core.next_store_request());
     let writes = asked.find(|request| matches!(request, StoreRequest::Write { .. }));
     assert_eq!((writes, bench.published()), (None, vec![]));
+}
+
+#[test]
+fn a_core_that_stood_still_tells_the_bus_nothing_before_it_has_looked_whose_its_vnodes_are() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    bench.store(true, &[]);
+    bench.core.at(at(5_000));
+    assert!(bench.core.is_held());
+    assert_eq!(bench.published(), []);
+    bench.core.resume();
+    assert_eq!(bench.published(), [Status::Online]);
+}
+
+#[test]
+fn a_core_that_stood_still_shows_nobody_whom_the_store_was_not_asked_for() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    bench.connect();
+    bench.core.at(at(5_000));
+    let fail = |bench: &mut Bench| {
+        let request = bench.core.next_store_request();
+        let failed = request.expect("the user is read").failed();
+        bench.core.store_reply(failed);
+    };
+    fail(&mut bench);
+    bench.core.resume();
+    assert_eq!(bench.published(), []);
+    fail(&mut bench);
+    assert_eq!(bench.published(), [Status::Online]);
 }

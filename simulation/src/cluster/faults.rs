@@ -248,6 +248,8 @@ impl World {
             Heal::Failover(data) if self.plan.seed.is_multiple_of(2) && !self.store.away => {
                 self.store.away = true;
                 self.links_break();
+                // Who comes before a replica has taken over is read from that one.
+                self.absent_are_lost();
                 self.fault(
                     "no replica has taken over",
                     300,

@@ -144,7 +144,10 @@ impl World {
             if !text_here && !truth.text_had {
                 truth.text = stored.record.text.clone().into();
             }
-            truth.text_had = true;
+            if !std::mem::replace(&mut truth.text_had, true) {
+                // From now on it can be written.
+                truth.text_at = self.now;
+            }
             if released || (had && !let_go) {
                 continue;
             }

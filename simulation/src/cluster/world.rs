@@ -79,30 +79,34 @@ impl Ord for Entry {
     }
 }
 
-/// The newest epoch under which a vnode was written, and by which process.
+/// What the store has accepted of one vnode. Processes are named by their number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Accepted {
+    /// The newest epoch under which the vnode was claimed or written since the store last lost something.
     pub(crate) epoch: Epoch,
+    /// The process that did so under that epoch.
     pub(crate) by: usize,
-    /// Who claimed it last; by the store's word another may write when it has lost that.
+    /// The process that claimed the vnode last, whether the store still knows or not.
     pub(crate) taken_by: usize,
-    /// The time at which the writer took the state, ms.
+    /// When `by` took the vnode, ms.
     pub(crate) at: u64,
-    /// The highest there ever was, whatever the store has lost since.
+    /// The highest epoch there ever was, whatever the store has lost since.
     pub(crate) highest: Epoch,
-    /// Who released it last knew of all that the store has lost.
+    /// The process that released the vnode last knew by then of all that the store has lost.
     pub(crate) sound: bool,
-    /// Who took it released it or was fenced since, whether the store still knows or not.
+    /// `taken_by` has released the vnode or was fenced since, whether the store still knows or not.
     pub(crate) let_go: bool,
 }
 
 /// A run in progress: every process, client, store and bus of it.
 pub struct World {
     pub(crate) plan: Plan,
+    /// The random choices of all but the connections to the store and the links.
     pub(crate) random: Random,
-    /// That of the connections to the store.
+    /// The random choices of the connections to the store.
     pub(crate) links: Random,
     pub(crate) mesh: Mesh,
+    /// Whether what happens is printed.
     pub(crate) trace: bool,
     /// The world's time, ms since the run began.
     pub(crate) now: u64,
@@ -111,8 +115,9 @@ pub struct World {
     events: BinaryHeap<Entry>,
     order: u64,
     tickets: u64,
-    /// When the last thing on a way that keeps its order arrives.
+    /// By process and lane to it: when the last input that is under way arrives, ms. A lane keeps its order.
     lanes: BTreeMap<(usize, u64), u64>,
+    /// The same by a client's connection and whether it is the way to the server.
     wires: BTreeMap<(u64, bool), u64>,
     pub(crate) store: Redis,
     pub(crate) bus: Kafka,
@@ -122,14 +127,17 @@ pub struct World {
     pub(crate) coordinators: Vec<Coordinator>,
     pub(crate) clients: Vec<Client>,
     pub(crate) truths: Vec<Truth>,
-    /// Faults that last, and when the last one ended.
+    /// The number of faults that are under way.
     pub(crate) active: usize,
+    /// When the last fault ended, ms.
     pub(crate) calm_at: u64,
-    /// When the store last did not do what it was asked by everyone.
+    /// Until when the store may not have done what everyone asked of it, ms.
     pub(crate) store_trouble: u64,
+    /// A replica lags behind, and is to take over.
     pub(crate) failing_over: bool,
-    /// When the store last lost something, and how often it did.
+    /// When the store last lost something, ms.
     pub(crate) store_changed: u64,
+    /// How often the store lost something.
     pub(crate) losses: u64,
     /// Every state that a core ever gave away, by user and version.
     pub(crate) made: BTreeMap<(String, u64), (Status, u32, Box<str>)>,
@@ -491,8 +499,12 @@ impl World {
         self.store_changed = self.now;
         self.losses += 1;
         self.pass_all();
+        self.absent_are_lost();
+    }
+
+    /// Nobody has in memory what those who are not there had set.
+    pub(crate) fn absent_are_lost(&mut self) {
         for truth in &mut self.truths {
-            // Nobody has in memory what those who are not there had set.
             truth.lost |= truth.rightly_offline == self.now;
             truth.mode_lost |= truth.rightly_offline == self.now;
         }
