@@ -352,6 +352,39 @@ async function look(user) {
     $('unknown').textContent = `${user}: ${error.message}`;
   }
   $('user').replaceChildren(...list);
+  if (list.length > 0) askAll('watchers', `watchers?userId=${encodeURIComponent(user)}`, [['node'], ['user'], ['session']], (total) => `${sessions(total)} watch${total === 1 ? 'es' : ''} ${user}`);
+}
+
+// -- what every core of every node is asked
+
+const sessions = (count) => `${number(count)} session${count === 1 ? '' : 's'}`;
+const asked = {};
+
+// Fills the table of that name with the sessions of the answer, and its line with what it says of them.
+async function askAll(name, path, columns, summary) {
+  const [line, table] = [$(`${name}-said`), $(`${name}-table`)];
+  const mine = asked[name] = {};
+  table.hidden = true;
+  line.textContent = 'All nodes are asked …';
+  let rows = [];
+  try {
+    const found = await ask(path);
+    const parts = [summary(found.total)];
+    if (found.notNamed > 0) parts.push(`${number(found.notNamed)} of them are not named here`);
+    if (found.silent.length > 0) parts.push(`not counted, since they did not answer: ${found.silent.join(', ')}`);
+    if (mine !== asked[name]) return;
+    line.textContent = `${parts.join('; ')}.`;
+    rows = found.sessions.map((session) => {
+      const row = element('tr');
+      row.append(...columns.map(([key, say]) => say ? element('td', say(session[key] ?? 0), 'n') : element('td', session[key])));
+      return row;
+    });
+  } catch (error) {
+    if (mine !== asked[name]) return;
+    line.textContent = error.message;
+  }
+  $(name).replaceChildren(...rows);
+  table.hidden = rows.length === 0;
 }
 
 // -- in and out
@@ -403,6 +436,10 @@ $('heat').addEventListener('pointermove', ({ offsetX, offsetY, target }) => {
   const column = Math.floor(offsetX * target.width / target.clientWidth);
   $('vnode').value = Math.floor(offsetY * target.height / target.clientHeight) * target.width + column;
   showOwner();
+});
+$('who-slow').addEventListener('click', () => {
+  const waiting = [['bytes', number], ['changes', number], ['blockedMs', (value) => `${(value / 1000).toFixed(1)} s`]];
+  askAll('slow-sessions', 'slow', [['node'], ['user'], ['session'], ...waiting], (total) => `${sessions(total)} ${total === 1 ? 'has' : 'have'} bytes waiting`);
 });
 $('look').addEventListener('submit', (event) => {
   event.preventDefault();

@@ -134,7 +134,7 @@ fn seen(server: &Server, user: &str) -> Result<Told, TopError> {
 fn follow(server: &Server, user: &str, shown: &mut Shown) -> Result<(), TopError> {
     let mut known: HashSet<(String, u64, u64)> = HashSet::new();
     let mut held: Vec<TraceStep> = Vec::new();
-    // A coordinator may not have read yet that the trace was started.
+    // A coordinator may not have read yet that the trace was started, nor edges have brought the last steps.
     let mut patience = 3;
     loop {
         let told: Told = server.trace("GET", user, "")?;
@@ -144,7 +144,9 @@ fn follow(server: &Server, user: &str, shown: &mut Shown) -> Result<(), TopError
         shown.show(std::mem::take(&mut held));
         held = told.steps;
         held.retain(|step| !before.contains(&key(step)));
-        if told.until.is_none() {
+        if told.until.is_some() {
+            patience = 2;
+        } else {
             patience -= 1;
             if patience == 0 {
                 shown.show(held);

@@ -8,6 +8,7 @@ pub(crate) mod operator;
 mod policy;
 mod route;
 mod status;
+mod survey;
 mod trace;
 mod users;
 
@@ -38,7 +39,7 @@ use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
 
 /// Every path, as the metrics' label `path` names it.
-const PATHS: [&str; 23] = [
+const PATHS: [&str; 25] = [
     "/",
     "/blocks",
     "/console.css",
@@ -55,12 +56,14 @@ const PATHS: [&str; 23] = [
     "/readyz",
     "/revocations",
     "/route",
+    "/slow",
     "/status",
     "/trace",
     "/uplot.css",
     "/uplot.js",
     "/users",
     "/version",
+    "/watchers",
     OTHER,
 ];
 const OTHER: &str = "other";
@@ -88,6 +91,7 @@ pub(crate) struct App {
     pub(crate) history: Mutex<History>,
     pub(crate) waiters: Semaphore,
     pub(crate) readers: Semaphore,
+    pub(crate) surveys: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
     /// It was told to end, and answers on for a while.
     pub(crate) leaving: Stop,
@@ -98,6 +102,10 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn readers() -> Semaphore {
         Semaphore::new(READERS)
+    }
+
+    pub(crate) fn surveys() -> Semaphore {
+        Semaphore::new(survey::AT_ONCE)
     }
 
     fn picture(&self) -> Arc<Picture> {
@@ -153,6 +161,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 .delete(policy::take_back),
         )
         .route("/route", get(route::route).options(route::preflight))
+        .route("/slow", get(survey::slow))
         .route("/status", get(status::one).post(status::many))
         .route(
             "/trace",
@@ -160,6 +169,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         )
         .route("/users", get(users::one))
         .route("/version", get(operator::version))
+        .route("/watchers", get(survey::watchers))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(

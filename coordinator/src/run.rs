@@ -125,6 +125,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         history: Mutex::default(),
         waiters: Semaphore::new(own.max_waiters as usize),
         readers: App::readers(),
+        surveys: App::surveys(),
         metrics: Arc::clone(&metrics),
         leaving: leaving.clone(),
         stopping: stopping.clone(),

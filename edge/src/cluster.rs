@@ -27,6 +27,7 @@ use crate::{
     mesh::Wakeup,
     metrics::Metrics,
     store::{self, Store},
+    surveys::Surveys,
     trace::Traces,
 };
 
@@ -106,7 +107,7 @@ pub(crate) fn start(
     address: &str,
     homes: &[CoreId],
     wakeups: &[Arc<Wakeup>],
-    (metrics, traces): (&Arc<Metrics>, &Arc<Traces>),
+    (metrics, traces, surveys): (&Arc<Metrics>, &Arc<Traces>, &Arc<Surveys>),
     keys: &Arc<Keys>,
 ) -> Result<Cluster, ClusterError> {
     let link = redis_store::Link::open(config.redis.options())?;
@@ -179,7 +180,7 @@ pub(crate) fn start(
         .enable_all()
         .build()?;
     let (keeper, keys, hears) = (Arc::clone(&place), Arc::clone(keys), Arc::clone(&reader));
-    let traces = Arc::clone(traces);
+    let (traces, surveys) = (Arc::clone(traces), Arc::clone(surveys));
     let redis = std::thread::Builder::new()
         .name("redis".into())
         .spawn(move || {
@@ -189,7 +190,7 @@ pub(crate) fn start(
                 let (reading, known, place) =
                     (link.clone(), Arc::clone(&keys), Arc::clone(&keeper));
                 tokio::task::spawn_local(async move {
-                    policy::keep(reading, &place, &known, &traces).await;
+                    policy::keep(reading, &place, &known, (&traces, &surveys)).await;
                 });
                 let (reading, place) = (link.clone(), Arc::clone(&keeper));
                 tokio::task::spawn_local(async move {

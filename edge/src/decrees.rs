@@ -10,7 +10,7 @@ use std::{
 
 use keys::Keys;
 use protocol::{
-    Policy,
+    Policy, Survey,
     policy::{Entry, MAX_ENTRIES, Subject},
 };
 
@@ -80,6 +80,14 @@ impl Decrees {
         Ok(true)
     }
 
+    /// Asks all cores something, or with `None` does not any more; nothing of that is kept.
+    pub(crate) fn ask(&self, survey: &Survey, entry: Option<Entry>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = (*self.policy()).clone();
+        policy.set(Subject::Survey(survey.clone()), entry);
+        self.keys.set_policy(policy);
+    }
+
     /// Forgets what no token can meet any more at `now`.
     pub(crate) fn forget(&self, now: u64) {
         if self.policy().outlived(now).is_empty() {
@@ -103,8 +111,8 @@ impl Decrees {
             return Ok(());
         };
         let entries = policy.entries();
-        // A trace ends with the process.
-        let lasts = |subject: &Subject| !matches!(subject, Subject::Trace(_));
+        // A trace and what is asked end with the process.
+        let lasts = |subject: &Subject| !matches!(subject, Subject::Trace(_) | Subject::Survey(_));
         let entries: BTreeMap<String, &Entry> = entries
             .iter()
             .filter(|(subject, _)| lasts(subject))

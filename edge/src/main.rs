@@ -34,6 +34,7 @@ mod shared;
 mod socket;
 mod start;
 mod store;
+mod surveys;
 mod tls;
 mod trace;
 mod upgrade;

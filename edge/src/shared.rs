@@ -16,6 +16,7 @@ use crate::{
     decrees::Decrees,
     forwarded::Client,
     metrics::Metrics,
+    surveys::Surveys,
     tls,
     trace::Traces,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) decrees: Option<Decrees>,
     /// The steps of the users whom an administrator follows.
     pub(crate) traces: Arc<Traces>,
+    /// What administrators ask of all cores.
+    pub(crate) surveys: Arc<Surveys>,
     /// What the log was told already, by [`Hint`].
     hinted: [AtomicBool; 4],
 }
@@ -87,6 +90,7 @@ pub(crate) struct SharedParts {
     pub(crate) limits: Limits,
     pub(crate) decrees: Option<Decrees>,
     pub(crate) traces: Arc<Traces>,
+    pub(crate) surveys: Arc<Surveys>,
 }
 
 impl Shared {
@@ -108,6 +112,7 @@ impl Shared {
             gate: Gate::new(parts.limits),
             decrees: parts.decrees,
             traces: parts.traces,
+            surveys: parts.surveys,
             hinted: Default::default(),
         }
     }

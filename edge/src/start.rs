@@ -32,6 +32,7 @@ use crate::{
     shared::{Shared, SharedParts},
     socket, store,
     store::Store,
+    surveys::Surveys,
     tls::{self, TlsError},
     trace::Traces,
     worker::{CoreMessage, Worker},
@@ -164,10 +165,11 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     config.node.id = node;
     let metrics = Arc::new(Metrics::new(cores));
     let traces = Arc::new(Traces::new(&config.node.id, mode == Mode::Cluster));
+    let surveys = Arc::new(Surveys::new(cores));
     let backend = match mode {
         Mode::Standalone => standalone(&config, &wakeups)?,
         Mode::Cluster => {
-            let seen = (&metrics, &traces);
+            let seen = (&metrics, &traces, &surveys);
             clustered(&config, &public_url, &homes, &wakeups, seen, &keys)?
         }
     };
@@ -183,6 +185,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     let shared = Arc::new(Shared::new(SharedParts {
         decrees,
         traces,
+        surveys,
         keys,
         development,
         tls,
@@ -269,7 +272,7 @@ fn clustered(
     address: &str,
     homes: &[CoreId],
     wakeups: &[Arc<Wakeup>],
-    seen: (&Arc<Metrics>, &Arc<Traces>),
+    seen: (&Arc<Metrics>, &Arc<Traces>, &Arc<Surveys>),
     keys: &Arc<Keys>,
 ) -> Result<Backend, StartError> {
     let node = cluster::node_id(config)?;

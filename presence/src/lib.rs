@@ -20,6 +20,7 @@ mod session;
 mod settings;
 mod slots;
 mod state;
+mod survey;
 mod sync;
 mod time;
 mod trace;
@@ -41,6 +42,7 @@ pub use crate::{
     peers::PeerMessage,
     session::SessionId,
     settings::{Now, Settings, WatchBudget},
+    survey::Backlog,
     sync::{Publication, StoreReply, StoreRequest, Ticket},
     trace::{Heard, TracedStep, What},
     waiting::Answer,

@@ -152,6 +152,13 @@ impl Keys {
         format!("{}trace:{user}", self.prefix)
     }
 
+    /// Hash with a TTL: node → its answer to the [`crate::Survey`] of that name, [`crate::survey::Found`] as
+    /// JSON.
+    #[must_use]
+    pub fn survey(&self, id: &str) -> String {
+        format!("{}survey:{id}", self.prefix)
+    }
+
     /// String: a random id that is lost with the store's content.
     #[must_use]
     pub fn incarnation(&self) -> String {

@@ -17,6 +17,7 @@ pub mod names;
 pub mod policy;
 pub mod record;
 pub mod server;
+pub mod survey;
 pub mod trace;
 mod varint;
 pub mod version;
@@ -39,6 +40,7 @@ pub use record::{
 pub use server::{
     ErrorCode, Limits, ListKind, ServerMessage, Welcome, begin_list, end_list, list_record,
 };
+pub use survey::Survey;
 pub use trace::TraceStep;
 pub use version::Version;
 pub use watch_rule::{Pattern, WatchRule};

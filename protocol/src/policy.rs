@@ -1,6 +1,6 @@
 //! What administrators have decreed: tokens that count no more, users who keep others from watching
-//! them, who is in which group, and whose way through the cluster is followed. It owns the entries' form in the store and what they mean together; who may
-//! decree, others decide.
+//! them, who is in which group, whose way through the cluster is followed, and what is asked of all nodes.
+//! It owns the entries' form in the store and what they mean together; who may decree, others decide.
 
 mod shown;
 
@@ -8,10 +8,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::shown::{NOT_TRACED, audit, named, revocations, shown, trace_of, traces};
+pub use self::shown::{
+    NOT_TRACED, audit, named, revocations, shown, trace_ended, trace_of, traces,
+};
 use crate::{
-    WatchRule,
+    Survey, WatchRule,
     record::{UserIdError, check_user},
+    survey::{About, LIFETIME},
 };
 
 /// The most entries of a policy; more are refused.
@@ -40,6 +43,8 @@ pub enum Subject {
     Group(Box<str>),
     /// That each step of this user is told, until the entry ends.
     Trace(Box<str>),
+    /// That every core of every node answers this, until the entry ends.
+    Survey(Survey),
 }
 
 impl Subject {
@@ -53,6 +58,7 @@ impl Subject {
             Self::Blocks(user) => format!("blocks:{user}"),
             Self::Group(name) => format!("group:{name}"),
             Self::Trace(user) => format!("trace:{user}"),
+            Self::Survey(survey) => format!("survey:{}", survey.field()),
         }
     }
 
@@ -66,6 +72,7 @@ impl Subject {
             Some(("blocks", user)) => Some(Self::Blocks(user.into())),
             Some(("group", name)) => Some(Self::Group(name.into())),
             Some(("trace", user)) => Some(Self::Trace(user.into())),
+            Some(("survey", survey)) => Survey::of_field(survey).map(Self::Survey),
             _ => None,
         }
     }
@@ -285,6 +292,17 @@ pub fn trace(body: &[u8], by: &str, now: u64) -> Result<Entry, PolicyError> {
     })
 }
 
+/// The entry that asks something of all nodes, as `by` does at `now`.
+#[must_use]
+pub fn survey(by: &str, now: u64) -> Entry {
+    Entry {
+        until: now + LIFETIME,
+        by: by.into(),
+        at: now,
+        ..Entry::default()
+    }
+}
+
 /// The users of a list, sorted.
 fn users(body: &[u8]) -> Result<Box<[Box<str>]>, PolicyError> {
     #[derive(Deserialize)]
@@ -310,6 +328,7 @@ pub struct Policy {
     blocks: HashMap<Box<str>, Arc<Entry>>,
     groups: HashMap<Box<str>, Arc<Entry>>,
     traced: HashMap<Box<str>, Arc<Entry>>,
+    surveys: HashMap<Survey, Arc<Entry>>,
 }
 
 /// The members of a session's token by which a later revocation finds it.
@@ -374,6 +393,13 @@ impl Policy {
             Subject::Blocks(user) => (&mut self.blocks, user),
             Subject::Group(name) => (&mut self.groups, name),
             Subject::Trace(user) => (&mut self.traced, user),
+            Subject::Survey(survey) => {
+                match entry {
+                    Some(entry) => self.surveys.insert(survey, entry),
+                    None => self.surveys.remove(&survey),
+                };
+                return;
+            }
         };
         match entry {
             Some(entry) => map.insert(name, entry),
@@ -400,6 +426,7 @@ impl Policy {
             Subject::Blocks(user) => self.blocks.get(user),
             Subject::Group(name) => self.groups.get(name),
             Subject::Trace(user) => self.traced.get(user),
+            Subject::Survey(survey) => self.surveys.get(survey),
         };
         entry.cloned()
     }
@@ -416,12 +443,15 @@ impl Policy {
             (self.groups.iter()).map(|(name, entry)| (Subject::Group(name.clone()), entry));
         let traced =
             (self.traced.iter()).map(|(user, entry)| (Subject::Trace(user.clone()), entry));
+        let surveys =
+            (self.surveys.iter()).map(|(asked, entry)| (Subject::Survey(asked.clone()), entry));
         let all = everyone
             .chain(users)
             .chain(tokens)
             .chain(blocks)
             .chain(groups)
-            .chain(traced);
+            .chain(traced)
+            .chain(surveys);
         all.map(|(subject, entry)| (subject, Arc::clone(entry)))
             .collect()
     }
@@ -435,6 +465,7 @@ impl Policy {
             + self.blocks.len()
             + self.groups.len()
             + self.traced.len()
+            + self.surveys.len()
     }
 
     /// Whether nothing is decreed.
@@ -507,6 +538,14 @@ impl Policy {
             true => Ok(()),
             false => Err(PolicyError::TooManyTraced),
         }
+    }
+
+    /// What is asked of all nodes and was not with `old`.
+    #[must_use]
+    pub fn surveys_since(&self, old: &Self) -> Vec<Survey> {
+        let asked = self.surveys.keys();
+        let new = asked.filter(|survey| !old.surveys.contains_key(*survey));
+        new.cloned().collect()
     }
 
     /// What this has that `old` had not.

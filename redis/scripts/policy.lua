@@ -23,7 +23,7 @@ redis.call('HSETNX', KEYS[4], 'id', ARGV[5])
 local state = redis.call('HGET', KEYS[4], 'version')
 if state and (#state > 15 or not string.find(state, '^%d+$')) then
   -- Somebody else wrote it. It goes on from the newest change; readers read all of what has another id.
-  local newest = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+  local newest = redis.call('ZRANGE', KEYS[2], 0, 0, 'REV', 'WITHSCORES')[2]
   newest = tonumber(newest) or 0
   if newest >= 1e15 then newest = 0 end
   redis.call('HSET', KEYS[4], 'version', string.format('%d', newest), 'id', ARGV[5])

@@ -27,6 +27,7 @@ mod script;
 mod sections;
 mod sentinel;
 mod server;
+mod survey;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trace;

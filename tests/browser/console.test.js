@@ -29,7 +29,8 @@ const cli = (...words) => execFileSync('redis-cli', ['-p', String(redisPort), ..
 
 async function until(what, ask) {
   for (const deadline = Date.now() + 40000; ; ) {
-    if (await ask()) return;
+    const found = await ask();
+    if (found) return found;
     assert.ok(Date.now() < deadline, `never: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -45,6 +46,16 @@ function lease(node, load) {
   const content = { node, boot: 1, address: `ws://${node}.example/socket`, cores: 2, weight: 100, pins: load.pins ?? '', load: all };
   cli('sadd', 'os:nodes', node);
   cli('set', `os:node:${node}`, JSON.stringify(content));
+}
+
+// Answers, as edges do, what is asked of them.
+function answerAll(about, answers) {
+  return until(`a question about ${about}`, () => {
+    const asked = cli('hkeys', 'os:{policy}:entries').split('\n').filter((name) => name.startsWith('survey:') && name.includes(`:${about}`));
+    const found = Object.entries(answers).flatMap(([node, found]) => [node, JSON.stringify(found)]);
+    for (const field of asked) cli('hset', `os:survey:${field.split(':')[1]}`, ...found);
+    return asked.length > 0;
+  });
 }
 
 function token(scope) {
@@ -140,6 +151,29 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   await page.keyboard.press('Enter');
   await page.getByTestId('user').getByText('offline').waitFor();
   assert.match(await page.getByTestId('user').textContent(), /nodeedge-[123]epoch/);
+  // What nodes answer in time is said; on a busy machine it may be the second time.
+  const said = (name, begin) => until(`an answer about ${name}`, async () => {
+    await begin();
+    await until('the end of it', async () => !(await page.getByTestId(`${name}-said`).textContent()).startsWith('All nodes'));
+    const text = await page.getByTestId(`${name}-said`).textContent();
+    return !text.includes('edge-1') && text;
+  });
+  assert.equal(await said('watchers', async () => {
+    await page.getByTestId('look').click();
+    await answerAll('watchers:alice', { 'edge-1': { total: 0, sessions: [] },
+      'edge-2': { total: 60, sessions: [{ user: 'bob', session: 'edge-2-0-00001' }] } });
+  }), '60 sessions watch alice; 59 of them are not named here; not counted, since they did not answer: edge-3.');
+  assert.equal(await page.getByTestId('watchers').textContent(), 'edge-2bobedge-2-0-00001');
+
+  // Who is slow, by name.
+  const quiet = { total: 0, sessions: [] };
+  assert.equal(await said('slow-sessions', async () => {
+    await page.getByTestId('who-slow').click();
+    await answerAll('slow', { 'edge-1': quiet, 'edge-3': quiet,
+      'edge-2': { total: 1, sessions: [{ user: 'carol', session: 'edge-2-1-00007', bytes: 70000, changes: 12, blockedMs: 2500 }] } });
+  }), '1 session has bytes waiting.');
+  assert.equal(await page.getByTestId('slow-sessions').textContent(), 'edge-2caroledge-2-1-0000770,000122.5 s');
+  await accessible(page);
 
   // Draining is confirmed, and can be called off; all of it by the keyboard.
   const drain = cells('edge-2').getByRole('button', { name: 'drain edge-2', exact: true });

@@ -46,10 +46,11 @@ function coordinator(...given) {
 }
 // The same, while this process goes on.
 async function coordinatorLater(...given) {
-  const child = spawn(binary, words(given), { stdio: ['ignore', 'ignore', 'pipe'] });
-  let err = '';
+  const child = spawn(binary, words(given), { stdio: ['ignore', 'pipe', 'pipe'] });
+  let [out, err] = ['', ''];
+  child.stdout.on('data', (piece) => (out += piece));
   child.stderr.on('data', (piece) => (err += piece));
-  return { code: await new Promise((resolve) => child.on('close', resolve)), err };
+  return { code: await new Promise((resolve) => child.on('close', resolve)), out, err };
 }
 
 // A user of that edge, by name.
@@ -141,6 +142,29 @@ test('the whole way of a status from one edge to a watcher on another is counted
   assert.ok((await whole('sum')) < 60);
 });
 
+// What all edges answer an administrator.
+async function asked(path) {
+  const answer = await fetch(`${coordinators[1]}/${path}`, { headers: { authorization: `Bearer ${admin}` } });
+  assert.equal(answer.status, 200);
+  return answer.json();
+}
+
+test('who watches a user is answered by every edge, and so is who is slow', async (t) => {
+  const { user, eyes } = await watched(t, 'edge-1');
+  const found = await until('an answer of every edge', async () => {
+    const found = await asked(`watchers?userId=${user}`);
+    return found.silent.length === 0 && found;
+  });
+  assert.deepEqual(found, {
+    user, total: 1, notNamed: 0, silent: [],
+    nodes: EDGES.map((node) => ({ node, total: node === eyes.welcome.node ? 1 : 0 })),
+    sessions: [{ node: eyes.welcome.node, user: eyes.welcome.user, session: eyes.welcome.session }],
+  });
+  const slow = await asked('slow');
+  assert.deepEqual([slow.total, slow.sessions], [0, []]);
+  assert.equal((await fetch(`${coordinators[1]}/slow`)).status, 401);
+});
+
 // Steps of the user in the order of their times, until one of them is this.
 async function traced(user, wanted) {
   const steps = async () => {
@@ -180,8 +204,8 @@ test('a trace has the steps of a change in order, from its session to a watcher 
   assert.deepEqual([changed.node, changed.cause, received.from], ['edge-1', 'status', 'link']);
   assert.deepEqual([delivered.node, delivered.watchers], [eyes.welcome.node, 1]);
   assert.ok(steps.some((step) => step.event === 'status_taken' && step.session === own.welcome.session));
-  const { out } = coordinator('trace', '--user', user);
-  assert.match(out, /link_sent\n.* received from link\n.* delivered to 1 watcher\n/s);
+  const table = coordinator('trace', '--user', user).out;
+  assert.match(table, /link_sent\n.* received from link\n.* delivered to 1 watcher\n/s);
 
   // The same as spans, at a collector.
   const requests = [];
@@ -224,7 +248,18 @@ test('a trace has the steps of a change in order, from its session to a watcher 
   for (const span of spans.filter((span) => span.parentSpanId)) assert.ok(roots.some((root) => root.spanId === span.parentSpanId && root.traceId === span.traceId));
   assert.ok(spans.length >= steps.length + roots.length);
 
+  // As they come, each once, until the trace ends.
+  const followed = coordinatorLater('trace', '--user', user, '--follow', '--json');
+  own.send({ type: 'status', mode: 'auto', id: 3 });
+  const known = await traced(user, (step) => step.event === 'delivered' && step.version > last.version);
   assert.equal(coordinator('trace', '--user', user, '--stop').code, 0);
+  const { code, out, err } = await followed;
+  assert.equal(code, 0, err);
+  const lines = out.trim().split('\n');
+  assert.equal(new Set(lines).size, lines.length, out);
+  for (const step of known) assert.ok(lines.includes(JSON.stringify(step)), `${JSON.stringify(step)} is not in ${out}`);
+
+  assert.equal(coordinator('trace', '--user', user, '--stop').code, 1);
   const never = coordinator('trace', '--user', 'nobody-at-all');
   assert.deepEqual([never.code, never.err.includes('start with --start')], [1, true]);
 });

@@ -59,12 +59,10 @@ pub(super) async fn end(
 ) -> Result<Response, Refusal> {
     let by = app.administrator(&headers).await?;
     let user = answer::user_of(query.as_deref())?;
-    let subject = Subject::Trace(user.into());
+    let subject = Subject::Trace(user.as_str().into());
     match app.decree(&by, &subject, None).await? {
         Decreed::Nothing => Err(Refusal::new(StatusCode::NOT_FOUND, policy::NOT_TRACED)),
-        _ => Ok(answer::json(
-            &serde_json::json!({ "ended": subject.field() }),
-        )),
+        _ => Ok(answer::json(&policy::trace_ended(&user))),
     }
 }
 

@@ -13,8 +13,9 @@ use redis_store::testing::RedisServer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::{
-    Answer, Coordinator, Edge, PATIENCE, SECRET, admin, ask, read_answer, token, until,
+use crate::{
+    common::{Answer, Coordinator, Edge, PATIENCE, SECRET, admin, ask, read_answer, token, until},
+    survey::answered,
 };
 
 type Described = BTreeSet<(String, String, u16)>;
@@ -204,6 +205,12 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
             asker.ask((method, path), &admin, body.as_bytes(), *status);
         }
     };
+    let of_all = ["/watchers?userId=alice", "/slow"];
+    for path in of_all {
+        let nobody = [("a", r#"{"total":0,"sessions":[]}"#)];
+        answered(&redis, &nobody, || admins("GET", path, "", &[("", 200)]));
+    }
+    admins("GET", "/watchers", "", &[("", 400)]);
     let large = " ".repeat(600 << 10);
     let revoked = r#"{"user":"carol"}"#;
     admins(
@@ -282,6 +289,9 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     admins("POST", "/revocations", revoked, &[(revoked, 507)]);
     admins("PUT", blocks, list, &[(list, 507)]);
     admins("PUT", group, list, &[(list, 507)]);
+    for path in of_all {
+        admins("GET", path, "", &[("", 507)]);
+    }
     until("the end of a trace is known", || {
         (traced("carol") == 507).then_some(())
     });
@@ -339,6 +349,9 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     asker.ask(("PUT", group), &admin, list.as_bytes(), 503);
     asker.ask(("DELETE", group), &admin, b"", 503);
     asker.ask(("GET", trace), &admin, b"", 503);
+    for path in of_all {
+        asker.ask(("GET", path), &admin, b"", 503);
+    }
     asker.ask(("PUT", "/trace?userId=t1"), &admin, b"", 503);
     asker.ask(("DELETE", trace), &admin, b"", 503);
     kill_process(store, Signal::CONT).expect("it runs");

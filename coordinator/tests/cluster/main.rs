@@ -5,4 +5,5 @@ mod faults;
 mod fleet;
 mod http;
 mod process;
+mod survey;
 mod top;

@@ -1,7 +1,18 @@
 //! What an administrator asks of a standalone edge: tokens to be revoked, whom a user blocks, who is in a
-//! group, and whose way is followed. It owns the paths and who may ask; what it means is `protocol`'s.
+//! group, whose way is followed, who watches a user, and who is slow. It owns the paths and who may ask;
+//! what it means is `protocol`'s.
 
-use protocol::policy::{self, Entry, List, PolicyError, Subject};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use protocol::{
+    Survey,
+    policy::{self, Entry, List, PolicyError, Subject},
+    survey::{self, About},
+};
 use serde_json::Value;
 
 use crate::{
@@ -16,10 +27,14 @@ const REVOCATIONS: &str = "/revocations";
 const BLOCKS: &str = "/blocks";
 const GROUPS: &str = "/groups";
 const TRACE: &str = "/trace";
+const WATCHERS: &str = "/watchers";
+const SLOW: &str = "/slow";
+/// How long the cores may take for what all of them are asked; they look with each tick.
+const ANSWERED: Duration = Duration::from_secs(4);
 
 /// Whether the path is one of those of decrees.
 pub(super) fn is_decree(request: &Request) -> bool {
-    [REVOCATIONS, BLOCKS, GROUPS, TRACE].contains(&request.path.as_str())
+    [REVOCATIONS, BLOCKS, GROUPS, TRACE, WATCHERS, SLOW].contains(&request.path.as_str())
 }
 
 /// Who asks, if that one may; asked before a body is read.
@@ -92,6 +107,11 @@ pub(super) fn answer(shared: &Shared, request: &Request, by: &str, body: &[u8]) 
         (None, (REVOCATIONS, "DELETE")) => take_back(decrees, request, by),
         (None, (TRACE, "PUT")) => follow(decrees, request, by, body),
         (None, (TRACE, "DELETE")) => end_trace(decrees, request, by),
+        (None, (WATCHERS, "GET")) => one(request, "userId")
+            .and_then(checked)
+            .map(|user| all_cores(shared, decrees, by, About::Watchers(user.into()))),
+        (None, (SLOW, "GET")) => Ok(all_cores(shared, decrees, by, About::Slow)),
+        (None, (WATCHERS | SLOW, _)) => return wrong_method("GET"),
         (None, (REVOCATIONS, _)) => return wrong_method("GET, POST, DELETE"),
         (None, _) => return wrong_method("GET, PUT, DELETE"),
     };
@@ -179,9 +199,26 @@ fn follow(decrees: &Decrees, request: &Request, by: &str, body: &[u8]) -> Result
 fn end_trace(decrees: &Decrees, request: &Request, by: &str) -> Result<Value, Refusal> {
     let user = one(request, "userId").and_then(checked)?;
     match decree(decrees, by, Subject::Trace(user.as_str().into()), None)? {
-        true => Ok(policy::traces(&decrees.policy())),
+        true => Ok(policy::trace_ended(&user)),
         false => Err(Refusal(404, policy::NOT_TRACED.into())),
     }
+}
+
+/// What all cores answer together; the node is silent when one does not.
+fn all_cores(shared: &Shared, decrees: &Decrees, by: &str, about: About) -> Value {
+    let survey = Survey::new(RandomState::new().hash_one(by), about);
+    let entry = policy::survey(by, clock::wall_ms());
+    let subject = Subject::Survey(survey.clone());
+    println!("{}", policy::audit(by, &subject, Some(&entry)));
+    decrees.ask(&survey, Some(entry));
+    let found = shared.surveys.wait(&survey, ANSWERED);
+    decrees.ask(&survey, None);
+    let node = shared.config.node.id.clone();
+    let found: BTreeMap<_, _> = found
+        .map(|found| (node.clone(), found))
+        .into_iter()
+        .collect();
+    survey::shown(&survey.about, &found, &[node])
 }
 
 fn decree(

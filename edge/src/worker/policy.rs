@@ -1,12 +1,17 @@
 //! What administrators decree, on a core: sessions whose token is revoked end, and who is blocked
-//! watches no more, and whose steps are told. It owns which policy the core has followed.
+//! watches no more, whose steps are told, and what is asked of all cores. It owns which policy the core
+//! has followed.
 
 use std::sync::Arc;
 
-use presence::{How, SessionId};
-use protocol::{CloseCode, policy::Issued};
+use presence::{Core, How, SessionId};
+use protocol::{
+    CloseCode,
+    policy::Issued,
+    survey::{About, Found, MAX_NAMED, Named},
+};
 
-use super::Worker;
+use super::{Conn, Worker};
 use crate::clock;
 
 impl Worker {
@@ -45,6 +50,10 @@ impl Worker {
         if traced != before.traced() {
             core.trace_users(&traced);
         }
+        for survey in policy.surveys_since(&before) {
+            let found = found(&core, &conns, &survey.about);
+            self.shared.surveys.answer(survey, found);
+        }
         core.follow_policy(policy, &news.watched);
         drop(core);
         self.schedule_pump();
@@ -57,5 +66,56 @@ impl Worker {
             let reason = "the token was revoked";
             core.close(id, How::Broken, CloseCode::BAD_TOKEN, reason);
         }
+    }
+}
+
+/// What this core answers.
+fn found(core: &Core, conns: &[Option<Box<Conn>>], about: &About) -> Found {
+    let (total, sessions): (usize, Vec<Named>) = match about {
+        About::Watchers(user) => {
+            let watchers = core.watchers_of(user);
+            let total = watchers.len();
+            (
+                total,
+                watchers.take(MAX_NAMED).map(|id| named(core, id)).collect(),
+            )
+        }
+        About::Slow => {
+            let slow = conns
+                .iter()
+                .flatten()
+                .filter(|conn| !conn.outbox().is_empty());
+            let mut slow: Vec<(u64, SessionId)> = slow
+                .map(|conn| {
+                    (
+                        conn.outbox().len() as u64 + core.backlog_of(conn.id).bytes,
+                        conn.id,
+                    )
+                })
+                .collect();
+            slow.sort_unstable_by(|one, other| other.cmp(one));
+            let most = slow.iter().take(MAX_NAMED).map(|(bytes, id)| {
+                let backlog = core.backlog_of(*id);
+                Named {
+                    bytes: *bytes,
+                    changes: backlog.changes,
+                    blocked_ms: backlog.blocked,
+                    ..named(core, *id)
+                }
+            });
+            (slow.len(), most.collect())
+        }
+    };
+    Found {
+        total: total as u64,
+        sessions,
+    }
+}
+
+fn named(core: &Core, id: SessionId) -> Named {
+    Named {
+        user: core.user_of(id).unwrap_or_default().into(),
+        session: core.session_name(id).into(),
+        ..Named::default()
     }
 }

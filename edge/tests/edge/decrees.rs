@@ -26,6 +26,18 @@ pub(crate) fn ask(edge: &Edge, token: &str, line: &str, body: &str) -> (u16, Val
     (status, serde_json::from_str(&body).unwrap_or_default())
 }
 
+/// What all cores of the edge answer; on a busy machine one may be late.
+pub(crate) fn answered(edge: &Edge, line: &str) -> Value {
+    for _ in 0..10 {
+        let (status, told) = ask(edge, &admin(), line, "");
+        assert_eq!(status, 200, "{line}: {told}");
+        if told["silent"] == json!([]) {
+            return told;
+        }
+    }
+    panic!("{line}: the edge stays silent");
+}
+
 fn decree(edge: &Edge, line: &str, body: &str) -> Value {
     let (status, value) = ask(edge, &admin(), line, body);
     assert_eq!(status, 200, "{line} {body}: {value}");

@@ -4,7 +4,10 @@ use std::{net::TcpStream, time::Duration};
 
 use serde_json::json;
 
-use crate::common::{CLOSE, Client, Edge, FIN, TEXT, bearer, frame, token};
+use crate::{
+    common::{CLOSE, Client, Edge, FIN, TEXT, bearer, frame, token},
+    decrees::answered,
+};
 
 /// A query whose answer has `records` long records.
 fn long_query(edge: &Edge, records: usize) -> Vec<u8> {
@@ -75,6 +78,12 @@ fn answers_that_are_not_read_yet_are_bounded_and_none_is_lost() {
     // One answer, and what an outbox may have.
     let waits = edge.metric("online_status_outbox_bytes", "");
     assert!(waits < 600_000.0, "{waits} bytes");
+    let slow = answered(&edge, "GET /slow");
+    assert_eq!(slow["total"], 1, "{slow}");
+    let session = &slow["sessions"][0];
+    assert_eq!(session["user"], "alice");
+    let bytes = session["bytes"].as_f64().expect("a number");
+    assert!(bytes > 0.0 && bytes < 1e6, "{slow}");
     for _ in 0..60 {
         let answer = client.message();
         assert_eq!(answer["users"].as_array().map(Vec::len), Some(1_000));

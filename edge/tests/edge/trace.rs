@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::{Edge, Folder},
-    decrees::{admin, ask},
+    decrees::{admin, answered, ask},
 };
 
 /// What happened to the first version that was made, in order.
@@ -72,7 +72,8 @@ fn an_administrator_follows_a_user_and_sees_each_step_once_in_order() {
 
     // Another user's steps are nobody's business.
     assert_eq!(trace("GET /trace?userId=bob", "").1["steps"], json!([]));
-    assert_eq!(trace("DELETE /trace?userId=alice", "").0, 200);
+    let ended = trace("DELETE /trace?userId=alice", "");
+    assert_eq!(ended, (200, json!({ "user": "alice", "until": null })));
     assert_eq!(trace("DELETE /trace?userId=alice", "").0, 404);
     let ended = trace("GET /trace?userId=alice", "").1;
     assert_eq!(ended["until"], Value::Null);
@@ -101,4 +102,46 @@ fn an_administrator_follows_a_user_and_sees_each_step_once_in_order() {
     // A trace ends with the process: nothing of it is kept.
     let kept = std::fs::read_to_string(folder.0.join("policy.json")).unwrap_or_default();
     assert!(!kept.contains("trace:"), "{kept}");
+}
+
+#[test]
+fn an_administrator_sees_who_watches_a_user() {
+    let edge = Edge::start(&["--presence-max-devices", "60"]);
+    let watchers = || answered(&edge, "GET /watchers?userId=alice");
+    assert_eq!(watchers()["total"], 0);
+    let mut bob = edge.user("bob");
+    bob.watch(&["alice"]);
+    let mut carol: Vec<_> = (0..54).map(|_| edge.user("carol")).collect();
+    carol.iter_mut().for_each(|it| _ = it.watch(&["alice"]));
+    let told = watchers();
+    // Each core names some.
+    let named = told["sessions"].as_array().expect("a list");
+    assert_eq!((named.len(), &told["notNamed"]), (50, &json!(5)), "{told}");
+    assert_eq!(told["total"], 55, "{told}");
+    let first = &named[0];
+    assert_eq!(
+        (&first["user"], &first["node"]),
+        (&json!("bob"), &json!("standalone"))
+    );
+    drop(carol);
+    bob.ask(&json!({ "type": "unwatch", "users": ["alice"] }), "ok");
+    let mut left = Value::Null;
+    for _ in 0..100 {
+        left = watchers();
+        if left["total"] == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!((&left["total"], &left["sessions"]), (&json!(0), &json!([])));
+
+    let token = crate::common::token("alice");
+    for (token, line, expected) in [
+        (&token, "GET /watchers?userId=alice", 403),
+        (&token, "GET /slow", 403),
+        (&admin(), "GET /watchers", 400),
+        (&admin(), "POST /slow", 405),
+    ] {
+        assert_eq!(ask(&edge, token, line, "").0, expected, "{line}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Entry, List, Policy, PolicyError, Subject};
+use super::{About, Entry, List, Policy, PolicyError, Subject, Survey};
 
 /// An entry as administrators see it.
 #[must_use]
@@ -14,6 +14,7 @@ pub fn shown(subject: &Subject, entry: &Entry) -> Value {
         Subject::Blocks(user) => json!({ "user": user, "users": entry.blocked }),
         Subject::Group(name) => json!({ "group": name, "users": entry.members }),
         Subject::Trace(user) => json!({ "user": user }),
+        Subject::Survey(survey) => json!({ "survey": survey.id }),
     };
     if entry.until != 0 {
         value["until"] = entry.until.into();
@@ -69,6 +70,12 @@ pub fn traces(policy: &Policy) -> Value {
     json!({ "traced": traced.collect::<Vec<_>>() })
 }
 
+/// What is said to who has ended the trace of a user.
+#[must_use]
+pub fn trace_ended(user: &str) -> Value {
+    json!({ "user": user, "until": null })
+}
+
 /// The steps of a user, as administrators see them, with the time until when it is followed.
 #[must_use]
 pub fn trace_of(policy: &Policy, user: &str, steps: &[crate::TraceStep]) -> Value {
@@ -87,6 +94,13 @@ pub fn named(
         (None, Some(id), None) => Ok(Subject::Token(id.into())),
         (None, None, Some("true")) => Ok(Subject::Everyone),
         _ => Err(PolicyError::Subject),
+    }
+}
+
+fn asked(Survey { about, .. }: &Survey) -> String {
+    match about {
+        About::Watchers(user) => format!("asked who watches {user:?}"),
+        About::Slow => "asked which sessions are slow".into(),
     }
 }
 
@@ -119,6 +133,7 @@ pub fn audit(by: &str, subject: &Subject, entry: Option<&Entry>) -> String {
             format!("traces {user:?} for {minutes} min")
         }
         (Subject::Trace(user), None) => format!("ended the trace of {user:?}"),
+        (Subject::Survey(survey), _) => asked(survey),
         (Subject::Everyone, None) => "took back the revocation of everyone's tokens".into(),
         (Subject::User(user), None) => format!("took back the revocation of {user:?}'s tokens"),
         (Subject::Token(id), None) => format!("took back the revocation of the token {id:?}"),

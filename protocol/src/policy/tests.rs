@@ -181,3 +181,25 @@ fn a_user_is_followed_for_some_minutes_and_few_at_a_time() {
     );
     assert_eq!(line, r#"administration: "root" traces "u0" for 5 min"#);
 }
+
+#[test]
+fn what_is_asked_of_all_nodes_is_new_once_and_ends_by_itself() {
+    let asked = Survey::new(7, About::Watchers("alice".into()));
+    let subject = Subject::Survey(asked.clone());
+    assert_eq!(Subject::of_field(&subject.field()).as_ref(), Some(&subject));
+    let before = Policy::default();
+    let mut policy = before.clone();
+    let entry = survey("root", 1_000);
+    let line = audit("root", &subject, Some(&entry));
+    assert_eq!(line, r#"administration: "root" asked who watches "alice""#);
+    policy.set(subject.clone(), Some(entry.clone()));
+    assert_eq!(policy.surveys_since(&before), [asked]);
+    assert_eq!(policy.news_since(&before), News::default());
+    let mut again = policy.clone();
+    again.set(subject.clone(), Some(entry));
+    assert!(again.surveys_since(&policy).is_empty());
+    assert!(policy.outlived(1_000 + LIFETIME - 1).is_empty());
+    assert_eq!(policy.outlived(1_000 + LIFETIME)[0].0, subject);
+    policy.set(subject, None);
+    assert!(policy.is_empty());
+}
