@@ -13,7 +13,7 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection, SupportedCipherSuite,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName,
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
@@ -228,6 +228,7 @@ fn certified(
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");
     let staple = PathBuf::from(staple);
+    say_when_of_another_time(of_certificate, certificate, &certified);
     certified.ocsp = match std::fs::read(&staple) {
         Ok(response) if is_sequence(&response) => Some(response),
         Ok(_) => {
@@ -238,6 +239,33 @@ fn certified(
         Err(error) => return Err(wrong(of_certificate, &staple, error.to_string())),
     };
     Ok(Arc::new(certified))
+}
+
+/// Says it when clients will refuse the chain, since its own certificate has ended or not begun. It is used all
+/// the same: it may be this host's clock that is wrong.
+fn say_when_of_another_time(setting: &str, path: &Path, certified: &CertifiedKey) {
+    let own = certified.cert.first();
+    let Some(own) = own.and_then(|own| EndEntityCert::try_from(own).ok()) else {
+        return;
+    };
+    // Its time is looked at first, and nobody vouches for it here.
+    let usage = webpki::KeyUsage::server_auth();
+    let judged = own.verify_for_usage(&[], &[], &[], UnixTime::now(), usage, None, None);
+    let what = match judged.err() {
+        Some(webpki::Error::CertExpired { time, not_after }) => {
+            let hours = time.as_secs().saturating_sub(not_after.as_secs()) / 3_600;
+            format!("it ended {hours} h ago")
+        }
+        Some(webpki::Error::CertNotValidYet { time, not_before }) => {
+            let hours = not_before.as_secs().saturating_sub(time.as_secs()) / 3_600;
+            format!("it begins in {hours} h")
+        }
+        _ => return,
+    };
+    eprintln!(
+        "{setting} = {path:?}: clients refuse this certificate, {what} by this host's clock; put a good one in its \
+         place, and SIGHUP (systemctl reload) has it read"
+    );
 }
 
 /// Whether the bytes are one sequence in DER (X.690 §8.1), as an OCSP response is (RFC 6960 §4.2.1), short enough

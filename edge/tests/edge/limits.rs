@@ -200,11 +200,11 @@ fn with_as_much_memory_as_it_may_have_an_edge_lets_nobody_in_and_the_sessions_go
     while edge.metric("online_status_memory_bytes", "") < limit {
         let n = sessions.len();
         assert!(n < 200, "its memory does not grow");
-        let head = response(edge.address, &upgrade(&bearer(&token("probe")))).0;
-        if !head.starts_with("http/1.1 101 ") {
+        let token = token(&format!("user-{n}"));
+        let Ok(mut session) = Client::try_open(&edge, &bearer(&token)) else {
             break;
-        }
-        let mut session = edge.user(&format!("user-{n}"));
+        };
+        session.message();
         let user = |i: usize| format!("{n}-{i}-{}", "x".repeat(230));
         let users: Vec<String> = (0..1_000).map(user).collect();
         session.ask(&json!({ "type": "watch", "users": users }), "snapshot");

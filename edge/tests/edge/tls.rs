@@ -217,6 +217,31 @@ fn tls_on_a_plain_port_is_closed_and_the_log_says_why_once() {
     edge.user("alice").works();
 }
 
+#[test]
+fn a_certificate_of_another_time_is_named_with_what_to_do_and_used_all_the_same() {
+    let folder = Folder::new();
+    for (name, from, until, what) in [
+        ("ended", 2020, 2021, "it ended"),
+        ("early", 2990, 2991, "it begins in"),
+    ] {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let own = params.self_signed(&key).expect("a certificate");
+        let certificate = folder.file(&format!("{name}.pem"), own.pem());
+        let key = folder.file(&format!("{name}.key"), key.serialize_pem());
+        let log = folder.0.join(name);
+        let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
+        let edge = Edge::start_logged(&log, &[&["--auth-secret", SECRET], &flags[..]].concat());
+        let log = std::fs::read_to_string(&log).expect("a log");
+        let told =
+            format!("tls.certificate = {certificate:?}: clients refuse this certificate, {what}");
+        assert!(log.contains(&told) && log.contains("SIGHUP"), "{log}");
+        assert_eq!(edge.get_admin("/healthz").0, 200);
+    }
+}
+
 /// What a server showed in a handshake, whoever it is of: its certificate and the staple (OCSP).
 #[derive(Debug, Default)]
 struct Shown(std::sync::Mutex<(Vec<u8>, Vec<u8>)>);

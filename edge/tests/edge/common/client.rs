@@ -60,6 +60,13 @@ impl Client {
         Self::over(Box::new(stream), headers)
     }
 
+    /// The same for who may be refused: `Err` is the head of that answer.
+    pub(crate) fn try_open(edge: &Edge, headers: &str) -> Result<Self, String> {
+        let stream = TcpStream::connect(edge.address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self::try_asks(Box::new(stream), &upgrade(headers))
+    }
+
     /// The same with parameters in the target.
     pub(crate) fn open_at(edge: &Edge, query: &str, headers: &str) -> Self {
         let stream = TcpStream::connect(edge.address).expect("a connection");
@@ -72,7 +79,11 @@ impl Client {
         Self::asks(stream, &upgrade(headers))
     }
 
-    fn asks(mut stream: Box<dyn Stream>, request: &str) -> Self {
+    fn asks(stream: Box<dyn Stream>, request: &str) -> Self {
+        Self::try_asks(stream, request).unwrap_or_else(|head| panic!("refused: {head}"))
+    }
+
+    fn try_asks(mut stream: Box<dyn Stream>, request: &str) -> Result<Self, String> {
         stream.write_all(request.as_bytes()).expect("it is read");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -85,16 +96,18 @@ impl Client {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
-        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        if !head.starts_with("http/1.1 101 ") {
+            return Err(head);
+        }
         assert!(
             head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
             "{head}"
         );
-        Self {
+        Ok(Self {
             stream,
             input: VecDeque::new(),
             head,
-        }
+        })
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
