@@ -178,6 +178,31 @@ mod tests {
             },
         };
         assert_eq!(Lease::decode(lease.encode().as_bytes()).ok(), Some(lease));
+        // Names and meanings that two releases share.
+        let first = r#"{"node":"n1","boot":7,"address":"ws://h/socket","cores":2,"weight":200,"pins":"0-9","draining":true,"map_version":7,"highest_epoch":3,"moving":1,"trouble":"x","link":"h:8082","load":{"connections":9,"sessions":5,"events_per_second":1.5,"lag_ms":4,"lag_records":6,"cpu":0.5}}"#;
+        let read = Lease::decode(first.as_bytes()).expect("it is read");
+        assert_eq!(
+            (
+                read.boot,
+                read.draining,
+                read.map_version,
+                read.highest_epoch,
+                read.moving
+            ),
+            (7, true, 7, 3, 1)
+        );
+        assert_eq!(
+            (&*read.pins, &*read.trouble, &*read.link),
+            ("0-9", "x", "h:8082")
+        );
+        let Load {
+            connections,
+            sessions,
+            lag_ms,
+            lag_records,
+            ..
+        } = read.load;
+        assert_eq!((connections, sessions, lag_ms, lag_records), (9, 5, 4, 6));
         let least =
             r#"{"node":"n1","boot":1,"address":"ws://h/socket","cores":1,"weight":1,"x":2}"#;
         assert!(Lease::decode(least.as_bytes()).is_ok());

@@ -331,6 +331,40 @@ mod tests {
     }
 
     #[test]
+    fn the_form_is_pinned_because_two_releases_link_to_each_other() {
+        let (vnode, epoch) = (Vnode::new(77), Epoch::new(300));
+        let record = Record {
+            status: Status::Busy,
+            text: "hi".into(),
+            since: 300,
+            last_seen: 0,
+            devices: 2,
+            version: Version::from_u64(5).expect("small"),
+        };
+        let mut out = Vec::new();
+        ToOwner::Interest(epoch, "bob".into()).encode(&mut out);
+        ToOwner::Uninterest("bob".into()).encode(&mut out);
+        assert_eq!(out, b"\x04\xac\x02\x03bob\x05\x03bob");
+        out.clear();
+        FromOwner::Owns(vnode, epoch).encode(&mut out);
+        FromOwner::Left(vnode).encode(&mut out);
+        FromOwner::State(epoch, "bob".into(), record).encode(&mut out);
+        let state = b"\x03\xac\x02\x03bob\x03\x05\xac\x02\0\x02\x02hi";
+        assert_eq!(out, [b"\x01\x4d\xac\x02\x02\x4d", &state[..]].concat());
+        out.clear();
+        LinkHello {
+            node: NodeId::parse("n1").expect("a name"),
+            boot: 300,
+            vnodes: 4_096,
+            address: "h:8082".into(),
+            nonce: [7; NONCE],
+        }
+        .encode(&mut out);
+        let rest = b"\xac\x02\x80\x20\x02n1\x06h:8082";
+        assert_eq!(out, [b"osl\x01", &[7; NONCE][..], rest].concat());
+    }
+
+    #[test]
     fn a_hello_comes_back_and_another_format_is_named() {
         let hello = LinkHello {
             node: NodeId::parse("n1").expect("a name"),

@@ -375,6 +375,28 @@ mod tests {
     }
 
     #[test]
+    fn the_stored_form_is_pinned_because_two_releases_read_each_others_maps() {
+        let count = VnodeCount::new(4).expect("a power of two");
+        let node = Node {
+            address: "ws://h".into(),
+            ..nodes(1).remove(0)
+        };
+        let map = Map::empty(count).apply(vec![node], &[Some(0), Some(0), Some(0), None]);
+        let head = b"OSM\x02\x01\0\0\0\0\0\0\0\x02\x01\0";
+        let node = b"\x06edge-0\x01\0\0\0\0\0\0\0\x06\0ws://h\x64\0\0\0";
+        let runs = b"\x03\0\0\0\0\0\x01\0\0\0\x01\0\0\0\xff\xff\0\0\0\0";
+        let written = [
+            &head[..],
+            node,
+            runs,
+            &0x4338_4597_1186_595c_u64.to_le_bytes(),
+        ]
+        .concat();
+        assert_eq!(map.encode(), written);
+        assert_eq!(Map::decode(&written), Ok(map));
+    }
+
+    #[test]
     fn another_life_of_a_node_and_a_lost_map_get_newer_epochs() {
         let count = VnodeCount::new(2).expect("a power of two");
         let map = Map::empty(count).apply(nodes(2), &[Some(0), Some(1)]);

@@ -203,3 +203,20 @@ fn what_is_asked_of_all_nodes_is_new_once_and_ends_by_itself() {
     policy.set(subject, None);
     assert!(policy.is_empty());
 }
+
+#[test]
+fn the_stored_form_is_pinned_because_two_releases_read_each_others_entries() {
+    let revoked = r#"{"before":3,"until":9,"by":"root","at":5}"#;
+    let blocks = r#"{"blocked":["eve"],"by":"root","at":5}"#;
+    let group = r#"{"members":["bob"],"by":"root","at":5}"#;
+    for text in [revoked, blocks, group] {
+        let entry = Entry::decode(text.as_bytes()).expect("an entry");
+        assert_eq!(entry.encode(), text);
+    }
+    for field in [
+        "everyone", "user:a", "token:t", "blocks:a", "group:g", "trace:a",
+    ] {
+        let subject = Subject::of_field(field).expect(field);
+        assert_eq!(subject.field(), field);
+    }
+}
