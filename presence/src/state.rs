@@ -392,7 +392,13 @@ impl Core {
             let version = before.version;
             let more = version > user.record.version && before.differs(&user.record);
             user.record.version = user.record.version.max(version);
-            if self.reconcile(slot) | changed | more {
+            // A former owner may have published it as there, and the store knows nothing of that: who
+            // is invisible makes no change by which that is put right. Once is enough.
+            let (vnode, under) = (user.vnode, user.record.version.epoch());
+            let hides = user.mode == Mode::Invisible && user.connected();
+            let is_new = self.vnodes.epoch(vnode) > Some(under) && self.has_arrivals(vnode);
+            let shown = hides && is_new;
+            if self.reconcile(slot) | changed | more | shown {
                 self.restamp(slot, Cause::Connect);
             }
         }

@@ -75,7 +75,7 @@ pub struct CoreLoad {
 }
 
 /// What a node says of itself at each renewal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
     /// The node's configured name.
     pub node: String,

@@ -294,14 +294,7 @@ mod tests {
             address: r#"ws://h/"boot":5,"#.into(),
             cores: 1,
             weight: 1,
-            pins: String::new(),
-            draining: false,
-            map_version: 0,
-            highest_epoch: 0,
-            moving: 0,
-            trouble: String::new(),
-            link: String::new(),
-            load: protocol::Load::default(),
+            ..Lease::default()
         };
         let json = lease.encode();
         let found: Vec<_> = json.match_indices(r#""boot":"#).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use protocol::{Lease, Load};
+use protocol::Lease;
 use ring::{Node, NodeId};
 
 use super::{Note, Options, hint::Connection};
@@ -75,16 +75,8 @@ impl Member {
             node: node.id.to_string(),
             boot: node.boot,
             address: node.address.clone(),
-            cores: 0,
             weight: node.weight,
-            pins: String::new(),
-            draining: false,
-            map_version: 0,
-            highest_epoch: 0,
-            moving: 0,
-            trouble: String::new(),
-            link: String::new(),
-            load: Load::default(),
+            ..Lease::default()
         };
         Self {
             present: false,

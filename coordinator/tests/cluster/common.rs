@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Lease, Load};
+use protocol::Lease;
 use redis_store::{Link, Options, Renewal, testing::RedisServer};
 use ring::Map;
 use rustix::process::{Pid, Signal, kill_process};
@@ -372,14 +372,7 @@ impl Edge {
             address: format!("ws://{name}.example/socket"),
             cores: 1,
             weight: 100,
-            pins: String::new(),
-            draining: false,
-            map_version: 0,
-            highest_epoch: 0,
-            moving: 0,
-            trouble: String::new(),
-            link: String::new(),
-            load: Load::default(),
+            ..Lease::default()
         };
         change(&mut lease);
         let map = Arc::new(Mutex::new(None));

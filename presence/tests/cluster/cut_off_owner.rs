@@ -3,7 +3,7 @@
 
 use crate::support::{GRACE, at, hello, id, node, settings, version, vnodes};
 use online_status_presence::{Core, How, Now, PeerMessage, StoreReply, StoreRequest};
-use protocol::{Cause, Event, FromOwner, Record, Status, Stored, ToOwner, Version};
+use protocol::{Cause, Event, FromOwner, Mode, Record, Status, Stored, ToOwner, Version};
 use ring::{CoreId, Epoch, Map, MapVersion};
 
 const USER: &str = "alice";
@@ -254,4 +254,15 @@ fn who_came_to_the_new_owner_and_leaves_is_told_offline_over_links_at_once() {
     assert_eq!(told(&mut node), [Status::Online]);
     node.core.closed(session, How::Clean);
     assert_eq!(told(&mut node), [Status::Offline]);
+}
+
+/// A former owner that never reached the store had not heard that the user is invisible.
+#[test]
+fn who_is_invisible_and_comes_to_the_next_owner_is_published_by_that_one() {
+    let mut node = Taker::new(false, false, "b");
+    node.stored.mode = Mode::Invisible;
+    let hello = hello(USER);
+    node.core.connect(&hello).expect("its vnode is here");
+    node.run(200, false);
+    assert_eq!(node.published, [(Status::Offline, Cause::Connect)]);
 }

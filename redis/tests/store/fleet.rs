@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{connect, until};
-use protocol::{Lease, Load};
+use protocol::Lease;
 use redis_store::{Leader, MapWrite, Renewal, StoreError, testing::RedisServer};
 use ring::{Epoch, Map, MapError, MapVersion, NodeId, VnodeCount};
 
@@ -17,14 +17,7 @@ fn lease(node: &str, boot: u64) -> Lease {
         address: format!("ws://{node}/socket"),
         cores: 2,
         weight: 200,
-        pins: String::new(),
-        draining: false,
-        map_version: 0,
-        highest_epoch: 0,
-        moving: 0,
-        trouble: String::new(),
-        link: String::new(),
-        load: Load::default(),
+        ..Lease::default()
     }
 }
 

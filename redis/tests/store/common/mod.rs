@@ -6,7 +6,7 @@ use std::{
 };
 
 use protocol::{
-    Lease, Load, Mode, Record, Status, Stored, Version,
+    Lease, Mode, Record, Status, Stored, Version,
     policy::{Subject, revocation},
 };
 use redis_store::{Decreed, Done, Link, MapWrite, Op, Options, PolicyReader, StoreError};
@@ -33,14 +33,7 @@ pub(crate) fn lease() -> Lease {
         address: "ws://n1/socket".into(),
         cores: 1,
         weight: 1,
-        pins: String::new(),
-        draining: false,
-        map_version: 0,
-        highest_epoch: 0,
-        moving: 0,
-        trouble: String::new(),
-        link: String::new(),
-        load: Load::default(),
+        ..Lease::default()
     }
 }
 

@@ -81,18 +81,16 @@ impl World {
             address: format!("ws://{}", process.id),
             cores: process.seats.len() as u16,
             weight: process.weight,
-            pins: String::new(),
             draining: process.leaving,
             map_version: followed.get(),
             highest_epoch: process.member.highest_epoch().get(),
             moving: moving as u32,
-            trouble: String::new(),
-            link: String::new(),
             // No two renewals measure the same.
             load: Load {
                 lag_ms: mono,
                 ..Load::default()
             },
+            ..Lease::default()
         };
         self.ask(
             pid,
