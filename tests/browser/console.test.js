@@ -75,7 +75,7 @@ before(async () => {
   const { JWT_SECRET, REDIS_URL, ...environment } = process.env;
   coordinator = spawn(BINARY, ['run', '--listen', `127.0.0.1:${port}`, '--coordinator-id', 'c1', '--auth-secret', SECRET,
     '--redis-url', `redis://127.0.0.1:${redisPort}`, '--cluster-vnodes', '256', '--cluster-lease-ttl', '1s',
-    '--coordinator-poll', '100ms', '--rebalance-formation', '400ms', '--rebalance-step-timeout', '1s'],
+    '--coordinator-poll', '100ms', '--coordinator-request-timeout', '4s', '--rebalance-formation', '400ms', '--rebalance-step-timeout', '1s'],
   { stdio: ['ignore', 'ignore', 'inherit'], env: environment });
   lease('edge-1', { sessions: 1200, pins: '999' });
   lease('edge-2', { sessions: 1100, slow: 3, outbox_bytes: 70000, slow_closed: 7 });
