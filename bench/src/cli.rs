@@ -151,6 +151,10 @@ pub(crate) struct Options {
     /// newer ones, seconds. The last state must be right all the same.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) outage_tolerance: f64,
+    /// How long the server lets changes wait for others (presence.flush), seconds: what it passes over in that
+    /// time is conflated and not missed. 0 = it lets none wait.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) flush: f64,
     /// A time in which what deliveries travel over is away though no session is lost, seconds from
     /// the start of the measured part and for how long; may be given several times. What is passed
     /// over in it, and --outage-tolerance after it, is conflated and not missed.

@@ -82,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) grace: u64,
     /// How long after a disturbance states may be passed over, µs.
     pub(crate) tolerance: u64,
+    /// How long the server lets changes wait for others, µs; 0 = not at all.
+    pub(crate) flush: u64,
     /// When what deliveries travel over is known to be away, µs from the start.
     pub(crate) outages: Vec<Span>,
     /// Between two signs of life that a session is asked for, µs; 0 = it is not asked.
@@ -312,6 +314,7 @@ pub(crate) mod tests {
             drain: 1.0,
             grace: 15_000_000,
             tolerance: 0,
+            flush: 0,
             outages: Vec::new(),
             probe: 0,
             connect_rate: 100.0,

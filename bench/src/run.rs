@@ -253,6 +253,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         ("hold-after", options.hold_after),
         ("grace", options.grace),
         ("outage-tolerance", options.outage_tolerance),
+        ("flush", options.flush),
         ("probe", options.probe),
         ("hold", options.hold),
     ];
@@ -312,6 +313,7 @@ fn plan(options: &Options) -> Result<Plan, RunError> {
         },
         grace: micros(options.grace),
         tolerance: micros(options.outage_tolerance),
+        flush: micros(options.flush),
         outages: spans_of(&options.outages),
         probe: micros(options.probe),
         connect_rate: options.connect_rate,

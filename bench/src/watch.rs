@@ -115,6 +115,12 @@ impl Scene<'_> {
                 .any(|outage| outage.until + self.plan.tolerance >= from)
     }
 
+    /// Whether a change of that time may wait for a newer one, which then stands for it.
+    fn may_wait(&self, from: u64) -> bool {
+        let flush = self.plan.flush;
+        self.disturbed_since(from) || flush > 0 && self.now <= from + flush + CLOSE
+    }
+
     /// Whether a user's `k`th change may not have been seen before the next one, or now.
     fn excused(&self, user: u32, k: u64) -> bool {
         let Some(from) = self.due(user, k) else {
@@ -187,7 +193,7 @@ impl Entry {
     }
 
     /// The change of the schedule that a new record is: the next one in that state. After a
-    /// disturbance it is the newest for which all that must have been seen before is excused: what
+    /// disturbance, and where the server lets changes wait, it is the newest for which all that must have been seen before is excused: what
     /// one returns to is the newest state, not all that it missed.
     fn change(&self, scene: &Scene<'_>, shown: Shown) -> Option<Found> {
         let next = u64::from(self.turns);
@@ -209,7 +215,7 @@ impl Entry {
         while let Some(at) = scene.due(self.user, ahead) {
             let intended = scene.go? + scene.plan.intended(self.user, next)?;
             let mut skipped = (next..ahead).step_by(2);
-            if !scene.disturbed_since(intended) || !skipped.all(|k| scene.excused(self.user, k)) {
+            if !scene.may_wait(intended) || !skipped.all(|k| scene.excused(self.user, k)) {
                 break;
             }
             newest = found(ahead, at, false);

@@ -248,6 +248,21 @@ impl Kind for Duration {
     }
 }
 
+impl Kind for Option<Duration> {
+    const ALLOWED: &'static str = Duration::ALLOWED;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Duration::parse(text).map(Some)
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(String::new, Kind::show)
+    }
+}
+
 /// A number of bytes, written like `16KiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub usize);

@@ -145,6 +145,24 @@ fn after_a_disturbance_the_newest_state_stands_for_those_before() {
 }
 
 #[test]
+fn where_changes_wait_for_others_the_newest_one_stands_for_them_and_none_waits_longer() {
+    // The user's changes are 100 ms apart.
+    let mut stage = Stage::new(1_000.0, 3);
+    stage.plan.flush = S / 2;
+    let passed_over = |conflated| Skipped {
+        conflated,
+        ..DELIVERED
+    };
+    assert_eq!(stage.skipped(stage.at(4), 1, Shown::Away), passed_over(4));
+    let late = stage.at(5) + S / 2 + S + 1;
+    assert_eq!(
+        stage.skipped(late, 2, Shown::Online),
+        passed_over(0),
+        "the next one, late"
+    );
+}
+
+#[test]
 fn what_was_taken_for_the_newest_state_may_have_been_an_older_one() {
     let mut stage = Stage::new(10.0, 3);
     stage.watcher.lost(stage.at(0) - S);

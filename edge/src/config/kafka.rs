@@ -1,10 +1,16 @@
 //! How the bus of the cluster is reached: the section `kafka` as the bus takes it. It owns the names
 //! of the values that are a choice.
 
+use std::time::Duration;
+
 use kafka_bus::{Compression, Mechanism, SecurityProtocol, is_secret};
 use settings::{Kind, SettingsError};
 
 use super::Config;
+
+/// How long an event waits for others where no watcher waits for it: a third of the brokers' work, and
+/// no user is told to watchers more often (`presence.change_rate`).
+const LINGER_BESIDE_LINKS: Duration = Duration::from_millis(50);
 
 /// Properties of librdkafka; the values of those that hold secrets are never shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +95,7 @@ impl Config {
     pub(crate) fn kafka_options(&self) -> Result<kafka_bus::Options, SettingsError> {
         let kafka = &self.kafka;
         let vnodes = self.cluster.count().expect("checked with the rest");
+        let defaults = kafka_bus::Options::default();
         let mut options = kafka_bus::Options {
             brokers: kafka.brokers.clone(),
             topic: kafka.topic.clone(),
@@ -98,10 +105,13 @@ impl Config {
             partitions: kafka.partitions as i32,
             replication: (kafka.replication > 0).then_some(kafka.replication as u16),
             retention: kafka.retention,
-            linger: kafka.linger,
+            linger: kafka.linger.unwrap_or(match self.share.link_key.is_set() {
+                true => LINGER_BESIDE_LINKS,
+                false => defaults.linger,
+            }),
             message_timeout: kafka.message_timeout,
             extra: kafka.properties.0.clone(),
-            ..kafka_bus::Options::default()
+            ..defaults
         };
         options.compression = choice(
             "compression",

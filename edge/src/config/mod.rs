@@ -465,6 +465,18 @@ mod tests {
     }
 
     #[test]
+    fn events_wait_longer_for_each_other_where_no_watcher_waits_for_them() {
+        let linger = |set: &[(&str, &str)]| {
+            let options = load(&[], set).expect("good").kafka_options();
+            options.expect("good").linger.as_millis()
+        };
+        let key = ("cluster-link-key", "0123456789abcdef0123456789abcdef");
+        assert_eq!(linger(&[]), 2);
+        assert_eq!(linger(&[key]), 50);
+        assert_eq!(linger(&[key, ("kafka-linger", "7ms")]), 7);
+    }
+
+    #[test]
     fn defaults_are_good_and_the_reference_page_is_current() {
         load(&[], &[]).expect("defaults");
         assert!(TABLE.default_file().parse::<toml::Table>().is_ok());

@@ -183,8 +183,9 @@ settings::sections! {
         replication: u64 = "0",
         /// How long the events of a topic that is created are kept.
         retention: Duration = "1h",
-        /// How long an event waits for others to share its batch.
-        linger: Duration = "2ms",
+        /// How long an event waits for others to share its batch; empty = 2ms, and 50ms where there is a
+        /// `cluster.link_key`, since no watcher waits for the bus then.
+        linger: Option<Duration> = "",
         /// How batches are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
         compression: String = "lz4",
         /// After this time without the brokers' confirmation an event is sent anew.
