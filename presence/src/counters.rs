@@ -1,13 +1,13 @@
 //! What a core counts. Plain numbers: the shell publishes a copy now and then.
 
-/// Counts since the core's start, except where it says "now".
+/// Counts since the core's start; a gauge is what there is now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Open sessions (gauge).
     pub sessions: u64,
-    /// Users in memory (with sessions, watched, or waiting for store or bus), now.
+    /// Users in memory: with sessions, watched, or waiting for store or bus (gauge).
     pub users: u64,
-    /// Watches (one a session and user watched), now.
+    /// Watches, one a session and user watched (gauge).
     pub watches: u64,
     /// Sessions with something to send (gauge).
     pub ready: u64,
@@ -15,21 +15,21 @@ pub struct Counters {
     pub store_queue: u64,
     /// Users whose change waits for the bus (gauge).
     pub bus_queue: u64,
-    /// How long the oldest change has waited for the bus to confirm it, ms, now.
+    /// How long the oldest change has waited for the bus to confirm it, ms (gauge).
     pub oldest_unreported: u64,
-    /// Messages that wait for other cores, now.
+    /// Messages that wait for other cores (gauge).
     pub peer_queue: u64,
-    /// Users and vnodes that wait for links to other nodes, now.
+    /// Users and vnodes that wait for links to other nodes (gauge).
     pub link_queue: u64,
-    /// Vnodes with watched users of whom no link tells, now.
+    /// Vnodes with watched users of whom no link tells (gauge).
     pub unheard: u64,
-    /// Records of such users that were asked of the store.
+    /// Records that were asked of the store because no link tells of their users.
     pub unheard_reads: u64,
     /// Sessions opened.
     pub connects: u64,
     /// Sessions that this core ended.
     pub closes: u64,
-    /// Of those, told to go to another node.
+    /// Sessions that were told to go to another node; `closes` counts them too.
     pub moved: u64,
     /// Vnodes lost to a higher epoch.
     pub fenced: u64,
@@ -37,7 +37,7 @@ pub struct Counters {
     pub gaps: u64,
     /// Messages of clients that were taken, pings and pongs included.
     pub messages: u64,
-    /// Of those, not understood.
+    /// Messages of clients that were not understood; `messages` counts them too.
     pub bad_messages: u64,
     /// Sessions ended since their user opened a newer one and had too many.
     pub replaced: u64,
@@ -49,7 +49,7 @@ pub struct Counters {
     pub changes: u64,
     /// Records sent to watchers.
     pub deliveries: u64,
-    /// Frames that carried them.
+    /// Frames that carried records to watchers.
     pub frames: u64,
     /// Changes that were merged into one that still waited.
     pub conflations: u64,

@@ -26,7 +26,7 @@ pub enum Heard {
 /// One step of a followed user's way through this core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedStep {
-    /// The user.
+    /// The user whom the step is about.
     pub user: Box<str>,
     /// When it happened, monotonic µs.
     pub at: u64,

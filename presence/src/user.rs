@@ -65,9 +65,9 @@ pub(crate) struct Mirror {
 pub(crate) struct Cores {
     /// Those that mirror the user.
     pub(crate) interested: u64,
-    /// Of those, the ones that lack the newest state.
+    /// The cores of `interested` that lack the newest state.
     pub(crate) unsent: u64,
-    /// Of those, the ones to tell that nobody has made the version they look for.
+    /// The cores of `interested` to tell that nobody has made the version they look for.
     pub(crate) refuted: u64,
     /// Those in whose outgoing queue the user waits.
     pub(crate) queued: u64,

@@ -67,7 +67,7 @@ pub struct CoreLoad {
     pub queued: u64,
     /// Sessions whose socket takes no more for now.
     pub slow: u64,
-    /// Bytes that wait for them.
+    /// Bytes that wait for the sockets of slow sessions.
     pub outbox_bytes: u64,
     /// How busy the core is, in thousandths; `None` where the kernel does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]

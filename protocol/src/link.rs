@@ -162,9 +162,9 @@ impl FromOwner {
 /// What each side of a link says first. The process that connects watches, the other owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkHello {
-    /// The node's name.
+    /// The name of the node that says this.
     pub node: NodeId,
-    /// The process behind the name.
+    /// The process behind the name, as in its lease.
     pub boot: u64,
     /// The cluster's number of vnodes, by which a user's vnode is found.
     pub vnodes: u32,

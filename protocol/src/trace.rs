@@ -13,11 +13,11 @@ use crate::{Cause, Status};
 pub struct TraceStep {
     /// What happened: one of the names in [`crate::trace::EVENTS`], or that of a later release.
     pub event: Cow<'static, str>,
-    /// When, by the node's clock, µs since 1970.
+    /// When it happened, by the node's clock, µs since 1970.
     pub time_us: u64,
-    /// The user.
+    /// The user whom the step is about.
     pub user: Cow<'static, str>,
-    /// The node.
+    /// The node on which it happened.
     pub node: Cow<'static, str>,
     /// The core of the node.
     pub core: u16,

@@ -14,9 +14,9 @@ pub enum WatchRule {
 /// One or several users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
-    /// A user's name.
+    /// The user of this name.
     User(Box<str>),
-    /// Every name that begins so.
+    /// Every user whose name begins so.
     Prefix(Box<str>),
     /// Whoever is in the group of this name.
     Group(Box<str>),
