@@ -411,7 +411,7 @@ fn ms(duration: Duration) -> String {
 }
 
 impl Compression {
-    /// Every compression.
+    /// All compressions, in the order in which an error lists them.
     pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
     /// The compression with this name in settings; `None` for another name.

@@ -101,7 +101,7 @@ impl fmt::Debug for Security {
 }
 
 impl SecurityProtocol {
-    /// Every protocol.
+    /// All protocols, in the order in which an error lists them.
     pub const ALL: [Self; 4] = [
         Self::Plaintext,
         Self::Ssl,
@@ -136,7 +136,7 @@ impl SecurityProtocol {
 }
 
 impl Mechanism {
-    /// Every mechanism.
+    /// All mechanisms, in the order in which an error lists them.
     pub const ALL: [Self; 4] = [
         Self::Plain,
         Self::ScramSha256,

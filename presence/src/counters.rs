@@ -25,7 +25,7 @@ pub struct Counters {
     pub unheard: u64,
     /// Records that were asked of the store because no link tells of their users.
     pub unheard_reads: u64,
-    /// Sessions opened.
+    /// Sessions opened since the core began.
     pub connects: u64,
     /// Sessions that this core ended.
     pub closes: u64,

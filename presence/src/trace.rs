@@ -38,7 +38,7 @@ pub struct TracedStep {
     pub version: Version,
     /// The status that others see, by the record as this core has it.
     pub status: Status,
-    /// What happened.
+    /// The kind of the step, with what only that kind has.
     pub what: What,
 }
 

@@ -8,8 +8,8 @@ use settings::{Kind, SettingsError};
 
 use super::Config;
 
-/// How long an event waits for others where no watcher waits for it: a third of the brokers' work, and
-/// no user is told to watchers more often (`presence.change_rate`).
+/// How long an event waits for others where no watcher waits for it. Brokers take about half the CPU of 2 ms,
+/// and in the long run watchers are told no more changes of a user either (`presence.change_rate`).
 const LINGER_BESIDE_LINKS: Duration = Duration::from_millis(50);
 
 /// Properties of librdkafka; the values of those that hold secrets are never shown.
