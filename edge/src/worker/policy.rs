@@ -2,7 +2,7 @@
 //! watches no more, whose steps are told, and what is asked of all cores. It owns which policy the core
 //! has followed.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use presence::{Core, How, SessionId};
 use protocol::{
@@ -85,23 +85,19 @@ fn found(core: &Core, conns: &[Option<Box<Conn>>], about: &About) -> Found {
                 .iter()
                 .flatten()
                 .filter(|conn| !conn.outbox().is_empty());
-            let mut slow: Vec<(u64, SessionId)> = slow
+            let mut slow: Vec<_> = slow
                 .map(|conn| {
-                    (
-                        conn.outbox().len() as u64 + core.backlog_of(conn.id).bytes,
-                        conn.id,
-                    )
+                    let backlog = core.backlog_of(conn.id);
+                    (conn.outbox().len() as u64 + backlog.bytes, conn.id, backlog)
                 })
                 .collect();
-            slow.sort_unstable_by(|one, other| other.cmp(one));
-            let most = slow.iter().take(MAX_NAMED).map(|(bytes, id)| {
-                let backlog = core.backlog_of(*id);
-                Named {
-                    bytes: *bytes,
-                    changes: backlog.changes,
-                    blocked_ms: backlog.blocked,
-                    ..named(core, *id)
-                }
+            slow.sort_unstable_by_key(|(bytes, id, _)| Reverse((*bytes, *id)));
+            let most = slow.iter().take(MAX_NAMED);
+            let most = most.map(|(bytes, id, backlog)| Named {
+                bytes: *bytes,
+                changes: backlog.changes,
+                blocked_ms: backlog.blocked,
+                ..named(core, *id)
             });
             (slow.len(), most.collect())
         }
