@@ -230,7 +230,9 @@ impl Core {
         match self.users[slot].knowledge {
             Knowledge::Known | Knowledge::Provisional => {
                 self.refresh(slot, Cause::Connect);
-                if !was_connected && self.users[slot].mode == Mode::Invisible {
+                if self.may_be_shown_by_a_former_owner(slot) {
+                    self.restamp(slot, Cause::Connect);
+                } else if !was_connected && self.users[slot].mode == Mode::Invisible {
                     // Nobody sees it, but a new owner has to know.
                     self.store_mark(slot);
                 }
@@ -392,12 +394,7 @@ impl Core {
             let version = before.version;
             let more = version > user.record.version && before.differs(&user.record);
             user.record.version = user.record.version.max(version);
-            // A former owner may have published it as there, and the store knows nothing of that: who
-            // is invisible makes no change by which that is put right. Once is enough.
-            let (vnode, under) = (user.vnode, user.record.version.epoch());
-            let hides = user.mode == Mode::Invisible && user.connected();
-            let is_new = self.vnodes.epoch(vnode) > Some(under) && self.has_arrivals(vnode);
-            let shown = hides && is_new;
+            let shown = self.may_be_shown_by_a_former_owner(slot);
             if self.reconcile(slot) | changed | more | shown {
                 self.restamp(slot, Cause::Connect);
             }
@@ -490,6 +487,15 @@ impl Core {
         let user = &self.users[slot];
         let shown = user.record.status != Status::Offline;
         shown && self.vnodes.epoch(user.vnode) > Some(user.record.version.epoch())
+    }
+
+    /// Whether a former owner may have published an invisible user as there, of which the store knows
+    /// nothing: who is invisible makes no change by which that is put right. One new version is enough.
+    fn may_be_shown_by_a_former_owner(&self, slot: u32) -> bool {
+        let user = &self.users[slot];
+        let hides = user.mode == Mode::Invisible && user.connected();
+        let is_new = self.vnodes.epoch(user.vnode) > Some(user.record.version.epoch());
+        hides && is_new && self.has_arrivals(user.vnode)
     }
 
     /// What this core keeps in the store of the user.

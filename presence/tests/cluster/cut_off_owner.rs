@@ -256,13 +256,21 @@ fn who_came_to_the_new_owner_and_leaves_is_told_offline_over_links_at_once() {
     assert_eq!(told(&mut node), [Status::Offline]);
 }
 
-/// A former owner that never reached the store had not heard that the user is invisible.
+/// A former owner that never reached the store had not heard that the user is invisible. The next one
+/// has read it in the store when the user comes, or for a watcher before.
 #[test]
 fn who_is_invisible_and_comes_to_the_next_owner_is_published_by_that_one() {
-    let mut node = Taker::new(false, false, "b");
-    node.stored.mode = Mode::Invisible;
-    let hello = hello(USER);
-    node.core.connect(&hello).expect("its vnode is here");
-    node.run(200, false);
-    assert_eq!(node.published, [(Status::Offline, Cause::Connect)]);
+    for watched in [false, true] {
+        let mut node = Taker::new(false, false, "b");
+        node.stored.mode = Mode::Invisible;
+        if watched {
+            let watched = PeerMessage::Interest(USER.into());
+            node.core.peer_message(CoreId::new(1), watched);
+            node.run(100, false);
+        }
+        let hello = hello(USER);
+        node.core.connect(&hello).expect("its vnode is here");
+        node.run(200, false);
+        assert_eq!(node.published, [(Status::Offline, Cause::Connect)]);
+    }
 }

@@ -90,10 +90,13 @@ impl World {
         accepted.taken_by = pid;
         accepted.epoch = accepted.epoch.max(epoch);
         accepted.by = pid;
-        accepted.at = self.now;
         accepted.highest = accepted.highest.max(epoch);
         // Until an owner has noticed that the store has lost something it may release what is lost.
         let let_go = std::mem::take(&mut accepted.let_go);
+        let goes_on = before == pid && had && !let_go;
+        if !goes_on {
+            accepted.at = self.now;
+        }
         let released = released && accepted.sound;
         self.note(|| format!("p{pid} takes vnode {vnode} under {epoch}, released: {released}"));
         // One that has a successor of its name is taken for dead, by that one too.

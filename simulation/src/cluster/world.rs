@@ -88,7 +88,7 @@ pub(crate) struct Accepted {
     pub(crate) by: usize,
     /// The process that claimed the vnode last, whether the store still knows or not.
     pub(crate) taken_by: usize,
-    /// When `by` took the vnode, ms.
+    /// When `by` took the vnode, ms; its own claim made again does not count.
     pub(crate) at: u64,
     /// The highest epoch there ever was, whatever the store has lost since.
     pub(crate) highest: Epoch,
@@ -529,14 +529,17 @@ impl World {
         let vnode = self.count().vnode(&format!("u{user}"));
         let processes = &self.processes;
         let accepted = self.accepted[vnode.index()];
-        // Who does not reach the store hears of a successor from the bus alone.
+        // Who does not reach the store hears of a successor from the bus alone, unless that was deleted.
+        let away = self.store.away;
         let links = self.plan.links.then_some(&self.mesh);
         let mute = processes
             .get(accepted.by)
             .is_some_and(|owner| links.map_or(owner.kafka_cut, |mesh| mesh.is_cut(accepted.by)));
         self.truths[user].pass(self.now, |pid| {
-            let deaf = mute && accepted.by != pid && processes[pid].redis_cut;
-            processes[pid].gone.or(deaf.then_some(accepted.at))
+            let process = &processes[pid];
+            let deaf = (mute && process.redis_cut) || (away && process.missed);
+            let deaf = deaf && accepted.by != pid;
+            process.gone.or(deaf.then_some(accepted.at))
         });
     }
 

@@ -112,7 +112,7 @@ pub(crate) struct Process {
     /// The time at which it last went on after a stall, ms.
     pub(crate) back: u64,
     /// It may have missed events of the bus, and has not read a map since.
-    missed: bool,
+    pub(crate) missed: bool,
     /// Of how many losses of the store it can know, and since when.
     pub(crate) losses: (u64, u64),
     asked: BTreeMap<u64, Asked>,
