@@ -77,7 +77,8 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.linger()
 }
 
-/// A socket that is read from until a deadline only.
+/// A socket whose bytes are waited for until a deadline only. Those that are there by then are still
+/// read, as a thread that a full machine let wait is no reason to refuse a probe.
 struct InTime {
     stream: TcpStream,
     deadline: Instant,
@@ -89,19 +90,24 @@ impl InTime {
         self.stream.shutdown(Shutdown::Write)?;
         self.deadline = Instant::now() + PATIENCE;
         let mut dropped = [0; 16 << 10];
-        while self.read(&mut dropped)? > 0 {}
+        while self.read(&mut dropped)? > 0 && Instant::now() < self.deadline {}
         Ok(())
     }
 }
 
 impl Read for InTime {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            // No timeout of zero can be set: that would be none.
+            let left = left.max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(buffer) {
+                // A process that was stopped and goes on (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
         }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(buffer)
     }
 }
 

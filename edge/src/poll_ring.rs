@@ -17,8 +17,8 @@ use monoio::net::UnixStream;
 const ENTRIES: u32 = 256;
 /// Events that may wait. One more ends its socket's request, which is made again.
 const EVENTS: u32 = 4_096;
-/// The name of the requests that take others back.
-const REMOVAL: u64 = u64::MAX;
+/// Set in the name of a request that takes another back, and in no socket's.
+const REMOVAL: u64 = 1 << 31;
 
 /// Something has become of a socket. The kernel tells it once, with the change: who does not read all
 /// that is there hears of it again only when more comes.
@@ -78,7 +78,12 @@ impl PollRing {
     }
 
     /// Waits for a socket from the next [`PollRing::submit`] on; what is so already is an event, too.
+    ///
+    /// # Panics
+    ///
+    /// Bit 31 of `name` is set.
     pub(crate) fn arm(&mut self, socket: BorrowedFd<'_>, name: u64) {
+        assert!(name & REMOVAL == 0, "{name:#x} is a removal's name");
         let wanted = libc::POLLIN | libc::POLLRDHUP | libc::POLLOUT;
         let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), u32::from(wanted as u16))
             .multi(true)
@@ -93,7 +98,7 @@ impl PollRing {
         let removal = opcode::PollRemove::new(name)
             .build()
             .flags(Flags::SKIP_SUCCESS)
-            .user_data(REMOVAL);
+            .user_data(name | REMOVAL);
         self.push(&removal);
     }
 
@@ -127,13 +132,18 @@ impl PollRing {
 
     /// Appends up to `most` of the events that wait to `events`.
     pub(crate) fn take(&mut self, most: usize, events: &mut Vec<Event>) {
-        let completions = self.ring.completion();
-        let completions = completions.filter(|completion| completion.user_data() != REMOVAL);
-        events.extend(
-            completions
-                .take(most)
-                .map(|completion| Event::of(&completion)),
-        );
+        for _ in 0..most {
+            let Some(completion) = self.ring.completion().next() else {
+                return;
+            };
+            let name = completion.user_data();
+            if name & REMOVAL == 0 {
+                events.push(Event::of(&completion));
+            } else if completion.result() == -libc::EALREADY {
+                // Bytes came in that moment. The request is as it was, and the socket with it.
+                self.disarm(name & !REMOVAL);
+            }
+        }
     }
 }
 
@@ -141,9 +151,10 @@ impl PollRing {
 mod tests {
     use super::*;
     use std::{
-        io::{Read, Write},
+        io::{ErrorKind, Read, Write},
         net::{TcpListener, TcpStream},
         os::fd::AsFd,
+        time::Duration,
     };
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -200,6 +211,42 @@ mod tests {
         drop(end);
         until(&mut ring, |event| event.disarmed);
         assert_eq!(client.read(&mut [0; 8]).expect("the end"), 0);
+    }
+
+    #[test]
+    fn a_flood_of_bytes_keeps_no_socket_that_is_disarmed() {
+        let mut ring = PollRing::new().expect("io_uring");
+        for name in 0..40 {
+            let (mut client, mut end) = pair();
+            end.set_nonblocking(true).expect("a socket");
+            client
+                .set_write_timeout(Some(Duration::from_secs(20)))
+                .expect("a timeout");
+            let flood = std::thread::spawn(move || {
+                loop {
+                    if let Err(error) = client.write_all(&[0; 1 << 10]) {
+                        return error.kind();
+                    }
+                }
+            });
+            ring.arm(end.as_fd(), name);
+            for _ in 0..20 {
+                until(&mut ring, |event| event.name == name && event.readable);
+                while end.read(&mut [0; 1 << 10]).is_ok() {}
+            }
+            ring.disarm(name);
+            drop(end);
+            while !flood.is_finished() {
+                ring.submit();
+                std::thread::yield_now();
+                ring.take(16, &mut Vec::new());
+            }
+            let end = flood.join().expect("a writer");
+            assert!(
+                matches!(end, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+                "{name}: {end}"
+            );
+        }
     }
 
     #[test]

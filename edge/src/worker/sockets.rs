@@ -140,8 +140,14 @@ impl Conn {
     /// Whether nothing may be read: its answer has no place, or `busy` with what was asked. Its
     /// client's further questions wait in the kernel.
     pub(super) fn is_held(&self, busy: bool) -> bool {
-        let held = |backlog: &Backlog| backlog.renewing || !backlog.outbox.is_empty();
-        (busy || self.backlog.as_deref().is_some_and(held)) && !self.closing
+        let waits = !self.outbox().is_empty();
+        let renews = self
+            .backlog
+            .as_ref()
+            .is_some_and(|backlog| backlog.renewing);
+        // What comes behind the close is read and dropped, so that it does not reset the connection
+        // before the client has the close; as long as that waits, there is no need to.
+        waits || (busy || renews) && !self.closing
     }
 
     /// The connection is gone: its reader is to see that, and nothing has to be sent.
@@ -186,7 +192,7 @@ fn named(name: u64) -> SessionId {
     }
 }
 
-/// The session's name in the poll ring.
+/// The session's name in the poll ring, which has bit 31 for itself: no core has so many sessions.
 fn name(id: SessionId) -> u64 {
     u64::from(id.generation) << 32 | u64::from(id.index)
 }
@@ -308,11 +314,15 @@ impl Worker {
     }
 
     /// Ends the connections whose clients were told and do not hang up in time.
-    pub(super) fn end_closed(&self, ms: u64) {
-        while let Some((_, id)) = self.closing.borrow_mut().pop_front_if(|(at, _)| *at <= ms) {
-            // Its reader sees an end now.
-            if let Some(conn) = find(&mut self.conns.borrow_mut(), id) {
-                socket::stop_reading(conn.socket.as_fd());
+    pub(super) fn end_closed(self: &Rc<Self>, ms: u64) {
+        loop {
+            let late = self.closing.borrow_mut().pop_front_if(|(at, _)| *at <= ms);
+            let Some((_, id)) = late else {
+                return;
+            };
+            let is_there = find(&mut self.conns.borrow_mut(), id).is_some();
+            if is_there {
+                self.end(id);
             }
         }
     }

