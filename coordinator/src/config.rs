@@ -19,48 +19,48 @@ settings::sections! {
         /// Origins whose pages may ask `/route`, like `https://example.com` or `https://*.example.com`; `*` = all, empty = none.
         allowed_origins: List = "*",
         /// Between two looks at the store; a fifth of it while a map is new, and a new map is announced.
-        poll: Duration = "500ms",
+        poll: Duration = "500ms" in "50ms"..="10s",
         /// How long a leader leads without renewal; it renews three times as often.
-        leader_ttl: Duration = "3s",
+        leader_ttl: Duration = "3s" in "500ms"..="1m",
         /// Connections at a time, as far as the limit of open files allows; more are answered 503.
-        max_connections: u64 = "10000",
+        max_connections: u64 = "10000" in "1"..="1000000",
         /// Requests for `/map` that wait for the next map at a time; more are answered 503.
-        max_waiters: u64 = "1000",
+        max_waiters: u64 = "1000" in "0"..="1000000",
         /// The longest time that a request for `/map` waits for the next map; then 204.
-        map_wait: Duration = "25s",
+        map_wait: Duration = "25s" in "0s"..="5m",
         /// Time for a request's head, between two requests of a connection too; later, it is closed.
-        header_timeout: Duration = "15s",
+        header_timeout: Duration = "15s" in "100ms"..="10m",
         /// Time for everything else of a request; later, 503.
-        request_timeout: Duration = "10s",
+        request_timeout: Duration = "10s" in "100ms"..="10m",
         /// After the word to stop: how long it answers on, and `/readyz` says 503, so that load balancers notice; 0s = not at all.
-        shutdown_delay: Duration = "5s",
+        shutdown_delay: Duration = "5s" in "0s"..="10m",
         /// Time for what is under way after that; what is left then is closed at once.
-        shutdown_timeout: Duration = "10s",
+        shutdown_timeout: Duration = "10s" in "0s"..="10m",
     }
 
     pub(crate) struct Rebalance in rebalance {
         /// How long the edges must have been the same before the first map is made, and how long an edge must have been there before it gets vnodes.
-        formation: Duration = "2s",
+        formation: Duration = "2s" in "0s"..="10m",
         /// Vnodes that one step moves away from or to an edge, at most.
-        max_in_motion: u64 = "64",
+        max_in_motion: u64 = "64" in "1"..="65536",
         /// Sessions a second that are told to move away from or to an edge; 0 = no limit.
         sessions_per_second: u64 = "5000",
         /// A step that not every edge reports as done ends after this.
-        step_timeout: Duration = "30s",
+        step_timeout: Duration = "30s" in "1s"..="1h",
         /// An edge that came back so often within `return_window` is penalised. One that was told to end, and did, does not count as having come back.
-        returns: u64 = "3",
+        returns: u64 = "3" in "1"..="100",
         /// The time within which `returns` are counted.
-        return_window: Duration = "5m",
+        return_window: Duration = "5m" in "0s"..="1d",
         /// How long a penalised edge has to stay before it gets vnodes; doubles with each return.
-        penalty: Duration = "30s",
+        penalty: Duration = "30s" in "0s"..="1d",
         /// The longest penalty, however often an edge comes back.
-        penalty_limit: Duration = "10m",
+        penalty_limit: Duration = "10m" in "0s"..="1d",
         /// By how many percent load may change an edge's weight; 0 = not at all.
-        load_shift: u64 = "0",
+        load_shift: u64 = "0" in "0"..="50",
         /// Time between two changes of weights by load, of 2 percent each.
-        load_interval: Duration = "1m",
+        load_interval: Duration = "1m" in "1s"..="1d",
         /// An edge whose connection to Redis has been closed, as the kernel does for a process that is killed, and not made again for so long is taken for dead before its lease ends, if its address refuses connections as well; 0s = never, its lease has to end.
-        closed_for: Duration = "300ms",
+        closed_for: Duration = "300ms" in "0s"..="1m",
     }
 }
 
@@ -105,12 +105,13 @@ impl Config {
     fn check(&self) -> Result<(), SettingsError> {
         let Self {
             coordinator: own,
-            redis,
+            redis: _,
             cluster,
             rebalance,
             auth,
         } = self;
         let mut rules = Rules::default();
+        self.check_bounds(&mut rules);
         rules.rule(
             own.id.is_empty() || NodeId::parse(&own.id).is_ok(),
             format!(
@@ -121,76 +122,16 @@ impl Config {
         let origins = own.allowed_origins.0.iter();
         let origins = origins.filter(|origin| *origin != "*");
         rules.origins("coordinator.allowed_origins", origins);
-        rules.duration("coordinator.poll", own.poll, 50..=10_000);
-        rules.duration("coordinator.leader_ttl", own.leader_ttl, 500..=60_000);
-        rules.number(
-            "coordinator.max_connections",
-            own.max_connections,
-            1..=1_000_000,
-        );
-        rules.number("coordinator.max_waiters", own.max_waiters, 0..=1_000_000);
-        rules.duration("coordinator.map_wait", own.map_wait, 0..=300_000);
-        rules.duration(
-            "coordinator.header_timeout",
-            own.header_timeout,
-            100..=600_000,
-        );
-        rules.duration(
-            "coordinator.request_timeout",
-            own.request_timeout,
-            100..=600_000,
-        );
-        rules.duration(
-            "coordinator.shutdown_delay",
-            own.shutdown_delay,
-            0..=600_000,
-        );
-        rules.duration(
-            "coordinator.shutdown_timeout",
-            own.shutdown_timeout,
-            0..=600_000,
-        );
-        redis.check(&mut rules);
         cluster.check(&mut rules);
         rules.rule(
             own.poll * 3 <= cluster.lease_ttl,
             "coordinator.poll must be at most a third of cluster.lease_ttl",
         );
-        rules.duration("rebalance.formation", rebalance.formation, 0..=600_000);
         // Edges renew every third of the TTL, and after a lost store not all at once.
         rules.rule(
             rebalance.formation * 3 >= cluster.lease_ttl,
             "rebalance.formation must be at least a third of cluster.lease_ttl",
         );
-        rules.number(
-            "rebalance.max_in_motion",
-            rebalance.max_in_motion,
-            1..=65_536,
-        );
-        rules.duration(
-            "rebalance.step_timeout",
-            rebalance.step_timeout,
-            1_000..=3_600_000,
-        );
-        rules.number("rebalance.returns", rebalance.returns, 1..=100);
-        rules.duration(
-            "rebalance.return_window",
-            rebalance.return_window,
-            0..=86_400_000,
-        );
-        rules.duration("rebalance.penalty", rebalance.penalty, 0..=86_400_000);
-        rules.duration(
-            "rebalance.penalty_limit",
-            rebalance.penalty_limit,
-            0..=86_400_000,
-        );
-        rules.number("rebalance.load_shift", rebalance.load_shift, 0..=50);
-        rules.duration(
-            "rebalance.load_interval",
-            rebalance.load_interval,
-            1_000..=86_400_000,
-        );
-        rules.duration("rebalance.closed_for", rebalance.closed_for, 0..=60_000);
         rules.rule(
             rebalance.closed_for.is_zero() || rebalance.closed_for >= Duration::from_millis(200),
             "rebalance.closed_for must be 0s, or at least 200ms: an edge that lost its connection \

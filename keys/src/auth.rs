@@ -25,7 +25,7 @@ settings::sections! {
         /// keys only.
         jwks_url: String = "",
         /// Time between two fetches of `jwks_url`, when nothing asks for one earlier.
-        jwks_refresh: Duration = "5m",
+        jwks_refresh: Duration = "5m" in "1s"..="1d",
         /// The certificate authorities to trust with `https://`, in PEM; empty = the system's.
         jwks_ca_file: Option<PathBuf> = "",
         /// A proxy to reach `jwks_url` through (HTTP CONNECT), as `http://user:password@host:3128`;
@@ -48,10 +48,10 @@ settings::sections! {
         /// were who it was made for.
         accept_bound_tokens: bool = "false",
         /// How far the issuer's clock may be from this one's, for `exp` and `nbf`.
-        leeway: Duration = "0s",
+        leeway: Duration = "0s" in "0s"..="10m",
         /// How far away the end of a token (`exp`) may be; 0s = any time. So long revocations are kept:
         /// with 0s until an administrator takes them back.
-        max_lifetime: Duration = "0s",
+        max_lifetime: Duration = "0s" in "0s"..="3650d",
         /// The scope that administration, and questions for many users at once, need.
         admin_scope: String = "presence:admin",
         /// Whom a token lets see: `open` = everyone, or `claim`: whom its claims `watch` and
@@ -106,7 +106,6 @@ impl AuthSettings {
 
     /// The rules that one setting's syntax does not say.
     pub fn check(&self, rules: &mut Rules) {
-        rules.duration("auth.jwks_refresh", self.jwks_refresh, 1_000..=86_400_000);
         rules.rule(
             self.jwks_url.is_empty() || self.jwks_file.as_os_str().is_empty(),
             "auth.jwks_file and auth.jwks_url: only one may be given",
@@ -123,9 +122,6 @@ impl AuthSettings {
             self.audience.0.is_empty() || !self.audience_claims.0.is_empty(),
             "auth.audience_claims is empty: with auth.audience one at least is needed, as aud",
         );
-        rules.duration("auth.leeway", self.leeway, 0..=600_000);
-        let lifetime = self.max_lifetime;
-        rules.duration("auth.max_lifetime", lifetime, 0..=3_650 * 86_400_000);
         rules.word("auth.watch_policy", &self.watch_policy, &["open", "claim"]);
         rules.secret("auth.secret (JWT_SECRET)", &self.secret, MIN_SECRET);
     }

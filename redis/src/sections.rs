@@ -6,10 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use ring::{VnodeCount, VnodeCountError};
 use settings::{Rules, Secret};
 
-use crate::{
-    Options,
-    options::{TIMEOUT, Target},
-};
+use crate::{Options, options::Target};
 
 settings::sections! {
     pub struct RedisSettings in redis {
@@ -28,16 +25,16 @@ settings::sections! {
         /// The password that the Sentinels ask for; empty = the server's, or none.
         sentinel_password: Secret = "",
         /// How long connecting to Redis may take; then the next attempt follows.
-        connect_timeout: Duration = "1s",
+        connect_timeout: Duration = "1s" in "10ms"..="1m",
         /// How long an answer of Redis may take; then Redis counts as away.
-        response_timeout: Duration = "2s",
+        response_timeout: Duration = "2s" in "10ms"..="1m",
     }
 
     pub struct ClusterSettings in cluster {
         /// How many vnodes there are, a power of two, for the cluster's life.
         vnodes: u64 = "4096",
         /// How long an edge counts as alive without renewing its lease; the same everywhere.
-        lease_ttl: Duration = "5s",
+        lease_ttl: Duration = "5s" in "1s"..="1m",
     }
 }
 
@@ -54,12 +51,6 @@ impl RedisSettings {
             response_timeout: self.response_timeout,
             ca_file: self.ca_file.clone(),
         }
-    }
-
-    /// The rules that one setting's syntax does not say.
-    pub fn check(&self, rules: &mut Rules) {
-        rules.duration("redis.connect_timeout", self.connect_timeout, TIMEOUT);
-        rules.duration("redis.response_timeout", self.response_timeout, TIMEOUT);
     }
 
     /// What is wrong with the address and the file, as far as that shows without a connection.
@@ -82,6 +73,5 @@ impl ClusterSettings {
         if let Err(error) = self.count() {
             rules.rule(false, format!("cluster.vnodes: {error}"));
         }
-        rules.duration("cluster.lease_ttl", self.lease_ttl, 1_000..=60_000);
     }
 }

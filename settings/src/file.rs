@@ -63,7 +63,10 @@ impl Table {
                 match text_of(&value.into_inner()) {
                     Ok(text) => given[at] = Given { text, place },
                     Err(what) => {
-                        let allowed = self.settings().nth(at).map_or("", |s| s.allowed);
+                        let allowed = self
+                            .settings()
+                            .nth(at)
+                            .map_or_else(String::new, Setting::allowed);
                         let line = format!("{name} ({place}): {what}; allowed is {allowed}");
                         errors.push(line);
                     }

@@ -21,11 +21,10 @@ impl Table {
                 key,
                 default,
                 doc,
-                allowed,
                 literal,
                 ..
             } = setting;
-            let value = literal.write(default);
+            let (value, allowed) = (literal.write(default), setting.allowed());
             write!(out, "#{doc}\n# Allowed: {allowed}.\n# {key} = {value}\n")
                 .expect("a String takes all text");
         }
@@ -68,7 +67,7 @@ impl Table {
                 "| `{}` | {default} | {} | {} | {short}`{}` | `--{}` |",
                 setting.key,
                 setting.doc.trim(),
-                setting.allowed,
+                setting.allowed(),
                 setting.env(),
                 setting.flag()
             )

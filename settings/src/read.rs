@@ -24,7 +24,8 @@ impl Table {
         let (given, mut errors) = self.given(sources);
         for (setting, Given { text, place }) in self.settings().zip(&given) {
             if let Err(what) = (setting.check)(text) {
-                let (name, text, allowed) = (setting.name(), setting.shown(text), setting.allowed);
+                let (name, text, allowed) =
+                    (setting.name(), setting.shown(text), setting.allowed());
                 errors.push(format!(
                     "{name} = {text} ({place}): {what}; allowed is {allowed}"
                 ));
@@ -161,7 +162,7 @@ mod tests {
             #[env("NODE_ID")]
             id: String = "n1",
             /// How many.
-            most: u64 = "1",
+            most: u64 = "1" in "1"..="10",
             /// Whether.
             is_on: bool = "true",
             /// From where.
@@ -281,13 +282,12 @@ mod tests {
     #[test]
     fn rules_name_the_setting_its_value_and_what_is_allowed() {
         let mut rules = crate::Rules::default();
-        rules.number("node.most", 11, 1..=10);
-        rules.duration(
-            "node.wait",
-            std::time::Duration::from_secs(90),
-            100..=60_000,
-        );
-        rules.bytes("node.size", 5, 1..=5);
+        let most = [("ONLINE_STATUS_NODE_MOST", "11")];
+        let config = read(&table(false), &most).expect("a number");
+        config.check_bounds(&mut rules);
+        let wait = std::time::Duration::from_secs(90);
+        rules.within("node.wait", &wait, "100ms", "1m");
+        rules.within("node.size", &crate::Bytes(5), "1B", "5B");
         rules.word("auth.rule", "closed", &["open", "claim"]);
         let origins = [
             "null",

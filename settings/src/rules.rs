@@ -1,8 +1,8 @@
 //! Rules that one setting's syntax does not say: ranges, and what settings must be to each other.
 
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::fmt::Display;
 
-use crate::{Bytes, Kind, SettingsError};
+use crate::{Kind, SettingsError};
 
 /// Collects the rules that are broken, so that all are shown at once.
 #[derive(Debug, Default)]
@@ -24,36 +24,15 @@ impl Rules {
         }
     }
 
-    fn range<T: Kind + PartialOrd>(&mut self, name: &str, value: &T, least: &T, most: &T) {
-        let (shown, least_shown, most_shown) = (value.show(), least.show(), most.show());
+    /// Notes a value that is not from `least` to `most`, which are texts of its kind.
+    ///
+    /// # Panics
+    /// When one of them is none.
+    pub fn within<T: Kind + PartialOrd>(&mut self, name: &str, value: &T, least: &str, most: &str) {
+        let bound = |text| T::parse(text).expect("a bound is of its setting's kind");
         self.rule(
-            (least..=most).contains(&value),
-            format!("{name} = {shown}: allowed are {least_shown} to {most_shown}"),
-        );
-    }
-
-    /// Checks that a number lies in a range.
-    pub fn number(&mut self, name: &str, value: u64, allowed: RangeInclusive<u64>) {
-        self.range(name, &value, allowed.start(), allowed.end());
-    }
-
-    /// Checks that a duration lies in a range, given in ms.
-    pub fn duration(&mut self, name: &str, value: Duration, allowed: RangeInclusive<u64>) {
-        let (least, most) = (
-            Duration::from_millis(*allowed.start()),
-            Duration::from_millis(*allowed.end()),
-        );
-        self.range(name, &value, &least, &most);
-    }
-
-    /// Checks that a number of bytes lies in a range.
-    pub fn bytes(&mut self, name: &str, value: usize, allowed: RangeInclusive<u64>) {
-        let bytes = |count: u64| Bytes(usize::try_from(count).unwrap_or(usize::MAX));
-        self.range(
-            name,
-            &Bytes(value),
-            &bytes(*allowed.start()),
-            &bytes(*allowed.end()),
+            (bound(least)..=bound(most)).contains(value),
+            format!("{name} = {}: allowed are {least} to {most}", value.show()),
         );
     }
 

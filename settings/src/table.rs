@@ -1,7 +1,7 @@
 //! The table: each setting's name, kind, default and meaning, once. The macro that declares it
 //! also makes the structs that hold the values.
 
-use crate::Literal;
+use crate::{Literal, Rules};
 
 /// One setting of a program, its values as text.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Setting {
     pub doc: &'static str,
     /// What values are allowed, for errors and the reference.
     pub allowed: &'static str,
+    /// The least and the most that its value may be, as text.
+    pub bounds: Option<(&'static str, &'static str)>,
     /// How the file has its value.
     pub literal: Literal,
     /// What is wrong with a text for it.
@@ -43,6 +45,14 @@ impl Setting {
     #[must_use]
     pub fn env(&self) -> String {
         format!("ONLINE_STATUS_{}_{}", self.section, self.key).to_uppercase()
+    }
+
+    /// What values are allowed, bounds included.
+    pub(crate) fn allowed(&self) -> String {
+        let (allowed, bounds) = (self.allowed, self.bounds);
+        bounds.map_or(allowed.to_owned(), |(least, most)| {
+            format!("{allowed}, from {least} to {most}")
+        })
     }
 
     /// Its names in the environment; the last that is given wins.
@@ -88,16 +98,20 @@ pub trait Section: Sized {
 
     /// The text of each value, in the same order, secrets hidden.
     fn show(&self) -> Vec<String>;
+
+    /// Notes each value that is out of its bounds.
+    fn check_bounds(&self, rules: &mut Rules);
 }
 
 /// Declares sections: a struct for each, which is a [`Section`](crate::Section). A setting's type
-/// is a [`Kind`](crate::Kind), its default is text. See [`settings`](crate::settings).
+/// is a [`Kind`](crate::Kind), its default is text, and so are its bounds, if it has any: `= "15s" in
+/// "0s"..="1d"`. See [`settings`](crate::settings).
 #[macro_export]
 macro_rules! sections {
     ($($vis:vis struct $type:ident in $section:ident { $(
         $(#[doc = $doc:literal])+
         $(#[env($env:literal)])?
-        $key:ident: $kind:ty = $default:literal,
+        $key:ident: $kind:ty = $default:literal $(in $least:literal..=$most:literal)?,
     )+ })+) => { $(
         #[doc = concat!("Settings of the section `", stringify!($section), "`.")]
         #[derive(Debug, Clone)]
@@ -113,6 +127,7 @@ macro_rules! sections {
                 default: $default,
                 doc: concat!($($doc),+),
                 allowed: <$kind as $crate::Kind>::ALLOWED,
+                bounds: { let bounds: &[(&str, &str)] = &[$(($least, $most))?]; if bounds.is_empty() { None } else { Some(bounds[0]) } },
                 literal: <$kind as $crate::Kind>::LITERAL,
                 is_secret: <$kind as $crate::Kind>::IS_SECRET,
                 check: |text| <$kind as $crate::Kind>::parse(text).map(drop),
@@ -129,6 +144,11 @@ macro_rules! sections {
             fn show(&self) -> Vec<String> {
                 vec![$($crate::Kind::show(&self.$key),)+]
             }
+
+            fn check_bounds(&self, rules: &mut $crate::Rules) {
+                let _ = &rules;
+                $($(rules.within(concat!(stringify!($section), ".", stringify!($key)), &self.$key, $least, $most);)?)+
+            }
         }
     )+ };
 }
@@ -142,7 +162,7 @@ macro_rules! sections {
 /// settings::sections! {
 ///     pub struct Presence in presence {
 ///         /// How long a user stays online after its last session broke.
-///         grace: Duration = "15s",
+///         grace: Duration = "15s" in "0s"..="1d",
 ///     }
 ///     pub struct Node in node {
 ///         /// The node's name.
@@ -160,6 +180,9 @@ macro_rules! sections {
 /// assert_eq!(config.presence.grace.as_secs(), 15);
 /// assert_eq!(config.show(), texts);
 /// assert_eq!(Config::SECTIONS[1][0].short_env, Some("NODE_ID"));
+/// let mut rules = settings::Rules::default();
+/// config.check_bounds(&mut rules);
+/// assert!(rules.finish().is_ok());
 /// ```
 #[macro_export]
 macro_rules! settings {
@@ -188,6 +211,11 @@ macro_rules! settings {
             /// The text of each setting, in the table's order, secrets hidden.
             $vis fn show(&self) -> Vec<String> {
                 [$($crate::Section::show(&self.$name),)+].concat()
+            }
+
+            /// Notes each value that is out of its bounds.
+            $vis fn check_bounds(&self, rules: &mut $crate::Rules) {
+                $($crate::Section::check_bounds(&self.$name, rules);)+
             }
         }
     };

@@ -20,7 +20,7 @@ settings::sections! {
         /// The WebSocket URL that clients are told; empty = made from `listen`.
         public_url: String = "",
         /// Threads, each on a core of its own; 0 = one for each CPU the process may use.
-        cores: u64 = "0",
+        cores: u64 = "0" in "0"..="64",
         /// Pins each thread to a CPU.
         pin: bool = "true",
         /// Connections at a time; 0 = what the limit of open files allows. More are answered 503.
@@ -36,9 +36,9 @@ settings::sections! {
         max_per_prefix: u64 = "0",
         /// New connections a second of one client in the long run; 0 = no limit. More are answered 429.
         /// Through a proxy each request counts as one.
-        connection_rate: u64 = "0",
+        connection_rate: u64 = "0" in "0"..="100000",
         /// New connections of one client at once, where there is a `connection_rate`.
-        connection_burst: u64 = "100",
+        connection_burst: u64 = "100" in "1"..="1000000",
         /// TLS handshakes under way at a time; 0 = as many as `max_unauthenticated`. More are closed
         /// without a word.
         max_handshakes: u64 = "0",
@@ -54,24 +54,24 @@ settings::sections! {
         /// that does not is answered 400; others' connections have none.
         proxy_protocol: bool = "false",
         /// Time for the upgrade request, TLS included; later, the connection is closed.
-        upgrade_timeout: Duration = "5s",
+        upgrade_timeout: Duration = "5s" in "100ms"..="10m",
         /// Time for the token after the upgrade; later, 4408.
-        auth_timeout: Duration = "5s",
+        auth_timeout: Duration = "5s" in "100ms"..="10m",
         /// Bytes of a request's head; more are answered 431. A token has 16KiB at most.
-        max_header: Bytes = "20KiB",
+        max_header: Bytes = "20KiB" in "512B"..="1MiB",
         /// Bytes of a WebSocket message; more end the session with 1009.
-        max_message: Bytes = "20KiB",
+        max_message: Bytes = "20KiB" in "1KiB"..="16MiB",
         /// Origins that browsers may connect from, like `https://example.com`, or with all below it
         /// `https://*.example.com`; empty = all.
         origins: List = "",
         /// Serves `/metrics` to clients too, not on `admin_listen` alone.
         public_metrics: bool = "false",
         /// Sessions closed a second at shutdown.
-        drain_rate: u64 = "5000",
+        drain_rate: u64 = "5000" in "1"..="10000000",
         /// Time for a shutdown; what is left then is closed at once.
-        drain_timeout: Duration = "30s",
+        drain_timeout: Duration = "30s" in "0s"..="1h",
         /// How long the kernel tries to deliver bytes before it drops a connection.
-        tcp_user_timeout: Duration = "30s",
+        tcp_user_timeout: Duration = "30s" in "1s"..="1h",
     }
 
     pub(crate) struct Node in node {
@@ -83,53 +83,53 @@ settings::sections! {
 
     pub(crate) struct Presence in presence {
         /// How long a user stays online after its last session broke.
-        grace: Duration = "15s",
+        grace: Duration = "15s" in "0s"..="1d",
         /// How long a user stays online after its last session closed cleanly; 0s = offline at
         /// once.
-        clean_close_grace: Duration = "0s",
+        clean_close_grace: Duration = "0s" in "0s"..="1d",
         /// Time between two pings of the server to a session.
-        heartbeat: Duration = "25s",
+        heartbeat: Duration = "25s" in "1s"..="1h",
         /// A session is dead when nothing came for `heartbeat` and this.
-        heartbeat_timeout: Duration = "10s",
+        heartbeat_timeout: Duration = "10s" in "100ms"..="1h",
         /// The shortest time within which a client may promise a message of its own (`alive`), in whole
         /// seconds. For who has promised, messages are the sign of life, and not pongs.
-        alive_min: Duration = "10s",
+        alive_min: Duration = "10s" in "1s"..="1h",
         /// The longest time that a client may promise. A client that has stopped and whose pings something
         /// else answers is dead to the server after what it promised and `heartbeat_timeout`.
-        alive_max: Duration = "10m",
+        alive_max: Duration = "10m" in "1s"..="1h",
         /// How long a session's question waits for the store; then it is answered with
         /// `unavailable`.
-        store_patience: Duration = "2s",
+        store_patience: Duration = "2s" in "100ms"..="1m",
         /// Sessions of one user; one more ends with 4409, or another does.
-        max_devices: u64 = "100",
+        max_devices: u64 = "100" in "1"..="10000",
         /// Which session ends with 4409 when a user has too many: `refuse` = the new one, `newest` = the
         /// oldest of them, so that the newest wins.
         over_max_devices: String = "refuse",
         /// Users that one session may watch.
-        max_watches: u64 = "1000",
+        max_watches: u64 = "1000" in "1"..="1000000",
         /// Watches of all sessions of the edge, one a session and user watched; 0 = as many as need a
         /// quarter of `server.max_memory`. More are answered `watch_limit`.
         max_watches_total: u64 = "0",
         /// Bytes of answers that may wait for one slow session; then its further messages wait too.
         /// One that reads nothing for `heartbeat` and `heartbeat_timeout` is ended with 1013.
-        outbox: Bytes = "256KiB",
+        outbox: Bytes = "256KiB" in "4KiB"..="1GiB",
         /// Messages a second that a session may send in the long run; more end it with 4429.
-        message_rate: u64 = "100",
+        message_rate: u64 = "100" in "1"..="1048575",
         /// Messages that a session may send at once.
-        message_burst: u64 = "1200",
+        message_burst: u64 = "1200" in "1"..="1048575",
         /// Changes of a user a second that its watchers are told in the long run; a user that changes
         /// more often is told to them as it is then. 0 = no limit.
-        change_rate: u64 = "20",
+        change_rate: u64 = "20" in "0"..="1000",
         /// Changes of a user that its watchers may be told at once, where there is a `change_rate`.
-        change_burst: u64 = "200",
+        change_burst: u64 = "200" in "1"..="10000",
         /// How long changes for more than a few sessions of a core wait for others, so that a session gets them
         /// in one message; 0s = they go at once, as answers always do.
-        flush: Duration = "0s",
+        flush: Duration = "0s" in "0s"..="1s",
         /// Bytes a second that a session may send in the long run, as they come on the wire; more end it
         /// with 4429.
-        byte_rate: Bytes = "256KiB",
+        byte_rate: Bytes = "256KiB" in "1KiB"..="2GiB",
         /// Bytes that a session may send at once.
-        byte_burst: Bytes = "4MiB",
+        byte_burst: Bytes = "4MiB" in "1KiB"..="2GiB",
     }
 
     pub(crate) struct Tls in tls {
@@ -151,7 +151,7 @@ settings::sections! {
         /// A directory to keep presence in; empty = in memory.
         data: PathBuf = "",
         /// How long an offline user is remembered.
-        retention: Duration = "30d",
+        retention: Duration = "30d" in "1s"..="3650d",
     }
 
     pub(crate) struct Share in cluster {
@@ -159,7 +159,7 @@ settings::sections! {
         #[env("ASSIGNED_VNODES")]
         assigned_vnodes: String = "",
         /// The node's weight in the rebalance; 0 = 100 for each of its cores.
-        weight: u64 = "0",
+        weight: u64 = "0" in "0"..="1000000",
         /// The secret by which edges know each other, at least 32 bytes, the same everywhere. With it edges
         /// hear each other over links, and not by the bus.
         link_key: Secret = "",
@@ -178,9 +178,9 @@ settings::sections! {
         /// Creates the topic when it does not exist.
         create_topic: bool = "true",
         /// Partitions of a topic that is created.
-        partitions: u64 = "16",
+        partitions: u64 = "16" in "1"..="10000",
         /// Replicas of a topic that is created; 0 = the brokers' default.
-        replication: u64 = "0",
+        replication: u64 = "0" in "0"..="100",
         /// How long the events of a topic that is created are kept.
         retention: Duration = "1h",
         /// How long an event waits for others to share its batch; empty = 2ms, and 50ms where there is a
