@@ -21,6 +21,10 @@ impl Table {
             Ok(text) => text,
             Err(error) => {
                 let what = match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => {
+                        let advice = "let the user that runs this program read it, and enter each directory above it";
+                        return errors.push(format!("--config {name}: {error}; {advice}"));
+                    }
                     std::io::ErrorKind::InvalidData => "it is no UTF-8 text".to_owned(),
                     std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
                     _ => error.to_string(),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod content;
 mod documents;
 mod environment;
 mod file;

@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, path::Path};
 
 use crate::{
-    Setting, Table,
+    Setting, Table, content,
     sources::{Place, Sources},
 };
 
@@ -69,6 +69,7 @@ impl Table {
         let mut lines = Vec::new();
         for line in error.lines() {
             lines.push(line.to_owned());
+            let mut file = None;
             for (setting, given) in self.settings().zip(&given) {
                 let name = setting.name();
                 let is_said = match &given.place {
@@ -76,11 +77,18 @@ impl Table {
                     Place::Default => line.contains(&format!("{name} (")),
                     place => line.contains(&place.to_string()),
                 };
-                if !is_said && names(line, &name) {
-                    lines.push(format!("  {}", setting.origin(given)));
+                if names(line, &name) {
+                    if !is_said {
+                        lines.push(format!("  {}", setting.origin(given)));
+                    }
+                    if !setting.is_secret {
+                        let password = format!("{name}_password");
+                        let has_one = self.settings().any(|other| other.name() == password);
+                        file = Some((&*given.text, has_one.then_some(password)));
+                    }
                 }
             }
-            if let Some(advice) = file_advice(line) {
+            if let Some(advice) = file_advice(line).or_else(|| content_advice(line, file)) {
                 lines.push(format!("  {advice}"));
             }
         }
@@ -139,6 +147,29 @@ fn file_advice(line: &str) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What is in the file of an error about certificates or keys: the one that is quoted there, as in `tls.key =
+/// "key.pem": there is no private key in it`, or else the value of the setting that the line names. That may have
+/// another setting for its passphrase.
+fn content_advice(line: &str, named: Option<(&str, Option<String>)>) -> Option<String> {
+    let words = [
+        "certificate",
+        "private key",
+        "public key",
+        "PEM",
+        "base64",
+        "section end",
+    ];
+    if line.contains("do not fit together") || !words.iter().any(|word| line.contains(word)) {
+        return None;
+    }
+    let quoted = line
+        .split_once(" = \"")
+        .and_then(|(_, it)| it.split_once("\": "));
+    let (value, password) = named?;
+    let path = quoted.map_or(value, |(path, _)| path);
+    content::advice(Path::new(path), password.as_deref())
 }
 
 /// Whether a line has the name as a word of its own.

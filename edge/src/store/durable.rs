@@ -30,7 +30,7 @@ pub(crate) enum OpenError {
     )]
     Taken(String),
     #[error(
-        "store.data = {0}: its file presence.redb cannot be used, without it all begins anew: {1}"
+        "store.data = {0}: its file presence.redb cannot be used: {1}; when it is moved away all begins anew"
     )]
     Database(String, redb::Error),
 }
@@ -51,6 +51,9 @@ impl Durable {
             .map_err(|error| OpenError::Directory(shown.clone(), error))?;
         let wrong = |error: redb::Error| match error {
             redb::Error::DatabaseAlreadyOpen => OpenError::Taken(shown.clone()),
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                OpenError::Directory(shown.clone(), error)
+            }
             error => OpenError::Database(shown.clone(), error),
         };
         let file = directory.join("presence.redb");

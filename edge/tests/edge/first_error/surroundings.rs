@@ -63,6 +63,8 @@ fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_not
 fn what_this_host_does_not_allow_is_said_with_what_to_do() {
     let folder = Folder::new();
     folder.file("file", "");
+    std::fs::create_dir(folder.0.join("damaged")).expect("a folder");
+    folder.file("damaged/presence.redb", [7; 5_000]);
     let with = [
         "standalone",
         "--server-admin-listen",
@@ -85,6 +87,10 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
                 "store.data = file",
                 "a directory that this process may write to",
             ],
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--data", "damaged"],
+            &["presence.redb cannot be used: ", "when it is moved away"],
         ),
     ] {
         let output = edge(&folder, &[&with[..], flags].concat(), &[]);
@@ -111,6 +117,82 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
         "openssl rand -base64 32",
     ];
     assert_said(&said(1, &output), &parts);
+}
+
+#[test]
+fn what_is_in_a_file_that_is_no_certificate_or_key_is_said() {
+    let folder = Folder::new();
+    folder.file("empty", "");
+    folder.file("text", "hunter2\n");
+    let pem =
+        |label: &str| format!("-----BEGIN {label}-----\naHVudGVyMg==\n-----END {label}-----\n");
+    folder.file("cert.pem", pem("CERTIFICATE"));
+    folder.file("key.pem", pem("PRIVATE KEY"));
+    folder.file("locked.pem", pem("ENCRYPTED PRIVATE KEY"));
+    let old =
+        "EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\naHVudGVyMg==";
+    folder.file(
+        "old.pem",
+        format!("-----BEGIN {old}\n-----END EC PRIVATE KEY-----\n"),
+    );
+    folder.file("cut.pem", "-----BEGIN CERTIFICATE-----\naHVudGVyMg");
+    folder.file("der", b"\x30\x82\x01\x00\x30\x82");
+    folder.file("p12", b"\x30\x82\x01\x00\x02\x01\x03\x30");
+    let good = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    folder.file("good.pem", good.cert.pem());
+    let ssl = [
+        "run",
+        "--redis-url",
+        "redis://h",
+        "--kafka-brokers",
+        "h:9093",
+        "--kafka-security-protocol",
+        "ssl",
+    ];
+    for (given, file, part) in [
+        ("tls-certificate", "empty", "/empty is empty"),
+        (
+            "tls-certificate",
+            "text",
+            "/text is no PEM: that has a line",
+        ),
+        ("tls-certificate", "key.pem", "/key.pem has: PRIVATE KEY"),
+        (
+            "tls-certificate",
+            "cut.pem",
+            "/cut.pem was cut off: its CERTIFICATE has no line -----END",
+        ),
+        ("tls-certificate", "der", "openssl x509 -inform der -in"),
+        ("tls-certificate", "p12", "openssl pkcs12 -nodes -in"),
+        ("tls-key", "cert.pem", "/cert.pem has: CERTIFICATE"),
+        (
+            "tls-key",
+            "locked.pem",
+            "locked.pem has a passphrase; without one: openssl pkey",
+        ),
+        (
+            "tls-key",
+            "old.pem",
+            "old.pem has a passphrase; without one: openssl pkey",
+        ),
+        ("kafka-ca-file", "key.pem", "key.pem has: PRIVATE KEY"),
+        (
+            "kafka-key",
+            "locked.pem",
+            "has a passphrase: kafka.key_password has to be that",
+        ),
+    ] {
+        let flag = format!("--{given}");
+        let (mut words, pair) = match given.split_once('-').expect("a section") {
+            ("tls", "key") => (vec!["standalone"], &["--tls-certificate", "cert.pem"][..]),
+            ("tls", _) => (vec!["standalone"], &["--tls-key", "key.pem"][..]),
+            (_, "key") => (ssl.to_vec(), &["--kafka-certificate", "good.pem"][..]),
+            _ => (ssl.to_vec(), &[][..]),
+        };
+        words.extend([&flag, file]);
+        words.extend(pair);
+        assert_said(&said(2, &edge(&folder, &words, &[])), &[part]);
+    }
 }
 
 #[test]
