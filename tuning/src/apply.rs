@@ -23,7 +23,8 @@ pub(crate) enum ApplyError {
     Record(String),
     #[error(
         "there is no right to change this host, and nothing was changed:\n{}\n\
-         As root it goes; in a container most of it is the host's: run it there, or choose groups with --only",
+         As root it goes, where what is read-only is mounted writable; in a container most of it is the host's: run \
+         it there, or choose groups with --only",
         .0.join("\n")
     )]
     Rights(Vec<String>),
@@ -58,7 +59,11 @@ pub(crate) fn apply(
         record.add(change.clone());
     }
     record.files = plan::files(host, &record.changes, boot);
-    may_change(host, &changes, &record)?;
+    let values = changes.iter().filter_map(|change| change.path());
+    let missing = missing_rights(host, values, record.files.keys());
+    if !missing.is_empty() {
+        return Err(ApplyError::Rights(missing));
+    }
     let mut refused = Vec::new();
     match make(host, changes, &mut record, boot, &mut refused) {
         Ok(()) => Ok(refused),
@@ -73,17 +78,19 @@ pub(crate) fn apply(
     }
 }
 
-/// Whether all that is to be written can be opened for it, before anything is.
-fn may_change(host: &Host, changes: &[Change], record: &Record) -> Result<(), ApplyError> {
+/// Those of the values and files, and of the record, that cannot be written. It is asked before anything is.
+fn missing_rights<'a>(
+    host: &Host,
+    values: impl Iterator<Item = &'a str>,
+    files: impl Iterator<Item = &'a String>,
+) -> Vec<String> {
     let mut missing = Vec::new();
-    for Change { what, .. } in changes {
-        if let Kind::Value { path, .. } = what
-            && let Err(error) = OpenOptions::new().write(true).open(host.at(path))
-        {
+    for path in values {
+        if let Err(error) = OpenOptions::new().write(true).open(host.at(path)) {
             missing.push(format!("  {path}: {error}"));
         }
     }
-    for path in record.files.keys().map(String::as_str).chain([RECORD]) {
+    for path in files.map(String::as_str).chain([RECORD]) {
         let probe = format!("{path}.online-status-probe");
         let folder = host.at(path).parent().map(Path::to_owned);
         let is_new = folder.as_ref().is_some_and(|folder| !folder.exists());
@@ -96,11 +103,7 @@ fn may_change(host: &Host, changes: &[Change], record: &Record) -> Result<(), Ap
             let _ = fs::remove_dir(folder);
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(ApplyError::Rights(missing))
-    }
+    missing
 }
 
 type Failed = (String, io::Error);
@@ -205,6 +208,7 @@ fn go_back(host: &Host, record: &Record, former: &Record) -> Vec<String> {
 /// Takes everything back; what it did, and what stays as it is with the reason.
 pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
     let record = Record::load(host)?;
+    may_undo(host, &record)?;
     let (mut done, mut kept) = (Vec::new(), Vec::new());
     let mut left = Record::default();
     for change in record.changes.into_iter().rev() {
@@ -264,6 +268,31 @@ pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
     } else {
         Err(format!("not all was taken back:\n  {}", kept.join("\n  ")))
     }
+}
+
+/// Whether all that is to be taken back can be, before anything is.
+fn may_undo(host: &Host, record: &Record) -> Result<(), String> {
+    if *record == Record::default() {
+        return Ok(());
+    }
+    let is_made = |what: &Kind| match what {
+        Kind::Value { path, after, .. } => {
+            read_value(host, path).is_some_and(|now| same(&now, after))
+        }
+        _ => false,
+    };
+    let made = record.changes.iter().filter(|change| is_made(&change.what));
+    let values = made.filter_map(Change::path);
+    let files = record.files.keys().filter(|path| host.exists(path));
+    let missing = missing_rights(host, values, files);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "there is no right to change this host, and nothing was taken back:\n{}\n\
+         As root it goes, where what is read-only is mounted writable",
+        missing.join("\n")
+    ))
 }
 
 /// Whether two texts are the same value.

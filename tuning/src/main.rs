@@ -183,6 +183,12 @@ fn check(host: &Host, sessions: u64, json: bool) -> bool {
 }
 
 fn change(host: &Host, apply: &Apply) -> Result<(), String> {
+    if let Err(error) = record::Record::load(host) {
+        if apply.yes {
+            return Err(error);
+        }
+        eprintln!("note: {error}");
+    }
     let items = check::check(host, apply.sessions);
     let changes = plan::changes(host, &items, &apply.only);
     let program =

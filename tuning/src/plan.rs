@@ -41,6 +41,14 @@ pub(crate) enum Kind {
 }
 
 impl Change {
+    /// The file of /proc or /sys that it writes.
+    pub(crate) fn path(&self) -> Option<&str> {
+        match &self.what {
+            Kind::Value { path, .. } => Some(path),
+            Kind::Unit { .. } | Kind::Run { .. } => None,
+        }
+    }
+
     /// What it changes: one change of each at most is kept.
     pub(crate) fn subject(&self) -> &str {
         match &self.what {

@@ -24,11 +24,26 @@ impl Record {
     pub(crate) fn load(host: &Host) -> Result<Self, String> {
         let text = match fs::read_to_string(host.at(RECORD)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(format!("{RECORD}: {error}; as root it goes"));
+            }
             text => text.map_err(|error| format!("{RECORD}: {error}"))?,
         };
-        serde_json::from_str(&text).map_err(|error| {
-            format!("{RECORD}: {error}; without it nothing can be taken back. It says what was changed: mend it, or move it away")
-        })
+        let damaged = |what: &dyn std::fmt::Display| {
+            format!(
+                "{RECORD}: {what}; without it nothing can be taken back. It says what was changed: mend it, use the \
+                 online-status-tuning that wrote it, or move it away"
+            )
+        };
+        let record: Self = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
+        let is_whole = |change: &Change| match &change.what {
+            Kind::Run { words, undo } => words.len() > 2 && undo.len() > 2,
+            Kind::Value { .. } | Kind::Unit { .. } => true,
+        };
+        match record.changes.iter().all(is_whole) {
+            true => Ok(record),
+            false => Err(damaged(&"a program in it has no words")),
+        }
     }
 
     /// Adds a change. Of a thing that was changed before, the value before that stays the way back.
