@@ -208,13 +208,14 @@ fn test_token(config: &Config, invocation: &Invocation) {
         }
         secret => secret,
     };
-    let expires = clock::wall_ms() + invocation.ttl.as_millis() as u64;
+    let now = clock::wall_ms();
+    let expires = now + invocation.ttl.as_millis() as u64;
     println!(
         "{}",
         token::sign(
             secret,
             &invocation.user,
-            expires,
+            now..expires,
             invocation.scope.as_deref()
         )
     );

@@ -331,8 +331,9 @@ fn record_json(user: &str, record: &Record) -> Value {
 fn demo_token(shared: &Shared, request: &Request) -> Response {
     match user_of(request) {
         Ok(user) => {
-            let expires = clock::wall_ms() + DEMO_TTL;
-            let token = token::sign(crate::config::DEVELOPMENT_SECRET, &user, expires, None);
+            let now = clock::wall_ms();
+            let good = now..now + DEMO_TTL;
+            let token = token::sign(crate::config::DEVELOPMENT_SECRET, &user, good, None);
             debug_assert!(shared.development);
             Response::json(&json!({ "token": token }))
         }

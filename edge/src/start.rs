@@ -553,8 +553,8 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
     );
     if shared.development {
         println!("  JWT_SECRET is not set: tokens of the public development secret are accepted");
-        let expires = clock::wall_ms() + 86_400_000;
-        let token = token::sign(DEVELOPMENT_SECRET, "alice", expires, None);
+        let now = clock::wall_ms();
+        let token = token::sign(DEVELOPMENT_SECRET, "alice", now..now + 86_400_000, None);
         println!("  live page {scheme}://{listen}/  (open it in two tabs)");
         println!("  a token for alice, good for a day:\n{token}");
     } else {

@@ -11,6 +11,7 @@ mod key;
 mod set;
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -351,13 +352,14 @@ fn short(media_type: &str) -> String {
     }
 }
 
-/// A test token for `user` that is good until `expires` (ms since 1970).
+/// A test token for `user` that is issued at the first of two times and good until the second (ms since 1970).
 ///
 /// # Panics
 /// When the secret is empty.
 #[must_use]
-pub fn sign(secret: &str, user: &str, expires: u64, scope: Option<&str>) -> String {
-    let mut claims = serde_json::json!({ "sub": user, "exp": expires / 1_000 });
+pub fn sign(secret: &str, user: &str, good: Range<u64>, scope: Option<&str>) -> String {
+    let (issued, expires) = (good.start / 1_000, good.end / 1_000);
+    let mut claims = serde_json::json!({ "sub": user, "iat": issued, "exp": expires });
     if let Some(scope) = scope {
         claims["scope"] = scope.into();
     }

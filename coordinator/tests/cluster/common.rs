@@ -323,8 +323,9 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
 /// A token for `user` with these claims, good for an hour.
 pub(crate) fn token(user: &str, scope: Option<&str>) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let expires = now.expect("after 1970").as_millis() as u64 + 3_600_000;
-    format!("Bearer {}", token::sign(SECRET, user, expires, scope))
+    let now = now.expect("after 1970").as_millis() as u64;
+    let good = now..now + 3_600_000;
+    format!("Bearer {}", token::sign(SECRET, user, good, scope))
 }
 
 pub(crate) fn admin() -> String {

@@ -213,6 +213,8 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
     admins("GET", "/watchers", "", &[("", 400)]);
     let large = " ".repeat(600 << 10);
     let revoked = r#"{"user":"carol"}"#;
+    // Issued before that.
+    let carol = token("carol", None);
     admins(
         "POST",
         "/revocations",
@@ -267,7 +269,6 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
         assert!(std::time::Instant::now() < deadline, "{}", revocations());
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let carol = token("carol", None);
     let carol = [("authorization", carol.as_str())];
     asker.ask(("GET", "/status?userId=carol"), &carol, b"", 401);
     admins("GET", "/revocations", "", &[("", 200)]);
