@@ -336,3 +336,18 @@ test('a coordinator that is killed is missed by nobody', async (t) => {
   await stillWatched(all, all.own);
   cluster.good('start', 'coordinator-1');
 });
+
+test('a block list is decreed and read, and Redis has refused nothing that edges and coordinators asked', async () => {
+  const url = (at) => `${coordinators[at]}/blocks?userId=alice`;
+  const headers = { authorization: `Bearer ${admin}` };
+  const decreed = await fetch(url(0), { method: 'PUT', headers, body: '{"users":["eve"]}' });
+  assert.equal(decreed.status, 200, await decreed.text());
+  await until('the block list at the other coordinator', async () => (await (await fetch(url(1), { headers })).text()).includes('eve'));
+  // They have the rights of redis/README.md alone.
+  const refused = spawnSync('redis-cli', ['-p', String(cluster.base), 'acl', 'log'], { encoding: 'utf8' });
+  assert.equal(refused.status, 0, refused.stderr);
+  assert.equal(refused.stdout.trim(), '');
+  for (const name of [...EDGES, 'coordinator-1', 'coordinator-2']) {
+    assert.doesNotMatch(fs.readFileSync(path.join(cluster.dir, name, 'log'), 'utf8'), /NOPERM|no permissions/, name);
+  }
+});

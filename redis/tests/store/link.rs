@@ -213,21 +213,49 @@ async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
         .chain(rule.split(' '))
         .collect();
     assert_eq!(server.cli(&set).trim(), "OK");
-    let _ = server.cli(&["acl", "setuser", "default", "resetkeys", "nocommands"]);
     let url = |password| {
         format!(
             "redis://online-status:{password}@127.0.0.1:{}",
             server.port()
         )
     };
+    // What policy.lua looks for beyond the usual: as many as it keeps in mind were taken away, and somebody else
+    // wrote its version.
+    let taken: Vec<String> = (0..10_000).map(|n| format!("user:{n}")).collect();
+    let words = ["lpush", "os:{policy}:taken-away"].into_iter();
+    let _ = server.cli(
+        &words
+            .chain(taken.iter().map(String::as_str))
+            .collect::<Vec<_>>(),
+    );
+    let _ = server.cli(&["hset", "os:{policy}:state", "version", "foreign"]);
+    // And INCRBY: the map has a higher token than was given.
+    let before = connect(&server.url());
+    let map = ring::Map::empty(ring::VnodeCount::default());
+    let written = before.write_map(9, ring::MapVersion::new(0), &map).await;
+    assert_eq!(written, Ok(redis_store::MapWrite::Written));
+    let _ = server.cli(&[
+        "acl",
+        "setuser",
+        "default",
+        "resetkeys",
+        "nocommands",
+        "+info",
+        "+config|resetstat",
+    ]);
+    let _ = server.cli(&["config", "resetstat"]);
+
     let link = connect(&url(SECRET_IN_URL));
     crate::common::exercise(&link).await;
+    let other = connect(&format!("{}/3", url(SECRET_IN_URL)));
+    other.incarnation().await.expect("another database");
     let node = ring::NodeId::parse("n1").expect("a good name");
     let mut watch = link.watch_map_as(&node, 1);
     watch.changed().await.expect("subscribed");
     let alive = link.alive(&[(node.clone(), 1)]).await;
     assert_eq!(alive, Ok(Some([(node, 1)].into())));
     assert!(link.take_notices().is_empty());
+    assert_each_right_is_used(&rule, &server.cli(&["info", "commandstats"]));
 
     let wrong = connect(&url("hunter2wrong"));
     let error = wrong.incarnation().await.expect_err("a wrong password");
@@ -257,6 +285,35 @@ async fn the_documented_acl_rule_is_enough_and_no_error_holds_the_password() {
     ] {
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// Each command of the rule was called, and none was that is not of it; by what the server counted.
+fn assert_each_right_is_used(rule: &str, counted: &str) {
+    let called: Vec<&str> = (counted.lines())
+        .filter_map(|line| line.trim().strip_prefix("cmdstat_")?.split_once(':'))
+        .filter(|(_, stats)| !stats.starts_with("calls=0,"))
+        .map(|(name, _)| name)
+        .collect();
+    let granted: Vec<&str> = (rule.split(' '))
+        .filter_map(|word| word.strip_prefix('+'))
+        .collect();
+    // What a Redis Cluster is asked (`cluster.rs` has the rule too), and a subscription that lasts.
+    let elsewhere = ["cluster|slots", "asking", "ping"];
+    for right in &granted {
+        let is_used = called.contains(right) || elsewhere.contains(right);
+        assert!(is_used, "+{right} is granted and not used: {called:?}");
+    }
+    // Whoever connects may say who it is; the rest is the test's own.
+    let own = ["auth", "config|resetstat", "hello", "client|setinfo"];
+    for command in called {
+        let is_granted = granted.contains(&command) || own.contains(&command);
+        assert!(is_granted, "{command} is used and not granted");
+    }
+    let rejected = counted.lines().find(|line| {
+        let calls = line.split_once("rejected_calls=");
+        calls.is_some_and(|(_, calls)| !calls.starts_with("0,"))
+    });
+    assert_eq!(rejected, None);
 }
 
 #[tokio::test]

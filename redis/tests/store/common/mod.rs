@@ -6,8 +6,9 @@ use std::{
 };
 
 use protocol::{
-    Lease, Mode, Record, Status, Stored, Version,
+    Lease, Mode, Record, Status, Stored, Survey, Version,
     policy::{Subject, revocation},
+    survey::{About, Found},
 };
 use redis_store::{Decreed, Done, Link, MapWrite, Op, Options, PolicyReader, StoreError};
 use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
@@ -152,6 +153,13 @@ pub(crate) async fn exercise(link: &Link) {
         .await
         .expect("added");
     assert_eq!(link.trace("alice").await, Ok(Vec::new()));
+    let survey = Survey::new(7, About::Slow);
+    let found = Found::default();
+    link.answer_survey(&survey, "n1", &found)
+        .await
+        .expect("answered");
+    let answers = link.survey_answers(&survey, &["n1".into()]).await;
+    assert_eq!(answers, Ok(vec![Some(found)]));
 
     let incarnation = link.incarnation().await.expect("an incarnation");
     assert_eq!(link.incarnation().await, Ok(incarnation));
