@@ -206,6 +206,15 @@ mod tests {
         let least =
             r#"{"node":"n1","boot":1,"address":"ws://h/socket","cores":1,"weight":1,"x":2}"#;
         assert!(Lease::decode(least.as_bytes()).is_ok());
+        // Members are added; none of these goes, for the release before reads them.
+        let written: serde_json::Value = serde_json::from_str(&read.encode()).expect("JSON");
+        let first: serde_json::Value = serde_json::from_str(first).expect("JSON");
+        for (of_first, of_written) in [(&first, &written), (&first["load"], &written["load"])] {
+            for (member, value) in of_first.as_object().expect("members") {
+                let is_kept = member == "load" || of_written.get(member) == Some(value);
+                assert!(is_kept, "{member}: {of_written}");
+            }
+        }
         let bad = least.replace("n1", "n 1");
         let error = Lease::decode(bad.as_bytes()).expect_err("a space");
         assert!(error.to_string().contains("bad node"));

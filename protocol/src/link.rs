@@ -345,6 +345,9 @@ mod tests {
         ToOwner::Interest(epoch, "bob".into()).encode(&mut out);
         ToOwner::Uninterest("bob".into()).encode(&mut out);
         assert_eq!(out, b"\x04\xac\x02\x03bob\x05\x03bob");
+        // A message of a newer release ends the link by name.
+        assert_eq!(ToOwner::decode(&mut &b"\x06"[..]), Err(Bad("tag")));
+        assert_eq!(FromOwner::decode(&mut &b"\x06"[..]), Err(Bad("tag")));
         out.clear();
         FromOwner::Owns(vnode, epoch).encode(&mut out);
         FromOwner::Left(vnode).encode(&mut out);

@@ -272,6 +272,7 @@ mod tests {
         let mut bytes = Vec::new();
         stored.encode(&mut bytes);
         assert_eq!(bytes, [1, 0b1_01_11, 5, 0xac, 2, 0, 2, 2, b'h', b'i']);
+        assert_eq!(Stored::decode(&bytes), Ok(stored));
     }
 
     #[test]

@@ -232,6 +232,8 @@ mod tests {
         };
         let line = r#"{"total":1,"sessions":[{"user":"bob","session":"n-bob"}]}"#;
         assert_eq!(one.encode(), line);
+        let newer = line.replace(r#""total""#, r#""later":[],"total""#);
+        assert_eq!(Found::decode(newer.as_bytes()), Some(one));
     }
 
     #[test]

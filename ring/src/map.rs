@@ -394,6 +394,8 @@ mod tests {
         .concat();
         assert_eq!(map.encode(), written);
         assert_eq!(Map::decode(&written), Ok(map));
+        let newer = [b"OSM\x03", &written[4..]].concat();
+        assert_eq!(Map::decode(&newer), Err(MapError::Format));
     }
 
     #[test]

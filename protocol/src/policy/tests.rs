@@ -219,4 +219,9 @@ fn the_stored_form_is_pinned_because_two_releases_read_each_others_entries() {
         let subject = Subject::of_field(field).expect(field);
         assert_eq!(subject.field(), field);
     }
+    // Of a newer release: a member more is passed over, another kind of subject is none.
+    let newer = revoked.replace(r#""by""#, r#""later":[1],"by""#);
+    let entry = Entry::decode(newer.as_bytes()).expect("an entry");
+    assert_eq!(entry.encode(), revoked);
+    assert!(Subject::of_field("realm:a").is_none());
 }
