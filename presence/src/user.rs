@@ -170,7 +170,7 @@ pub(crate) struct Owned {
     pub(crate) held: bool,
     /// The user's newest state was not stored when its vnode was left.
     pub(crate) unwritten: bool,
-    /// Nobody on another node is told yet that the user is offline: see `publish_later_if_absent`.
+    /// Nobody on another node is told yet that the user is offline: see `adopt_from_a_dead_owner`.
     pub(crate) withheld: bool,
 }
 

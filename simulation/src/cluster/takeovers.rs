@@ -49,6 +49,7 @@ impl World {
                     accepted.epoch = *epoch;
                     if accepted.by != pid {
                         accepted.at = self.now;
+                        accepted.since = self.now;
                     }
                     accepted.by = pid;
                     accepted.highest = accepted.highest.max(*epoch);
@@ -62,6 +63,10 @@ impl World {
                 );
                 let user = self.user(user);
                 let truth = &mut self.truths[user];
+                if truth.mode_lost {
+                    // Its owner may know it, who did not see that another one had the vnode.
+                    truth.mode = stored.mode;
+                }
                 let same =
                     |(by, text): &mut (usize, String)| *by == pid && **text == *stored.record.text;
                 if let Some((_, text)) = truth.kept.take_if(same) {
@@ -90,12 +95,13 @@ impl World {
         accepted.taken_by = pid;
         accepted.epoch = accepted.epoch.max(epoch);
         accepted.by = pid;
+        accepted.at = self.now;
         accepted.highest = accepted.highest.max(epoch);
         // Until an owner has noticed that the store has lost something it may release what is lost.
         let let_go = std::mem::take(&mut accepted.let_go);
         let goes_on = before == pid && had && !let_go;
         if !goes_on {
-            accepted.at = self.now;
+            accepted.since = self.now;
         }
         let released = released && accepted.sound;
         self.note(|| format!("p{pid} takes vnode {vnode} under {epoch}, released: {released}"));

@@ -70,7 +70,7 @@ impl World {
     fn taken(&self, client: usize) -> (u64, usize) {
         let vnode = self.count().vnode(&self.clients[client].name);
         let accepted = &self.accepted[vnode.index()];
-        (accepted.at, accepted.by)
+        (accepted.since, accepted.by)
     }
 
     /// The cluster, not the client, has ended the session.

@@ -88,8 +88,10 @@ pub(crate) struct Accepted {
     pub(crate) by: usize,
     /// The process that claimed the vnode last, whether the store still knows or not.
     pub(crate) taken_by: usize,
-    /// When `by` took the vnode, ms; its own claim made again does not count.
+    /// When `by` took the vnode, or claimed it once more because the store had lost that, ms.
     pub(crate) at: u64,
+    /// When `by` took the vnode, ms: from then on it waits for the users.
+    pub(crate) since: u64,
     /// The highest epoch there ever was, whatever the store has lost since.
     pub(crate) highest: Epoch,
     /// The process that released the vnode last knew by then of all that the store has lost.
@@ -162,6 +164,7 @@ impl World {
             by: usize::MAX,
             taken_by: usize::MAX,
             at: 0,
+            since: 0,
             highest: Epoch::default(),
             sound: true,
             let_go: false,
