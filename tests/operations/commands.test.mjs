@@ -107,8 +107,7 @@ function small(block, folder) {
     .replaceAll('=…', `='${SECRET}'`)
     // Whatever this machine's clock says, the token of the test is issued later.
     .replaceAll('"before":1795480000000', '"before":1000000000000')
-    .replaceAll(/--sessions \d+/g, '--sessions 100')
-    .replaceAll(/--rate \d+/g, '--rate 50')
+    .replaceAll(/--(sessions|rate) (\d+)/g, (_, what, number) => `--${what} ${Math.min(number, what === 'rate' ? 50 : 100)}`)
     .replaceAll(/--duration \d+/g, '--duration 1')
     .replaceAll(/(bench presence)(?! --sessions)/g, '$1 --sessions 100 --rate 50 --duration 1')
     .replaceAll('/var/lib/online-status', path.join(folder, 'data'))
