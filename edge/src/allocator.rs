@@ -22,6 +22,13 @@ unsafe extern "C" {
     safe fn malloc_trim(keep: usize) -> i32;
 }
 
+/// Gives the kernel what the calling thread has free.
+pub(crate) fn give_back() {
+    mi_collect(true);
+    #[cfg(target_env = "gnu")]
+    malloc_trim(0);
+}
+
 /// When a core gives memory back, by how many things it holds that each take some.
 #[derive(Debug, Default)]
 pub(crate) struct Ebb {
@@ -35,9 +42,7 @@ impl Ebb {
     /// Gives the core's memory back when it is time: `held` things at `now`, monotonic ms.
     pub(crate) fn tick(&mut self, held: u64, now: u64) {
         if self.is_due(held, now) {
-            mi_collect(true);
-            #[cfg(target_env = "gnu")]
-            malloc_trim(0);
+            give_back();
         }
     }
 

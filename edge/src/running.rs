@@ -14,7 +14,7 @@ use std::{
 use settings::{Condition, Service};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::{clock, cluster, pages, shared::Shared, start::StartError};
+use crate::{allocator, clock, cluster, pages, shared::Shared, start::StartError};
 
 /// Time between two looks at the cores and the process's memory; a signal is heard at once.
 const LOOK: Duration = Duration::from_millis(500);
@@ -30,6 +30,8 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
     let mut stopping: Option<Instant> = None;
     let mut last_move = (0, Instant::now());
     let mut signals = Signals::new()?;
+    // The start took more than this thread will.
+    allocator::give_back();
     let (mut service, mut published) = (Service::new(), Vec::new());
     loop {
         shared.gate.look_at_memory();

@@ -447,9 +447,9 @@ impl CoreStart {
         ring.setup_coop_taskrun()
             .setup_taskrun_flag()
             .setup_single_issuer()
-            .setup_cqsize(16_384);
+            .setup_cqsize(4_096);
         let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-            .with_entries(4_096)
+            .with_entries(1_024)
             .uring_builder(ring)
             .enable_timer()
             .build()?;
