@@ -142,13 +142,21 @@ fn condition(shared: &Shared, published: &mut Vec<u64>) -> Condition {
 /// Takes new certificates and keys for new connections; on an error the old ones stay.
 fn reload(shared: &Shared) -> Result<(), String> {
     let mut errors = Vec::new();
+    let advised = |error: String| match settings::file_advice(&error) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error,
+    };
     for tls in [&shared.tls, &shared.admin_tls].into_iter().flatten() {
         match tls.reload() {
             Ok(()) => println!("the certificate was loaded again"),
-            Err(error) => errors.push(format!("the old certificate stays: {error}")),
+            Err(error) => {
+                let error = advised(error.to_string());
+                errors.push(format!("the old certificate stays: {error}"));
+            }
         }
     }
     if let Err(error) = shared.keys.reload() {
+        let error = advised(error.to_string());
         errors.push(format!("the old token keys stay: {error}"));
     }
     errors.iter().for_each(|error| eprintln!("{error}"));

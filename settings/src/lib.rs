@@ -28,7 +28,7 @@ pub use crate::{
     documents::{documents_command, write_documents},
     kinds::{Bytes, Kind, List, Literal, Secret},
     listen::{LISTEN_PATIENCE, ListenError, listen},
-    read::SettingsError,
+    read::{SettingsError, file_advice},
     rules::{Rules, is_origin_of},
     service::{Condition, START_PATIENCE, Service},
     sources::{File, Sources},

@@ -88,7 +88,7 @@ impl Table {
                     }
                 }
             }
-            if let Some(advice) = file_advice(line).or_else(|| content_advice(line, file)) {
+            if let Some(advice) = access_advice(line).or_else(|| content_advice(line, file)) {
                 lines.push(format!("  {advice}"));
             }
         }
@@ -124,9 +124,16 @@ impl Setting {
     }
 }
 
+/// What to do about the file that is named in one line of an error like `tls.key = "key.pem": there is no private key in
+/// it`: one that cannot be read, or that holds something else. `None` for other errors.
+#[must_use]
+pub fn file_advice(line: &str) -> Option<String> {
+    access_advice(line).or_else(|| content_advice(line, Some(("", None))))
+}
+
 /// What to do about the file of an error like `tls.key = "key.pem": No such file or directory (os
 /// error 2)`; `None` for other errors.
-fn file_advice(line: &str) -> Option<String> {
+fn access_advice(line: &str) -> Option<String> {
     let (_, quoted) = line.split_once(" = \"")?;
     let (path, error) = quoted.split_once("\": ")?;
     if !error.contains("(os error ") {

@@ -48,10 +48,11 @@ fn a_service_manager_hears_of_the_start_of_life_of_reloads_and_of_the_end() {
     folder.file("cert.pem", "none");
     edge.signal(Signal::HUP);
     manager.hears("RELOADING=1");
+    let said = manager.hears("READY=1");
     assert!(
-        manager
-            .hears("READY=1")
-            .contains("STATUS=the old certificate stays: ")
+        said.contains("STATUS=the old certificate stays: tls.certificate = ")
+            && said.contains("cert.pem is no PEM"),
+        "{said}"
     );
     edge.signal(Signal::TERM);
     manager.hears("STOPPING=1");
