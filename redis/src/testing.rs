@@ -23,7 +23,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Below the range from which systems take the ports of outgoing connections, so that none of
 /// those takes the port of a server that is stopped for a moment.
-const PORTS: std::ops::Range<u32> = 21_000..31_000;
+const PORTS: std::ops::Range<u32> = 30_000..32_700;
 
 /// A server, which is stopped when it is dropped.
 pub struct RedisServer {
