@@ -2,6 +2,7 @@
 // explains the alerts.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { Cluster, freeBase, root } from '../dev-cluster/cluster.mjs';
@@ -68,6 +69,13 @@ test('every metric that was promised is there, with its type and labels, and no 
   assert.deepEqual(found.sort(), [...names].sort());
   const all = [...plain, ...openmetrics].flatMap(({ text }) => samples(text));
   for (const [name, have] of all) assert.deepEqual(have, labels.get(name), name);
+});
+
+test('promtool finds nothing to say about the pages', () => {
+  for (const { text } of plain) {
+    const { error, status, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
+    assert.deepEqual([error, status, stderr], [undefined, 0, '']);
+  }
 });
 
 test('who asks for OpenMetrics gets the same samples in it, and a family has one name', () => {
