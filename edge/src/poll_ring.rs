@@ -132,18 +132,17 @@ impl PollRing {
 
     /// Appends up to `most` of the events that wait to `events`.
     pub(crate) fn take(&mut self, most: usize, events: &mut Vec<Event>) {
-        for _ in 0..most {
-            let Some(completion) = self.ring.completion().next() else {
-                return;
-            };
+        let mut again = Vec::new();
+        for completion in self.ring.completion().take(most) {
             let name = completion.user_data();
             if name & REMOVAL == 0 {
                 events.push(Event::of(&completion));
             } else if completion.result() == -libc::EALREADY {
                 // Bytes came in that moment. The request is as it was, and the socket with it.
-                self.disarm(name & !REMOVAL);
+                again.push(name & !REMOVAL);
             }
         }
+        again.into_iter().for_each(|name| self.disarm(name));
     }
 }
 

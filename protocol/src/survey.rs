@@ -21,11 +21,11 @@ pub const LIFETIME: u64 = 30_000;
 pub struct Survey {
     /// The name, 16 hexadecimal digits.
     pub id: Box<str>,
-    /// What is asked.
+    /// What every core answers.
     pub about: About,
 }
 
-/// What is asked.
+/// What a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum About {
     /// The sessions that watch this user.

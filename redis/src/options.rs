@@ -128,7 +128,7 @@ const SCHEMES: &str = "must begin with redis:// or rediss://, or for Sentinels w
 const SENTINEL_PORT: &str = ":26379";
 
 /// The range of both timeouts, ms.
-const TIMEOUT: RangeInclusive<u64> = 10..=60_000;
+pub(crate) const TIMEOUT: RangeInclusive<u64> = 10..=60_000;
 
 /// Options that have been checked.
 pub(crate) struct Target {

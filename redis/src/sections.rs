@@ -75,3 +75,24 @@ impl ClusterSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use settings::{Kind, Section};
+
+    use super::*;
+
+    #[test]
+    fn the_timeouts_of_the_table_have_the_bounds_of_the_options() {
+        let timeouts = RedisSettings::SETTINGS
+            .iter()
+            .filter(|setting| setting.key.ends_with("_timeout"));
+        let ms = |text| Duration::parse(text).expect("a duration").as_millis() as u64;
+        let bounds =
+            timeouts.map(|setting| setting.bounds.map(|(least, most)| ms(least)..=ms(most)));
+        assert_eq!(
+            bounds.collect::<Vec<_>>(),
+            vec![Some(crate::options::TIMEOUT); 2]
+        );
+    }
+}

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use crate::{
     Setting, Table,
     near::did_you_mean,
-    read::Given,
+    read::{Given, let_read},
     sources::{File, Place},
 };
 
@@ -22,7 +22,7 @@ impl Table {
             Err(error) => {
                 let what = match error.kind() {
                     std::io::ErrorKind::PermissionDenied => {
-                        let advice = "let the user that runs this program read it, and enter each directory above it";
+                        let advice = let_read("it");
                         return errors.push(format!("--config {name}: {error}; {advice}"));
                     }
                     std::io::ErrorKind::InvalidData => "it is no UTF-8 text".to_owned(),

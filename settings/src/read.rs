@@ -1,6 +1,6 @@
 //! Reading: the text of each setting from where it is given, and every mistake by its name and place.
 
-use std::{io::ErrorKind, path::Path};
+use std::{fmt::Display, io::ErrorKind, path::Path};
 
 use crate::{
     Setting, Table, content,
@@ -146,14 +146,17 @@ fn access_advice(line: &str) -> Option<String> {
             "there is no {whole}: give the path of a file that is there; a container has only those \
              that are mounted into it"
         ),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => format!(
-            "let the user that runs this program read {whole}, and enter each directory above it"
-        ),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => let_read(whole),
         Ok(_) if Path::new(path).is_dir() => {
             format!("{whole} is a directory: give the path of a file")
         }
         _ => return None,
     })
+}
+
+/// What to do about a file that this user may not read.
+pub(crate) fn let_read(file: impl Display) -> String {
+    format!("let the user that runs this program read {file}, and enter each directory above it")
 }
 
 /// What is in the file of an error about certificates or keys: the one that is quoted there, as in `tls.key =

@@ -2,20 +2,14 @@
 // not on what is well; the queries of the dashboard are right. Needs promtool in the path.
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { root } from '../dev-cluster/cluster.mjs';
+import { promtool } from './promtool.mjs';
 
 const ops = path.join(root, 'ops');
 const rules = fs.readFileSync(path.join(ops, 'rules.yml'), 'utf8');
-
-function promtool(...words) {
-  const { error, status, stdout, stderr } = spawnSync('promtool', words, { encoding: 'utf8' });
-  if (error) throw new Error(`promtool, of Debian's package prometheus, has to be in the path: ${error.message}`);
-  assert.equal(status, 0, `promtool ${words.join(' ')}\n${stdout}${stderr}`);
-}
 
 function withFile(name, text, use) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'online-status-alerts-'));
@@ -276,10 +270,10 @@ test('every alert fires with its words when it should, and else not', () => {
   const allWell = new Map(Object.values(cases).flatMap(([metrics]) => metrics.map((metric) => [series(metric), metric.well])));
   tests.push(run('all is well', allWell, Object.keys(cases).map((alertname) => [alertname, []])));
   const file = { rule_files: [path.join(ops, 'rules.yml')], evaluation_interval: '30s', tests };
-  withFile('alerts.json', JSON.stringify(file), (name) => promtool('test', 'rules', name));
+  withFile('alerts.json', JSON.stringify(file), (name) => promtool(['test', 'rules', name]));
 });
 
-test('the configuration for the containers is right', () => promtool('check', 'config', path.join(ops, 'prometheus.yml')));
+test('the configuration for the containers is right', () => promtool(['check', 'config', path.join(ops, 'prometheus.yml')]));
 
 test('every query of the dashboard is right', () => {
   const dashboard = JSON.parse(fs.readFileSync(path.join(ops, 'grafana/dashboards/online-status.json'), 'utf8'));
@@ -292,5 +286,5 @@ test('every query of the dashboard is right', () => {
     expr: query.replaceAll(/\$__\w+/g, '1m').replaceAll(/\$\{?\w+\}?/g, '.*'),
   }));
   const text = JSON.stringify({ groups: [{ name: 'dashboard', rules: recorded }] });
-  withFile('dashboard.json', text, (name) => promtool('check', 'rules', '--lint-fatal', name));
+  withFile('dashboard.json', text, (name) => promtool(['check', 'rules', '--lint-fatal', name]));
 });

@@ -2,10 +2,10 @@
 // explains the alerts.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { Cluster, freeBase, root } from '../dev-cluster/cluster.mjs';
+import { promtool } from './promtool.mjs';
 
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
 const rules = read('ops/rules.yml');
@@ -73,8 +73,7 @@ test('every metric that was promised is there, with its type and labels, and no 
 
 test('promtool finds nothing to say about the pages', () => {
   for (const { text } of plain) {
-    const { error, status, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
-    assert.deepEqual([error, status, stderr], [undefined, 0, '']);
+    assert.equal(promtool(['check', 'metrics'], text), '');
   }
 });
 
