@@ -351,6 +351,11 @@ async fn begin(
             }
         },
     };
+    // Under a storm many give up before their turn: they are not shown as online for a grace period.
+    if link.is_abandoned().await? {
+        worker.stats.borrow_mut().abandoned += 1;
+        return Ok(None);
+    }
     let Link {
         stream, tls, inbox, ..
     } = link;

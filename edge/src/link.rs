@@ -68,6 +68,18 @@ impl Link {
         received.map(drop).map_err(io::Error::other)
     }
 
+    /// Whether the client has gone and left nothing to be used. What else came is in the inbox.
+    pub(crate) async fn is_abandoned(&mut self) -> io::Result<bool> {
+        let mut answers = Vec::new();
+        let taken = self.read(MIN_READ, &mut answers);
+        write_raw(&self.stream, &answers).await?;
+        Ok(match taken {
+            Ok(Taken::End) => self.inbox.is_empty(),
+            Ok(_) => false,
+            Err(_) => true,
+        })
+    }
+
     /// Waits for more bytes and appends about `most` of them to the inbox; `false` at the end.
     pub(crate) async fn fill(&mut self, most: usize) -> io::Result<bool> {
         loop {

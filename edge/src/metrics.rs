@@ -111,6 +111,8 @@ pub(crate) struct CoreStats {
     pub(crate) unauthenticated: u64,
     pub(crate) accepted: u64,
     pub(crate) accept_errors: u64,
+    /// Connections whose client had gone before its session began.
+    pub(crate) abandoned: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     pub(crate) outbox_bytes: u64,
@@ -250,6 +252,8 @@ const PER_CORE: &[OfCore] = &numbers! {
     "vnodes_loading" Gauge "Vnodes whose users are not loaded yet." => |c| c.vnodes_loading;
     "accepted_total" Counter "Connections accepted." => |c| c.accepted;
     "accept_errors_total" Counter "Connections that could not be accepted." => |c| c.accept_errors;
+    "abandoned_connections_total" Counter "Connections whose client had gone before its session began."
+        => |c| c.abandoned;
     "connects_total" Counter "Sessions opened." => |c| c.presence.connects;
     "messages_total" Counter "Messages of clients." => |c| c.presence.messages;
     "bad_messages_total" Counter "Messages that were not understood."

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::common::{CLOSE, Client, Edge, FIN, TEXT, bearer, frame, token, upgrade};
@@ -66,6 +67,34 @@ fn a_storm_of_resets_at_every_stage_leaves_nothing_behind() {
     edge.until_metric("online_status_watchers", "", 0.0);
     edge.until_metric("online_status_users", "", 1.0);
     good.works();
+}
+
+#[test]
+fn clients_that_gave_up_before_their_turn_are_never_shown_as_online() {
+    let edge = Edge::start(&[]);
+    let mut watcher = edge.user("watcher");
+    watcher.watch(&["impatient"]);
+    edge.until_metric("online_status_connects_total", "", 1.0);
+    let auth = json!({ "type": "auth", "token": token("impatient") }).to_string();
+    let by_header = upgrade(&bearer(&token("impatient"))).into_bytes();
+    let by_message = [upgrade("").as_bytes(), &frame(FIN | TEXT, auth.as_bytes())].concat();
+    // An edge that has no time for new connections, to the utmost.
+    edge.signal(Signal::STOP);
+    for n in 0..40 {
+        let mut stream = TcpStream::connect(edge.address).expect("the kernel takes it");
+        let bytes = if n % 2 == 0 { &by_header } else { &by_message };
+        stream.write_all(bytes).expect("the kernel takes it");
+        if n % 4 < 2 {
+            let zero = Some(Duration::ZERO);
+            rustix::net::sockopt::set_socket_linger(&stream, zero).expect("an option");
+        }
+    }
+    edge.signal(Signal::CONT);
+    edge.until_metric("online_status_connections", "", 1.0);
+    edge.until_metric_reaches("online_status_accepted_total", "", 21.0);
+    edge.until_metric("online_status_abandoned_connections_total", "", 20.0);
+    edge.until_metric("online_status_connects_total", "", 1.0);
+    watcher.nothing_comes();
 }
 
 #[test]

@@ -128,6 +128,28 @@ fn a_new_certificate_is_served_without_dropping_sessions() {
 }
 
 #[test]
+fn a_client_that_said_goodbye_before_its_turn_gets_no_session() {
+    let folder = Folder::new();
+    let pair = certificate();
+    let (certificate, key) = in_files(&folder, &pair);
+    let edge = Edge::start(&["--tls-certificate", &certificate, "--tls-key", &key]);
+    let mut stream = open(&edge, &pair);
+    edge.signal(rustix::process::Signal::STOP);
+    let request = upgrade(&bearer(&token("alice")));
+    stream
+        .write_all(request.as_bytes())
+        .expect("the kernel takes it");
+    stream.conn.send_close_notify();
+    stream.flush().expect("the kernel takes it");
+    let socket = stream.sock.socket();
+    let ended = socket.shutdown(std::net::Shutdown::Write);
+    ended.expect("the kernel takes it");
+    edge.signal(rustix::process::Signal::CONT);
+    edge.until_metric("online_status_abandoned_connections_total", "", 1.0);
+    edge.until_metric("online_status_connects_total", "", 0.0);
+}
+
+#[test]
 fn a_proxy_header_may_come_in_one_piece_with_the_beginning_of_tls() {
     let folder = Folder::new();
     let pair = certificate();
