@@ -8,9 +8,8 @@ use std::{
 
 use coordinator::control::Control;
 use keys::{Keys, KeysError};
+use program::{Condition, ListenError, Service};
 use redis_store::{Link, OptionsError};
-use rustix::process::{Resource, getrlimit, setrlimit};
-use settings::{Condition, ListenError, Service};
 use token::DEVELOPMENT_SECRET;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -86,7 +85,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
         "" => default_id(),
         id => id.to_owned(),
     };
-    let listener = settings::listen("coordinator.listen", own.listen, bind)?;
+    let listener = program::listen("coordinator.listen", own.listen, bind)?;
     let address = listener.local_addr()?;
     let signals = Signals::new()?;
 
@@ -130,8 +129,9 @@ async fn serve(config: Config) -> Result<(), RunError> {
         leaving: leaving.clone(),
         stopping: stopping.clone(),
     });
+    let descriptors = program::raise_open_files().saturating_sub(RESERVED_DESCRIPTORS);
     let limits = Limits {
-        connections: own.max_connections.min(descriptors()) as usize,
+        connections: own.max_connections.min(descriptors.max(1)) as usize,
         header_timeout: own.header_timeout,
         shutdown: own.shutdown_timeout,
     };
@@ -272,20 +272,6 @@ fn greet(app: &App, address: SocketAddr) {
     if app.development {
         println!("  JWT_SECRET is not set: no token is needed");
     }
-}
-
-/// How many connections the process may have, after it has asked for all it can get.
-fn descriptors() -> u64 {
-    let mut limit = getrlimit(Resource::Nofile);
-    if let (Some(now), Some(most)) = (limit.current, limit.maximum)
-        && now < most
-    {
-        limit.current = Some(most);
-        // Without more it goes on with what it has.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    allowed.saturating_sub(RESERVED_DESCRIPTORS).max(1)
 }
 
 /// The default of `coordinator.id`: the host's name and the process's number.

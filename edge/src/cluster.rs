@@ -53,7 +53,7 @@ pub(crate) enum ClusterError {
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
     #[error(transparent)]
-    Listen(#[from] settings::ListenError),
+    Listen(#[from] program::ListenError),
 }
 
 /// A cluster's parts, started.
@@ -220,7 +220,7 @@ fn links_of(config: &Config) -> Result<Option<(links::Options, TcpListener)>, Cl
     if !share.link_key.is_set() {
         return Ok(None);
     }
-    let listener = settings::listen("cluster.link_listen", share.link_listen, |address| {
+    let listener = program::listen("cluster.link_listen", share.link_listen, |address| {
         TcpListener::bind(address)
     })?;
     let options = links::Options {

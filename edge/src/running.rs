@@ -11,8 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use settings::{Condition, Service};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use program::{Condition, Service};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
+};
 
 use crate::{allocator, clock, cluster, pages, shared::Shared, start::StartError};
 
@@ -40,7 +43,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
         }
         shared.traces.say();
         service.update(|| condition(shared, &mut published));
-        for signal in signals.came.pending() {
+        for signal in signals.0.pending() {
             match signal {
                 SIGHUP => service.reload(|| reload(shared)),
                 _ if stopping.is_some() => {
@@ -80,28 +83,21 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
     }
 }
 
-/// The signals that the edge hears.
-struct Signals {
-    came: signal_hook::iterator::Signals,
-    /// Has a byte for each signal that came.
-    bell: UnixStream,
-}
+/// The signals that the edge hears; its pipe has a byte for each that came.
+struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        let (bell, ringer) = UnixStream::pair()?;
+        let (pipe, write) = UnixStream::pair()?;
         let all = [SIGTERM, SIGINT, SIGHUP];
-        for signal in all {
-            signal_hook::low_level::pipe::register(signal, ringer.try_clone()?)?;
-        }
-        let came = signal_hook::iterator::Signals::new(all)?;
-        Ok(Self { came, bell })
+        SignalDelivery::with_pipe(pipe, write, SignalOnly, all).map(Self)
     }
 
     /// Waits for a signal, no longer than `patience`.
     fn wait(&mut self, patience: Duration) -> std::io::Result<()> {
-        self.bell.set_read_timeout(Some(patience))?;
-        match self.bell.read(&mut [0; 16]) {
+        let pipe = self.0.get_read_mut();
+        pipe.set_read_timeout(Some(patience))?;
+        match pipe.read(&mut [0; 16]) {
             Err(error)
                 if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {

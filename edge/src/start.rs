@@ -13,9 +13,8 @@ use std::{
 
 use keys::{Keys, KeysError};
 use presence::{Core, Settings, WatchBudget};
+use program::ListenError;
 use ring::{CoreId, Epoch, Member};
-use rustix::process::{Resource, getrlimit, setrlimit};
-use settings::ListenError;
 
 use crate::{
     admin,
@@ -119,8 +118,9 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         cores => cores,
     };
     config.server.cores = cores as u64;
-    let limit = raise_descriptor_limit(RESERVED_DESCRIPTORS + 16 * cores as u64);
-    let limits = limits(&config, limit);
+    let reserved = RESERVED_DESCRIPTORS + 16 * cores as u64;
+    let connections = program::raise_open_files().saturating_sub(reserved).max(1);
+    let limits = limits(&config, connections as usize);
     let keys = Keys::start(config.auth.options(), config.auth.source().as_ref())?;
     let files = config.tls.files()?;
     let tls = files.clone().map(tls::Acceptor::new).transpose()?;
@@ -130,13 +130,13 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         .transpose()?;
     // Without a shared port first: another process there would silently take its half.
     let alone = |address| TcpListener::bind(address);
-    let probe = settings::listen("server.listen", listen, alone)?;
+    let probe = program::listen("server.listen", listen, alone)?;
     let listen = probe.local_addr()?;
     drop(probe);
     let listeners: Vec<TcpListener> = (0..cores)
-        .map(|_| settings::listen("server.listen", listen, socket::listen))
+        .map(|_| program::listen("server.listen", listen, socket::listen))
         .collect::<Result<_, _>>()?;
-    let admin = settings::listen("server.admin_listen", config.server.admin_listen, alone)?;
+    let admin = program::listen("server.admin_listen", config.server.admin_listen, alone)?;
     let admin_address = admin.local_addr()?;
 
     let scheme = if tls.is_some() { "wss" } else { "ws" };
@@ -400,20 +400,6 @@ fn allowed_cpus() -> Vec<usize> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
-/// Raises the limit of open files as far as it goes; how many connections it allows.
-fn raise_descriptor_limit(reserved: u64) -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where that is not allowed, the limit stays as it is.
-    let _ = setrlimit(Resource::Nofile, limit);
-    open_files().saturating_sub(reserved).max(1) as usize
-}
-
-/// The limit of open files of this process.
-fn open_files() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
-}
-
 struct CoreStart {
     shared: Arc<Shared>,
     id: CoreId,
@@ -523,7 +509,7 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         env!("CARGO_PKG_VERSION"),
         shared.config.server.cores,
         shared.gate.limits.connections,
-        open_files()
+        program::open_files()
     );
     if shared.config.server.max_connections > shared.gate.limits.connections as u64 {
         println!(

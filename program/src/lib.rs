@@ -1,6 +1,16 @@
-//! What the edge and the coordinator do alike as programs. No name, label or path of theirs stands
-//! here: each passes its own.
+//! What programs of this workspace do alike: they take the descriptors and addresses that they need,
+//! tell a service manager how they are, and show a page of metrics. No name, label or path of theirs
+//! stands here: each passes its own.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod descriptors;
+mod listen;
 pub mod metrics;
+mod service;
+
+pub use crate::{
+    descriptors::{open_files, raise_open_files},
+    listen::{LISTEN_PATIENCE, ListenError, listen},
+    service::{Condition, START_PATIENCE, Service},
+};

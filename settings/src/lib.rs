@@ -1,9 +1,8 @@
 //! Settings of a program: one table of them, read from a TOML file, the environment and flags (a
 //! flag wins over the environment, that over the file, that over the default). It owns precedence,
-//! syntax and the pages made from the table; what a setting means stands in the program's table. It
-//! also has what programs do alike: taking an address that a setting names, the documents of their
-//! command line, what they tell a service manager, and the macros by which they say things that nobody
-//! may be there to hear.
+//! syntax and the pages made from the table, the documents of a command line among them; what a setting
+//! means stands in the program's table. It also has the macros by which programs say things that
+//! nobody may be there to hear.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -13,13 +12,11 @@ mod documents;
 mod environment;
 mod file;
 mod kinds;
-mod listen;
 mod near;
 mod output;
 mod pages;
 mod read;
 mod rules;
-mod service;
 mod sources;
 mod table;
 
@@ -27,10 +24,8 @@ pub use crate::{
     command_line::ConfigAction,
     documents::{documents_command, write_documents},
     kinds::{Bytes, Kind, List, Literal, Secret},
-    listen::{LISTEN_PATIENCE, ListenError, listen},
     read::{SettingsError, file_advice},
     rules::{Rules, is_origin_of},
-    service::{Condition, START_PATIENCE, Service},
     sources::{File, Sources},
     table::{Section, Setting, Table},
 };

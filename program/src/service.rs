@@ -127,7 +127,7 @@ impl Service {
     fn failed(&mut self, error: &io::Error) {
         if !self.has_failed {
             self.has_failed = true;
-            crate::eprintln!("the service manager cannot be told how this program is: {error}");
+            settings::eprintln!("the service manager cannot be told how this program is: {error}");
         }
     }
 }

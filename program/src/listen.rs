@@ -46,7 +46,7 @@ pub fn listen<T>(
         let since = *since.get_or_insert_with(|| {
             if error.kind() == ErrorKind::AddrInUse {
                 let patience = LISTEN_PATIENCE.as_secs();
-                crate::eprintln!(
+                settings::eprintln!(
                     "{setting} = {address} is in use, waiting up to {patience} s for it"
                 );
             }
