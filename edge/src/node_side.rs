@@ -144,10 +144,9 @@ impl NodeSide {
         }
     }
 
-    pub(crate) fn register_interest(&self, core: &RefCell<Core>) {
-        for (user, wanted) in core.borrow_mut().take_interest() {
-            self.place.interest.change(user, wanted);
-        }
+    /// Notes whether the core has to hear of a user, by hash.
+    pub(crate) fn register_interest(&self, user: u64, is_wanted: bool) {
+        self.place.interest.change(user, is_wanted);
     }
 
     /// With each tick: a core that stood still waits for the node.

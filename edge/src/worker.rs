@@ -388,10 +388,6 @@ impl Worker {
         }
         let now = clock::now();
         self.core.borrow_mut().at(now);
-        if let Some(node) = &self.node {
-            // Before the store is asked, so that no event falls between its answer and the filter.
-            node.register_interest(&self.core);
-        }
         self.pump_store();
         self.pump_bus();
         if let Some(node) = &self.node {
@@ -445,9 +441,12 @@ impl Worker {
                 core.store_reply(reply);
             }
             let room = store.room();
-            let requests: Vec<_> = std::iter::from_fn(|| core.next_store_request())
-                .take(room)
-                .collect();
+            let interest = |user, is_wanted| {
+                if let Some(node) = &self.node {
+                    node.register_interest(user, is_wanted);
+                }
+            };
+            let requests = core.store_requests(room, interest);
             if requests.is_empty() {
                 return;
             }

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// What a shell does after each batch of inputs: it answers for the store and the bus, and sends.
 fn run(core: &mut Core) {
-    while let Some(request) = core.next_store_request() {
+    while let Some(request) = core.store_requests(1, |_, _| {}).pop() {
         core.store_reply(match request {
             StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
                 vnode,

@@ -223,7 +223,7 @@ impl World {
     /// What an edge's shell does after an input.
     fn turn(&mut self, edge: usize) -> Result<(), Failure> {
         let to_store = self.way(self.edges[edge].region, 0);
-        while let Some(request) = self.edges[edge].core.next_store_request() {
+        while let Some(request) = self.edges[edge].core.store_requests(1, |_, _| {}).pop() {
             self.counts.requests += 1;
             self.counts.claims += u64::from(matches!(request, StoreRequest::Load { .. }));
             self.later(to_store, Event::Store(edge, request));

@@ -45,9 +45,8 @@ use crate::{
 ///   [busy](Core::is_busy), and calls [`Core::took`] for the bytes, [`Core::heard`] for a sign of life and
 ///   [`Core::receive`] for a message. [`Core::closed`] is the last call of a session; a call with the id
 ///   of a session that has ended does nothing.
-/// - **Outputs** are pulled after each batch of inputs, as far as there is room: first
-///   [`Core::take_interest`], so that no event falls between a read of the store and the filter of
-///   events; then [`Core::next_store_request`], [`Core::next_publication`], [`Core::next_fence`],
+/// - **Outputs** are pulled after each batch of inputs, as far as there is room:
+///   [`Core::store_requests`], [`Core::next_publication`], [`Core::next_fence`],
 ///   [`Core::next_answer`], [`Core::flush`] until it says that nothing waits, and
 ///   [`Core::next_message_for`] each other core, whose messages keep their order. What is not pulled
 ///   waits, bounded by the users.

@@ -405,13 +405,6 @@ impl Core {
             }
         }
     }
-
-    /// Users that came into this core's table (`true`) or left it since the last call, by
-    /// [`ring::hash`], for vnodes that are at home here: events of others need not be looked at.
-    /// Has to be applied before the store is asked, so that no event falls in between.
-    pub fn take_interest(&mut self) -> Vec<(u64, bool)> {
-        self.users.take_interest()
-    }
 }
 
 /// What the store has of a user that its owner does not know, who has had the vnode

@@ -164,9 +164,26 @@ impl Core {
         }
     }
 
-    /// The next thing to ask the store for; every request has to be answered by
+    /// What to ask the store for next, at most `room` requests; every request has to be answered by
     /// [`Core::store_reply`].
-    pub fn next_store_request(&mut self) -> Option<StoreRequest> {
+    ///
+    /// Before that, also without room, `interest` is told of the users that came into this core's table
+    /// (`true`) or left it since the last call, by [`ring::hash`], for vnodes that are at home here: events
+    /// of others need not be looked at. So no event falls between a read of the store and the filter of events.
+    pub fn store_requests(
+        &mut self,
+        room: usize,
+        mut interest: impl FnMut(u64, bool),
+    ) -> Vec<StoreRequest> {
+        for (user, is_wanted) in self.users.take_interest() {
+            interest(user, is_wanted);
+        }
+        std::iter::from_fn(|| self.next_store_request())
+            .take(room)
+            .collect()
+    }
+
+    fn next_store_request(&mut self) -> Option<StoreRequest> {
         if self.recalls.has_requests() {
             return self.recalls.next_request();
         }

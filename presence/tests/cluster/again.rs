@@ -82,7 +82,7 @@ impl Bench {
     pub(crate) fn store(&mut self, claims: bool, listed: &[(&str, Stored)]) -> Written {
         let mut written = Vec::new();
         let mut waiting = Vec::new();
-        while let Some(request) = self.core.next_store_request() {
+        while let Some(request) = self.core.store_requests(1, |_, _| {}).pop() {
             let reply = match request {
                 StoreRequest::Load { vnode, epoch, .. } if claims => StoreReply::Loaded {
                     vnode,
@@ -179,14 +179,16 @@ fn a_write_that_is_refused_late_is_made_again_under_the_epoch_that_is_left() {
     let mut bench = Bench::new(settings("b", 1), true);
     bench.store(true, &[]);
     bench.connect();
-    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.store_requests(1, |_, _| {}).pop()
+    else {
         panic!("the store is asked");
     };
     bench
         .core
         .store_reply(StoreReply::Read(ticket, Epoch::new(1), None));
     // Its answer comes when the vnode has gone, come back, and gone again.
-    let Some(StoreRequest::Write { ticket, .. }) = bench.core.next_store_request() else {
+    let Some(StoreRequest::Write { ticket, .. }) = bench.core.store_requests(1, |_, _| {}).pop()
+    else {
         panic!("the store is told");
     };
     bench.goes();
@@ -221,7 +223,7 @@ fn a_release_that_failed_is_made_again_after_what_has_to_be_written_again() {
     bench.connect();
     bench.store(true, &[]);
     bench.goes();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         assert!(
             matches!(request, StoreRequest::Release { .. }),
             "{request:?}"
@@ -231,7 +233,7 @@ fn a_release_that_failed_is_made_again_after_what_has_to_be_written_again() {
     bench.core.resync();
     bench.tick(100);
     let mut asked = Vec::new();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         match request {
             StoreRequest::Write { ticket, .. } => {
                 asked.push("write");
@@ -325,7 +327,8 @@ fn whom_an_owner_saw_leave_is_not_shown_to_who_asks_before_the_store_is_told() {
     bench
         .core
         .peer_message(CoreId::new(1), PeerMessage::Interest(USER.into()));
-    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.store_requests(1, |_, _| {}).pop()
+    else {
         panic!("the store is asked");
     };
     let stale = StoreReply::Read(ticket, Epoch::new(1), Some(online(version(1, 1))));
@@ -373,7 +376,7 @@ fn an_invisible_user_stays_so_when_its_successor_did_not_know_and_the_store_is_t
     bench.core.receive(session, wish);
     bench.store(true, &[]);
     bench.goes();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         bench.core.store_reply(request.failed());
     }
     let record = online(version(2, 1)).record;
@@ -381,7 +384,7 @@ fn an_invisible_user_stays_so_when_its_successor_did_not_know_and_the_store_is_t
     bench.core.bus_event(&event);
     bench.core.resync();
     let mut modes = Vec::new();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         if let StoreRequest::Write { stored, .. } = &request {
             modes.push(stored.mode);
         }
@@ -421,7 +424,7 @@ fn who_was_there_at_a_release_that_the_store_lost_is_written_before_it_is_made_a
 fn claimed_again(bench: &mut Bench, there: Epoch) -> usize {
     bench.core.resync();
     let mut claims = 0;
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         let reply = match request {
             StoreRequest::Owner { vnode } => StoreReply::Owner(vnode, Some(there)),
             StoreRequest::Load { vnode, epoch, .. } => {
@@ -510,7 +513,7 @@ fn without_a_grace_period_a_new_owner_is_not_waited_for_without_end() {
     let mut reads = 0;
     for _ in 0..100 {
         bench.tick(100);
-        if let Some(request) = bench.core.next_store_request() {
+        if let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
             reads += 1;
             bench.core.store_reply(request.failed());
         }
@@ -525,7 +528,7 @@ fn a_claim_that_is_fenced_after_its_vnode_was_left_ends_all_work_for_it() {
     bench.connect();
     bench.store(true, &[]);
     bench.core.resync();
-    let claims: Vec<_> = std::iter::from_fn(|| bench.core.next_store_request()).collect();
+    let claims: Vec<_> = bench.core.store_requests(usize::MAX, |_, _| {});
     bench.goes();
     assert_eq!(bench.core.vnodes_leaving(), 2);
     for claim in claims {
@@ -536,7 +539,7 @@ fn a_claim_that_is_fenced_after_its_vnode_was_left_ends_all_work_for_it() {
         bench.core.store_reply(fenced);
     }
     assert_eq!(bench.core.vnodes_leaving(), 0);
-    let mut asked = std::iter::from_fn(|| bench.core.next_store_request());
+    let mut asked = bench.core.store_requests(usize::MAX, |_, _| {}).into_iter();
     let writes = asked.find(|request| matches!(request, StoreRequest::Write { .. }));
     assert_eq!((writes, bench.published()), (None, vec![]));
 }
@@ -561,7 +564,7 @@ fn a_core_that_stood_still_shows_nobody_whom_the_store_was_not_asked_for() {
     bench.connect();
     bench.core.at(at(5_000));
     let fail = |bench: &mut Bench| {
-        let request = bench.core.next_store_request();
+        let request = bench.core.store_requests(1, |_, _| {}).pop();
         let failed = request.expect("the user is read").failed();
         bench.core.store_reply(failed);
     };

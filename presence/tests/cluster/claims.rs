@@ -73,7 +73,7 @@ impl Bench {
         while self.now < end {
             self.now += 100;
             self.core.tick(at(self.now));
-            while let Some(request) = self.core.next_store_request() {
+            while let Some(request) = self.core.store_requests(1, |_, _| {}).pop() {
                 reads += usize::from(matches!(request, StoreRequest::Read { .. }));
                 match &mut self.held {
                     Some(held) if matches!(request, StoreRequest::Load { .. }) => {

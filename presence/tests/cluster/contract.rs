@@ -27,7 +27,7 @@ fn owner() -> Core {
 /// The same with its vnodes loaded, and a session of the user whose record is about to be written.
 fn serving() -> Core {
     let mut core = owner();
-    while let Some(request) = core.next_store_request() {
+    while let Some(request) = core.store_requests(1, |_, _| {}).pop() {
         if let StoreRequest::Load { vnode, epoch, .. } = request {
             core.store_reply(StoreReply::Loaded {
                 vnode,
@@ -38,7 +38,7 @@ fn serving() -> Core {
         }
     }
     core.connect(&hello(USER)).expect("its vnode is here");
-    let Some(StoreRequest::Read { ticket, .. }) = core.next_store_request() else {
+    let Some(StoreRequest::Read { ticket, .. }) = core.store_requests(1, |_, _| {}).pop() else {
         panic!("the user is read");
     };
     core.store_reply(StoreReply::Read(ticket, Epoch::new(5), None));
@@ -133,7 +133,7 @@ fn interest_is_told_to_the_home_of_the_user() {
 #[should_panic(expected = "a request is answered once")]
 fn a_write_is_not_answered_twice() {
     let mut core = serving();
-    let Some(StoreRequest::Write { ticket, .. }) = core.next_store_request() else {
+    let Some(StoreRequest::Write { ticket, .. }) = core.store_requests(1, |_, _| {}).pop() else {
         panic!("the user is written");
     };
     core.store_reply(StoreReply::Written(ticket));
@@ -144,7 +144,7 @@ fn a_write_is_not_answered_twice() {
 #[should_panic(expected = "a request is answered once")]
 fn a_publication_is_not_reported_twice() {
     let mut core = serving();
-    let Some(StoreRequest::Write { ticket, .. }) = core.next_store_request() else {
+    let Some(StoreRequest::Write { ticket, .. }) = core.store_requests(1, |_, _| {}).pop() else {
         panic!("the user is written");
     };
     core.store_reply(StoreReply::Written(ticket));

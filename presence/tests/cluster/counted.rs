@@ -21,7 +21,7 @@ fn change(core: &mut Core, alice: SessionId, n: u64, cost: &mut Cost) {
         alice,
         if n.is_multiple_of(2) { "here" } else { "there" },
     );
-    while let Some(request) = core.next_store_request() {
+    while let Some(request) = core.store_requests(1, |_, _| {}).pop() {
         let StoreRequest::Write { ticket, .. } = request else {
             panic!("nothing else is asked of the store: {request:?}");
         };

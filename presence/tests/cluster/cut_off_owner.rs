@@ -81,7 +81,7 @@ impl Taker {
         while self.now < end {
             self.now += 100;
             self.core.tick(at(self.now));
-            while let Some(request) = self.core.next_store_request() {
+            while let Some(request) = self.core.store_requests(1, |_, _| {}).pop() {
                 let reply = match request {
                     StoreRequest::Load { vnode, epoch, .. } => {
                         let listed = recent && vnodes().vnode(USER) == vnode;

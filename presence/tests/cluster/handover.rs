@@ -10,7 +10,8 @@ fn waits_below(seen: &Map, now: &Map) -> Epoch {
     core.follow(seen, None, &id("b"), 1);
     core.follow(now, Some(seen), &id("b"), 1);
     let mut epochs = Vec::new();
-    while let Some(StoreRequest::Load { wait_below, .. }) = core.next_store_request() {
+    while let Some(StoreRequest::Load { wait_below, .. }) = core.store_requests(1, |_, _| {}).pop()
+    {
         epochs.push(wait_below);
     }
     assert_eq!(epochs.len(), vnodes().get());

@@ -69,7 +69,7 @@ impl Watching {
 
     /// Lets store and bus answer; what the session is sent.
     fn serve(&mut self) -> String {
-        while let Some(request) = self.core.next_store_request() {
+        while let Some(request) = self.core.store_requests(1, |_, _| {}).pop() {
             let reply = match request {
                 StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
                     vnode,

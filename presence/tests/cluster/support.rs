@@ -83,7 +83,7 @@ pub(crate) fn settings(node: &str, cores: u16) -> Settings {
 
 /// Lets a store that has nobody, and whose newest epoch is this one, and the bus answer all that they are asked.
 pub(crate) fn answer(core: &mut Core, claimed: u32) {
-    while let Some(request) = core.next_store_request() {
+    while let Some(request) = core.store_requests(1, |_, _| {}).pop() {
         core.store_reply(match request {
             StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
                 vnode,

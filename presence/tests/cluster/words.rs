@@ -18,7 +18,7 @@ fn who_came_while_the_store_was_away_is_read_before_it_is_written_for_the_next_o
     let mut bench = Bench::new(settings("b", 1), true);
     bench.store(true, &[]);
     bench.connect();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         bench.core.store_reply(request.failed());
         if matches!(request, StoreRequest::Read { .. }) {
             break;
@@ -26,7 +26,7 @@ fn who_came_while_the_store_was_away_is_read_before_it_is_written_for_the_next_o
     }
     bench.goes();
     let mut written = Vec::new();
-    while let Some(request) = bench.core.next_store_request() {
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
         match request {
             StoreRequest::Read { ticket, .. } => {
                 let stored = Stored {
@@ -100,7 +100,8 @@ fn shown(bench: &mut Bench) -> Option<(Status, protocol::Version)> {
 
 /// Has the store asked anew, whose newest owner is that of `epoch` 3, and answers with a state of epoch 1.
 fn read_of_the_next_owner(bench: &mut Bench, status: Status) {
-    let Some(StoreRequest::Read { ticket, .. }) = bench.core.next_store_request() else {
+    let Some(StoreRequest::Read { ticket, .. }) = bench.core.store_requests(1, |_, _| {}).pop()
+    else {
         panic!("the store is asked");
     };
     let mut there = online(version(1, 9));
@@ -150,7 +151,7 @@ fn an_event_of_an_epoch_that_is_over_is_dropped() {
 
 /// The epochs under which the user was published as online; the store fails what it is asked.
 fn published_without_store(bench: &mut Bench) -> Vec<Epoch> {
-    let asked: Vec<_> = std::iter::from_fn(|| bench.core.next_store_request()).collect();
+    let asked: Vec<_> = bench.core.store_requests(usize::MAX, |_, _| {});
     for request in asked {
         bench.core.store_reply(request.failed());
     }

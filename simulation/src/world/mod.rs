@@ -337,7 +337,7 @@ impl World {
             self.cores[n].store_reply(reply);
         }
         while self.store.room(n) > 0
-            && let Some(request) = self.cores[n].next_store_request()
+            && let Some(request) = self.cores[n].store_requests(1, |_, _| {}).pop()
         {
             self.store.take(n, now, request);
         }

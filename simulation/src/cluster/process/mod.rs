@@ -412,16 +412,6 @@ impl World {
     /// Moves the outputs of one core to where they go.
     fn pump(&mut self, pid: usize, n: usize) {
         self.take_news(pid, n);
-        let seat = &mut self.processes[pid].seats[n];
-        let changes = seat.core.take_interest();
-        let interest = &mut self.processes[pid].interest;
-        for (user, wanted) in changes {
-            let count = interest.entry(user).or_default();
-            *count = if wanted { *count + 1 } else { *count - 1 };
-            if *count == 0 {
-                interest.remove(&user);
-            }
-        }
         self.core(pid, n);
         self.pump_store(pid, n);
         self.pump_bus(pid, n);

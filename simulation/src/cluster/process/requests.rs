@@ -4,7 +4,7 @@
 use presence::{Renewal, StoreReply, StoreRequest};
 use ring::{Epoch, Vnode};
 
-use super::{FAILED, In, ROOM};
+use super::{FAILED, In, Process, ROOM, Seat};
 use crate::cluster::{
     checks::GIVEN,
     plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
@@ -130,11 +130,25 @@ impl World {
     }
 
     pub(super) fn pump_store(&mut self, pid: usize, n: usize) {
-        while self.processes[pid].seats[n].asked < ROOM {
-            let Some(request) = self.processes[pid].seats[n].core.next_store_request() else {
+        loop {
+            let Process {
+                seats, interest, ..
+            } = &mut self.processes[pid];
+            let Seat { core, asked, .. } = &mut seats[n];
+            let changed = |user, is_wanted| {
+                let count = interest.entry(user).or_default();
+                *count = if is_wanted { *count + 1 } else { *count - 1 };
+                if *count == 0 {
+                    interest.remove(&user);
+                }
+            };
+            let Some(request) = core
+                .store_requests(usize::from(*asked < ROOM), changed)
+                .pop()
+            else {
                 return;
             };
-            self.processes[pid].seats[n].asked += 1;
+            *asked += 1;
             let command = match request.clone() {
                 StoreRequest::Load {
                     vnode,
