@@ -18,8 +18,8 @@ const SESSIONS: usize = 16;
 pub(crate) enum TlsError {
     #[error("--ca {path}: {error}")]
     Unreadable { path: String, error: io::Error },
-    #[error("--ca {path}: {what}; it must be a file of certificates in PEM")]
-    NoCertificates { path: String, what: String },
+    #[error("--ca {path}: {what}; {}", settings::file_content(path.as_ref()))]
+    NoCertificates { path: String, what: &'static str },
     #[error("this system has no certificate authorities: install them, or name one with --ca FILE")]
     NoAuthorities,
     #[error("a certificate of --ca is none: {0}")]
@@ -59,11 +59,11 @@ impl Trust {
             Ok(all) if !all.is_empty() => Ok(Self::Authorities(all)),
             Ok(_) => Err(TlsError::NoCertificates {
                 path,
-                what: "it has no certificate".into(),
+                what: "there is no certificate in it",
             }),
-            Err(error) => Err(TlsError::NoCertificates {
+            Err(_) => Err(TlsError::NoCertificates {
                 path,
-                what: error.to_string(),
+                what: "a certificate in it is damaged",
             }),
         }
     }

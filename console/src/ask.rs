@@ -193,8 +193,12 @@ fn read_token(path: &PathBuf) -> Result<String, TopError> {
 
 fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, TopError> {
     let wrong = |what: String| TopError::Ca(path.display().to_string(), what);
-    match authorities::of_file(path).map_err(wrong)? {
-        found if found.is_empty() => Err(wrong("it must be a file of certificates in PEM".into())),
+    let damaged = |what: String| match path.is_file() {
+        true => wrong(format!("{what}; {}", settings::file_content(path))),
+        false => wrong(what),
+    };
+    match authorities::of_file(path).map_err(damaged)? {
+        found if found.is_empty() => Err(damaged("there is no certificate in it".into())),
         found => Ok(found),
     }
 }
@@ -203,5 +207,37 @@ fn of_system() -> Result<Vec<Certificate<'static>>, TopError> {
     match authorities::of_system() {
         found if found.is_empty() => Err(TopError::NoAuthorities),
         found => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_authorities_that_has_none_is_named_with_what_it_has() {
+        let file = std::env::temp_dir().join(format!("online-status-ca-{}", std::process::id()));
+        let error = |content: &str| {
+            std::fs::write(&file, content).expect("a writable temp dir");
+            from_file(&file).expect_err("no authority").to_string()
+        };
+        let named = format!("--ca {}: ", file.display());
+        for (content, what) in [
+            ("", "is empty"),
+            ("-----BEGIN CERTIFICATE-----\nMIIB", "was cut off"),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                "has: PRIVATE KEY",
+            ),
+        ] {
+            let error = error(content);
+            assert!(
+                error.starts_with(&named) && error.contains(what),
+                "{error}"
+            );
+        }
+        std::fs::remove_file(&file).expect("it was written");
+        let error = from_file(&file).expect_err("no file").to_string();
+        assert!(error.contains("No such file"), "{error}");
     }
 }

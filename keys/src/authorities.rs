@@ -14,7 +14,7 @@ pub fn of_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
     CertificateDer::pem_slice_iter(&pem)
         .map(|der| Ok(Certificate::from_der(&der?).to_owned()))
         .collect::<Result<_, rustls::pki_types::pem::Error>>()
-        .map_err(|error| error.to_string())
+        .map_err(|_| "a certificate in it is damaged".to_owned())
 }
 
 /// Those of the system, as far as they can be read: some that cannot do not make the others worse.

@@ -30,6 +30,13 @@ pub use crate::{
     table::{Section, Setting, Table},
 };
 
+/// What is in a file that should have certificates or keys in PEM, and what makes one of it.
+#[must_use]
+pub fn file_content(path: &std::path::Path) -> String {
+    let known = content::advice(path, None);
+    known.unwrap_or_else(|| "it must be a file of certificates in PEM".into())
+}
+
 /// The duration in a text like `25s` or `2m`.
 ///
 /// # Errors
