@@ -231,10 +231,7 @@ mod tests {
             ),
         ] {
             let error = error(content);
-            assert!(
-                error.starts_with(&named) && error.contains(what),
-                "{error}"
-            );
+            assert!(error.starts_with(&named) && error.contains(what), "{error}");
         }
         std::fs::remove_file(&file).expect("it was written");
         let error = from_file(&file).expect_err("no file").to_string();

@@ -83,7 +83,9 @@ impl Link {
     /// Waits for more bytes and appends about `most` of them to the inbox; `false` at the end.
     pub(crate) async fn fill(&mut self, most: usize) -> io::Result<bool> {
         loop {
-            self.stream.readable(false).await?;
+            if !self.has_ended() {
+                self.stream.readable(false).await?;
+            }
             let mut answers = Vec::new();
             let taken = self.read(most.max(MIN_READ), &mut answers);
             // Handshake messages, or the alert that says what was wrong.
@@ -96,8 +98,16 @@ impl Link {
         }
     }
 
+    /// Whether the client has said goodbye to TLS, which no end of the connection need follow.
+    fn has_ended(&self) -> bool {
+        self.tls.as_ref().is_some_and(TlsSession::has_ended)
+    }
+
     /// Reads what is there into the inbox; what TLS answers is appended to `answers`.
     fn read(&mut self, most: usize, answers: &mut Vec<u8>) -> io::Result<Taken> {
+        if self.has_ended() {
+            return Ok(Taken::End);
+        }
         let mut scratch = self.worker.scratch.borrow_mut();
         let room = most.min(scratch.len());
         let taken = match socket::receive(socket::descriptor(&self.stream), &mut scratch[..room])? {

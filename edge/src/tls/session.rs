@@ -87,6 +87,11 @@ impl TlsSession {
         Ok(false)
     }
 
+    /// Whether no more of the client is read: it has closed its direction, or broken a rule.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.reading != Reading::On
+    }
+
     pub(crate) fn is_handshaking(&self) -> bool {
         self.0.rustls.is_handshaking()
     }

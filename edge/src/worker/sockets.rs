@@ -76,6 +76,7 @@ impl Conn {
         tls: Option<TlsSession>,
         encoding: Encoding,
     ) -> Box<Self> {
+        let has_ended = tls.as_ref().is_some_and(TlsSession::has_ended);
         Box::new(Self {
             id,
             issued,
@@ -85,7 +86,10 @@ impl Conn {
             backlog: None,
             socket,
             encoding,
-            input: Input::Quiet,
+            input: match has_ended {
+                true => Input::Ended,
+                false => Input::Quiet,
+            },
             closing: false,
             left: false,
             waits: false,

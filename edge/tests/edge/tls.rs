@@ -1,7 +1,7 @@
 //! TLS: sessions over it, and new certificates without dropping them.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     sync::Arc,
     time::Duration,
@@ -488,4 +488,43 @@ fn a_session_that_ends_tls_is_answered_and_one_that_breaks_its_rules_is_told_why
     stream.sock.write_all(&forged).expect("it is sent");
     let error = stream.read_to_end(&mut Vec::new()).expect_err("an alert");
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
+}
+
+#[test]
+fn what_came_with_the_goodbye_of_tls_is_answered_and_no_other_end_is_waited_for() {
+    let folder = Folder::new();
+    let pair = certificate();
+    let (file, key) = in_files(&folder, &pair);
+    // Nothing else ends these connections.
+    let edge = Edge::start(&[
+        "--tls-certificate",
+        &file,
+        "--tls-key",
+        &key,
+        "--server-upgrade-timeout",
+        "10m",
+        "--presence-heartbeat",
+        "10m",
+    ]);
+    let answered = |said: &[u8]| {
+        let mut stream = open(&edge, &pair);
+        stream.conn.writer().write_all(said).expect("a buffer");
+        stream.conn.send_close_notify();
+        stream.flush().expect("it is sent");
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).map_err(|end| end.kind());
+        let is_over = matches!(ended, Ok(_) | Err(ErrorKind::UnexpectedEof));
+        assert!(is_over, "{ended:?}");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let page = answered(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 404"), "{page}");
+    let request = upgrade(&bearer(&token("alice")));
+    let ping = frame(FIN | TEXT, br#"{"type":"ping","id":"7"}"#);
+    let session = answered(&[request.as_bytes(), &ping].concat());
+    assert!(
+        session.contains("welcome") && session.contains("\"7\""),
+        "{session}"
+    );
+    edge.until_metric("online_status_connections", "", 0.0);
 }
