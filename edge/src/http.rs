@@ -88,8 +88,12 @@ pub(crate) fn parse(bytes: &[u8], max_head: usize) -> Result<Option<(Request, us
         request.keep_alive = false;
     }
     // RFC 9112 §3.2.
-    if is_current && request.only("host").is_none() {
-        return Err(BadRequest::new(400, "HTTP/1.1 needs one host header"));
+    let needs_host = is_current || request.header("host").is_some();
+    if needs_host && !request.only("host").is_some_and(is_host) {
+        return Err(BadRequest::new(
+            400,
+            "HTTP/1.1 needs one host header, with a host and perhaps a port",
+        ));
     }
     if request.header("transfer-encoding").is_some() {
         return Err(BadRequest::new(411, "a body needs a content-length"));
@@ -131,6 +135,23 @@ pub(crate) fn is_beginning(bytes: &[u8]) -> bool {
         .take_while(|byte| byte.is_ascii_uppercase())
         .count();
     (3..=7).contains(&method) && bytes.get(method) == Some(&b' ')
+}
+
+/// Whether a text can stand in a host header (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && match address {
+            Some(address) => address.bytes().all(|byte| allowed(byte) || byte == b':'),
+            None => host.bytes().all(allowed),
+        }
 }
 
 /// Whether a text is a host, with a port or without.
@@ -404,6 +425,57 @@ mod tests {
             );
         }
         assert!(request("User=a&&=b").parameters("user").is_empty());
+    }
+
+    #[test]
+    fn a_host_header_has_a_host_and_perhaps_a_port() {
+        let status = |version: &str, headers: &str| {
+            let text = format!("GET / HTTP/{version}\r\n{headers}\r\n");
+            parse(text.as_bytes(), 800).err().map(|bad| bad.0)
+        };
+        for host in [
+            "",
+            "h",
+            "a.example:8080",
+            "my_host:",
+            "127.0.0.1:1",
+            "[::1]",
+            "[fe80::1%25eth0]:80",
+            "xn--bcher-kva.example",
+            "a%20b",
+            "*",
+        ] {
+            let header = format!("Host: {host}\r\n");
+            assert_eq!(status("1.1", &header), None, "{host:?}");
+        }
+        for host in [
+            "a b",
+            "a/b",
+            "a@b",
+            "a?b",
+            "a#b",
+            "a:b",
+            "a:80:90",
+            "::1",
+            "[::1",
+            "a\\b",
+            "<a>",
+            "a\"b",
+            "b\u{fc}cher.example",
+            "a:-1",
+        ] {
+            let header = format!("Host: {host}\r\n");
+            assert_eq!(status("1.1", &header), Some(400), "{host:?}");
+            assert_eq!(status("1.0", &header), Some(400), "{host:?}");
+        }
+        let two = "Host: a\r\nHost: a\r\n";
+        let found = [
+            status("1.1", ""),
+            status("1.1", two),
+            status("1.0", ""),
+            status("1.0", two),
+        ];
+        assert_eq!(found, [Some(400), Some(400), None, Some(400)]);
     }
 
     #[test]
