@@ -374,8 +374,8 @@ fn an_edge_on_every_address_is_where_it_was_asked() {
     };
     assert_eq!(route("chat.example:8080"), "ws://chat.example:8080/socket");
     let port = edge.address.port();
-    for bad in ["a/b", "a@b", "a b", "\"a"] {
-        assert_eq!(route(bad), format!("ws://[::]:{port}/socket"), "{bad}");
+    for odd in ["", "a%20b", "a;b", "$a"] {
+        assert_eq!(route(odd), format!("ws://[::]:{port}/socket"), "{odd}");
     }
 }
 
