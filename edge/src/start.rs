@@ -14,7 +14,7 @@ use std::{
 use keys::{Keys, KeysError};
 use presence::{Core, Settings, WatchBudget};
 use program::ListenError;
-use ring::{CoreId, Epoch, Member};
+use ring::{CoreId, Epoch, Member, VnodeCount};
 
 use crate::{
     admin,
@@ -100,24 +100,10 @@ struct Backend {
 /// Runs the edge until a signal ends it.
 pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
-    let development = config.is_development();
-    let listen = config.server.listen;
-    if development {
-        if !listen.ip().is_loopback() {
-            return Err(StartError::DevelopmentSecret(listen));
-        }
-        config.auth.secret = Secret::new(DEVELOPMENT_SECRET);
-    }
+    let development = takes_development_secret(&mut config)?;
     crate::send_ring::SendRing::new().map_err(StartError::Uring)?;
-    let cpus = allowed_cpus();
-    let cores = match config.server.cores as usize {
-        0 => cpus.len().min(64),
-        cores if config.server.pin && cores > cpus.len() => {
-            return Err(StartError::Cores(cores, cpus.len()));
-        }
-        cores => cores,
-    };
-    config.server.cores = cores as u64;
+    let cpus = take_cores(&mut config)?;
+    let cores = config.server.cores as usize;
     let reserved = RESERVED_DESCRIPTORS + 16 * cores as u64;
     let connections = program::raise_open_files().saturating_sub(reserved).max(1);
     let limits = limits(&config, connections as usize);
@@ -128,33 +114,18 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     let admin_tls = (files.filter(|_| config.tls.admin || asks.is_some()))
         .map(|files| tls::Acceptor::new(files.asking(asks)))
         .transpose()?;
-    // Without a shared port first: another process there would silently take its half.
-    let alone = |address| TcpListener::bind(address);
-    let probe = program::listen("server.listen", listen, alone)?;
-    let listen = probe.local_addr()?;
-    drop(probe);
-    let listeners: Vec<TcpListener> = (0..cores)
-        .map(|_| program::listen("server.listen", listen, socket::listen))
-        .collect::<Result<_, _>>()?;
-    let admin = program::listen("server.admin_listen", config.server.admin_listen, alone)?;
-    let admin_address = admin.local_addr()?;
+    let listeners = Listeners::take(&config)?;
 
-    let scheme = if tls.is_some() { "wss" } else { "ws" };
     let public_url = match config.server.public_url.as_str() {
-        "" => format!("{scheme}://{listen}/socket"),
+        "" => format!(
+            "{}://{}/socket",
+            scheme("ws", tls.is_some()),
+            listeners.listen
+        ),
         url => url.to_owned(),
     };
     let vnodes = config.cluster.count().expect("checked with the rest");
-    let member = Member {
-        weight: 1,
-        ..Member::default()
-    };
-    let homes = ring::assign(&vec![None; vnodes.get()], &vec![member; cores]);
-    let homes = homes.expect("nothing is pinned").into_iter();
-    let homes: Vec<CoreId> = homes
-        .map(|core| CoreId::new(core.expect("all have weight") as u16))
-        .collect();
-
+    let homes = homes(vnodes, cores);
     let meshes = Mesh::<CoreMessage>::connect(cores);
     let wakeups: Vec<_> = meshes.iter().map(|mesh| Arc::clone(&mesh.wakeup)).collect();
     let node = match mode {
@@ -200,58 +171,116 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         limits,
         config,
     }));
-    let settings = settings(&shared, cores as u16);
     let running = Arc::new(AtomicUsize::new(cores));
+    let settings = settings(&shared, cores as u16);
     let parts = listeners
+        .clients
         .into_iter()
         .zip(meshes)
         .zip(backend.stores.into_iter().zip(backend.buses))
         .zip(backend.links)
         .zip(cpus.into_iter().cycle());
     for (n, ((((listener, mesh), (store, bus)), links), cpu)) in parts.enumerate() {
-        let shared = Arc::clone(&shared);
-        let running = Arc::clone(&running);
         let id = CoreId::new(n as u16);
-        let settings = Settings {
-            core: id,
-            ..settings.clone()
+        let start = CoreStart {
+            shared: Arc::clone(&shared),
+            id,
+            cpu,
+            settings: Settings {
+                core: id,
+                ..settings.clone()
+            },
+            owned: backend.owned,
+            listener,
+            mesh,
+            store,
+            bus,
+            links,
         };
-        std::thread::Builder::new()
-            .name(format!("core-{n}"))
-            .spawn(move || {
-                if shared.config.server.pin
-                    && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
-                {
-                    eprintln!("core {n} is not pinned to CPU {cpu}: {error}");
-                }
-                let start = CoreStart {
-                    shared,
-                    id,
-                    settings,
-                    owned: backend.owned,
-                    listener,
-                    mesh,
-                    store,
-                    bus,
-                    links,
-                };
-                if let Err(error) = start.run() {
-                    eprintln!("error: core {n}: {}", in_words(&error));
-                    std::process::exit(1);
-                }
-                running.fetch_sub(1, Ordering::AcqRel);
-            })?;
+        start.spawn(Arc::clone(&running))?;
     }
     let admin_shared = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("admin".into())
-        .spawn(move || admin::run(&admin, &admin_shared))?;
-    announce(&shared, listen, admin_address);
+        .spawn(move || admin::run(&listeners.admin, &admin_shared))?;
+    announce(&shared, listeners.listen, listeners.admin_address);
     let ended = running::until_end(&shared, &running);
     if let Some(end) = backend.end {
         end.run();
     }
     ended
+}
+
+/// Whether the edge takes tokens of the public development secret, which it then has.
+fn takes_development_secret(config: &mut Config) -> Result<bool, StartError> {
+    if !config.is_development() {
+        return Ok(false);
+    }
+    if !config.server.listen.ip().is_loopback() {
+        return Err(StartError::DevelopmentSecret(config.server.listen));
+    }
+    config.auth.secret = Secret::new(DEVELOPMENT_SECRET);
+    Ok(true)
+}
+
+/// The CPUs that the cores are pinned to, and in `server.cores` how many cores there are.
+fn take_cores(config: &mut Config) -> Result<Vec<usize>, StartError> {
+    let cpus = allowed_cpus();
+    let cores = match config.server.cores as usize {
+        0 => cpus.len().min(64),
+        cores if config.server.pin && cores > cpus.len() => {
+            return Err(StartError::Cores(cores, cpus.len()));
+        }
+        cores => cores,
+    };
+    config.server.cores = cores as u64;
+    Ok(cpus)
+}
+
+/// The sockets that the edge listens on.
+struct Listeners {
+    /// One for each core, on a shared port.
+    clients: Vec<TcpListener>,
+    listen: SocketAddr,
+    admin: TcpListener,
+    admin_address: SocketAddr,
+}
+
+impl Listeners {
+    fn take(config: &Config) -> Result<Self, StartError> {
+        let server = &config.server;
+        // Without a shared port first: another process there would silently take its half.
+        let alone = |address| TcpListener::bind(address);
+        let listen = program::listen("server.listen", server.listen, alone)?.local_addr()?;
+        let clients = (0..server.cores)
+            .map(|_| program::listen("server.listen", listen, socket::listen))
+            .collect::<Result<_, _>>()?;
+        let admin = program::listen("server.admin_listen", server.admin_listen, alone)?;
+        Ok(Self {
+            clients,
+            listen,
+            admin_address: admin.local_addr()?,
+            admin,
+        })
+    }
+}
+
+/// The core that each vnode is at home on, spread evenly.
+fn homes(vnodes: VnodeCount, cores: usize) -> Vec<CoreId> {
+    let member = Member {
+        weight: 1,
+        ..Member::default()
+    };
+    let homes = ring::assign(&vec![None; vnodes.get()], &vec![member; cores]);
+    let homes = homes.expect("nothing is pinned").into_iter();
+    homes
+        .map(|core| CoreId::new(core.expect("all have weight") as u16))
+        .collect()
+}
+
+/// The name of the protocol, by TLS or not.
+fn scheme(plain: &str, by_tls: bool) -> String {
+    format!("{plain}{}", if by_tls { "s" } else { "" })
 }
 
 fn standalone(config: &Config, wakeups: &[Arc<Wakeup>]) -> Result<Backend, StartError> {
@@ -400,9 +429,12 @@ fn allowed_cpus() -> Vec<usize> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
+/// What a core's thread begins with.
 struct CoreStart {
     shared: Arc<Shared>,
     id: CoreId,
+    /// The CPU to pin it to, by `server.pin`.
+    cpu: usize,
     settings: Settings,
     owned: Option<(Epoch, u64)>,
     listener: TcpListener,
@@ -425,6 +457,26 @@ fn in_words(error: &std::io::Error) -> String {
 }
 
 impl CoreStart {
+    /// Runs the core on a thread of its own until it is drained; then it is no longer counted among
+    /// those that are `running`. One that fails ends the process.
+    fn spawn(self, running: Arc<AtomicUsize>) -> std::io::Result<()> {
+        let (n, cpu) = (self.id.get(), self.cpu);
+        let core = move || {
+            if self.shared.config.server.pin
+                && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
+            {
+                eprintln!("core {n} is not pinned to CPU {cpu}: {error}");
+            }
+            if let Err(error) = self.run() {
+                eprintln!("error: core {n}: {}", in_words(&error));
+                std::process::exit(1);
+            }
+            running.fetch_sub(1, Ordering::AcqRel);
+        };
+        let thread = std::thread::Builder::new().name(format!("core-{n}"));
+        thread.spawn(core).map(drop)
+    }
+
     /// Runs the core until it is drained.
     fn run(self) -> std::io::Result<()> {
         let mut ring = io_uring::IoUring::builder();
@@ -446,6 +498,7 @@ impl CoreStart {
         let Self {
             shared,
             id,
+            cpu: _,
             settings,
             owned,
             listener,
@@ -490,16 +543,8 @@ async fn accept(worker: Rc<Worker>, listener: monoio::net::TcpListener) {
 }
 
 fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
-    let scheme = if shared.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let admin_scheme = if shared.admin_tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
+    let admin_scheme = scheme("http", shared.admin_tls.is_some());
+    let scheme = scheme("http", shared.tls.is_some());
     let kind = match &shared.place {
         None => "standalone".to_owned(),
         Some(place) => format!("node {}", place.node),
