@@ -157,13 +157,19 @@ impl Config {
             url.is_empty() || url.starts_with("ws://") || url.starts_with("wss://"),
             format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
-        let key = self.share.link_key.expose().len();
+        let key = self.share.link_key.expose();
         rules.rule(
-            key == 0 || key >= 32,
+            key.is_empty() || key.len() >= 32,
             format!(
-                "cluster.link_key has {key} bytes: it must have at least 32, as `openssl rand \
-                 -base64 32` makes them"
+                "cluster.link_key has {} bytes: it must have at least 32, as `openssl rand \
+                 -base64 32` makes them",
+                key.len()
             ),
+        );
+        rules.rule(
+            key.is_empty() || key != self.auth.secret.expose(),
+            "cluster.link_key is the same as auth.secret (JWT_SECRET): who may sign tokens is no \
+             edge; make another one with `openssl rand -base64 32`",
         );
         let address = &self.share.link_address;
         rules.rule(
@@ -371,6 +377,27 @@ mod tests {
         let config = load(&[], &tls).expect("the syntax is good");
         let error = config.check_files().expect_err("no file").to_string();
         assert!(error.starts_with("tls.certificate"), "{error}");
+    }
+
+    #[test]
+    fn the_key_of_links_is_long_and_no_other_secret() {
+        let key = "0123456789abcdef0123456789abcdef";
+        let refused = |set: &[(&str, &str)]| load(&[("JWT_SECRET", key)], set).err();
+        let other = "fedcba9876543210fedcba9876543210";
+        assert!(refused(&[]).is_none());
+        assert!(refused(&[("cluster-link-key", other)]).is_none());
+        let error = refused(&[("cluster-link-key", &key[1..])]).expect("short");
+        assert!(
+            error
+                .to_string()
+                .starts_with("cluster.link_key has 31 bytes")
+        );
+        let error = refused(&[("cluster-link-key", key)]).expect("the same");
+        assert_eq!(
+            error.to_string(),
+            "cluster.link_key is the same as auth.secret (JWT_SECRET): who may sign tokens is no \
+             edge; make another one with `openssl rand -base64 32`"
+        );
     }
 
     #[test]
