@@ -2,7 +2,7 @@
 //! hear, and is told how they are. It owns the connections, on a thread of its own, and what waits on
 //! them, which is bounded; what is said is the cores'.
 
-mod handshake;
+mod tls;
 mod wire;
 
 use std::{
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-pub(crate) use self::handshake::ClusterKey;
+pub(crate) use self::tls::ClusterKey;
 use crate::{clock, cluster::Place, mesh::Wakeup};
 
 /// Bytes that may wait on a link; with more, users wait in the cores, each once.
@@ -114,6 +114,7 @@ pub(crate) struct Stats {
     pub(crate) connects: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Before TLS and after it.
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) received_bytes: AtomicU64,
     pub(crate) sent_batches: AtomicU64,
@@ -287,7 +288,6 @@ impl Links {
             boot: self.boot,
             vnodes: self.vnodes.get() as u32,
             address: self.address.clone(),
-            nonce: handshake::nonce(),
         }
     }
 

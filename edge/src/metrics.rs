@@ -436,8 +436,8 @@ fn add_cluster(page: &mut Page, place: &Place, oldest_unreported: u64) {
             "link_refused_total" Counter "Connections for links without the key, or too many."
                 => load(&stats.refused);
             "link_batches_total" Counter "Batches sent over links." => load(&stats.sent_batches);
-            "link_sent_bytes_total" Counter "Bytes sent over links." => load(&stats.sent_bytes);
-            "link_received_bytes_total" Counter "Bytes received over links."
+            "link_sent_bytes_total" Counter "Bytes sent over links, before TLS." => load(&stats.sent_bytes);
+            "link_received_bytes_total" Counter "Bytes received over links, without TLS."
                 => load(&stats.received_bytes);
         });
     }

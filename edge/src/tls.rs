@@ -139,9 +139,7 @@ fn is_for(certified: &CertifiedKey, name: &ServerName<'_>) -> bool {
 }
 
 fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(hash_length);
-    let provider = Arc::new(provider);
+    let provider = Arc::new(provider());
     let pairs = files.pairs.iter().enumerate();
     let certified = pairs.map(|(at, (certificate, key))| {
         let settings = match at {
@@ -184,6 +182,13 @@ fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
+}
+
+/// What all TLS of the edge is made with.
+pub(crate) fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(hash_length);
+    provider
 }
 
 /// The order of suites: those with SHA-256 come first. Its hashing is a large part of a handshake's

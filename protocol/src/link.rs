@@ -6,7 +6,7 @@ use ring::{Epoch, NodeId, Vnode};
 use crate::{MAX_TEXT, MAX_USER, Record, Status, Version, check_user, varint};
 
 /// The version of the format, which both sides of a link have to speak.
-pub const LINK_FORMAT: u8 = 1;
+pub const LINK_FORMAT: u8 = 2;
 /// Bytes of a batch, at most.
 pub const MAX_BATCH: usize = 1 << 18;
 /// Bytes of one message, at most: tag, epoch, user, record.
@@ -15,8 +15,8 @@ pub const MAX_LINK_MESSAGE: usize = 64 + MAX_USER + MAX_TEXT;
 pub const MAX_HELLO: usize = 512;
 /// Bytes of an address in a hello.
 const MAX_ADDRESS: usize = 300;
-/// Bytes of a nonce.
-pub const NONCE: usize = 32;
+/// What a hello begins with: who speaks another format names this one by it, whatever follows.
+pub const HELLO_HEAD: [u8; 4] = [b'o', b's', b'l', LINK_FORMAT];
 
 /// What a node that watches tells one that owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,8 @@ impl FromOwner {
     }
 }
 
-/// What each side of a link says first. The process that connects watches, the other owns.
+/// What each side of a link says first, the owner before the watcher. The process that connects watches,
+/// the other owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkHello {
     /// The name of the node that says this.
@@ -170,19 +171,13 @@ pub struct LinkHello {
     pub vnodes: u32,
     /// The host and port at which the node takes links, for the other side to connect as well.
     pub address: String,
-    /// A random number that nobody has used before.
-    pub nonce: [u8; NONCE],
 }
 
-const MAGIC: [u8; 3] = *b"osl";
-
 impl LinkHello {
-    /// Appends the hello: `osl`, the format's version, the nonce, as varints boot and vnodes, then name
-    /// and address, each behind its length.
+    /// Appends the hello: `osl`, the format's version, as varints boot and vnodes, then name and address,
+    /// each behind its length.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&MAGIC);
-        out.push(LINK_FORMAT);
-        out.extend_from_slice(&self.nonce);
+        out.extend_from_slice(&HELLO_HEAD);
         varint::write(self.boot, out);
         varint::write(self.vnodes.into(), out);
         text(&self.node, out);
@@ -194,18 +189,13 @@ impl LinkHello {
     /// # Errors
     /// When the other side is no edge, speaks another format, or its words are cut off.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, LinkError> {
-        let (magic, rest) = bytes.split_at_checked(MAGIC.len()).ok_or(Bad("hello"))?;
+        let rest = bytes.strip_prefix(b"osl").ok_or(Bad("hello"))?;
         let (&format, rest) = rest.split_first().ok_or(Bad("hello"))?;
-        if magic != MAGIC {
-            return Err(Bad("hello"));
-        }
         if format != LINK_FORMAT {
             return Err(LinkError::Format(format));
         }
-        let (nonce, rest) = rest.split_first_chunk().ok_or(Bad("nonce"))?;
         bytes = rest;
         let hello = Self {
-            nonce: *nonce,
             boot: number(&mut bytes, "boot")?,
             vnodes: u32::try_from(number(&mut bytes, "count of vnodes")?)
                 .map_err(|_| Bad("count of vnodes"))?,
@@ -360,11 +350,14 @@ mod tests {
             boot: 300,
             vnodes: 4_096,
             address: "h:8082".into(),
-            nonce: [7; NONCE],
         }
         .encode(&mut out);
         let rest = b"\xac\x02\x80\x20\x02n1\x06h:8082";
-        assert_eq!(out, [b"osl\x01", &[7; NONCE][..], rest].concat());
+        assert_eq!(out, [&b"osl\x02"[..], rest].concat());
+        // What a build of before says in the clear, and reads of a hello before anything else.
+        let former = [b"osl\x01", &[7; 32][..], rest].concat();
+        assert_eq!(LinkHello::decode(&former), Err(LinkError::Format(1)));
+        assert_eq!(out[..4], HELLO_HEAD);
     }
 
     #[test]
@@ -374,7 +367,6 @@ mod tests {
             boot: 7,
             vnodes: 4_096,
             address: "h:8082".into(),
-            nonce: [3; NONCE],
         };
         let mut bytes = Vec::new();
         hello.encode(&mut bytes);

@@ -160,8 +160,8 @@ settings::sections! {
         assigned_vnodes: String = "",
         /// The node's weight in the rebalance; 0 = 100 for each of its cores.
         weight: u64 = "0" in "0"..="1000000",
-        /// The secret by which edges know each other, at least 32 bytes, the same everywhere. With it edges
-        /// hear each other over links, and not by the bus.
+        /// The secret by which edges know each other, at least 32 bytes, the same everywhere, and not
+        /// `auth.secret`. With it edges hear each other over links, which are encrypted, and not by the bus.
         link_key: Secret = "",
         /// Where links of other edges are taken, when there is a `link_key`.
         link_listen: SocketAddr = "127.0.0.1:8082",

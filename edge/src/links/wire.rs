@@ -1,28 +1,27 @@
-//! One link: a connection with its handshake, its batches and its signs of life. A batch is its length
-//! (4 bytes, little-endian), a signature and messages; an empty one is a sign of life.
+//! One link: a connection with its TLS handshake, its batches and its signs of life. A batch is its length
+//! (4 bytes, little-endian) and messages; an empty one is a sign of life.
 
 use std::{
+    convert::Infallible,
+    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use protocol::{
     FromOwner, LinkHello, ToOwner,
-    link::{MAX_BATCH, MAX_HELLO},
+    link::{HELLO_HEAD, MAX_BATCH, MAX_HELLO},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    io::{
+        AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split,
     },
+    net::{TcpListener, TcpStream},
     time::{timeout, timeout_at},
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{
-    Conn, LinkEvent, Links,
-    handshake::{self, ANSWER, Hellos, MAC, Side, Signer},
-};
+use super::{Conn, LinkEvent, Links, tls};
 
 /// How long connecting and the handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -32,26 +31,57 @@ const SILENCE: Duration = Duration::from_secs(2);
 const MOST_STRANGERS: usize = 64;
 /// Between two tries to accept when that fails.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Bytes of one read of a socket, at most: rustls alone would read 4 KiB at a time.
+const READ: usize = 32 << 10;
+/// The first byte of a TLS handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+type Stream = TlsStream<BufReader<TcpStream>>;
 
 /// Why a link does not stand, or no more.
 #[derive(Debug, thiserror::Error)]
 enum WireError {
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(io::Error),
+    #[error("it has closed")]
+    Closed,
     #[error("it does not answer")]
     Silent,
+    #[error(
+        "no TLS handshake with it: {0}; there may be an edge of a former build, whose links are in the clear"
+    )]
+    Handshake(io::Error),
+    #[error("it speaks without TLS")]
+    Clear,
     #[error(transparent)]
     Message(#[from] protocol::LinkError),
     #[error("cluster.link_key differs")]
     Key,
-    #[error("a batch was changed on its way")]
-    Signature,
     #[error("a batch of {0} bytes is too long")]
     Length(usize),
     #[error("it has {theirs} vnodes, this node {ours}")]
     Vnodes { theirs: u32, ours: usize },
     #[error("another process is there: {0}")]
     Other(String),
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl WireError {
+    fn of_handshake(error: io::Error) -> Self {
+        let tls = error.get_ref().and_then(|error| error.downcast_ref());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(_)) => Self::Key,
+            _ => Self::Handshake(error),
+        }
+    }
 }
 
 /// Takes links until the runtime ends.
@@ -72,9 +102,9 @@ pub(super) async fn accept(links: Arc<Links>, listener: TcpListener) {
             let met = timeout(HANDSHAKE, meet_watcher(&links, stream)).await;
             drop(stranger);
             match met.unwrap_or(Err(WireError::Silent)) {
-                Ok((stream, signers)) => {
+                Ok(stream) => {
                     // Why it ended the other side finds out by itself.
-                    let _ = run(&links, stream, signers, false).await;
+                    run(&links, stream, false).await;
                 }
                 Err(_) => {
                     links.stats.refused.fetch_add(1, Ordering::Relaxed);
@@ -88,84 +118,47 @@ pub(super) async fn accept(links: Arc<Links>, listener: TcpListener) {
 pub(super) async fn watch(links: &Arc<Links>, boot: u64, address: &str) -> String {
     let met = timeout(HANDSHAKE, meet_owner(links, boot, address)).await;
     let error = match met.unwrap_or(Err(WireError::Silent)) {
-        Ok((stream, signers)) => {
+        Ok(stream) => {
             links.is_linked(boot);
-            run(links, stream, signers, true).await.err()
+            run(links, stream, true).await
         }
-        Err(error) => Some(error),
+        Err(error) => error,
     };
-    error.map_or_else(|| "it has closed".into(), |error| error.to_string())
+    error.to_string()
 }
 
-/// Signs what goes out, and checks what comes in.
-struct Signers {
-    out: Signer,
-    incoming: Signer,
-}
-
-async fn meet_owner(
-    links: &Links,
-    boot: u64,
-    address: &str,
-) -> Result<(TcpStream, Signers), WireError> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn meet_owner(links: &Links, boot: u64, address: &str) -> Result<Stream, WireError> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let mut own = Vec::new();
-    links.hello().encode(&mut own);
-    write_part(&mut stream, &own).await?;
-    let theirs = read_part(&mut stream).await?;
-    let hello = check_hello(links, &theirs)?;
+    let connector = TlsConnector::from(Arc::clone(&links.key.watcher));
+    let met = connector.connect(tls::no_name(), BufReader::with_capacity(READ, stream));
+    let mut stream = met.await.map_err(WireError::of_handshake)?;
+    let hello = check_hello(links, &read_part(&mut stream).await?)?;
     if hello.boot != boot {
         return Err(WireError::Other(hello.node.to_string()));
     }
-    let mut answer = [0; ANSWER];
-    let hellos = Hellos {
-        watcher: &own,
-        owner: &theirs,
-    };
-    stream
-        .read_exact(&mut answer)
-        .await
-        .map_err(|_| WireError::Key)?;
-    if !handshake::is_right(&links.key, Side::Owner, &hellos, &answer) {
-        return Err(WireError::Key);
-    }
-    let answer = handshake::answer(&links.key, Side::Watcher, &hellos);
-    stream.write_all(&answer).await?;
-    let signers = Signers {
-        out: Signer::new(&links.key, Side::Watcher, &hellos),
-        incoming: Signer::new(&links.key, Side::Owner, &hellos),
-    };
-    Ok((stream, signers))
+    write_hello(links, &mut stream).await?;
+    Ok(stream.into())
 }
 
-async fn meet_watcher(
-    links: &Links,
-    mut stream: TcpStream,
-) -> Result<(TcpStream, Signers), WireError> {
+async fn meet_watcher(links: &Links, mut stream: TcpStream) -> Result<Stream, WireError> {
     stream.set_nodelay(true)?;
-    let theirs = read_part(&mut stream).await?;
-    let hello = check_hello(links, &theirs)?;
-    let mut own = Vec::new();
-    links.hello().encode(&mut own);
-    write_part(&mut stream, &own).await?;
-    let hellos = Hellos {
-        watcher: &theirs,
-        owner: &own,
-    };
-    let answer = handshake::answer(&links.key, Side::Owner, &hellos);
-    stream.write_all(&answer).await?;
-    let mut answer = [0; ANSWER];
-    stream.read_exact(&mut answer).await?;
-    if !handshake::is_right(&links.key, Side::Watcher, &hellos, &answer) {
-        return Err(WireError::Key);
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0] != TLS_HANDSHAKE {
+        // A former build is told this one's format, and says so.
+        read_part(&mut stream).await?;
+        write_part(&mut stream, &HELLO_HEAD).await?;
+        return Err(WireError::Clear);
     }
-    let signers = Signers {
-        out: Signer::new(&links.key, Side::Owner, &hellos),
-        incoming: Signer::new(&links.key, Side::Watcher, &hellos),
-    };
+    let acceptor = TlsAcceptor::from(Arc::clone(&links.key.owner));
+    let met = acceptor.accept(BufReader::with_capacity(READ, stream));
+    let mut stream = met.await.map_err(WireError::of_handshake)?;
+    // The owner first: who wanted another process says nothing, and is not taken for a watcher.
+    write_hello(links, &mut stream).await?;
+    let hello = check_hello(links, &read_part(&mut stream).await?)?;
     links.is_watched_by(&hello);
-    Ok((stream, signers))
+    Ok(stream.into())
 }
 
 fn check_hello(links: &Links, bytes: &[u8]) -> Result<LinkHello, WireError> {
@@ -178,13 +171,23 @@ fn check_hello(links: &Links, bytes: &[u8]) -> Result<LinkHello, WireError> {
     Ok(hello)
 }
 
-async fn write_part(stream: &mut TcpStream, part: &[u8]) -> Result<(), WireError> {
-    let mut bytes = (part.len() as u32).to_le_bytes().to_vec();
-    bytes.extend_from_slice(part);
-    Ok(stream.write_all(&bytes).await?)
+async fn write_hello(
+    links: &Links,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), WireError> {
+    let mut hello = Vec::new();
+    links.hello().encode(&mut hello);
+    write_part(stream, &hello).await
 }
 
-async fn read_part(stream: &mut TcpStream) -> Result<Vec<u8>, WireError> {
+async fn write_part(stream: &mut (impl AsyncWrite + Unpin), part: &[u8]) -> Result<(), WireError> {
+    let mut bytes = (part.len() as u32).to_le_bytes().to_vec();
+    bytes.extend_from_slice(part);
+    stream.write_all(&bytes).await?;
+    Ok(stream.flush().await?)
+}
+
+async fn read_part(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, WireError> {
     let length = stream.read_u32_le().await? as usize;
     if length > MAX_HELLO {
         return Err(WireError::Length(length));
@@ -194,13 +197,8 @@ async fn read_part(stream: &mut TcpStream) -> Result<Vec<u8>, WireError> {
     Ok(part)
 }
 
-/// Serves a link until it breaks.
-async fn run(
-    links: &Arc<Links>,
-    stream: TcpStream,
-    signers: Signers,
-    to_owner: bool,
-) -> Result<(), WireError> {
+/// Serves a link until it breaks; why it did.
+async fn run(links: &Arc<Links>, stream: Stream, to_owner: bool) -> WireError {
     let number = links.numbers.fetch_add(1, Ordering::Relaxed);
     let conn = Arc::new(Conn::new(number, to_owner));
     let standing = match to_owner {
@@ -213,10 +211,10 @@ async fn run(
         true => LinkEvent::OwnerLinked(Arc::clone(&conn)),
         false => LinkEvent::WatcherLinked(Arc::clone(&conn)),
     });
-    let (reading, writing) = stream.into_split();
-    let ended = tokio::select! {
-        ended = read(links, &conn, reading, signers.incoming) => ended,
-        ended = write(links, &conn, writing, signers.out) => ended,
+    let (reading, writing) = split(stream);
+    let Err(ended) = tokio::select! {
+        ended = read(links, &conn, reading) => ended,
+        ended = write(links, &conn, writing) => ended,
     };
     standing.fetch_sub(1, Ordering::Relaxed);
     links.tell_all(|| LinkEvent::Unlinked(number));
@@ -226,9 +224,8 @@ async fn run(
 async fn write(
     links: &Links,
     conn: &Conn,
-    mut stream: OwnedWriteHalf,
-    mut signer: Signer,
-) -> Result<(), WireError> {
+    mut stream: WriteHalf<Stream>,
+) -> Result<Infallible, WireError> {
     let mut frame = Vec::new();
     loop {
         // With each beat a sign of life, if there is nothing else.
@@ -239,10 +236,12 @@ async fn write(
         }
         frame.clear();
         frame.extend_from_slice(&(batch.len() as u32).to_le_bytes());
-        frame.extend_from_slice(&signer.next(&batch));
         frame.extend_from_slice(&batch);
-        let written = timeout(SILENCE, stream.write_all(&frame)).await;
-        written.map_err(|_| WireError::Silent)??;
+        let written = timeout(SILENCE, async {
+            stream.write_all(&frame).await?;
+            stream.flush().await
+        });
+        written.await.map_err(|_| WireError::Silent)??;
         let stats = &links.stats;
         stats.sent_batches.fetch_add(1, Ordering::Relaxed);
         stats
@@ -254,27 +253,19 @@ async fn write(
 async fn read(
     links: &Links,
     conn: &Conn,
-    stream: OwnedReadHalf,
-    mut signer: Signer,
-) -> Result<(), WireError> {
-    let mut stream = tokio::io::BufReader::with_capacity(64 << 10, stream);
+    mut stream: ReadHalf<Stream>,
+) -> Result<Infallible, WireError> {
     let mut batch = Vec::new();
     loop {
-        let mut head = [0; 4 + MAC];
-        let read = timeout(SILENCE, stream.read_exact(&mut head)).await;
-        read.map_err(|_| WireError::Silent)??;
-        let (length, mac) = head.split_at(4);
-        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        let head = timeout(SILENCE, stream.read_u32_le()).await;
+        let length = head.map_err(|_| WireError::Silent)?? as usize;
         if length > MAX_BATCH {
             return Err(WireError::Length(length));
         }
         batch.resize(length, 0);
         let read = timeout(SILENCE, stream.read_exact(&mut batch)).await;
         read.map_err(|_| WireError::Silent)??;
-        if !signer.is_right(&batch, mac) {
-            return Err(WireError::Signature);
-        }
-        let bytes = (head.len() + length) as u64;
+        let bytes = (size_of::<u32>() + length) as u64;
         links
             .stats
             .received_bytes

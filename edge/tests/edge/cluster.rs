@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use protocol::{Cause, Event, Record, Status, Version};
+use protocol::{Cause, Event, Lease, Record, Status, Version};
 use rdkafka::{
     ClientConfig,
     mocking::MockCluster,
@@ -23,21 +23,21 @@ const TOPIC: &str = "user_status_events";
 const EPOCH: u32 = 20_000;
 
 /// The first user of that name whose vnode, of two, it is.
-fn user(name: &str, vnode: u16) -> String {
+pub(crate) fn user(name: &str, vnode: u16) -> String {
     let count = VnodeCount::new(2).expect("a power of two");
     let mut names = (0..).map(|n| format!("{name}{n}"));
     let found = names.find(|name| count.vnode(name).get() == vnode);
     found.expect("half of them are")
 }
 
-struct Cluster {
-    redis: RedisServer,
-    kafka: MockCluster<'static, DefaultProducerContext>,
+pub(crate) struct Cluster {
+    pub(crate) redis: RedisServer,
+    pub(crate) kafka: MockCluster<'static, DefaultProducerContext>,
     link: Link,
     runtime: tokio::runtime::Runtime,
     token: u64,
     log: PathBuf,
-    edge: Edge,
+    pub(crate) edge: Edge,
 }
 
 impl Cluster {
@@ -47,7 +47,7 @@ impl Cluster {
     }
 
     /// The same with more flags.
-    fn start_with(more: &[&str]) -> Self {
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let redis = RedisServer::start();
         let kafka = MockCluster::new(1).expect("a mock cluster");
         kafka.create_topic(TOPIC, 4, 1).expect("a topic");
@@ -83,9 +83,8 @@ impl Cluster {
     }
 
     /// Of so many vnodes, the first of which is `n1`'s.
-    fn map(&self, vnodes: usize, version: u64) -> Map {
-        let leases = self.runtime.block_on(self.link.leases()).expect("leases");
-        let boot = leases.good[0].boot;
+    pub(crate) fn map(&self, vnodes: usize, version: u64) -> Map {
+        let boot = self.leases()[0].boot;
         let node = |name: &str, boot| Node {
             id: NodeId::parse(name).expect("a name"),
             boot,
@@ -99,7 +98,13 @@ impl Cluster {
         map.raised(MapVersion::new(version), Epoch::new(EPOCH - 1))
     }
 
-    fn write(&self, after: MapVersion, map: &Map) {
+    /// Those that are good, by name.
+    pub(crate) fn leases(&self) -> Vec<Lease> {
+        let leases = self.runtime.block_on(self.link.leases());
+        leases.expect("leases").good
+    }
+
+    pub(crate) fn write(&self, after: MapVersion, map: &Map) {
         let written = self
             .runtime
             .block_on(self.link.write_map(self.token, after, map));

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     // Below the ports that the kernel gives to clients; apart from other test processes.
     let base = 20_000 + (std::process::id() % 50) as u16 * 200;
     loop {
@@ -153,8 +153,13 @@ impl Edge {
         )
     }
 
-    /// Starts a node of a cluster, which says what it has to say to `log`, or to nobody.
+    /// Starts the node `n1` of a cluster, which says what it has to say to `log`, or to nobody.
     pub(crate) fn launch_node(log: Option<&std::path::Path>, flags: &[&str]) -> Self {
+        Self::launch_named("n1", log, flags)
+    }
+
+    /// The same with another name.
+    pub(crate) fn launch_named(name: &str, log: Option<&std::path::Path>, flags: &[&str]) -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
         match log {
             Some(log) => {
@@ -165,7 +170,7 @@ impl Edge {
             }
             None => _ = command.stdout(Stdio::piped()).stderr(Stdio::piped()),
         }
-        let node = ["--auth-secret", SECRET, "--node-id", "n1"];
+        let node = ["--auth-secret", SECRET, "--node-id", name];
         let flags = [&node[..], flags].concat();
         let mut edge = Self::launch_as("run", Ipv4Addr::LOCALHOST.into(), command, &flags);
         drop((edge.child.stdout.take(), edge.child.stderr.take()));

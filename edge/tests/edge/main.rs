@@ -10,6 +10,7 @@ mod http;
 mod keys;
 mod lifecycle;
 mod limits;
+mod links;
 mod memory;
 mod opening;
 mod presence;
