@@ -17,26 +17,33 @@ impl Core {
         // While a vnode is claimed again nothing is written, and no user is marked for it.
         let claiming = matches!(self.vnodes.stage(vnode), Stage::Claiming { .. });
         self.part(vnode, newest, address);
-        let Some(loaded_under) = self.vnodes.loaded_under(vnode) else {
-            // Nothing was taken over yet: to release it would say that the former owner is done.
-            self.departed(vnode, false);
-            return;
-        };
-        let mut unsettled = 0;
+        let (mut unsettled, mut any_chose) = (0, false);
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
+            let owned = user.owned();
+            let chose = owned.chose_mode || owned.chose_text;
             let unwritten = match user.knowledge {
                 Knowledge::Known => claiming || user.store != Transfer::Idle,
                 Knowledge::Provisional => true,
-                Knowledge::Asked => user.owned().held,
+                Knowledge::Asked => owned.held || chose,
                 Knowledge::Nothing => false,
             };
+            any_chose |= chose;
             user.owned_mut().unwritten = unwritten;
             if unwritten {
                 unsettled += 1;
                 self.store_mark(slot);
             }
         }
+        let Some(loaded_under) = self.vnodes.loaded_under(vnode) else {
+            // Nothing was taken over yet: to release it would say that the former owner is done.
+            if any_chose {
+                self.vnodes.leave_when_loaded(vnode);
+            } else {
+                self.departed(vnode, false);
+            }
+            return;
+        };
         self.vnodes.leave(vnode, unsettled);
         self.recalls.left(vnode, epoch, loaded_under);
         if claiming {

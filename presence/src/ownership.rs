@@ -128,26 +128,10 @@ impl Core {
 
     /// Whoever has had the vnode under an epoch below `wait_below` is waited for until it has let go of it.
     fn take_vnode(&mut self, vnode: Vnode, epoch: Epoch, seq: u64, wait_below: Epoch) {
-        let stage = self.vnodes.stage(vnode);
         let owned = self.vnodes.epoch(vnode).is_some();
         self.recalls.forget(vnode);
-        if let Stage::Leaving { .. } = stage {
-            // It comes back before all is written: what is not, nobody else knows.
-            let deadline = self.time.clock + self.settings.grace;
-            for slot in self.users.of_vnode(vnode) {
-                let user = &mut self.users[slot];
-                let asks = matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked);
-                let user = user.owned_mut();
-                user.held &= user.unwritten;
-                if asks {
-                    // What the store has of it is still to be read.
-                    user.unwritten = false;
-                    if std::mem::take(&mut user.held) {
-                        let timer = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
-                        user.awaited = Return::Takeover(timer);
-                    }
-                }
-            }
+        if self.vnodes.left_under(vnode).is_some() {
+            self.comes_back(vnode);
         }
         self.vnodes
             .claim(vnode, epoch, seq, wait_below, self.time.clock);
@@ -159,6 +143,11 @@ impl Core {
         for slot in self.users.of_vnode(vnode) {
             let user = &mut self.users[slot];
             user.become_owned();
+            let owned = user.owned_mut();
+            if std::mem::take(&mut owned.superseded) {
+                owned.chose_mode = false;
+                owned.chose_text = false;
+            }
             user.knowledge = match user.knowledge {
                 Knowledge::Known if user.wanted() => Knowledge::Asked,
                 Knowledge::Known => Knowledge::Nothing,
@@ -167,8 +156,46 @@ impl Core {
         }
     }
 
+    /// A vnode that is being left is to be loaded after all: what is not written of it nobody else knows.
+    fn comes_back(&mut self, vnode: Vnode) {
+        let deadline = self.time.clock + self.settings.grace;
+        for slot in self.users.of_vnode(vnode) {
+            let user = &mut self.users[slot];
+            let asks = matches!(user.knowledge, Knowledge::Provisional | Knowledge::Asked);
+            let user = user.owned_mut();
+            user.held &= user.unwritten;
+            if asks {
+                // What the store has of it is still to be read.
+                user.unwritten = false;
+                if std::mem::take(&mut user.held) {
+                    let timer = self.wheel.arm(deadline, wheel::Owner::Grace(slot));
+                    user.awaited = Return::Takeover(timer);
+                }
+            }
+        }
+    }
+
+    /// The store has accepted the claim of a vnode, which may be another node's by now: then it is left with
+    /// what its users chose here.
+    pub(crate) fn claimed(
+        &mut self,
+        vnode: Vnode,
+        epoch: Epoch,
+        released: bool,
+        users: Vec<(Box<str>, Stored)>,
+    ) {
+        let leaves = self.vnodes.leaves_when_loaded(vnode) == Some(epoch);
+        if leaves {
+            self.comes_back(vnode);
+        }
+        self.vnode_loaded(vnode, epoch, released, users);
+        if leaves {
+            self.leave(vnode, self.vnodes.newest(vnode), "");
+        }
+    }
+
     /// The store has fenced all older epochs off; these users were connected or left just now.
-    pub(crate) fn vnode_loaded(
+    fn vnode_loaded(
         &mut self,
         vnode: Vnode,
         epoch: Epoch,
@@ -334,10 +361,13 @@ impl Core {
     /// The vnode could not be claimed: those who came meanwhile are not kept from coming online by
     /// an absent store.
     pub(crate) fn load_failed(&mut self, vnode: Vnode, epoch: Epoch) {
-        if self.vnodes.epoch(vnode) != Some(epoch) {
+        if self.vnodes.making_under(vnode) != Some(epoch) {
             return;
         }
         self.vnodes.claim_failed(vnode, epoch, self.time.clock);
+        if self.vnodes.epoch(vnode).is_none() {
+            return;
+        }
         self.announce(vnode, epoch);
         for slot in self.users.of_vnode(vnode) {
             self.go_on_without_store(slot);
@@ -353,8 +383,10 @@ impl Core {
             self.recalls.forget(vnode);
             self.vnodes.has_successor(vnode);
         }
-        if let Stage::Leaving { epoch, .. } = self.vnodes.stage(vnode)
-            && epoch < newest
+        if self
+            .vnodes
+            .left_under(vnode)
+            .is_some_and(|left| left < newest)
         {
             self.departed(vnode, false);
         }

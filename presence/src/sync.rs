@@ -204,7 +204,9 @@ impl Core {
             // Nobody needs it any more, or not before the vnode is loaded, which asks again.
             let user = &mut self.users[slot];
             user.store.dropped();
-            if user.knowledge == Knowledge::Asked && self.vnodes.epoch(user.vnode).is_none() {
+            let asks_again = self.vnodes.leaves_when_loaded(user.vnode).is_some()
+                || self.vnodes.epoch(user.vnode).is_some();
+            if user.knowledge == Knowledge::Asked && !asks_again {
                 user.knowledge = Knowledge::Nothing;
             }
             self.users.sweep_later(slot);
@@ -216,6 +218,8 @@ impl Core {
         let (vnode, name) = (user.vnode, &user.name);
         let epoch = match self.vnodes.stage(vnode) {
             Stage::Owned { epoch, .. } => Some(epoch),
+            // Neither is the record an owner's, nor is the vnode this core's to give away.
+            Stage::Claiming { leaves: true, .. } => return None,
             // Nothing is written while the store lists the users; then all are.
             Stage::Claiming { .. } => None,
             Stage::Leaving { epoch, .. } => user.is_unwritten().then_some(epoch),
@@ -256,7 +260,7 @@ impl Core {
                 users,
             } => {
                 if !self.recalled(vnode, epoch, &users) {
-                    self.vnode_loaded(vnode, epoch, released, users);
+                    self.claimed(vnode, epoch, released, users);
                 }
             }
             StoreReply::LoadFailed(vnode, epoch) => {
@@ -339,6 +343,7 @@ impl Core {
         let there = stored.as_ref().is_some_and(|stored| stored.connected);
         let stored = self.with_what_was_heard(slot, stored);
         match (self.vnodes.owner(vnode), self.users[slot].knowledge) {
+            _ if self.vnodes.leaves_when_loaded(vnode).is_some() => {}
             // Without a claim the answer may be out of date by now.
             (Owner::Here(_), Knowledge::Asked) if again || !self.vnodes.is_loaded(vnode) => {}
             (Owner::Here(_), Knowledge::Asked) => match stored {
@@ -449,6 +454,8 @@ impl Core {
         let user = &mut self.users[slot];
         if user.is_unwritten() {
             // This core's own is to be written first; then the store is read.
+            let is_newer = Some(record.version.epoch()) > self.vnodes.left_under(user.vnode);
+            user.owned_mut().superseded |= is_newer;
             return;
         }
         let searched = self.searches.known(slot, user);

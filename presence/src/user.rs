@@ -170,6 +170,8 @@ pub(crate) struct Owned {
     pub(crate) held: bool,
     /// The user's newest state was not stored when its vnode was left.
     pub(crate) unwritten: bool,
+    /// The next owner has spoken of the user since its vnode was left: what it chose here may be old.
+    pub(crate) superseded: bool,
     /// Nobody on another node is told yet that the user is offline: see `adopt_from_a_dead_owner`.
     pub(crate) withheld: bool,
 }
@@ -188,6 +190,7 @@ impl Default for Owned {
             chose_text: false,
             held: false,
             unwritten: false,
+            superseded: false,
             withheld: false,
         }
     }

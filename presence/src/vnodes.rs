@@ -43,6 +43,9 @@ pub(crate) enum Owner {
 ///   │ a successor            │  the release       │  ▼ the store knows it
 ///   └────────────────────────┴─────────────────── Released
 /// ```
+///
+/// A vnode that is left and was never loaded, and has users who chose something here, stays `Claiming` until
+/// it is loaded, and is left then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Another core of this node is the vnode's home, for the life of the process.
@@ -62,6 +65,8 @@ pub(crate) enum Stage {
         wait_below: Epoch,
         /// When that wait ends, ms of the core's clock.
         until: u64,
+        /// The vnode is another node's by now, and is left once it is loaded.
+        leaves: bool,
     },
     /// The vnode is this core's alone, and its users are adopted.
     Owned { epoch: Epoch, seq: u64 },
@@ -144,6 +149,7 @@ impl Vnodes {
     pub(crate) fn owner(&self, vnode: Vnode) -> Owner {
         match self.stage(vnode) {
             Stage::Sibling(core) => Owner::Core(core),
+            Stage::Claiming { leaves: true, .. } => Owner::Elsewhere,
             Stage::Claiming { epoch, .. } | Stage::Owned { epoch, .. } => Owner::Here(epoch),
             Stage::Elsewhere | Stage::Leaving { .. } | Stage::Released { .. } => Owner::Elsewhere,
         }
@@ -178,6 +184,14 @@ impl Vnodes {
     #[inline]
     pub(crate) fn is_kept(&self, vnode: Vnode) -> bool {
         self.making_under(vnode).is_some()
+    }
+
+    /// The epoch under which this core has left the vnode, with which it is not done.
+    pub(crate) fn left_under(&self, vnode: Vnode) -> Option<Epoch> {
+        match self.stage(vnode) {
+            Stage::Leaving { epoch, .. } => Some(epoch),
+            _ => self.leaves_when_loaded(vnode),
+        }
     }
 
     /// Whether this core is the vnode's home on its node.
@@ -244,6 +258,7 @@ impl Vnodes {
             loaded_under: self.loaded_under(vnode),
             wait_below,
             until: clock + RELEASE_PATIENCE,
+            leaves: false,
         };
         self.set(vnode, claiming);
         self.claims.push_back((vnode, epoch));
@@ -258,9 +273,29 @@ impl Vnodes {
                 loaded_under: Some(epoch),
                 wait_below: Epoch::default(),
                 until: 0,
+                leaves: false,
             };
             self.set(vnode, claiming);
             self.claims.push_back((vnode, epoch));
+        }
+    }
+
+    /// The vnode, which is claimed, is left once it is loaded.
+    pub(crate) fn leave_when_loaded(&mut self, vnode: Vnode) {
+        if let Stage::Claiming { leaves, .. } = &mut self.slots[vnode.index()].stage {
+            *leaves = true;
+        }
+    }
+
+    /// The epoch under which the vnode is claimed in order to be left.
+    pub(crate) fn leaves_when_loaded(&self, vnode: Vnode) -> Option<Epoch> {
+        match self.stage(vnode) {
+            Stage::Claiming {
+                epoch,
+                leaves: true,
+                ..
+            } => Some(epoch),
+            _ => None,
         }
     }
 
@@ -519,6 +554,7 @@ mod tests {
                         _ => {}
                     },
                     (6, Stage::Owned { .. }) => vnodes.leave(vnode(), 1),
+                    (6, _) => vnodes.leave_when_loaded(vnode()),
                     (7, _) => vnodes.settled(vnode()),
                     (8, _) => vnodes.try_again(),
                     (9, _) if vnodes.is_kept(vnode()) => {

@@ -35,6 +35,15 @@ fn the_invariants_hold_where_an_owner_did_not_see_that_it_had_a_successor() {
     }
 }
 
+/// The store accepts a claim, the answer is lost, and the vnode has another owner before the next claim; and
+/// the vnode comes back to an owner that was told something before the next one was.
+#[test]
+fn what_an_owner_was_told_that_did_not_hear_of_its_claim_goes_with_the_vnode() {
+    for seed in [102_684, 104_061] {
+        run(seed..seed + 1, Plan::of);
+    }
+}
+
 /// An owner that is not done with leaving heard its successor, which did not reach the store either, and
 /// wrote that the user is not invisible.
 #[test]

@@ -7,7 +7,7 @@ use ring::{CoreId, Epoch};
 
 use crate::{
     again::{Bench, USER, online, vnode_of},
-    support::{GRACE, settings, version},
+    support::{GRACE, say, settings, version},
 };
 
 /// The other core of the node, whose sessions watch.
@@ -51,6 +51,117 @@ fn who_came_while_the_store_was_away_is_read_before_it_is_written_for_the_next_o
         }
     }
     assert_eq!(written, [("lunch".into(), Mode::Busy, true)]);
+}
+
+/// What the store is told to keep: text, mode, whether the user is connected. It has a user without sessions
+/// and answers all, claims too.
+fn kept(bench: &mut Bench) -> Vec<(Box<str>, Mode, bool)> {
+    let mut kept = Vec::new();
+    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
+        let reply = match request {
+            StoreRequest::Load { vnode, epoch, .. } => StoreReply::Loaded {
+                vnode,
+                epoch,
+                released: false,
+                users: Vec::new(),
+            },
+            StoreRequest::Release { vnode, epoch } => StoreReply::Released(vnode, epoch),
+            StoreRequest::Read { ticket, .. } => {
+                let stored = Stored {
+                    record: Record {
+                        text: "lunch".into(),
+                        ..Record::default()
+                    },
+                    mode: Mode::Busy,
+                    ..Stored::default()
+                };
+                StoreReply::Read(ticket, Epoch::new(1), Some(stored))
+            }
+            StoreRequest::Write { ticket, stored, .. } => {
+                kept.push((stored.record.text, stored.mode, stored.connected));
+                StoreReply::Written(ticket)
+            }
+            owner @ StoreRequest::Owner { .. } => owner.failed(),
+        };
+        bench.core.store_reply(reply);
+    }
+    kept
+}
+
+/// The answers to the claims did not come. The next owner waits for who claims.
+#[test]
+fn what_was_chosen_before_the_vnode_was_loaded_is_written_when_it_goes_again() {
+    for (wish, text, mode) in [
+        (r#"{"type":"status","text":"home"}"#, "home", Mode::Busy),
+        (
+            r#"{"type":"status","mode":"invisible"}"#,
+            "lunch",
+            Mode::Invisible,
+        ),
+    ] {
+        for shown in [false, true] {
+            let mut bench = Bench::new(settings("b", 1), true);
+            let session = bench.connect();
+            if shown {
+                bench.store(false, &[]);
+            }
+            say(&mut bench.core, session, wish);
+            bench.goes();
+            assert_eq!(bench.core.sessions_of(USER), [], "they go at once");
+            bench.store(false, &[]);
+            assert_eq!(kept(&mut bench), [(text.into(), mode, true)]);
+            let moving = bench.core.vnodes_loading() + bench.core.vnodes_leaving();
+            assert_eq!(moving, 0, "all is released");
+        }
+    }
+}
+
+#[test]
+fn what_was_chosen_before_the_vnode_was_loaded_holds_when_it_comes_back_and_nobody_else_had_the_user()
+ {
+    for (spoken, text) in [(false, "home"), (true, "lunch")] {
+        let mut bench = Bench::new(settings("b", 1), true);
+        let session = bench.connect();
+        say(
+            &mut bench.core,
+            session,
+            r#"{"type":"status","text":"home"}"#,
+        );
+        bench.goes();
+        if spoken {
+            let record = online(version(2, 1)).record;
+            let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Connect);
+            bench.core.bus_event(&event);
+        }
+        bench.comes();
+        assert_eq!(kept(&mut bench), [(text.into(), Mode::Busy, true)]);
+    }
+}
+
+#[test]
+fn a_vnode_that_was_not_loaded_is_not_claimed_any_more_when_nobody_has_chosen_anything() {
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.connect();
+    bench.goes();
+    assert_eq!(bench.core.vnodes_loading() + bench.core.vnodes_leaving(), 0);
+    assert_eq!(kept(&mut bench), []);
+}
+
+#[test]
+fn what_was_chosen_before_the_store_answered_is_written_for_the_next_owner_when_the_user_has_gone()
+{
+    let mut bench = Bench::new(settings("b", 1), true);
+    bench.store(true, &[]);
+    let session = bench.connect();
+    say(
+        &mut bench.core,
+        session,
+        r#"{"type":"status","text":"home"}"#,
+    );
+    bench.core.closed(session, How::Clean);
+    bench.goes();
+    assert_eq!(kept(&mut bench), [("home".into(), Mode::Busy, false)]);
+    assert_eq!(bench.core.vnodes_leaving(), 0, "it is released");
 }
 
 #[test]

@@ -67,6 +67,13 @@ impl World {
                     // Its owner may know it, who did not see that another one had the vnode.
                     truth.mode = stored.mode;
                 }
+                if truth
+                    .kept_mode
+                    .take_if(|kept| *kept == (pid, stored.mode))
+                    .is_some()
+                {
+                    truth.mode = stored.mode;
+                }
                 let same =
                     |(by, text): &mut (usize, String)| *by == pid && **text == *stored.record.text;
                 if let Some((_, text)) = truth.kept.take_if(same) {
@@ -192,8 +199,8 @@ impl World {
         }
     }
 
-    /// A process follows a map: what it was told for a vnode that it has not got after all, it
-    /// forgets.
+    /// A process follows a map: what it was told for a vnode that it has not got after all, it may
+    /// still write before its successor has the vnode.
     pub(crate) fn check_early(&mut self, pid: usize) {
         for index in 0..self.truths.len() {
             let vnode = self.count().vnode(&format!("u{index}"));
@@ -206,11 +213,13 @@ impl World {
             let truth = &mut self.truths[index];
             if truth.text_by == pid && !truth.text_had {
                 truth.text_by = usize::MAX;
+                truth.kept = Some((pid, truth.text.clone()));
             }
-            if let Some((by, _)) = &mut truth.early
+            if let Some((by, mode)) = &mut truth.early
                 && *by == pid
             {
                 *by = usize::MAX;
+                truth.kept_mode = Some((pid, *mode));
             }
         }
     }

@@ -47,7 +47,11 @@ pub(crate) struct Truth {
     pub(crate) text_had: bool,
     /// A text that the store did not have when the vnode was taken by force, and the process that was
     /// told it: should that one get the vnode again, and not have seen that it had lost it, it goes by it.
+    /// The same where it had not taken the vnode yet.
     pub(crate) kept: Option<(usize, String)>,
+    /// A mode that a process was told that had not taken the vnode, and then followed a map in which the
+    /// vnode is another's.
+    pub(crate) kept_mode: Option<(usize, Mode)>,
     /// The process that was told that the user is invisible after it had lost the vnode.
     pub(crate) hidden_by: Option<usize>,
     /// The store did not know of the user's sessions when a successor took its vnode by force.

@@ -180,6 +180,7 @@ impl World {
         if let Some(mode) = message["mode"].as_str().and_then(Mode::parse) {
             truth.mode = mode;
             truth.mode_lost = false;
+            truth.kept_mode = None;
             truth.set_at = now;
             if !has {
                 truth.early = Some((pid, mode));
