@@ -44,6 +44,12 @@ fn what_an_owner_was_told_that_did_not_hear_of_its_claim_goes_with_the_vnode() {
     }
 }
 
+/// An invisible user is there, and its owner knows what it has set, when the store loses its last writes.
+#[test]
+fn what_an_invisible_user_has_set_outlasts_a_failover() {
+    run(2_900..2_901, Plan::of);
+}
+
 /// An owner that is not done with leaving heard its successor, which did not reach the store either, and
 /// wrote that the user is not invisible.
 #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Truth {
     pub(crate) lost: bool,
     pub(crate) mode_lost: bool,
     pub(crate) mode: Mode,
+    /// The process that had the vnode and was told the mode, while the user is there.
+    pub(crate) mode_by: Option<usize>,
     /// When it last set its mode or text, or may have lost them.
     pub(crate) set_at: u64,
     /// What a process was told that had not taken the vnode yet.
@@ -99,6 +101,9 @@ impl Truth {
                 self.counted_until = now + 2 * GRACE;
             }
         }
+        if self.sessions.is_empty() {
+            self.mode_by = None;
+        }
         if self.sessions.is_empty() && !(held.forsaken && graced) {
             // The server may see two ends at nearly the same time, or while it stood still, in the
             // other order.
@@ -136,6 +141,14 @@ impl Truth {
             _ => Status::Away,
         };
         (status, self.sessions.len() as u32)
+    }
+
+    /// Whether the process was told that the user is invisible, which has been there since then.
+    pub(crate) fn is_hiding_at(&self, process: usize) -> bool {
+        let here = |held: &Held| held.process == process && !held.forsaken;
+        self.mode == Mode::Invisible
+            && self.mode_by == Some(process)
+            && self.sessions.values().any(here)
     }
 
     /// Whether the user is invisible, and has given nothing to see, for `ms` up to `now`.

@@ -181,6 +181,7 @@ impl World {
             truth.mode = mode;
             truth.mode_lost = false;
             truth.kept_mode = None;
+            truth.mode_by = has.then_some(pid);
             truth.set_at = now;
             if !has {
                 truth.early = Some((pid, mode));

@@ -507,9 +507,13 @@ impl World {
 
     /// Nobody has in memory what those who are not there had set.
     pub(crate) fn absent_are_lost(&mut self) {
-        for truth in &mut self.truths {
-            truth.lost |= truth.rightly_offline == self.now;
-            truth.mode_lost |= truth.rightly_offline == self.now;
+        for index in 0..self.truths.len() {
+            let vnode = self.count().vnode(&format!("u{index}"));
+            let owner = self.accepted[vnode.index()].taken_by;
+            let truth = &mut self.truths[index];
+            let absent = truth.rightly_offline == self.now && !truth.is_hiding_at(owner);
+            truth.lost |= absent;
+            truth.mode_lost |= absent;
         }
     }
 
