@@ -116,7 +116,9 @@ test('an edge has the settings it is given, and time to drain', () => {
   for (let n = 0; n < set.spec.replicas; n += 1) {
     const name = `online-status-edge-${n}`;
     assert.ok(hosts.includes(`${name}.presence.example`));
-    assert.deepEqual(find('Service', name).spec.selector, { 'statefulset.kubernetes.io/pod-name': name });
+    const { selector, publishNotReadyAddresses } = find('Service', name).spec;
+    assert.deepEqual(selector, { 'statefulset.kubernetes.io/pod-name': name });
+    assert.ok(publishNotReadyAddresses, 'users of an edge that drains are still there');
   }
 });
 
