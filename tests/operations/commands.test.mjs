@@ -104,6 +104,7 @@ function small(block, folder) {
   };
   return block
     .replaceAll('online-status-edge run … ', 'online-status-edge run --server-admin-listen 10.0.0.11:8081 ')
+    .replaceAll('LINK_KEY=…', `LINK_KEY='${[...SECRET].reverse().join('')}'`)
     .replaceAll('=…', `='${SECRET}'`)
     // Whatever this machine's clock says, the token of the test is issued later.
     .replaceAll('"before":1795480000000', '"before":1000000000000')

@@ -157,6 +157,18 @@ impl Config {
             url.is_empty() || url.starts_with("ws://") || url.starts_with("wss://"),
             format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
+        for (name, text) in [
+            ("server.public_url", url),
+            ("cluster.link_address", &self.share.link_address),
+        ] {
+            rules.rule(
+                !text.contains("$("),
+                format!(
+                    "{name} = {text:?}: Kubernetes put nothing in the place of the variable; a container's list \
+                     has to have a variable before those that use it"
+                ),
+            );
+        }
         let key = self.share.link_key.expose();
         rules.rule(
             key.is_empty() || key.len() >= 32,
@@ -331,6 +343,16 @@ mod tests {
                 "server-public-url",
                 "https://example.com",
                 "server.public_url",
+            ),
+            (
+                "server-public-url",
+                "wss://$(NODE_ID).example/socket",
+                "server.public_url",
+            ),
+            (
+                "cluster-link-address",
+                "$(POD_IP):8082",
+                "cluster.link_address",
             ),
             ("auth-leeway", "1h", "auth.leeway"),
             (
