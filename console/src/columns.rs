@@ -8,7 +8,6 @@ pub(crate) struct Column {
     /// The key, as `--sort` takes it.
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
-    pub(crate) width: u16,
     node: fn(&Node) -> String,
     core: fn(&Core) -> String,
     /// What nodes are sorted by, the most first; `None` = the text of the cell, in its order.
@@ -31,7 +30,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "node",
         title: "NODE",
-        width: 16,
         node: |node| node.node.clone(),
         core: nothing,
         most: None,
@@ -39,7 +37,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "state",
         title: "STATE",
-        width: 9,
         node: |node| node.state.clone(),
         core: nothing,
         most: None,
@@ -47,7 +44,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "vnodes",
         title: "VNODES",
-        width: 6,
         node: |node| node.vnodes.to_string(),
         core: nothing,
         most: Some(|node| node.vnodes as f64),
@@ -55,7 +51,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "moving",
         title: "MOVING",
-        width: 6,
         node: |node| node.moving.to_string(),
         core: nothing,
         most: Some(|node| f64::from(node.moving)),
@@ -63,7 +58,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "lease",
         title: "LEASE",
-        width: 6,
         node: lease,
         core: nothing,
         most: Some(|node| node.lease_age.map_or(f64::MAX, |ms| ms as f64)),
@@ -71,7 +65,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "sessions",
         title: "SESSIONS",
-        width: 9,
         node: |node| node.load.sessions.to_string(),
         core: |core| core.sessions.to_string(),
         most: Some(|node| node.load.sessions as f64),
@@ -79,7 +72,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "changes",
         title: "CHANGE/S",
-        width: 8,
         node: |node| rounded(node.load.events_per_second),
         core: |core| core.events_per_second.to_string(),
         most: Some(|node| node.load.events_per_second),
@@ -87,7 +79,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "deliveries",
         title: "DELIV/S",
-        width: 8,
         node: |node| rounded(node.load.deliveries_per_second),
         core: |core| core.deliveries_per_second.to_string(),
         most: Some(|node| node.load.deliveries_per_second),
@@ -95,7 +86,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "p50",
         title: "P50 MS",
-        width: 7,
         node: |node| ms(node.load.delivery_p50),
         core: nothing,
         most: Some(|node| node.load.delivery_p50),
@@ -103,7 +93,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "p99",
         title: "P99 MS",
-        width: 7,
         node: |node| ms(node.load.delivery_p99),
         core: nothing,
         most: Some(|node| node.load.delivery_p99),
@@ -111,7 +100,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "cpu",
         title: "CPU",
-        width: 5,
         node: |node| percent(node.load.cpu),
         core: |core| core.cpu.map_or_else(String::new, percent),
         most: Some(|node| node.load.cpu),
@@ -119,7 +107,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "memory",
         title: "MEMORY",
-        width: 8,
         node: |node| bytes(node.load.memory),
         core: nothing,
         most: Some(|node| node.load.memory as f64),
@@ -127,7 +114,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "queue",
         title: "QUEUE",
-        width: 6,
         node: |node| queue(node).to_string(),
         core: |core| core.queued.to_string(),
         most: Some(|node| queue(node) as f64),
@@ -135,7 +121,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "slow",
         title: "SLOW",
-        width: 5,
         node: |node| node.load.slow.to_string(),
         core: |core| core.slow.to_string(),
         most: Some(|node| node.load.slow as f64),
@@ -143,7 +128,6 @@ pub(crate) const COLUMNS: [Column; 15] = [
     Column {
         key: "lag",
         title: "LAG",
-        width: 6,
         node: |node| node.load.lag_records.to_string(),
         core: nothing,
         most: Some(|node| node.load.lag_records as f64),

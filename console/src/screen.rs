@@ -163,7 +163,8 @@ impl Screen {
         frame.render_widget(Line::styled(columns::summary(&self.fleet), strong), head);
         let warnings = Paragraph::new(warnings).style(Style::new().fg(Color::Red));
         frame.render_widget(warnings, trouble);
-        frame.render_stateful_widget(table_of(&self.fleet, self.view), table, &mut self.table);
+        let rows = table_of(&self.fleet, self.view, table.width);
+        frame.render_stateful_widget(rows, table, &mut self.table);
         let mut help_line = vec![Span::raw(HELP)];
         if self.paused {
             help_line.push(Span::styled("  PAUSED", strong));
@@ -183,7 +184,36 @@ impl Screen {
     }
 }
 
-fn table_of(fleet: &Fleet, view: View) -> Table<'static> {
+/// The width that each name of a node may have.
+const NAME: u16 = 16;
+
+/// The columns that fit side by side, each as wide as what is in it: the nodes' names, and others up to
+/// the chosen one at least. Names may be cut off, figures never are.
+fn fitting(rows: &[columns::Row], chosen: usize, room: u16) -> Vec<(usize, u16)> {
+    let length = |text: &str| text.chars().count() as u16;
+    let width = |at: usize| {
+        let cells = rows.iter().map(|row| length(&row.cells[at]));
+        let widest = cells.fold(length(COLUMNS[at].title), u16::max);
+        match at {
+            0 => widest.min((room / 4).max(NAME)),
+            _ => widest,
+        }
+    };
+    let from = |first: usize| {
+        let mut left = room.saturating_sub(width(0));
+        let fits = move |at: usize| {
+            left = left.checked_sub(width(at) + 1)?;
+            Some((at, width(at)))
+        };
+        let others = (first..COLUMNS.len()).map_while(fits);
+        std::iter::once((0, width(0))).chain(others).collect()
+    };
+    let shows = |shown: &Vec<(usize, u16)>| shown.iter().any(|(at, _)| *at == chosen);
+    let found = (1..=chosen.max(1)).map(from).find(shows);
+    found.unwrap_or_else(|| from(chosen.max(1)))
+}
+
+fn table_of(fleet: &Fleet, view: View, room: u16) -> Table<'static> {
     let aligned = |column: usize, text: String| {
         let side = match COLUMNS[column].is_word() {
             true => Alignment::Left,
@@ -191,14 +221,17 @@ fn table_of(fleet: &Fleet, view: View) -> Table<'static> {
         };
         Cell::from(Text::from(text).alignment(side))
     };
-    let head = COLUMNS.iter().enumerate().map(|(at, column)| {
-        let style = match at == view.column {
+    let rows = columns::rows(fleet, view.with_cores);
+    let shown = fitting(&rows, view.column, room);
+    let head = shown.iter().map(|(at, _)| {
+        let style = match *at == view.column {
             true => Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED),
             false => Style::new().add_modifier(Modifier::BOLD),
         };
-        aligned(at, column.title.to_owned()).style(style)
+        aligned(*at, COLUMNS[*at].title.to_owned()).style(style)
     });
-    let rows = columns::rows(fleet, view.with_cores)
+    let head: Vec<Cell<'_>> = head.collect();
+    let rows: Vec<Row<'_>> = rows
         .into_iter()
         .map(|row| {
             let style = match row.state.as_deref() {
@@ -207,13 +240,13 @@ fn table_of(fleet: &Fleet, view: View) -> Table<'static> {
                 Some("dead") => Style::new().fg(Color::Red),
                 Some(_) => Style::new().fg(Color::Yellow),
             };
-            let cells = row.cells.into_iter().enumerate();
-            Row::new(cells.map(|(at, cell)| aligned(at, cell))).style(style)
-        });
-    let widths = COLUMNS.iter().map(|column| match column.key {
-        "node" => Constraint::Min(column.width),
-        _ => Constraint::Length(column.width),
-    });
+            let cells = shown
+                .iter()
+                .map(|(at, _)| aligned(*at, row.cells[*at].clone()));
+            Row::new(cells).style(style)
+        })
+        .collect();
+    let widths = shown.iter().map(|(_, width)| Constraint::Length(*width));
     Table::new(rows, widths)
         .header(Row::new(head))
         .column_spacing(1)
@@ -253,7 +286,11 @@ mod tests {
     }
 
     fn drawn(screen: &mut Screen) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(150, 12)).expect("a screen");
+        drawn_in(screen, 150)
+    }
+
+    fn drawn_in(screen: &mut Screen, room: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(room, 12)).expect("a screen");
         columns::sort(&mut screen.fleet, screen.view.column, screen.view.reversed);
         terminal
             .draw(|frame| screen.draw(frame))
@@ -299,5 +336,28 @@ mod tests {
             "{text}"
         );
         assert!(press(&mut screen, KeyCode::Char('q')) && press(&mut screen, KeyCode::Esc));
+    }
+
+    #[test]
+    fn figures_are_shown_whole_and_the_chosen_column_always_however_narrow_the_screen() {
+        let mut screen = screen();
+        for (column, shown) in COLUMNS.iter().enumerate() {
+            screen.fleet.nodes[0].vnodes = 1_234_567;
+            screen.view.column = column;
+            for room in [40, 80, 100, 125, 150] {
+                let text = drawn_in(&mut screen, room);
+                assert!(
+                    text.contains(shown.title),
+                    "{} at {room}: {text}",
+                    shown.key
+                );
+                let part = text.contains("234567") && !text.contains("1234567");
+                assert!(
+                    !part && text.contains("\"a "),
+                    "{} at {room}: {text}",
+                    shown.key
+                );
+            }
+        }
     }
 }

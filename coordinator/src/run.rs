@@ -46,6 +46,12 @@ pub(crate) enum RunError {
          them), or listen on 127.0.0.1"
     )]
     Development(SocketAddr),
+    #[error(
+        "auth.secret (JWT_SECRET) is not set, so no token would be needed, and this coordinator is a \
+         service; set JWT_SECRET (at least 32 bytes, as `openssl rand -base64 32` makes them), or start \
+         it by hand"
+    )]
+    DevelopmentService,
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
@@ -76,6 +82,9 @@ async fn serve(config: Config) -> Result<(), RunError> {
     if development {
         if !own.listen.ip().is_loopback() {
             return Err(RunError::Development(own.listen));
+        }
+        if program::is_service() {
+            return Err(RunError::DevelopmentService);
         }
         options.secret = DEVELOPMENT_SECRET.into();
     }

@@ -51,6 +51,12 @@ pub(crate) enum StartError {
          bytes, as `openssl rand -base64 32` makes them), or listen on 127.0.0.1"
     )]
     DevelopmentSecret(SocketAddr),
+    #[error(
+        "auth.secret (JWT_SECRET) is not set, so tokens of the public development secret would be \
+         accepted, and this edge is a service; set JWT_SECRET (at least 32 bytes, as `openssl rand \
+         -base64 32` makes them), or start it by hand"
+    )]
+    DevelopmentService,
     #[error(transparent)]
     Auth(#[from] KeysError),
     #[error(transparent)]
@@ -218,6 +224,10 @@ fn takes_development_secret(config: &mut Config) -> Result<bool, StartError> {
     }
     if !config.server.listen.ip().is_loopback() {
         return Err(StartError::DevelopmentSecret(config.server.listen));
+    }
+    // A proxy on this host may bring clients of others to it.
+    if program::is_service() {
+        return Err(StartError::DevelopmentService);
     }
     config.auth.secret = Secret::new(DEVELOPMENT_SECRET);
     Ok(true)

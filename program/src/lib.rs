@@ -12,5 +12,5 @@ mod service;
 pub use crate::{
     descriptors::{open_files, raise_open_files},
     listen::{LISTEN_PATIENCE, ListenError, listen},
-    service::{Condition, START_PATIENCE, Service},
+    service::{Condition, START_PATIENCE, Service, is_service},
 };

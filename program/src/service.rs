@@ -13,6 +13,12 @@ use sd_notify::NotifyState;
 /// no reason to end the program, nor to hold up the boot.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whether a service manager has started this program and waits for its word.
+#[must_use]
+pub fn is_service() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// How a program is, as its manager is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -50,7 +56,7 @@ impl Service {
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
-            is_there: env::var_os("NOTIFY_SOCKET").is_some(),
+            is_there: is_service(),
             watchdog: sd_notify::watchdog_enabled(),
             started: now,
             next: now,

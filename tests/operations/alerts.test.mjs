@@ -160,7 +160,9 @@ const cases = {
   OnlineStatusKafkaAway: [
     [
       of(edge, 'online_status_kafka_producer_connected', still(1), still(0)),
-      of(edge, 'online_status_kafka_consumer_connected', still(1), still(1)),
+      // With links nobody reads the topic, and a fleet that is well has no consumer.
+      of(edge, 'online_status_kafka_consumer_connected', still(0), still(0)),
+      of(edge, 'online_status_link_missing', still(0), still(0)),
       of(edge, 'online_status_kafka_unreachable', still(0), still(0)),
     ],
     edge,

@@ -292,3 +292,18 @@ fn service_links_of_kubernetes_are_passed_over_with_a_line_that_says_so() {
         );
     }
 }
+
+#[test]
+fn a_service_has_a_key_for_tokens_of_its_own() {
+    let folder = Folder::new();
+    let manager = ("NOTIFY_SOCKET", folder.0.join("notify").into_os_string());
+    let arguments = ["standalone", "--listen", "127.0.0.1:0"];
+    let output = edge(&folder, &arguments, &[manager]);
+    let parts = [
+        "auth.secret (JWT_SECRET) is not set",
+        "service",
+        "openssl rand",
+    ];
+    assert_said(&said(1, &output), &parts);
+    assert!(output.stdout.is_empty(), "no token is shown");
+}
