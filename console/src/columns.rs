@@ -207,14 +207,19 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
     line
 }
 
-/// The table as plain text, for `--once`.
-pub(crate) fn text(fleet: &Fleet, with_cores: bool) -> String {
-    let rows = rows(fleet, with_cores);
+/// The characters that the widest cell of each column has, its title among them.
+pub(crate) fn widths(rows: &[Row]) -> Vec<usize> {
     let width = |at: usize| {
         let cells = rows.iter().map(|row| row.cells[at].chars().count());
         cells.chain([COLUMNS[at].title.len()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    (0..COLUMNS.len()).map(width).collect()
+}
+
+/// The table as plain text, for `--once`.
+pub(crate) fn text(fleet: &Fleet, with_cores: bool) -> String {
+    let rows = rows(fleet, with_cores);
+    let widths = widths(&rows);
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let cells = cells.zip(&COLUMNS).zip(&widths);
         let cells: Vec<String> = cells

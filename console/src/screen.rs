@@ -190,14 +190,10 @@ const NAME: u16 = 16;
 /// The columns that fit side by side, each as wide as what is in it: the nodes' names, and others up to
 /// the chosen one at least. Names may be cut off, figures never are.
 fn fitting(rows: &[columns::Row], chosen: usize, room: u16) -> Vec<(usize, u16)> {
-    let length = |text: &str| text.chars().count() as u16;
-    let width = |at: usize| {
-        let cells = rows.iter().map(|row| length(&row.cells[at]));
-        let widest = cells.fold(length(COLUMNS[at].title), u16::max);
-        match at {
-            0 => widest.min((room / 4).max(NAME)),
-            _ => widest,
-        }
+    let widths = columns::widths(rows);
+    let width = |at: usize| match (at, widths[at] as u16) {
+        (0, widest) => widest.min((room / 4).max(NAME)),
+        (_, widest) => widest,
     };
     let from = |first: usize| {
         let mut left = room.saturating_sub(width(0));

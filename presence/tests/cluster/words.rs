@@ -25,32 +25,7 @@ fn who_came_while_the_store_was_away_is_read_before_it_is_written_for_the_next_o
         }
     }
     bench.goes();
-    let mut written = Vec::new();
-    while let Some(request) = bench.core.store_requests(1, |_, _| {}).pop() {
-        match request {
-            StoreRequest::Read { ticket, .. } => {
-                let stored = Stored {
-                    record: Record {
-                        text: "lunch".into(),
-                        ..Record::default()
-                    },
-                    mode: Mode::Busy,
-                    ..Stored::default()
-                };
-                let read = StoreReply::Read(ticket, Epoch::new(1), Some(stored));
-                bench.core.store_reply(read);
-            }
-            StoreRequest::Write { ticket, stored, .. } => {
-                written.push((stored.record.text, stored.mode, stored.connected));
-                bench.core.store_reply(StoreReply::Written(ticket));
-            }
-            other => bench.core.store_reply(other.failed()),
-        }
-        if !written.is_empty() {
-            break;
-        }
-    }
-    assert_eq!(written, [("lunch".into(), Mode::Busy, true)]);
+    assert_eq!(kept(&mut bench), [("lunch".into(), Mode::Busy, true)]);
 }
 
 /// What the store is told to keep: text, mode, whether the user is connected. It has a user without sessions
