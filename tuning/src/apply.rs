@@ -1,6 +1,7 @@
 //! Makes changes, all or none, and takes them back.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{self, Write},
     path::Path,
@@ -9,18 +10,23 @@ use std::{
 
 use crate::{
     host::{Host, same_mask},
-    plan::{self, AtBoot, BOOT_UNIT, Change, Kind, read_value},
-    record::{RECORD, Record, write_whole},
+    plan::{self, AtBoot, BOOT_UNIT, Change, Kind, MADE_BY, read_value},
+    record::{Lock, RECORD, Record, may_write, unfinished, write_whole},
 };
 
 /// The link by which the boot unit is enabled.
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/online-status-tuning.service";
+const LINKED: &str = "../online-status-tuning.service";
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
-    #[error("{0}")]
-    Record(String),
+    #[error(
+        "what is there is not online-status-tuning's to overwrite, and nothing was changed:\n{}\n\
+         Move it to another name, which keeps its lines, then apply again",
+        .0.join("\n")
+    )]
+    InTheWay(Vec<String>),
     #[error(
         "there is no right to change this host, and nothing was changed:\n{}\n\
          As root it goes, where what is read-only is mounted writable; in a container most of it is the host's: run \
@@ -48,41 +54,133 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// Makes `changes`, and the files that keep them; what the kernel did not take, with its reason.
+/// `former` is the record of what was changed before.
 pub(crate) fn apply(
     host: &Host,
-    changes: Vec<Change>,
+    former: &Record,
+    changes: &[Change],
     boot: &AtBoot,
 ) -> Result<Vec<String>, ApplyError> {
-    let former = Record::load(host).map_err(ApplyError::Record)?;
-    let mut record = former.clone();
-    for change in &changes {
-        record.add(change.clone());
+    let mut record = former.with(changes);
+    record.files = files_of(host, former, &record, boot);
+    let in_the_way = in_the_way(host, former, &record.files);
+    if !in_the_way.is_empty() {
+        return Err(ApplyError::InTheWay(in_the_way));
     }
-    record.files = plan::files(host, &record.changes, boot);
     let values = changes.iter().filter_map(|change| change.path());
-    let missing = missing_rights(host, values, record.files.keys());
+    let link = record.files.contains_key(BOOT_UNIT).then_some(ENABLED);
+    let files = record.files.keys().map(String::as_str).chain(link);
+    let missing = missing_rights(host, values, files);
     if !missing.is_empty() {
         return Err(ApplyError::Rights(missing));
     }
-    let mut refused = Vec::new();
-    match make(host, changes, &mut record, boot, &mut refused) {
-        Ok(()) => Ok(refused),
-        Err((what, error)) => {
-            let left = go_back(host, &record, &former);
-            if left.is_empty() {
-                return Err(ApplyError::Failed { what, error });
-            }
-            let left = left.join("; ");
-            Err(ApplyError::Stuck { what, error, left })
-        }
+    record
+        .save(host)
+        .map_err(|error| ApplyError::Rights(vec![format!("  {RECORD}: {error}")]))?;
+    let mut making = Making {
+        host,
+        former,
+        record,
+        steps: Vec::new(),
+        refused: Vec::new(),
+    };
+    let Err((what, error)) = making.make(changes, boot) else {
+        return Ok(making.refused);
+    };
+    let left = making.go_back();
+    if left.is_empty() {
+        return Err(ApplyError::Failed { what, error });
     }
+    let left = left.join("; ");
+    Err(ApplyError::Stuck { what, error, left })
+}
+
+/// The files that keep the changes of `record`, and those of before: of a unit that is not installed
+/// any more, say.
+fn files_of(
+    host: &Host,
+    former: &Record,
+    record: &Record,
+    boot: &AtBoot,
+) -> BTreeMap<String, String> {
+    let mut files = former.files.clone();
+    files.extend(plan::files(host, &record.changes, boot));
+    files
+}
+
+/// What a file of `apply` has to do with what is there.
+enum Found {
+    /// It is as it is to be, or somebody has changed it and there is nothing new to write.
+    Good,
+    /// There is none, or it has what `apply` wrote: that text.
+    Ours(Option<String>),
+    /// Somebody else's, with the reason why it is that.
+    Foreign(String),
+}
+
+fn find(host: &Host, former: &Record, path: &str, text: &str) -> Found {
+    let file = host.at(path);
+    let now = match fs::symlink_metadata(&file) {
+        Err(error) if is_none(&error) => return Found::Ours(None),
+        Ok(about) if !about.is_file() => return Found::Foreign("it is no plain file".into()),
+        _ => fs::read(&file),
+    };
+    let now = match now {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => return Found::Foreign(error.to_string()),
+    };
+    if now == text {
+        return Found::Good;
+    }
+    if former.written(path).any(|known| *known == now) {
+        return Found::Ours(Some(now));
+    }
+    if former.files.get(path).is_some_and(|known| known == text) {
+        return Found::Good;
+    }
+    Found::Foreign(if !now.starts_with(MADE_BY) {
+        "online-status-tuning has not made it".into()
+    } else if former.files.contains_key(path) {
+        "somebody has changed it since online-status-tuning made it".into()
+    } else {
+        "a script of --out-script has made it, which takes it back with undo, or the record of that apply is gone"
+            .into()
+    })
+}
+
+/// Those of the files that are somebody else's, with the reason.
+pub(crate) fn in_the_way(
+    host: &Host,
+    former: &Record,
+    files: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let mut found: Vec<String> = files
+        .iter()
+        .filter_map(|(path, text)| match find(host, former, path, text) {
+            Found::Foreign(reason) => Some(format!("  {path}: {reason}")),
+            Found::Good | Found::Ours(_) => None,
+        })
+        .collect();
+    if files.contains_key(BOOT_UNIT)
+        && fs::symlink_metadata(host.at(ENABLED)).is_ok()
+        && !is_enabled(host)
+    {
+        found.push(format!("  {ENABLED}: it is no link to {BOOT_UNIT}"));
+    }
+    found
+}
+
+/// Whether the link of the boot unit is there.
+fn is_enabled(host: &Host) -> bool {
+    fs::read_link(host.at(ENABLED))
+        .is_ok_and(|to| to == Path::new(LINKED) || to == Path::new(BOOT_UNIT))
 }
 
 /// Those of the values and files, and of the record, that cannot be written. It is asked before anything is.
 fn missing_rights<'a>(
     host: &Host,
     values: impl Iterator<Item = &'a str>,
-    files: impl Iterator<Item = &'a String>,
+    files: impl Iterator<Item = &'a str>,
 ) -> Vec<String> {
     let mut missing = Vec::new();
     for path in values {
@@ -90,17 +188,9 @@ fn missing_rights<'a>(
             missing.push(format!("  {path}: {error}"));
         }
     }
-    for path in files.map(String::as_str).chain([RECORD]) {
-        let probe = format!("{path}.online-status-probe");
-        let folder = host.at(path).parent().map(Path::to_owned);
-        let is_new = folder.as_ref().is_some_and(|folder| !folder.exists());
-        let made = write_whole(host, &probe, "").and_then(|()| fs::remove_file(host.at(&probe)));
-        if let Err(error) = made {
+    for path in files.chain([RECORD]) {
+        if let Err(error) = may_write(host, path) {
             missing.push(format!("  {path}: {error}"));
-        }
-        if let Some(folder) = folder.filter(|_| is_new) {
-            // Made for the probe alone; what another program has put there meanwhile keeps it.
-            let _ = fs::remove_dir(folder);
         }
     }
     missing
@@ -108,118 +198,167 @@ fn missing_rights<'a>(
 
 type Failed = (String, io::Error);
 
-fn make(
-    host: &Host,
-    changes: Vec<Change>,
-    record: &mut Record,
-    boot: &AtBoot,
-    refused: &mut Vec<String>,
-) -> Result<(), Failed> {
-    let named = |what: &str| {
-        let what = what.to_owned();
-        move |error| (what, error)
-    };
-    record.save(host).map_err(named(RECORD))?;
-    for Change { what, .. } in changes {
-        let (subject, done) = match &what {
-            Kind::Value { path, after, .. } => (path.clone(), write_value(host, path, after)),
-            Kind::Run { words, .. } => (words.join(" "), run(words)),
-            Kind::Unit { .. } => continue,
-        };
-        match done {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => {
-                refused.push(format!(
-                    "{subject}: the kernel does not take it here: {error}"
-                ));
-                if let Kind::Value { path, before, .. } = &what {
-                    // It mostly has it still, and refuses that as well.
-                    let _ = write_value(host, path, before);
-                }
-                record.changes.retain(|change| change.what != what);
-            }
-            Err(error) => return Err((subject, error)),
-        }
-    }
-    // Without what was refused.
-    record.files = plan::files(host, &record.changes, boot);
-    for (path, text) in &record.files {
-        write_whole(host, path, text).map_err(named(path))?;
-    }
-    if record.files.contains_key(BOOT_UNIT) && !host.exists(ENABLED) {
-        let link = host.at(ENABLED);
-        if let Some(folder) = link.parent() {
-            fs::create_dir_all(folder).map_err(named(ENABLED))?;
-        }
-        std::os::unix::fs::symlink("../online-status-tuning.service", link)
-            .map_err(named(ENABLED))?;
-    }
-    record.save(host).map_err(named(RECORD))?;
-    reload_units(host);
-    Ok(())
+/// What was done, with what it takes to undo it.
+enum Step {
+    Value {
+        path: String,
+        before: String,
+    },
+    Run {
+        undo: Vec<String>,
+    },
+    File {
+        path: String,
+        before: Option<String>,
+    },
+    Link,
 }
 
-/// Back from `record`, which was being made, to the `former` one; what did not go back.
-fn go_back(host: &Host, record: &Record, former: &Record) -> Vec<String> {
-    let mut left = Vec::new();
-    for change in record.changes.iter().rev() {
-        let known = former
-            .changes
-            .iter()
-            .find(|known| known.subject() == change.subject());
-        let done = match (&change.what, known.map(|known| &known.what)) {
-            (Kind::Value { path, .. }, Some(Kind::Value { after, .. })) => {
-                write_value(host, path, after)
-            }
-            (Kind::Value { path, before, .. }, _) => write_value(host, path, before),
-            (Kind::Run { undo, .. }, None) => run(undo),
-            _ => Ok(()),
-        };
-        left.extend(
-            done.err()
-                .map(|error| format!("{}: {error}", change.subject())),
-        );
-    }
-    for path in record.files.keys() {
-        let done = match former.files.get(path) {
-            Some(text) => write_whole(host, path, text),
-            None => remove(host, path),
-        };
-        left.extend(done.err().map(|error| format!("{path}: {error}")));
-    }
-    if !former.files.contains_key(BOOT_UNIT) {
-        left.extend(
-            remove(host, ENABLED)
-                .err()
-                .map(|error| format!("{ENABLED}: {error}")),
-        );
-    }
-    if left.is_empty() {
-        left.extend(
-            former
-                .save(host)
-                .err()
-                .map(|error| format!("{RECORD}: {error}")),
-        );
-    }
-    left
+/// An `apply` under way.
+struct Making<'a> {
+    host: &'a Host,
+    former: &'a Record,
+    record: Record,
+    steps: Vec<Step>,
+    /// What the kernel did not take.
+    refused: Vec<String>,
 }
 
-/// Takes everything back; what it did, and what stays as it is with the reason.
-pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
-    let record = Record::load(host)?;
-    may_undo(host, &record)?;
-    let (mut done, mut kept) = (Vec::new(), Vec::new());
-    let mut left = Record::default();
-    for change in record.changes.into_iter().rev() {
-        let result = match &change.what {
+impl Making<'_> {
+    fn make(&mut self, changes: &[Change], boot: &AtBoot) -> Result<(), Failed> {
+        for change in changes {
+            self.change(change)?;
+        }
+        // Without what was refused.
+        self.record.files = files_of(self.host, self.former, &self.record, boot);
+        for (path, text) in self.record.files.clone() {
+            self.file(&path, &text).map_err(|error| (path, error))?;
+        }
+        if self.record.files.contains_key(BOOT_UNIT) && !is_enabled(self.host) {
+            self.enable().map_err(|error| (ENABLED.into(), error))?;
+        }
+        let Record { changes, files, .. } = &self.record;
+        let is_known = |path: &str| {
+            let now = read_value(self.host, path);
+            changes.iter().any(|change| match &change.what {
+                Kind::Value {
+                    path: own, after, ..
+                } if own == path => now.as_ref().is_some_and(|now| same(now, after)),
+                _ => false,
+            })
+        };
+        let mut earlier = self.former.earlier.clone();
+        earlier.retain(|path, _| !files.contains_key(path) && !is_known(path));
+        self.record.earlier = earlier;
+        self.record
+            .save(self.host)
+            .map_err(|error| (RECORD.into(), error))?;
+        reload_units(self.host);
+        Ok(())
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), Failed> {
+        let (step, done) = match change.what.clone() {
             Kind::Value {
                 path,
                 before,
                 after,
                 ..
-            } => match read_value(host, path) {
-                Some(now) if same(&now, after) => write_value(host, path, before)
+            } => {
+                let done = write_value(self.host, &path, &after);
+                (Step::Value { path, before }, done)
+            }
+            Kind::Run { words, undo } => (Step::Run { undo }, run(&words)),
+            Kind::Unit { .. } => return Ok(()),
+        };
+        let subject = match &step {
+            Step::Run { .. } => change.subject(),
+            _ => change.path().unwrap_or_default(),
+        };
+        match done {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                self.refused.push(format!(
+                    "{subject}: the kernel does not take it here: {error}"
+                ));
+                // It mostly has its value still, and refuses that as well.
+                let _ = self.take_back(&step);
+                self.record.drop_change(self.former, change.subject());
+                return Ok(());
+            }
+            Err(error) => return Err((subject.to_owned(), error)),
+        }
+        self.steps.push(step);
+        Ok(())
+    }
+
+    fn file(&mut self, path: &str, text: &str) -> io::Result<()> {
+        match find(self.host, self.former, path, text) {
+            Found::Good => Ok(()),
+            Found::Foreign(reason) => Err(io::Error::other(reason)),
+            Found::Ours(before) => {
+                write_whole(self.host, path, text)?;
+                let path = path.to_owned();
+                self.steps.push(Step::File { path, before });
+                Ok(())
+            }
+        }
+    }
+
+    fn enable(&mut self) -> io::Result<()> {
+        let link = self.host.at(ENABLED);
+        if let Some(folder) = link.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        std::os::unix::fs::symlink(LINKED, link)?;
+        self.steps.push(Step::Link);
+        Ok(())
+    }
+
+    fn take_back(&self, step: &Step) -> Result<(), Failed> {
+        let (what, done) = match step {
+            Step::Value { path, before } => (path.as_str(), write_value(self.host, path, before)),
+            Step::Run { undo } => (undo[2].as_str(), run(undo)),
+            Step::File { path, before } => (
+                path.as_str(),
+                match before {
+                    Some(text) => write_whole(self.host, path, text),
+                    None => remove(self.host, path),
+                },
+            ),
+            Step::Link => (ENABLED, remove(self.host, ENABLED)),
+        };
+        done.map_err(|error| (what.to_owned(), error))
+    }
+
+    /// Back to what was there before; what did not go back. The record says the former then.
+    fn go_back(&self) -> Vec<String> {
+        let back = self.steps.iter().rev().map(|step| self.take_back(step));
+        let mut left: Vec<Failed> = back.filter_map(Result::err).collect();
+        if left.is_empty() {
+            let saved = self.former.save(self.host);
+            left.extend(saved.err().map(|error| (RECORD.into(), error)));
+        }
+        left.into_iter()
+            .map(|(what, error)| format!("{what}: {error}"))
+            .collect()
+    }
+}
+
+/// Takes everything back; what it did, and what stays as it is with the reason.
+pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
+    let _lock = Lock::take(host)?;
+    let record = Record::load(host)?;
+    if record == Record::default() {
+        return Ok(Default::default());
+    }
+    may_undo(host, &record)?;
+    let (mut done, mut kept) = (Vec::new(), Vec::new());
+    let mut left = Record::default();
+    for change in record.changes.iter().rev() {
+        let result = match &change.what {
+            Kind::Value { path, before, .. } => match read_value(host, path) {
+                Some(now) if is_made(&record, path, &now) => write_value(host, path, before)
                     .map(|()| done.push(format!("{path} = {before}"))),
                 // It was never made, or a reboot has taken it back.
                 Some(now) if same(&now, before) => Ok(()),
@@ -232,26 +371,37 @@ pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
                     Ok(())
                 }
             },
+            Kind::Run { undo, .. } if !has_card(host, &undo[2]) => {
+                kept.push(format!("{}: this host does not have it any more", undo[2]));
+                Ok(())
+            }
             Kind::Run { undo, .. } => run(undo).map(|()| done.push(undo.join(" "))),
             Kind::Unit { .. } => Ok(()),
         };
         if let Err(error) = result {
             kept.push(format!("{}: {error}", change.subject()));
-            left.changes.insert(0, change);
+            left.changes.insert(0, change.clone());
         }
     }
-    for (path, text) in record.files {
-        match fs::read_to_string(host.at(&path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(now) if now != text => kept.push(format!("{path}: somebody has changed it since")),
-            _ => match remove(host, &path) {
+    for (path, text) in &record.files {
+        let is_ours = |now: &String| record.written(path).any(|known| known == now);
+        match fs::read_to_string(host.at(path)) {
+            Err(error) if is_none(&error) => {}
+            Ok(now) if !is_ours(&now) => {
+                kept.push(format!("{path}: somebody has changed it since"));
+            }
+            _ => match remove(host, path) {
                 Ok(()) => done.push(format!("{path} is gone")),
                 Err(error) => {
                     kept.push(format!("{path}: {error}"));
-                    left.files.insert(path, text);
+                    left.files.insert(path.clone(), text.clone());
                 }
             },
         }
+    }
+    // Of an apply that was ended while it wrote them.
+    for path in record.files.keys().map(String::as_str).chain([RECORD]) {
+        let _ = fs::remove_file(unfinished(host, path));
     }
     if !host.exists(BOOT_UNIT) {
         kept.extend(
@@ -270,21 +420,23 @@ pub(crate) fn undo(host: &Host) -> Result<(Vec<String>, Vec<String>), String> {
     }
 }
 
+/// Whether a value is what `apply` made it.
+fn is_made(record: &Record, path: &str, now: &str) -> bool {
+    record.written(path).any(|known| same(known, now))
+}
+
+fn has_card(host: &Host, card: &str) -> bool {
+    host.exists(&format!("/sys/class/net/{card}"))
+}
+
 /// Whether all that is to be taken back can be, before anything is.
 fn may_undo(host: &Host, record: &Record) -> Result<(), String> {
-    if *record == Record::default() {
-        return Ok(());
-    }
-    let is_made = |what: &Kind| match what {
-        Kind::Value { path, after, .. } => {
-            read_value(host, path).is_some_and(|now| same(&now, after))
-        }
-        _ => false,
-    };
-    let made = record.changes.iter().filter(|change| is_made(&change.what));
-    let values = made.filter_map(Change::path);
-    let files = record.files.keys().filter(|path| host.exists(path));
-    let missing = missing_rights(host, values, files);
+    let values = record.changes.iter().filter_map(Change::path);
+    let made =
+        values.filter(|path| read_value(host, path).is_some_and(|now| is_made(record, path, &now)));
+    let files = record.files.keys().map(String::as_str);
+    let files = files.filter(|path| host.exists(path));
+    let missing = missing_rights(host, made, files);
     if missing.is_empty() {
         return Ok(());
     }
@@ -317,15 +469,16 @@ fn write_value(host: &Host, path: &str, value: &str) -> io::Result<()> {
     }
 }
 
+fn is_none(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 /// Removes a file, and its folder when that is a drop-in's and empty.
 fn remove(host: &Host, path: &str) -> io::Result<()> {
     let file = host.at(path);
-    let is_none = |error: &io::Error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-        )
-    };
     match fs::remove_file(&file) {
         Err(error) if !is_none(&error) => return Err(error),
         _ => {}

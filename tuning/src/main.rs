@@ -30,6 +30,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use host::Host;
 use item::{Group, Item, Severity};
 use plan::{AtBoot, Change, Kind};
+use record::{Lock, RECORD, Record};
 use table::table;
 
 /// What a Linux host needs for many sessions, and what it can hold. It changes nothing without --yes.
@@ -183,12 +184,15 @@ fn check(host: &Host, sessions: u64, json: bool) -> bool {
 }
 
 fn change(host: &Host, apply: &Apply) -> Result<(), String> {
-    if let Err(error) = record::Record::load(host) {
-        if apply.yes {
-            return Err(error);
+    let _lock = apply.yes.then(|| Lock::take(host)).transpose()?;
+    let former = match Record::load(host) {
+        Err(error) if apply.yes => return Err(error),
+        Err(error) => {
+            eprintln!("note: {error}");
+            Record::default()
         }
-        eprintln!("note: {error}");
-    }
+        Ok(former) => former,
+    };
     let items = check::check(host, apply.sessions);
     let changes = plan::changes(host, &items, &apply.only);
     let program =
@@ -215,21 +219,29 @@ fn change(host: &Host, apply: &Apply) -> Result<(), String> {
         return Ok(());
     }
     if !apply.yes {
-        for path in plan::files(host, &changes, &boot).keys() {
+        let files = plan::files(host, &former.with(&changes).changes, &boot);
+        for path in files.keys() {
             println!("to be kept in {path}");
+        }
+        let in_the_way = apply::in_the_way(host, &former, &files);
+        if !in_the_way.is_empty() {
+            println!(
+                "what is there is not online-status-tuning's to overwrite, and --yes changes nothing:\n{}",
+                in_the_way.join("\n")
+            );
         }
         println!("nothing was changed: --yes makes these changes, undo takes them back");
         return Ok(());
     }
-    let count = changes.len();
-    let refused = apply::apply(host, changes, &boot).map_err(|error| error.to_string())?;
+    let refused =
+        apply::apply(host, &former, &changes, &boot).map_err(|error| error.to_string())?;
     refused
         .iter()
         .for_each(|what| println!("left as it was: {what}"));
     println!(
         "{} changes were made; online-status-tuning undo takes them back ({})",
-        count - refused.len(),
-        record::RECORD
+        changes.len() - refused.len(),
+        RECORD
     );
     println!("running services keep their limits until they are restarted");
     Ok(())

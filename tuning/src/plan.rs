@@ -13,6 +13,10 @@ use crate::{
 pub(crate) const SYSCTL_FILE: &str = "/etc/sysctl.d/90-online-status.conf";
 pub(crate) const BOOT_UNIT: &str = "/etc/systemd/system/online-status-tuning.service";
 
+/// How every file of `apply` begins.
+pub(crate) const MADE_BY: &str =
+    "# Made by online-status-tuning apply; online-status-tuning undo takes it back.\n";
+
 /// One change, with its way back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Change {
@@ -150,7 +154,7 @@ pub(crate) fn files(host: &Host, changes: &[Change], boot: &AtBoot) -> BTreeMap<
             Kind::Value { .. } | Kind::Run { .. } => others = true,
         }
     }
-    let by = "# Made by online-status-tuning apply; online-status-tuning undo takes it back.\n";
+    let by = MADE_BY;
     if !sysctl.is_empty() {
         files.insert(SYSCTL_FILE.into(), format!("{by}{sysctl}"));
     }

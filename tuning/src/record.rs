@@ -1,6 +1,12 @@
 //! What was changed, on disk, so that it can be taken back after a crash or a reboot.
 
-use std::{collections::BTreeMap, fs, io, io::Write};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +23,10 @@ pub(crate) struct Record {
     pub(crate) changes: Vec<Change>,
     /// By path, with the text that was written.
     pub(crate) files: BTreeMap<String, String>,
+    /// By the path of a value or a file, what an `apply` before had written there. Empty once the one
+    /// that is under way has ended: until then the host may have either.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) earlier: BTreeMap<String, Vec<String>>,
 }
 
 impl Record {
@@ -46,8 +56,48 @@ impl Record {
         }
     }
 
+    /// This record with more changes, and with what it has itself as the earlier.
+    pub(crate) fn with(&self, changes: &[Change]) -> Self {
+        let mut record = self.clone();
+        changes.iter().for_each(|change| record.add(change.clone()));
+        let values = self.changes.iter().filter_map(|change| match &change.what {
+            Kind::Value { path, after, .. } => Some((path, after)),
+            Kind::Unit { .. } | Kind::Run { .. } => None,
+        });
+        for (path, text) in values.chain(&self.files) {
+            let texts = record.earlier.entry(path.clone()).or_default();
+            if !texts.contains(text) {
+                texts.push(text.clone());
+            }
+        }
+        record
+    }
+
+    /// What `apply` has written, or an interrupted one may have, to a file or a value.
+    pub(crate) fn written(&self, path: &str) -> impl Iterator<Item = &String> {
+        let values = self
+            .changes
+            .iter()
+            .filter_map(move |change| match &change.what {
+                Kind::Value {
+                    path: own, after, ..
+                } if own == path => Some(after),
+                _ => None,
+            });
+        let earlier = self.earlier.get(path).into_iter().flatten();
+        values.chain(self.files.get(path)).chain(earlier)
+    }
+
+    /// Takes a change out that was not made: what it had of the same thing before is back.
+    pub(crate) fn drop_change(&mut self, former: &Self, subject: &str) {
+        self.changes.retain(|change| change.subject() != subject);
+        let known = former.changes.iter();
+        self.changes
+            .extend(known.filter(|change| change.subject() == subject).cloned());
+    }
+
     /// Adds a change. Of a thing that was changed before, the value before that stays the way back.
-    pub(crate) fn add(&mut self, mut change: Change) {
+    fn add(&mut self, mut change: Change) {
         let known = self
             .changes
             .iter()
@@ -72,11 +122,7 @@ impl Record {
         if self.changes.is_empty() && self.files.is_empty() {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => {
-                    // The folder is this program's alone; another one's file in it keeps it.
-                    let _ = path.parent().map(fs::remove_dir);
-                    Ok(())
-                }
+                _ => Ok(()),
             };
         }
         let text = serde_json::to_string_pretty(self).expect("it is text and numbers");
@@ -84,15 +130,75 @@ impl Record {
     }
 }
 
-/// Writes a file so that it is there whole or not at all, with its folders.
+/// Writes a file so that it is there whole or not at all, with its folders. All may read it, as other
+/// files of /etc, whatever the umask is.
 pub(crate) fn write_whole(host: &Host, path: &str, text: &str) -> io::Result<()> {
-    let path = host.at(path);
+    let new = unfinished(host, path);
+    let written = (|| {
+        let mut file = create(&new)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, host.at(path))
+    })();
+    if written.is_err() {
+        // It is not the file yet.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// Whether a file can be made beside that of this path; nothing of it stays.
+pub(crate) fn may_write(host: &Host, path: &str) -> io::Result<()> {
+    let new = unfinished(host, path);
+    let folder = new.parent().filter(|folder| !folder.exists());
+    let made = create(&new).and_then(|_| fs::remove_file(&new));
+    if let Some(folder) = folder {
+        // Made for this alone; what another program has put there meanwhile keeps it.
+        let _ = fs::remove_dir(folder);
+    }
+    made
+}
+
+fn create(path: &Path) -> io::Result<fs::File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let new = path.with_extension("online-status-new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, &path)
+    fs::File::create(path)
+}
+
+/// Where a file is written before it is whole. systemd reads no name with such an end.
+pub(crate) fn unfinished(host: &Host, path: &str) -> PathBuf {
+    host.at(&format!("{path}.online-status-new"))
+}
+
+/// One `apply` or `undo` at a time: the folder of the record, locked. Where it cannot be made there is
+/// no lock, and what needs it says so.
+pub(crate) struct Lock(Option<(PathBuf, fs::File)>);
+
+impl Lock {
+    pub(crate) fn take(host: &Host) -> Result<Self, String> {
+        let path = host.at(RECORD);
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        let opened = fs::create_dir_all(&folder).and_then(|()| fs::File::open(&folder));
+        let Ok(file) = opened else {
+            return Ok(Self(None));
+        };
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => Err(
+                "another online-status-tuning is changing this host (at boot its unit does): wait until it has ended"
+                    .into(),
+            ),
+            _ => Ok(Self(Some((folder, file)))),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((folder, _)) = &self.0 {
+            // A record in it keeps it.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }

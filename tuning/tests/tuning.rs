@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
@@ -86,13 +87,14 @@ impl Tree {
         self.0.join(path).exists()
     }
 
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("--root").arg(&self.0).args(words);
+        command
+    }
+
     fn run(&self, words: &[&str]) -> Output {
-        let root = self.0.to_str().expect("UTF-8");
-        Command::new(PROGRAM)
-            .args(["--root", root])
-            .args(words)
-            .output()
-            .expect("it runs")
+        self.command(words).output().expect("it runs")
     }
 
     /// All files with their text.
@@ -272,17 +274,162 @@ fn what_somebody_else_has_changed_since_is_left_and_said() {
 #[test]
 fn what_fails_half_way_is_taken_back() {
     let tree = Tree::new();
-    // The last thing that is made has no place.
-    tree.write("etc/systemd/system/multi-user.target.wants", "");
+    good(&tree.run(&["apply", "--yes", "--only", "limits"]));
+    // A map of users is written once: the kernel answers EPERM, which says nothing of the value.
+    let path = tree.0.join("proc/sys/net/core/somaxconn");
+    fs::remove_file(&path).expect("it was there");
+    std::os::unix::fs::symlink("/proc/self/uid_map", &path).expect("a link");
     let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
     fs::write(memory, "100 200 300000\n").expect("a file");
     let before = tree.files();
-    let said = bad(&tree.run(&["apply", "--yes"]));
+    let more = ["apply", "--yes", "--sessions", "2000000"];
+    let said = bad(&tree.run(&more));
     assert!(
-        said.contains("what had been changed was taken back"),
+        said.contains("somaxconn: ") && said.contains("what had been changed was taken back"),
         "{said}"
     );
     assert_eq!(tree.files(), before);
+}
+
+/// A program that ends the one that calls it is in the middle: after the values, before the files.
+#[test]
+fn an_apply_that_was_ended_half_way_can_be_undone_and_gone_on_with() {
+    for go_on in [false, true] {
+        let tree = Tree::new();
+        let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
+        fs::write(memory, "100 200 300000\n").expect("a file");
+        let before = tree.files();
+        let only = "limits,network,interrupts";
+        good(&tree.run(&["apply", "--yes", "--only", only]));
+        let first = tree.read(SYSCTL);
+        tree.write("ethtool/eth0", "Combined: 4\n");
+        let programs = tree.0.with_extension("programs");
+        fs::create_dir_all(&programs).expect("a folder");
+        let fake = |text: &str| {
+            let path = programs.join("ethtool");
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its owner");
+        };
+        let paths = std::env::var("PATH").expect("a PATH");
+        let run = |words: &[&str]| {
+            let mut command = tree.command(words);
+            command.env("PATH", format!("{}:{paths}", programs.display()));
+            command.output().expect("it runs")
+        };
+        fake("kill -9 $PPID");
+        let more = ["apply", "--yes", "--only", only, "--sessions", "2000000"];
+        assert_eq!(run(&more).status.code(), None);
+        assert_eq!(
+            tree.read("proc/sys/net/ipv4/tcp_mem"),
+            "100 4000000 4000000"
+        );
+        assert_eq!(tree.read(SYSCTL), first);
+        fake("exit 0");
+        if go_on {
+            good(&run(&more));
+            assert!(tree.read(SYSCTL).contains("100 4000000 4000000"));
+            assert!(!tree.read(RECORD).contains("earlier"));
+        } else {
+            // Of those that it had not come to.
+            tree.write("proc/sys/fs/nr_open", "1048576\n");
+        }
+        tree.write(
+            "etc/sysctl.d/90-online-status.conf.online-status-new",
+            "half",
+        );
+        let said = good(&run(&["undo"]));
+        assert!(!said.contains("somebody"), "{said}");
+        fs::remove_file(tree.0.join("ethtool/eth0")).expect("it was written");
+        fs::remove_dir_all(programs).expect("it was made");
+        assert_eq!(tree.files(), before);
+    }
+}
+
+#[test]
+fn a_card_that_is_gone_keeps_nothing_from_being_undone() {
+    let tree = Tree::new();
+    let run = r#"{"what":{"run":{"words":["ethtool","-L","eth9","combined","4"],
+        "undo":["ethtool","-L","eth9","combined","2"]}},"why":"","source":""}"#;
+    tree.write(RECORD, &format!(r#"{{"changes":[{run}],"files":{{}}}}"#));
+    assert!(good(&tree.run(&["undo"])).contains("eth9: this host does not have it any more"));
+    assert!(!tree.has(RECORD));
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_neither_overwritten_nor_removed() {
+    const DROP_IN: &str =
+        "etc/systemd/system/online-status-edge@.service.d/50-online-status-tuning.conf";
+    const LINK: &str = "etc/systemd/system/multi-user.target.wants/online-status-tuning.service";
+    for path in [SYSCTL, DROP_IN, BOOT, LINK] {
+        let tree = Tree::new();
+        tree.write(path, "vm.swappiness = 1\n");
+        let before = tree.files();
+        let said = bad(&tree.run(&["apply", "--yes"]));
+        assert!(
+            said.contains("nothing was changed") && said.contains(&format!("/{path}: ")),
+            "{said}"
+        );
+        assert!(said.contains("Move it to another name"), "{said}");
+        let shown = good(&tree.run(&["apply"]));
+        assert!(shown.contains("--yes changes nothing"), "{shown}");
+        good(&tree.run(&["undo"]));
+        assert_eq!(tree.files(), before);
+    }
+    // One of an administrator that is a link, to nothing.
+    let tree = Tree::new();
+    fs::create_dir_all(tree.0.join("etc/sysctl.d")).expect("a folder");
+    std::os::unix::fs::symlink("/nowhere", tree.0.join(SYSCTL)).expect("a link");
+    assert!(bad(&tree.run(&["apply", "--yes"])).contains("no plain file"));
+    assert!(fs::symlink_metadata(tree.0.join(SYSCTL)).is_ok());
+}
+
+#[test]
+fn a_file_of_ours_that_somebody_has_changed_is_left_and_stops_what_would_overwrite_it() {
+    let tree = Tree::new();
+    good(&tree.run(&["apply", "--yes"]));
+    let own = tree.read(SYSCTL) + "\nvm.swappiness = 1\n";
+    tree.write(SYSCTL, &own);
+    // As at boot: there is nothing new to write.
+    tree.write(HUGE, "always\n");
+    good(&tree.run(&["apply", "--yes"]));
+    assert_eq!(tree.read(SYSCTL), own.trim());
+    let before = tree.files();
+    let said = bad(&tree.run(&["apply", "--yes", "--sessions", "1000000"]));
+    assert!(said.contains("somebody has changed it since"), "{said}");
+    assert_eq!(tree.files(), before);
+    // The record is gone, and the file says who made it.
+    fs::remove_file(tree.0.join(RECORD)).expect("a record");
+    let said = bad(&tree.run(&["apply", "--yes", "--sessions", "1000000"]));
+    assert!(said.contains("--out-script has made it"), "{said}");
+}
+
+#[test]
+fn the_drop_in_of_a_unit_that_is_gone_is_taken_back_too() {
+    const OTHER: &str = "usr/lib/systemd/system/online-status-edge.service";
+    let tree = Tree::new();
+    tree.write(OTHER, "[Service]\nLimitNOFILE=65536\n");
+    good(&tree.run(&["apply", "--yes", "--only", "limits"]));
+    fs::remove_file(tree.0.join(OTHER)).expect("it was installed");
+    good(&tree.run(&["apply", "--yes", "--only", "limits,memory"]));
+    good(&tree.run(&["undo"]));
+    assert!(!tree.has("etc/systemd/system/online-status-edge.service.d"));
+}
+
+#[test]
+fn one_at_a_time_changes_a_host() {
+    let tree = Tree::new();
+    let folder = tree.0.join(RECORD);
+    let folder = folder.parent().expect("a folder");
+    fs::create_dir_all(folder).expect("a folder");
+    let held = fs::File::open(folder).expect("a folder");
+    held.try_lock().expect("nobody has it");
+    for words in [&["undo"][..], &["apply", "--yes"]] {
+        let said = bad(&tree.run(words));
+        assert!(said.contains("another online-status-tuning"), "{said}");
+    }
+    drop(held);
+    good(&tree.run(&["undo"]));
+    assert!(!folder.exists());
 }
 
 #[test]
