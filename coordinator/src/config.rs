@@ -6,6 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use coordinator::control;
 use keys::AuthSettings;
+use program::log::LogSettings;
 use redis_store::{ClusterSettings, RedisSettings};
 use ring::NodeId;
 use settings::{List, Rules, SettingsError, Sources, Table};
@@ -71,6 +72,7 @@ settings::settings! {
         cluster: ClusterSettings,
         rebalance: Rebalance,
         auth: AuthSettings,
+        log: LogSettings,
     }
 }
 
@@ -109,6 +111,7 @@ impl Config {
             cluster,
             rebalance,
             auth,
+            log: _,
         } = self;
         let mut rules = Rules::default();
         self.check_bounds(&mut rules);

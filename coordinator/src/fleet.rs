@@ -15,6 +15,7 @@ use tokio::{
     sync::{Notify, watch},
     time::sleep,
 };
+use tracing::{error, info, warn};
 
 use crate::{
     clock,
@@ -186,20 +187,24 @@ impl Fleet {
         let reading = self.read().await;
         self.metrics.looked(reading.is_ok(), started.elapsed());
         for notice in self.link.take_notices() {
-            eprintln!("{notice}");
+            warn!(event = "redis_notice", "{notice}");
             remember(&mut self.events, clock::wall_ms(), "fault", notice);
         }
         match &reading {
             Ok(_) => {
                 self.read_at = Some(started);
                 if self.unread.take().is_some() {
-                    self.say("recovery", "the store answers again".into());
+                    self.say(
+                        "store_answers",
+                        "recovery",
+                        "the store answers again".into(),
+                    );
                 }
             }
             Err(error) => {
                 let text = format!("the store cannot be used: {error}");
                 if self.unread.as_ref() != Some(&text) {
-                    self.complain(text.clone());
+                    self.complain("store_unusable", text.clone());
                     self.unread = Some(text);
                 }
             }
@@ -224,7 +229,11 @@ impl Fleet {
         for (node, boot) in decision.end {
             // What is left is ended at the next look, or by itself.
             if let Err(error) = self.link.end_lease(&node, boot).await {
-                eprintln!("the lease that {node} left is not ended: {error}");
+                warn!(
+                    event = "lease_not_ended",
+                    node = %node,
+                    "the lease that {node} left is not ended: {error}"
+                );
                 break;
             }
         }
@@ -305,7 +314,7 @@ impl Fleet {
         self.metrics.map_written(result);
         let text = format!("map {version} was not written: {why}");
         if self.unwritten.as_ref() != Some(&text) {
-            self.complain(text.clone());
+            self.complain("map_not_written", text.clone());
             self.unwritten = Some(text);
         }
         false
@@ -355,7 +364,7 @@ impl Fleet {
             Note::ClosedTogether(_) => self.metrics.hinted("together"),
             _ => {}
         }
-        self.say(note.kind(), note.to_string());
+        self.say(note.event(), note.kind(), note.to_string());
     }
 
     fn name_problems(&mut self) {
@@ -367,19 +376,22 @@ impl Fleet {
             .collect();
         for problem in &problems {
             if !self.problems.contains(problem) {
-                self.complain(problem.clone());
+                self.complain("problem", problem.clone());
             }
         }
         self.problems = problems;
     }
 
-    fn say(&mut self, kind: &'static str, text: String) {
-        println!("{text}");
+    fn say(&mut self, event: &'static str, kind: &'static str, text: String) {
+        match kind {
+            "fault" => warn!(event, "{text}"),
+            _ => info!(event, "{text}"),
+        }
         remember(&mut self.events, clock::wall_ms(), kind, text);
     }
 
-    fn complain(&mut self, text: String) {
-        eprintln!("error: {text}");
+    fn complain(&mut self, event: &'static str, text: String) {
+        error!(event, "{text}");
         remember(&mut self.events, clock::wall_ms(), "fault", text);
     }
 }

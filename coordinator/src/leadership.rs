@@ -8,6 +8,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
+use tracing::{info, warn};
 
 use crate::{metrics::Metrics, stop::Stop};
 
@@ -126,7 +127,10 @@ impl Candidate {
 
     async fn resign(&self, lead: Lead) {
         if let Err(error) = self.link.resign(&self.id, lead.token).await {
-            eprintln!("the leadership could not be given back, it ends by itself: {error}");
+            warn!(
+                event = "leadership_left",
+                "the leadership could not be given back, it ends by itself: {error}"
+            );
         }
     }
 
@@ -136,9 +140,15 @@ impl Candidate {
             match tokens.1 {
                 Some(token) => {
                     self.metrics.led();
-                    println!("this coordinator leads, with token {token}");
+                    info!(
+                        event = "leadership_taken",
+                        token, "this coordinator leads, with fencing token {token}"
+                    );
                 }
-                None => println!("this coordinator does not lead any more"),
+                None => info!(
+                    event = "leadership_lost",
+                    "this coordinator does not lead any more"
+                ),
             }
         }
         self.lead.send_replace(now);

@@ -22,6 +22,7 @@ mod stop;
 use std::process::ExitCode;
 
 use settings::{ConfigAction, SettingsError, Sources};
+use tracing::{error, warn};
 
 use crate::{
     cli::Action,
@@ -33,16 +34,23 @@ fn main() -> ExitCode {
     let invocation = cli::parse();
     let file = invocation.file.as_deref();
     let sources = Sources::of_process(file, invocation.flags);
-    match act(invocation.action, &sources) {
+    let ended = match act(invocation.action, &sources) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
+            let text = TABLE.explain(&sources, &failure.to_string());
+            if program::log::tells_people() {
+                eprintln!("error: {text}");
+            } else {
+                error!(event = "failed", "{text}");
+            }
             match failure {
                 Failure::Settings(_) => ExitCode::from(2),
                 Failure::Run(_) | Failure::Store(_) | Failure::Top(_) => ExitCode::FAILURE,
             }
         }
-    }
+    };
+    program::log::flush();
+    ended
 }
 
 /// The reason for which the process ends with an error.
@@ -63,12 +71,22 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
         Action::Config(ConfigAction::Default) => print!("{}", TABLE.default_file()),
         Action::Config(ConfigAction::Doc) => print!("{}", TABLE.reference()),
         Action::Config(ConfigAction::Check) => {
+            if let Some(line) = TABLE.service_links(sources) {
+                eprintln!("{line}");
+            }
             let config = load(sources)?;
             print!("{}", TABLE.in_effect(&config.show()));
             let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
             lines.iter().for_each(|line| println!("# {line}"));
         }
-        Action::Run => run::run(load(sources)?)?,
+        Action::Run => {
+            let config = load(sources)?;
+            program::log::start(&config.log).map_err(RunError::System)?;
+            if let Some(line) = TABLE.service_links(sources) {
+                warn!(event = "variables_left_aside", "{line}");
+            }
+            run::run(config)?;
+        }
         Action::Top(arguments) => console::run(&arguments)?,
         Action::Trace(arguments) => console::run_trace(&arguments)?,
     }
@@ -76,9 +94,6 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
 }
 
 fn load(sources: &Sources) -> Result<Config, SettingsError> {
-    if let Some(line) = TABLE.service_links(sources) {
-        eprintln!("{line}");
-    }
     let config = Config::load(sources)?;
     config.check_files()?;
     Ok(config)

@@ -203,6 +203,9 @@ impl Metrics {
                 => self.refused.load(Relaxed);
             "waiters_refused_total" Counter "Requests beyond the limit of those that wait for a map."
                 => self.waiters_refused.load(Relaxed);
+            "log_lines_dropped_total" Counter
+                "Lines of the log that found no room, since nobody read it fast enough."
+                => program::log::dropped();
             "connections" Gauge "Open connections." => self.connections.load(Relaxed);
             "waiters" Gauge "Requests that wait for the next map." => self.waiters.load(Relaxed);
         });

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use keys::Keys;
 use redis_store::{Link, PolicyReader};
 use tokio::time::sleep;
+use tracing::warn;
 
 use crate::{clock, stop::Stop};
 
@@ -21,7 +22,10 @@ pub(crate) async fn keep(link: Link, keys: Arc<Keys>, mut stop: Stop) {
         // That a store does not answer, who looks at the fleet says; what is known stays.
         let changed = reader.read(&link).await.unwrap_or(false);
         for (field, why) in reader.take_bad() {
-            eprintln!("redis: the entry {field:?} of the policy is left aside: {why}");
+            warn!(
+                event = "policy_entry_left_aside",
+                "redis: the entry {field:?} of the policy is left aside: {why}"
+            );
         }
         let forgotten = reader.forget(clock::wall_ms());
         if changed || !forgotten.is_empty() {

@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
@@ -166,7 +167,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
         let ending =
             async { (&mut parts.candidate).await.is_ok() && (&mut parts.fleet).await.is_ok() };
         if timeout(RESIGNING, ending).await.is_err() {
-            eprintln!("the leadership was not given back in time, it ends by itself");
+            warn!(
+                event = "leadership_left",
+                "the leadership was not given back in time, it ends by itself"
+            );
         }
         // It ends within its own time.
         let _ = (&mut parts.server).await;
@@ -174,8 +178,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
     // A second signal ends it at once.
     let mut again = Signals::new()?;
     tokio::select! {
-        () = finish => println!("done"),
-        () = again.told_to_stop() => eprintln!("told twice to stop: ending now"),
+        () = finish => info!(event = "stopped", "done"),
+        () = again.told_to_stop() => {
+            warn!(event = "stopped_at_once", "told twice to stop: ending now");
+        }
     }
     result
 }
@@ -243,7 +249,10 @@ async fn until_told(
             _ = &mut parts.fleet => return Err(RunError::Failed("the fleet")),
             _ = &mut parts.server => return Err(RunError::Failed("the server")),
         }
-        println!("shutting down: not ready any more, the leadership is given back");
+        info!(
+            event = "stopping",
+            "shutting down: not ready any more, the leadership is given back"
+        );
         return Ok(());
     }
 }
@@ -262,24 +271,41 @@ fn condition(app: &App) -> Condition {
 fn reload(app: &App) -> Result<(), String> {
     match app.keys.reload() {
         Ok(()) => {
-            println!("the keys for tokens were loaded again");
+            info!(
+                event = "keys_loaded",
+                "the keys for tokens were loaded again"
+            );
             Ok(())
         }
         Err(error) => {
             let error = format!("the old keys for tokens stay: {error}");
-            eprintln!("{error}");
+            error!(event = "reload_failed", "{error}");
             Err(error)
         }
     }
 }
 
+/// Says that the coordinator has started: to people in plain text, and in a log of JSON.
 fn greet(app: &App, address: SocketAddr) {
-    println!("online-status-coordinator {}", env!("CARGO_PKG_VERSION"));
-    println!("  coordinator {}", app.id);
-    println!("  http        http://{address}/  (console; /route /map /nodes /status /metrics)");
-    println!("  store       {}", app.link.address());
-    if app.development {
-        println!("  JWT_SECRET is not set: no token is needed");
+    if program::log::tells_people() {
+        println!("online-status-coordinator {}", env!("CARGO_PKG_VERSION"));
+        println!("  coordinator {}", app.id);
+        println!("  http        http://{address}/  (console; /route /map /nodes /status /metrics)");
+        println!("  store       {}", app.link.address());
+        if app.development {
+            println!("  JWT_SECRET is not set: no token is needed");
+        }
+    }
+    if program::log::is_json() {
+        info!(
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"),
+            coordinator = app.id,
+            http = format!("http://{address}/"),
+            store = app.link.address().to_string(),
+            development = app.development,
+            "online-status-coordinator has started"
+        );
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tracing::{error, warn};
 
 use crate::{linger::Lingering, metrics::Metrics, stop::Stop};
 
@@ -59,7 +60,10 @@ pub(crate) async fn serve(
             Err(error) => {
                 // No descriptors or memory: those that are open may end meanwhile.
                 if !is_of_the_connection(&error) {
-                    eprintln!("error: connections cannot be accepted: {error}");
+                    error!(
+                        event = "connections_not_accepted",
+                        "connections cannot be accepted: {error}"
+                    );
                     sleep(Duration::from_millis(100)).await;
                 }
                 continue;
@@ -80,7 +84,11 @@ pub(crate) async fn serve(
     drop(listener);
     let finished = async { while connections.join_next().await.is_some() {} };
     if timeout(limits.shutdown, finished).await.is_err() {
-        eprintln!("{} connections did not end in time", connections.len());
+        warn!(
+            event = "connections_cut",
+            "{} connections did not end in time",
+            connections.len()
+        );
         connections.shutdown().await;
     }
 }

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use crate::{http, pages, shared::Shared};
 
 /// How long a client may take for its request, for its answer, and to read that.
@@ -44,7 +46,10 @@ pub(crate) fn run(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let thread = std::thread::Builder::new().name("admin-client".into());
         if let Err(error) = thread.spawn(client) {
-            eprintln!("a client of the admin address is not served: {error}");
+            warn!(
+                event = "admin_client_not_served",
+                "a client of the admin address is not served: {error}"
+            );
         }
     }
 }

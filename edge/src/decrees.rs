@@ -13,6 +13,7 @@ use protocol::{
     Policy, Survey,
     policy::{Entry, MAX_ENTRIES, Subject},
 };
+use tracing::error;
 
 /// The file's name.
 const FILE: &str = "policy.json";
@@ -100,7 +101,7 @@ impl Decrees {
         }
         // What is still in the file then is forgotten again after a restart.
         if let Err(error) = self.write(&policy) {
-            eprintln!("{error}");
+            error!(event = "policy_not_written", "{error}");
         }
         self.keys.set_policy(policy);
     }

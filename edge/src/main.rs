@@ -45,6 +45,7 @@ use std::process::ExitCode;
 
 use settings::ConfigAction;
 use token::TokenError;
+use tracing::{error, warn};
 
 use crate::{
     cli::{Action, Invocation},
@@ -57,29 +58,58 @@ fn main() -> ExitCode {
     // with another process than with a node that is missing a part.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        if program::log::is_json() {
+            error!(event = "panicked", "{panic}");
+            program::log::flush();
+        } else {
+            report(panic);
+        }
         std::process::abort();
     }));
-    keep_pages_small();
+    let has_small_pages = keep_pages_small();
     let invocation = cli::parse();
     let file = invocation.file.as_deref();
     let sources = Sources::of_process(file, invocation.flags.clone());
-    act(&invocation, &sources).unwrap_or_else(|failure| {
-        eprintln!("error: {}", TABLE.explain(&sources, &failure.to_string()));
+    let ended = act(&invocation, &sources, has_small_pages).unwrap_or_else(|failure| {
+        let text = TABLE.explain(&sources, &failure.to_string());
+        if program::log::tells_people() {
+            eprintln!("error: {text}");
+        } else {
+            error!(event = "failed", "{text}");
+        }
         match failure {
             Failure::Settings(_) => ExitCode::from(2),
             Failure::Start(_) | Failure::Store(_) => ExitCode::FAILURE,
         }
-    })
+    });
+    program::log::flush();
+    ended
 }
 
 /// Keeps transparent huge pages from this process, also on hosts that give them unasked: an idle
 /// session is a kilobyte, and a huge page stays whole for the last one in it. The allocator is built
 /// not to ask for them (`no_thp`); it makes its first arena before this runs.
-fn keep_pages_small() {
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        eprintln!("note: transparent huge pages stay on, the edge takes more memory: {error}");
+fn keep_pages_small() -> std::io::Result<()> {
+    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
+}
+
+/// Begins the log, and says in it what came up before.
+fn start_log(
+    config: &Config,
+    service_links: Option<&str>,
+    has_small_pages: std::io::Result<()>,
+) -> Result<(), StartError> {
+    program::log::start(&config.log)?;
+    if let Some(line) = service_links {
+        warn!(event = "variables_left_aside", "{line}");
     }
+    if let Err(error) = has_small_pages {
+        warn!(
+            event = "huge_pages_stay",
+            "transparent huge pages stay on, the edge takes more memory: {error}"
+        );
+    }
+    Ok(())
 }
 
 /// The reason for which the process ends with an error.
@@ -93,7 +123,11 @@ enum Failure {
     Store(String),
 }
 
-fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> {
+fn act(
+    invocation: &Invocation,
+    sources: &Sources,
+    has_small_pages: std::io::Result<()>,
+) -> Result<ExitCode, Failure> {
     if let Action::Config(ConfigAction::Default) = invocation.action {
         print!("{}", TABLE.default_file());
         return Ok(ExitCode::SUCCESS);
@@ -102,7 +136,9 @@ fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> 
         print!("{}", TABLE.reference());
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(line) = TABLE.service_links(sources) {
+    let service_links = TABLE.service_links(sources);
+    let is_run = matches!(invocation.action, Action::Run(_));
+    if let Some(line) = service_links.as_ref().filter(|_| !is_run) {
         eprintln!("{line}");
     }
     let config = Config::load(sources)?;
@@ -115,6 +151,7 @@ fn act(invocation: &Invocation, sources: &Sources) -> Result<ExitCode, Failure> 
         Action::CheckToken => return Ok(check_token(&config, invocation)),
         Action::Run(mode) => {
             config.check_mode(mode)?;
+            start_log(&config, service_links.as_deref(), has_small_pages)?;
             start::run(config, mode)?;
         }
         Action::Config(_) | Action::Token => check(&config)?,

@@ -220,6 +220,11 @@ impl Metrics {
                 "Steps of traced users that were too many to be told.",
                 dropped,
             ),
+            (
+                "log_lines_dropped_total",
+                "Lines of the log that found no room, since nobody read it fast enough.",
+                program::log::dropped(),
+            ),
         ] {
             page.number(name, Kind::Counter, help, count as f64);
         }

@@ -12,6 +12,7 @@ use std::{
 
 use io_uring::{IoUring, cqueue, opcode, squeue::Flags, types::Fd};
 use monoio::net::UnixStream;
+use tracing::error;
 
 /// Requests that go to the kernel in one call.
 const ENTRIES: u32 = 256;
@@ -125,7 +126,8 @@ impl PollRing {
             )
         {
             // No session would ever be read again.
-            eprintln!("the poll ring failed: {error}");
+            error!(event = "ring_failed", "the poll ring failed: {error}");
+            program::log::flush();
             std::process::abort();
         }
     }

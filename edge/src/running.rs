@@ -16,6 +16,7 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
 };
+use tracing::{error, info, warn};
 
 use crate::{allocator, clock, cluster, pages, shared::Shared, start::StartError};
 
@@ -41,17 +42,19 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
         if let Some(decrees) = &shared.decrees {
             decrees.forget(clock::wall_ms());
         }
-        shared.traces.say();
         service.update(|| condition(shared, &mut published));
         for signal in signals.0.pending() {
             match signal {
                 SIGHUP => service.reload(|| reload(shared)),
                 _ if stopping.is_some() => {
-                    eprintln!("told twice to stop: ending now");
+                    warn!(event = "stopped_at_once", "told twice to stop: ending now");
                     return Ok(());
                 }
                 _ => {
-                    println!("shutting down: sessions are told to go elsewhere");
+                    info!(
+                        event = "stopping",
+                        "shutting down: sessions are told to go elsewhere"
+                    );
                     service.stop();
                     stopping = Some(Instant::now());
                     match &shared.place {
@@ -72,7 +75,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
             return Err(StartError::Drain(running.load(Ordering::Acquire)));
         }
         if running.load(Ordering::Acquire) == 0 {
-            println!("done");
+            info!(event = "stopped", "done");
             return Ok(());
         }
         signals.wait(match stopping {
@@ -144,7 +147,10 @@ fn reload(shared: &Shared) -> Result<(), String> {
     };
     for tls in [&shared.tls, &shared.admin_tls].into_iter().flatten() {
         match tls.reload() {
-            Ok(()) => println!("the certificate was loaded again"),
+            Ok(()) => info!(
+                event = "certificate_loaded",
+                "the certificate was loaded again"
+            ),
             Err(error) => {
                 let error = advised(error.to_string());
                 errors.push(format!("the old certificate stays: {error}"));
@@ -155,7 +161,9 @@ fn reload(shared: &Shared) -> Result<(), String> {
         let error = advised(error.to_string());
         errors.push(format!("the old token keys stay: {error}"));
     }
-    errors.iter().for_each(|error| eprintln!("{error}"));
+    errors
+        .iter()
+        .for_each(|error| error!(event = "reload_failed", "{error}"));
     if errors.is_empty() {
         return Ok(());
     }

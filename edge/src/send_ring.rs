@@ -9,6 +9,7 @@ use std::{
 };
 
 use io_uring::{IoUring, opcode, types::Fd};
+use tracing::error;
 
 /// Sends that go to the kernel in one call.
 const ENTRIES: u32 = 512;
@@ -68,7 +69,8 @@ impl SendRing {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 // The kernel may still hold the bytes: there is no way to go on.
                 Err(error) => {
-                    eprintln!("the send ring failed: {error}");
+                    error!(event = "ring_failed", "the send ring failed: {error}");
+                    program::log::flush();
                     std::process::abort();
                 }
             }

@@ -8,6 +8,7 @@ use std::sync::{
 
 use keys::Keys;
 use ring::{CoreId, Epoch, MapVersion, Vnode, VnodeCount};
+use tracing::warn;
 
 use crate::{
     admission::{Gate, Limits},
@@ -66,6 +67,18 @@ pub(crate) enum Hint {
     PlainToTls,
 }
 
+impl Hint {
+    /// The event's name in the log.
+    const fn event(self) -> &'static str {
+        match self {
+            Self::NoProxyHeader => "proxy_header_missing",
+            Self::ProxyHeader => "proxy_header_refused",
+            Self::TlsToPlain => "tls_to_plain",
+            Self::PlainToTls => "plain_to_tls",
+        }
+    }
+}
+
 /// The place where a user's clients connect.
 pub(crate) struct Route {
     pub(crate) node: String,
@@ -120,7 +133,7 @@ impl Shared {
     /// Writes a hint to the log, the first time it is met.
     pub(crate) fn say_once(&self, hint: Hint, what: &str) {
         if !self.hinted[hint as usize].swap(true, Ordering::Relaxed) {
-            eprintln!("{what}");
+            warn!(event = hint.event(), "{what}");
         }
     }
 

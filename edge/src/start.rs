@@ -15,6 +15,7 @@ use keys::{Keys, KeysError};
 use presence::{Core, Settings, WatchBudget};
 use program::ListenError;
 use ring::{CoreId, Epoch, Member, VnodeCount};
+use tracing::{error, info, warn};
 
 use crate::{
     admin,
@@ -475,10 +476,21 @@ impl CoreStart {
             if self.shared.config.server.pin
                 && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
             {
-                eprintln!("core {n} is not pinned to CPU {cpu}: {error}");
+                warn!(
+                    event = "core_not_pinned",
+                    core = n,
+                    cpu,
+                    "core {n} is not pinned to CPU {cpu}: {error}"
+                );
             }
             if let Err(error) = self.run() {
-                eprintln!("error: core {n}: {}", in_words(&error));
+                error!(
+                    event = "core_failed",
+                    core = n,
+                    "core {n}: {}",
+                    in_words(&error)
+                );
+                program::log::flush();
                 std::process::exit(1);
             }
             running.fetch_sub(1, Ordering::AcqRel);
@@ -552,8 +564,47 @@ async fn accept(worker: Rc<Worker>, listener: monoio::net::TcpListener) {
     }
 }
 
+/// Says that the edge has started: to people in plain text, and in a log of JSON.
 fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
-    let admin_scheme = scheme("http", shared.admin_tls.is_some());
+    let admin = format!("{}://{admin}", scheme("http", shared.admin_tls.is_some()));
+    let config = &shared.config;
+    let store = match &shared.place {
+        Some(place) => format!("Redis at {}", place.link.address()),
+        None if config.store.data.as_os_str().is_empty() => {
+            "in memory; use --data DIR to keep it".to_owned()
+        }
+        None => config.store.data.display().to_string(),
+    };
+    if config.server.max_connections > shared.gate.limits.connections as u64 {
+        warn!(
+            event = "connections_limited",
+            "server.max_connections = {}: the limit of open files (ulimit -n) allows {}",
+            config.server.max_connections,
+            shared.gate.limits.connections
+        );
+    }
+    if program::log::tells_people() {
+        greet(shared, listen, &admin, &store);
+    }
+    if program::log::is_json() {
+        info!(
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"),
+            node = config.node.id,
+            cores = config.server.cores,
+            connections = shared.gate.limits.connections,
+            open_files = program::open_files(),
+            clients = shared.public_url,
+            admin,
+            store,
+            brokers = shared.place.is_some().then_some(&*config.kafka.brokers),
+            development = shared.development,
+            "online-status-edge has started"
+        );
+    }
+}
+
+fn greet(shared: &Shared, listen: SocketAddr, admin: &str, store: &str) {
     let scheme = scheme("http", shared.tls.is_some());
     let kind = match &shared.place {
         None => "standalone".to_owned(),
@@ -566,25 +617,9 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         shared.gate.limits.connections,
         program::open_files()
     );
-    if shared.config.server.max_connections > shared.gate.limits.connections as u64 {
-        println!(
-            "  server.max_connections = {}: the limit of open files (ulimit -n) does not allow as many",
-            shared.config.server.max_connections
-        );
-    }
     println!("  clients   {}", shared.public_url);
-    println!("  admin     {admin_scheme}://{admin}  (/healthz /readyz /metrics)");
-    println!(
-        "  store     {}",
-        match (
-            &shared.place,
-            shared.config.store.data.as_os_str().is_empty()
-        ) {
-            (Some(place), _) => format!("Redis at {}", place.link.address()),
-            (None, true) => "in memory; use --data DIR to keep it".to_owned(),
-            (None, false) => shared.config.store.data.display().to_string(),
-        }
-    );
+    println!("  admin     {admin}  (/healthz /readyz /metrics)");
+    println!("  store     {store}");
     if shared.place.is_some() {
         println!("  bus       Kafka at {}", shared.config.kafka.brokers);
     }

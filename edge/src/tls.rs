@@ -19,6 +19,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
+use tracing::warn;
 use webpki::EndEntityCert;
 
 pub(crate) use self::session::TlsSession;
@@ -267,7 +268,8 @@ fn say_when_of_another_time(setting: &str, path: &Path, certified: &CertifiedKey
         }
         _ => return,
     };
-    eprintln!(
+    warn!(
+        event = "certificate_refused",
         "{setting} = {path:?}: clients refuse this certificate, {what} by this host's clock; put a good one in its \
          place, and SIGHUP (systemctl reload) has it read"
     );

@@ -13,6 +13,7 @@ use std::{
 
 use presence::{Core, Heard, TracedStep, What};
 use protocol::{Cause, TraceStep, policy::MAX_TRACED, trace};
+use tracing::info;
 
 use crate::clock;
 
@@ -22,7 +23,7 @@ const KEPT: usize = 256;
 const USERS: usize = 2 * MAX_TRACED;
 /// Steps a second of all followed users, and at once; more are dropped and counted.
 const RATE: (u64, u64) = (200, 400);
-/// Steps that wait for the log, and for the store; with more the oldest are dropped and counted.
+/// Steps that wait for the store; with more the oldest are dropped and counted.
 const WAITING: usize = 1_024;
 /// Steps that the store is brought at once.
 const AT_ONCE: usize = 256;
@@ -41,7 +42,6 @@ pub(crate) struct Traces {
 struct Kept {
     /// By user, the one followed last at the end.
     users: VecDeque<(Box<str>, VecDeque<TraceStep>)>,
-    unsaid: VecDeque<String>,
     unsent: VecDeque<(Box<str>, String)>,
     seq: u64,
     /// The steps that may be taken now, in thousandths, as of `refilled` (monotonic ms).
@@ -107,10 +107,10 @@ impl Traces {
             kept.seq += 1;
             let time_us = wall.saturating_sub(mono.saturating_sub(step.at));
             let told = self.told(core, &step, time_us, kept.seq);
-            let line = told.encode();
-            lost += push(&mut kept.unsaid, line.clone(), WAITING);
+            log(&told);
             if self.has_store {
-                lost += push(&mut kept.unsent, (step.user.clone(), line), WAITING);
+                let waiting = (step.user.clone(), told.encode());
+                lost += push(&mut kept.unsent, waiting, WAITING);
             }
             push(kept.of(&step.user), told, KEPT);
             self.taken.fetch_add(1, Ordering::Relaxed);
@@ -148,14 +148,6 @@ impl Traces {
             _ => {}
         }
         told
-    }
-
-    /// Says in the log what was not said yet; by the first thread, since a log may be slow.
-    pub(crate) fn say(&self) {
-        let lines = std::mem::take(&mut self.kept().unsaid);
-        for line in lines {
-            println!("{line}");
-        }
     }
 
     /// Steps of one user for the store.
@@ -197,6 +189,31 @@ impl Traces {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&self.taken), read(&self.dropped))
     }
+}
+
+/// Writes a step to the log, in members of the names that it has as JSON.
+fn log(step: &TraceStep) {
+    info!(
+        event = "trace_step",
+        step = &*step.event,
+        timeUs = step.time_us,
+        user = &*step.user,
+        node = &*step.node,
+        core = step.core,
+        seq = step.seq,
+        vnode = step.vnode,
+        epoch = step.epoch,
+        version = step.version,
+        status = step.status.as_str(),
+        cause = step.cause.map(Cause::as_str),
+        session = step.session,
+        code = step.code,
+        from = step.from.as_deref(),
+        watchers = step.watchers,
+        "{} of {:?}",
+        step.event,
+        step.user
+    );
 }
 
 /// Appends to a queue; how many of the oldest had to go.

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     client::Statistics,
     hints::{login, with_setting},
-    options::Options,
+    options::{Options, Said},
     rights::Rights,
 };
 
@@ -348,7 +348,7 @@ impl Drop for Running<'_> {
 /// is left out is counted in the next line.
 #[derive(Debug)]
 pub(crate) struct Notes {
-    print: fn(&str),
+    print: fn(Said, &str),
     secrets: Vec<String>,
     /// The settings that a login is made of.
     login: &'static str,
@@ -396,7 +396,7 @@ impl Notes {
             text = format!("{text}: {missing}");
         }
         let mut last = self.last();
-        self.print(&mut last, &text);
+        self.print(&mut last, Said::Error, &text);
         last.error = Some(LastError { text, at: now_ms() });
     }
 
@@ -404,7 +404,7 @@ impl Notes {
     pub(crate) fn change(&self, text: &str) {
         let mut last = self.last();
         last.lines.clear();
-        self.print(&mut last, &self.without_secrets(text));
+        self.print(&mut last, Said::Change, &self.without_secrets(text));
     }
 
     pub(crate) fn without_secrets(&self, text: &str) -> String {
@@ -421,7 +421,7 @@ impl Notes {
         self.last().error.clone()
     }
 
-    fn print(&self, last: &mut Last, text: &str) {
+    fn print(&self, last: &mut Last, said: Said, text: &str) {
         // Some errors reach a client twice, and most come again and again, by turns.
         if last.lines.iter().any(|line| line == text) {
             return;
@@ -435,8 +435,11 @@ impl Notes {
             last.lines.pop_front();
         }
         match self.unsaid.swap(0, Relaxed) {
-            0 => (self.print)(text),
-            unsaid => (self.print)(&format!("{text} ({unsaid} lines before it were left out)")),
+            0 => (self.print)(said, text),
+            unsaid => (self.print)(
+                said,
+                &format!("{text} ({unsaid} lines before it were left out)"),
+            ),
         }
     }
 
@@ -467,7 +470,7 @@ mod tests {
 
     fn notes() -> Notes {
         let mut options = Options {
-            log: |_| {},
+            log: |_, _| {},
             ..Options::default()
         };
         options.security.password = "hush-hush".into();
@@ -526,7 +529,7 @@ mod tests {
     fn an_error_that_comes_again_is_printed_once_until_something_changes() {
         static LINES: AtomicU64 = AtomicU64::new(0);
         let notes = Notes::new(&Options {
-            log: |_| {
+            log: |_, _| {
                 LINES.fetch_add(1, Relaxed);
             },
             ..Options::default()

@@ -30,7 +30,7 @@ pub use crate::{
     consumer::{BadMessage, Consumer, Sink},
     error::OpenError,
     health::{ConsumerHealth, ConsumerStats, LastError, ProducerHealth, ProducerStats},
-    options::{Compression, Options, is_secret},
+    options::{Compression, Options, Said, is_secret},
     producer::{Full, Producer, Report, Reports},
     security::{Mechanism, Oidc, Security, SecurityProtocol},
     signature::EventKeys,

@@ -60,8 +60,18 @@ pub struct Options {
     /// Any librdkafka properties; they win over this crate's, except for those that its
     /// guarantees rest on, which are refused.
     pub extra: Vec<(String, String)>,
-    /// Takes a line for people: changes of state and errors, at most a few a minute.
-    pub log: fn(&str),
+    /// Takes a line for people: changes of state and errors, at most a few a minute. By default
+    /// nobody reads them.
+    pub log: fn(Said, &str),
+}
+
+/// What a line for people is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// A change of state, mostly for the better.
+    Change,
+    /// An error, of which more of the same kind may be left out.
+    Error,
 }
 
 /// The compression of a batch, chosen by the producer.
@@ -101,11 +111,7 @@ impl Default for Options {
             security: Security::default(),
             event_keys: EventKeys::default(),
             extra: Vec::new(),
-            log: |line| {
-                use std::io::Write;
-                // Nobody may be there to read it any more.
-                let _ = writeln!(std::io::stderr(), "kafka: {line}");
-            },
+            log: |_, _| {},
         }
     }
 }

@@ -5,9 +5,6 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-#[macro_use(println, eprintln)]
-extern crate settings;
-
 mod auth;
 pub mod authorities;
 mod fetch;
@@ -31,6 +28,7 @@ use arc_swap::ArcSwap;
 use protocol::Policy;
 use settings::Secret;
 use token::{Claims, KeyError, KeySet, Options, Refused, TokenError, Verifier};
+use tracing::{info, warn};
 
 pub use crate::{
     auth::AuthSettings,
@@ -199,7 +197,7 @@ impl Keys {
         options.jwks_url = url_of(source);
         let verifier = Verifier::new(&options)?;
         for what in verifier.left_out_of_file() {
-            eprintln!("auth.jwks_file: {what}");
+            warn!(event = "key_left_out", "auth.jwks_file: {what}");
         }
         let keys = Arc::new(Self {
             options,
@@ -433,7 +431,8 @@ impl Keys {
                             true => "the old ones stay",
                             false => "there are none yet",
                         };
-                        eprintln!(
+                        warn!(
+                            event = "keys_not_fetched",
                             "auth.jwks_url: the keys of tokens cannot be fetched, {rest}: {text}"
                         );
                         trouble = Some(text);
@@ -458,7 +457,10 @@ impl Keys {
                 1 => "1 key of tokens was".to_owned(),
                 count => format!("{count} keys of tokens were"),
             };
-            println!("auth.jwks_url: {keys} fetched: {ids}");
+            info!(
+                event = "keys_fetched",
+                "auth.jwks_url: {keys} fetched: {ids}"
+            );
         }
         if !is_new {
             return Outcome::Same;
@@ -473,7 +475,7 @@ impl Keys {
 /// Says of keys that are not used why, of each once for as long as it is in the set.
 fn name(named: &mut HashSet<String>, left_out: Vec<String>) {
     for what in left_out.iter().filter(|what| !named.contains(*what)) {
-        eprintln!("auth.jwks_url: {what}");
+        warn!(event = "key_left_out", "auth.jwks_url: {what}");
     }
     *named = left_out.into_iter().collect();
 }

@@ -6,6 +6,7 @@
 
 mod descriptors;
 mod listen;
+pub mod log;
 pub mod metrics;
 mod service;
 

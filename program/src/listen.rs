@@ -46,7 +46,8 @@ pub fn listen<T>(
         let since = *since.get_or_insert_with(|| {
             if error.kind() == ErrorKind::AddrInUse {
                 let patience = LISTEN_PATIENCE.as_secs();
-                settings::eprintln!(
+                tracing::warn!(
+                    event = "address_in_use",
                     "{setting} = {address} is in use, waiting up to {patience} s for it"
                 );
             }

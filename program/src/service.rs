@@ -133,7 +133,10 @@ impl Service {
     fn failed(&mut self, error: &io::Error) {
         if !self.has_failed {
             self.has_failed = true;
-            settings::eprintln!("the service manager cannot be told how this program is: {error}");
+            tracing::warn!(
+                event = "service_manager_not_told",
+                "the service manager cannot be told how this program is: {error}"
+            );
         }
     }
 }

@@ -68,7 +68,7 @@ test('keys that are not used are named, each once', async () => {
   const unused = keys.filter((key) => key.use === 'enc' || key.crv === 'Ed448');
   assert.deepEqual(unused.map((key) => key.alg).sort(), ['EdDSA', 'RSA-OAEP']);
   for (const { kid } of unused) {
-    assert.equal(edge.said.split(`its key "${kid}" is not used`).length, 2, edge.said);
+    assert.equal(edge.said.split(`its key \\"${kid}\\" is not used`).length, 2, edge.said);
   }
 });
 

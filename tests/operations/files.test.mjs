@@ -195,6 +195,33 @@ test('every link between the pages leads to a file and to a heading that is ther
   assert.ok(found > 100, `${found} links`);
 });
 
+test('docs/logs.md has every event that a program writes to its log, with its level', () => {
+  const { stdout } = run('git', ['ls-files', ...['edge', 'coordinator', 'keys', 'program', 'redis', 'kafka'].map((name) => `${name}/src`)]);
+  const written = new Map();
+  const add = (event, level) => written.set(event, (written.get(event) ?? new Set()).add(level));
+  for (const name of stdout.trim().split('\n')) {
+    const source = fs.readFileSync(path.join(root, name), 'utf8');
+    for (const [, level, event] of source.matchAll(/\b(error|warn|info)!\(\s*event = "(\w+)"/g)) add(event, level);
+    for (const [, event] of source.matchAll(/complain\(\s*"(\w+)"/g)) add(event, 'error');
+    for (const [, event, kind] of source.matchAll(/say\(\s*"(\w+)",\s*"(\w+)"/g)) add(event, kind === 'fault' ? 'warn' : 'info');
+    assert.doesNotMatch(source, /\b(?:error|warn|info)!\((?!\s*event\b)/, `an event without a name: ${name}`);
+    // What a value is called in the log stands in a function of its type.
+    for (const [body] of source.matchAll(/const fn event\(&?self\)[^}]*?\{[^}]*\}[^}]*\}/gs)) {
+      for (const [, event] of body.matchAll(/=> "(\w+)"/g)) add(event, undefined);
+    }
+  }
+  const told = new Map();
+  for (const [, events, levels] of page('docs/logs.md').matchAll(/^\| (`\w+`(?:, `\w+`)*) \| ([\w, ]+) \|/gm)) {
+    const level = levels.split(', ');
+    events.split(', ').forEach((event, nth) => told.set(event.slice(1, -1), level[nth] ?? level.at(-1)));
+  }
+  assert.ok(told.size > 50, `${told.size} events`);
+  assert.deepEqual([...told.keys()].sort(), [...written.keys()].sort());
+  for (const [event, levels] of written) {
+    for (const level of levels) assert.ok(level === undefined || level === told.get(event), `${event}: ${level}, told as ${told.get(event)}`);
+  }
+});
+
 test('every command of ours in the pages has the subcommands and options that the programs know', () => {
   const helps = new Map();
   const help = (program, words) => {

@@ -36,6 +36,8 @@ function built(revision) {
 
 const revision = process.argv[2] ?? fail('usage: node tests/upgrade/run.mjs REVISION');
 const before = built(revision);
+// Builds from before the setting refuse it.
+process.env.ONLINE_STATUS_LOG_FORMAT ??= '';
 const cluster = await (async () => {
   const given = process.env.CARGO_TARGET_DIR;
   process.env.CARGO_TARGET_DIR = before.target;

@@ -223,6 +223,22 @@ pub enum Note {
 }
 
 impl Note {
+    /// The event's name in the log.
+    #[must_use]
+    pub const fn event(&self) -> &'static str {
+        match self {
+            Self::Joined(_) => "node_joined",
+            Self::Returned(_) => "node_returned",
+            Self::Penalised(..) => "node_penalised",
+            Self::Dead(_) => "node_dead",
+            Self::Ended(_) => "node_ended",
+            Self::Lived(_) => "node_lived",
+            Self::ClosedTogether(_) => "nodes_closed_together",
+            Self::Map(_) => "map_in_force",
+            Self::Writing { .. } => "vnodes_moved",
+        }
+    }
+
     /// What kind of event it is: `node`, `fault`, `recovery`, `move` or `map`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

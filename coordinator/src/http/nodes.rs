@@ -11,6 +11,7 @@ use console::{Event, Fleet, Node, Problem};
 use coordinator::control::MemberView;
 use ring::NodeId;
 use serde_json::json;
+use tracing::info;
 
 use super::{
     App,
@@ -115,7 +116,12 @@ impl App {
         };
         done.map_err(|_| answer::no_store())?;
         let what = if drained { "drains" } else { "drains no more" };
-        println!("administration: {by:?} {what} the node {id}");
+        info!(
+            event = "administration",
+            by = &*by,
+            node = &*id,
+            "administration: {by:?} {what} the node {id}"
+        );
         self.shown.look.notify_one();
         Ok(answer::json(&json!({ "node": &*id, "drained": drained })))
     }

@@ -12,6 +12,7 @@ use axum::{
 };
 use protocol::policy::{self, Entry, List, MAX_ENTRIES, Subject};
 use redis_store::Decreed;
+use tracing::info;
 
 use super::{
     App,
@@ -114,7 +115,12 @@ impl App {
         let done = self.link.decree(subject, entry).await;
         let done = done.map_err(|_| answer::no_store())?;
         match done {
-            Decreed::Done => println!("{}", policy::audit(by, subject, entry)),
+            Decreed::Done => info!(
+                event = "administration",
+                by,
+                "{}",
+                policy::audit(by, subject, entry)
+            ),
             Decreed::Nothing => {}
             Decreed::Full => {
                 let what = format!("there are {MAX_ENTRIES} entries, and no more may be");

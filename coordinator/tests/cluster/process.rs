@@ -27,7 +27,13 @@ fn told_to_stop_it_finishes_requests_gives_the_leadership_back_and_ends_with_0()
     assert!(told.elapsed() < PATIENCE);
     assert_eq!(waiting.join().expect("no panic").status, 204);
     assert_eq!(redis.cli(&["get", "os:leader"]).trim(), "");
-    assert!(coordinator.log().ends_with("done\n"));
+    let last = coordinator.log();
+    let last = last.lines().last().expect("a line");
+    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(
+        (&last["event"], &last["level"]),
+        (&"stopped".into(), &"INFO".into())
+    );
 }
 
 #[test]

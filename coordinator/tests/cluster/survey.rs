@@ -71,5 +71,5 @@ fn the_answers_of_the_edges_make_one_and_who_is_silent_is_named() {
     );
     // The question is gone with its answer, and who asked it is in the log.
     assert_eq!(redis.cli(&["HLEN", "os:{policy}:entries"]).trim(), "0");
-    assert!(coordinator.log().contains(r#"asked who watches "alice""#));
+    assert!(coordinator.log().contains(r#"asked who watches \"alice\""#));
 }

@@ -14,6 +14,7 @@ use protocol::{
     survey::{self, About},
 };
 use serde_json::Value;
+use tracing::info;
 
 use crate::{
     clock,
@@ -209,7 +210,12 @@ fn all_cores(shared: &Shared, decrees: &Decrees, by: &str, about: About) -> Valu
     let survey = Survey::new(RandomState::new().hash_one(by), about);
     let entry = policy::survey(by, clock::wall_ms());
     let subject = Subject::Survey(survey.clone());
-    println!("{}", policy::audit(by, &subject, Some(&entry)));
+    info!(
+        event = "administration",
+        by,
+        "{}",
+        policy::audit(by, &subject, Some(&entry))
+    );
     decrees.ask(&survey, Some(entry));
     let found = shared.surveys.wait(&survey, ANSWERED);
     decrees.ask(&survey, None);
@@ -230,7 +236,7 @@ fn decree(
     let line = policy::audit(by, &subject, entry.as_ref());
     let done = decrees.decree(subject, entry)?;
     if done {
-        println!("{line}");
+        info!(event = "administration", by, "{line}");
     }
     Ok(done)
 }

@@ -7,6 +7,7 @@ use kafka_bus::{BadMessage, Full, Producer, Report, Reports, Sink};
 use presence::{Publication, Ticket};
 use protocol::Event;
 use ring::{NodeId, VnodeCount};
+use tracing::warn;
 
 use super::Bus;
 use crate::{
@@ -209,7 +210,12 @@ impl Sink for Inlet {
         // The metric has them all.
         if self.bad.is_power_of_two() {
             let nth = self.bad;
-            eprintln!("kafka: partition {partition}, offset {offset}: {error} (bad message {nth})");
+            warn!(
+                event = "event_left_aside",
+                partition,
+                offset,
+                "kafka: partition {partition}, offset {offset}: {error} (bad message {nth})"
+            );
         }
     }
 

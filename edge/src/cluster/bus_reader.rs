@@ -10,6 +10,7 @@ use std::{
 use kafka_bus::{BadMessage, Consumer, OpenError, Sink};
 use protocol::Event;
 use redis_store::Link;
+use tracing::{error, info};
 
 use super::Place;
 use crate::bus::Inlet;
@@ -116,13 +117,21 @@ pub(super) async fn keep(link: Link, place: &Place, reader: &Arc<BusReader>) {
         {
             match reader.start() {
                 Ok(()) => {
-                    println!("kafka: events are read, since {why}");
+                    info!(event = "events_read", "kafka: events are read, since {why}");
                     links.tell_bus(true);
                 }
-                Err(error) => eprintln!("kafka: events cannot be read: {error}"),
+                Err(error) => {
+                    error!(
+                        event = "events_not_read",
+                        "kafka: events cannot be read: {error}"
+                    );
+                }
             }
         } else if why.is_none() && reader.is_reading() {
-            println!("kafka: events are read no longer, since all edges are heard over links");
+            info!(
+                event = "events_read_no_longer",
+                "kafka: events are read no longer, since all edges are heard over links"
+            );
             links.tell_bus(false);
             let reader = Arc::clone(reader);
             // It may wait for a broker.

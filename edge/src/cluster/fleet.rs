@@ -9,6 +9,7 @@ use protocol::Lease;
 use redis_store::Link;
 use ring::MapVersion;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::{error, info, warn};
 
 use super::place::{News, Place};
 use crate::{clock, load::Busyness};
@@ -59,8 +60,8 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
     let mut busyness = Busyness::default();
     let (sender, mut answers) = unbounded_channel();
     let mut hints = link.watch_map_as(&place.node, place.boot);
-    let mut no_lease = Trouble::new("redis: the lease is renewed again");
-    let mut no_map = Trouble::new("redis: the map can be used again");
+    let mut no_lease = Trouble::default();
+    let mut no_map = Trouble::default();
     while !place.is_ending() {
         if place.take_stalled() {
             membership.stood_still(now_ms());
@@ -111,9 +112,17 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
         tokio::select! {
             Some(answer) = answers.recv() => match answer {
                 Answer::Renewed { sent, renewal } => {
-                    no_lease.note(renewal.as_ref().err().map(|error| {
-                        format!("redis: the lease cannot be renewed, sessions are served all the same: {error}")
-                    }));
+                    let error = renewal.as_ref().err().map(ToString::to_string);
+                    match no_lease.turn(error) {
+                        Some(Turn::Begins(error)) => warn!(
+                            event = "lease_not_renewed",
+                            "redis: the lease cannot be renewed, sessions are served all the same: {error}"
+                        ),
+                        Some(Turn::Ends) => {
+                            info!(event = "lease_renewed", "redis: the lease is renewed again");
+                        }
+                        None => {}
+                    }
                     let renewal = renewal.unwrap_or(Renewal::Failed);
                     if renewal == Renewal::Held {
                         place.has_lease_until(sent + described.ttl.as_millis() as u64);
@@ -125,13 +134,21 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                 Answer::Map { found, unusable } => {
                     place.was_read();
                     for notice in link.take_notices() {
-                        eprintln!("{notice}");
+                        warn!(event = "redis_notice", "{notice}");
                     }
                     if unusable.is_some() {
                         place.unusable_maps.fetch_add(1, Ordering::Relaxed);
                     }
                     if found.is_some() || unusable.is_some() {
-                        no_map.note(unusable.map(|why| format!("redis: the map is left aside: {why}")));
+                        match no_map.turn(unusable) {
+                            Some(Turn::Begins(why)) => {
+                                warn!(event = "map_left_aside", "redis: the map is left aside: {why}");
+                            }
+                            Some(Turn::Ends) => {
+                                info!(event = "map_usable", "redis: the map can be used again");
+                            }
+                            None => {}
+                        }
                     }
                     for step in membership.map_read(now_ms(), found) {
                         carry_out(place, &step);
@@ -151,7 +168,10 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
     }
     // A lease that cannot be given back ends by itself.
     if let Err(error) = link.forget(&place.node, place.boot).await {
-        eprintln!("redis: the lease is left to end by itself: {error}");
+        warn!(
+            event = "lease_left",
+            "redis: the lease is left to end by itself: {error}"
+        );
     }
 }
 
@@ -222,7 +242,10 @@ fn carry_out(place: &Place, step: &Step) {
         Step::Resume => place.tell(|| News::Resume),
         Step::Resync => {
             place.resyncs.fetch_add(1, Ordering::Relaxed);
-            println!("redis: another server or content than before: everything is written again");
+            warn!(
+                event = "store_replaced",
+                "redis: another server or content than before: everything is written again"
+            );
             place.tell(|| News::Resync);
         }
         Step::GiveUp => give_up(place),
@@ -231,31 +254,35 @@ fn carry_out(place: &Place, step: &Step) {
 }
 
 fn give_up(place: &Place) -> ! {
-    eprintln!(
-        "error: node.id (NODE_ID) = {}: another process has this name now; this one ends, its \
+    error!(
+        event = "node_replaced",
+        node = %place.node,
+        "node.id (NODE_ID) = {}: another process has this name now; this one ends, its \
          clients find their new node",
         place.node
     );
+    program::log::flush();
     std::process::exit(1);
 }
 
-/// Says a trouble once, until it is another one or over.
-struct Trouble {
-    said: Option<String>,
-    ended: &'static str,
+/// A trouble, told once until it is another one or over.
+#[derive(Default)]
+struct Trouble(Option<String>);
+
+/// What there is to say of a trouble.
+enum Turn<'a> {
+    Begins(&'a str),
+    Ends,
 }
 
 impl Trouble {
-    fn new(ended: &'static str) -> Self {
-        Self { said: None, ended }
-    }
-
-    fn note(&mut self, now: Option<String>) {
-        match &now {
-            Some(what) if self.said.as_ref() != Some(what) => eprintln!("{what}"),
-            None if self.said.is_some() => println!("{}", self.ended),
-            _ => {}
+    /// What there is to say when the trouble is now as given.
+    fn turn(&mut self, now: Option<String>) -> Option<Turn<'_>> {
+        let before = std::mem::replace(&mut self.0, now);
+        match &self.0 {
+            Some(what) if before.as_ref() != Some(what) => Some(Turn::Begins(what)),
+            None if before.is_some() => Some(Turn::Ends),
+            _ => None,
         }
-        self.said = now;
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keys::Keys;
 use redis_store::{Link, PolicyReader};
+use tracing::warn;
 
 use super::Place;
 use crate::{clock, surveys::Surveys, trace::Traces};
@@ -21,7 +22,10 @@ pub(super) async fn keep(link: Link, place: &Place, keys: &Keys, told: (&Traces,
         // That Redis does not answer is said when the lease cannot be renewed.
         let changed = reader.read(&link).await.unwrap_or(false);
         for (field, why) in reader.take_bad() {
-            eprintln!("redis: the entry {field:?} of the policy is left aside: {why}");
+            warn!(
+                event = "policy_entry_left_aside",
+                "redis: the entry {field:?} of the policy is left aside: {why}"
+            );
         }
         if !reader.forget(clock::wall_ms()).is_empty() || changed {
             keys.set_policy(reader.policy().clone());

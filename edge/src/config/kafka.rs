@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use kafka_bus::{Compression, Mechanism, SecurityProtocol, is_secret};
+use kafka_bus::{Compression, Mechanism, Said, SecurityProtocol, is_secret};
 use settings::{Kind, SettingsError};
+use tracing::{error, info};
 
 use super::Config;
 
@@ -111,6 +112,10 @@ impl Config {
             }),
             message_timeout: kafka.message_timeout,
             extra: kafka.properties.0.clone(),
+            log: |said, line| match said {
+                Said::Change => info!(event = "kafka_change", "kafka: {line}"),
+                Said::Error => error!(event = "kafka_error", "kafka: {line}"),
+            },
             ..defaults
         };
         options.compression = choice(

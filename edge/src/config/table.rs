@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use keys::AuthSettings;
+use program::log::LogSettings;
 use redis_store::{ClusterSettings, RedisSettings};
 use settings::{Bytes, List, Secret};
 
@@ -243,5 +244,6 @@ settings::settings! {
         share: Share,
         redis: RedisSettings,
         kafka: Kafka,
+        log: LogSettings,
     }
 }

@@ -8,6 +8,7 @@ use protocol::{Status, Stored};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use ring::{Epoch, Vnode};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{error, info, warn};
 
 use super::remote::{Answers, Batch, Handle, Outlet, remote};
 use crate::mesh::Wakeup;
@@ -125,8 +126,13 @@ impl Keeper {
                 answers.give(core, replies);
             }
             match (works, self.works()) {
-                (true, false) => eprintln!("store: it is tried again until it works"),
-                (false, true) => eprintln!("store: it works again"),
+                (true, false) => {
+                    warn!(
+                        event = "store_retried",
+                        "store: it is tried again until it works"
+                    );
+                }
+                (false, true) => info!(event = "store_works_again", "store: it works again"),
                 _ => {}
             }
             if !self.works() {
@@ -177,7 +183,7 @@ impl Keeper {
         if let Err(error) = &done
             && self.works()
         {
-            eprintln!("store: {error}");
+            error!(event = "store_failed", "store: {error}");
         }
         done.ok()
     }
@@ -261,11 +267,18 @@ impl Keeper {
                 is_kept(&stored, oldest).then_some(stored)
             }
             Err(error) => {
-                eprintln!("store: the record of {user:?} is left aside: {error}");
+                left_aside(user, &error);
                 None
             }
         }
     }
+}
+
+fn left_aside(user: &str, error: &impl std::fmt::Display) {
+    warn!(
+        event = "record_left_aside",
+        user, "store: the record of {user:?} is left aside: {error}"
+    );
 }
 
 /// Whether the user is not to be forgotten: it is here, or was after `oldest` (ms since 1970).
@@ -288,7 +301,7 @@ fn connected(
         match Stored::decode(value.value()) {
             Ok(stored) if stored.connected => found.push((user.into(), stored)),
             Ok(_) => {}
-            Err(error) => eprintln!("store: the record of {user:?} is left aside: {error}"),
+            Err(error) => left_aside(user, &error),
         }
     }
     Ok(found)

@@ -18,6 +18,7 @@ use tokio::{
     task::spawn_local,
     time::{sleep, timeout},
 };
+use tracing::warn;
 
 use super::remote::{Answers, Batch, Outlet};
 use crate::{clock, cluster::StoreStats};
@@ -152,7 +153,12 @@ impl Redis {
                 user,
                 reason,
             } = bad;
-            eprintln!("redis: the record of {user:?} in vnode {vnode} is left aside: {reason}");
+            warn!(
+                event = "record_left_aside",
+                user = &*user,
+                vnode = vnode.get(),
+                "redis: the record of {user:?} in vnode {vnode} is left aside: {reason}"
+            );
         }
     }
 

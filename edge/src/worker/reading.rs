@@ -6,6 +6,7 @@ use std::{os::fd::AsFd, rc::Rc};
 use monoio::net::UnixStream;
 use presence::{How, SessionId};
 use protocol::{CloseCode, Request};
+use tracing::error;
 
 use super::{
     Worker,
@@ -38,7 +39,11 @@ impl Worker {
         loop {
             if let Err(error) = waiter.readable(false).await {
                 // No session would ever be read again.
-                eprintln!("the poll ring cannot be waited for: {error}");
+                error!(
+                    event = "ring_failed",
+                    "the poll ring cannot be waited for: {error}"
+                );
+                program::log::flush();
                 std::process::abort();
             }
             self.poll_ring.borrow_mut().take(TURN, &mut events);

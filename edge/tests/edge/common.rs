@@ -69,6 +69,8 @@ pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     child: Child,
+    /// The end of a pipe from which nobody reads the log.
+    unread: Option<std::io::PipeReader>,
 }
 
 impl Edge {
@@ -102,6 +104,19 @@ impl Edge {
         let flags = [&secret[..], flags].concat();
         let mut edge = Self::start_on(Ipv4Addr::LOCALHOST.into(), command, &flags);
         drop((edge.child.stdout.take(), edge.child.stderr.take()));
+        edge
+    }
+
+    /// Starts one whose log goes to a pipe that is full after some lines, and that nobody reads.
+    pub(crate) fn start_unread(flags: &[&str]) -> Self {
+        let (read, write) = std::io::pipe().expect("a pipe");
+        rustix::pipe::fcntl_setpipe_size(&write, 4_096).expect("a smaller pipe");
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
+        command.stdout(Stdio::null()).stderr(write);
+        let secret = ["--auth-secret", SECRET];
+        let flags = [&secret[..], flags].concat();
+        let mut edge = Self::start_on(Ipv4Addr::LOCALHOST.into(), command, &flags);
+        edge.unread = Some(read);
         edge
     }
 
@@ -170,7 +185,14 @@ impl Edge {
             }
             None => _ = command.stdout(Stdio::piped()).stderr(Stdio::piped()),
         }
-        let node = ["--auth-secret", SECRET, "--node-id", name];
+        let node = [
+            "--auth-secret",
+            SECRET,
+            "--node-id",
+            name,
+            "--log-format",
+            "text",
+        ];
         let flags = [&node[..], flags].concat();
         let mut edge = Self::launch_as("run", Ipv4Addr::LOCALHOST.into(), command, &flags);
         drop((edge.child.stdout.take(), edge.child.stderr.take()));
@@ -217,6 +239,7 @@ impl Edge {
             address,
             admin,
             child,
+            unread: None,
         };
         edge.until("it answers", |edge| TcpStream::connect(edge.admin).is_ok());
         edge

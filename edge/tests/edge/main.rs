@@ -11,6 +11,7 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod links;
+mod log;
 mod memory;
 mod opening;
 mod presence;

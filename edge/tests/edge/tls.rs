@@ -255,7 +255,8 @@ fn a_certificate_of_another_time_is_named_with_what_to_do_and_used_all_the_same(
         let key = folder.file(&format!("{name}.key"), key.serialize_pem());
         let log = folder.0.join(name);
         let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
-        let edge = Edge::start_logged(&log, &[&["--auth-secret", SECRET], &flags[..]].concat());
+        let own = ["--auth-secret", SECRET, "--log-format", "text"];
+        let edge = Edge::start_logged(&log, &[&own, &flags[..]].concat());
         let log = std::fs::read_to_string(&log).expect("a log");
         let told =
             format!("tls.certificate = {certificate:?}: clients refuse this certificate, {what}");

@@ -137,7 +137,7 @@ fn an_advertised_address_that_leads_nowhere_is_told_from_no_broker() {
     // Apart from what the other tests of this program are told.
     static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut options = options(&format!("127.0.0.1:{}", ports.other), "nowhere");
-    options.log = |line| LINES.lock().expect("no test failed").push(line.into());
+    options.log = |_, line| LINES.lock().expect("no test failed").push(line.into());
     let ledger = Arc::<Ledger>::default();
     let producer = Producer::start(options.clone(), ledger.clone()).expect("good options");
     let sink = Box::new(LogSink(Arc::<Log>::default()));

@@ -134,7 +134,7 @@ impl Site {
         let mut options = options(&format!("127.0.0.1:{port}"), &topic);
         options.client_id = "online-status-n1".into();
         options.security = security;
-        options.log = |line| {
+        options.log = |_, line| {
             println!("kafka: {line}");
             assert!(!line.contains("-secret"), "{line}");
         };

@@ -43,7 +43,7 @@ pub(crate) fn options(brokers: &str, topic: &str) -> Options {
         brokers: brokers.into(),
         topic: topic.into(),
         metadata_interval: Duration::from_millis(500),
-        log: |line| {
+        log: |_, line| {
             println!("kafka: {line}");
             lock(&LINES).push(line.into());
         },
