@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{check::descriptors, host::Host};
+use crate::{check::descriptors, host::Host, units};
 
 /// Memory of the edge a session, bytes: measured (docs/benchmarks.md), with room.
 const EDGE_BYTES: u64 = 3_000;
@@ -16,7 +16,7 @@ const RESERVE: u64 = 25;
 /// One thing that sessions take.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    pub(crate) resource: &'static str,
+    pub(crate) resource: String,
     pub(crate) has: String,
     pub(crate) takes: String,
     /// `None` = no bound.
@@ -27,41 +27,24 @@ pub(crate) struct Row {
 pub(crate) fn rows(host: &Host, tls: bool, proxies: u64) -> Vec<Row> {
     let mut rows = Vec::new();
     let each = EDGE_BYTES + KERNEL_BYTES + if tls { TLS_BYTES } else { 0 };
-    if let Some(free) = memory(host) {
+    if let Some((free, whose)) = memory(host) {
         rows.push(Row {
-            resource: "memory",
-            has: format!("{} MiB, {RESERVE} % of it kept", free >> 20),
+            resource: "memory".into(),
+            has: format!("{} MiB{whose}, {RESERVE} % of it kept", free >> 20),
             takes: format!("{each} bytes"),
             sessions: Some(free / 100 * (100 - RESERVE) / each),
         });
     }
-    let mut files = vec![("limit of open files of this shell", host.open_files())];
-    files.extend(
-        host.number("/proc/sys/fs/nr_open")
-            .map(|most| ("fs.nr_open", most)),
-    );
-    files.extend(
-        host.number("/proc/sys/fs/file-max")
-            .map(|most| ("fs.file-max", most / 2)),
-    );
-    for (resource, most) in files {
-        let spare = descriptors(0);
-        rows.push(Row {
-            resource,
-            has: if most == u64::MAX {
-                "unlimited".into()
-            } else {
-                most.to_string()
-            },
-            takes: "1.1 descriptors".into(),
-            sessions: (most < u64::MAX).then(|| most.saturating_sub(spare) / 11 * 10),
-        });
+    rows.extend(limits(host));
+    for (name, share) in [("nr_open", 1), ("file-max", 2)] {
+        let most = host.number(&format!("/proc/sys/fs/{name}"));
+        rows.extend(most.map(|most| files(format!("fs.{name}"), most, most / share, "")));
     }
     let pressure = host.read("/proc/sys/net/ipv4/tcp_mem");
     let pressure = pressure.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
     if let Some(pages) = pressure {
         rows.push(Row {
-            resource: "net.ipv4.tcp_mem, pressure",
+            resource: "net.ipv4.tcp_mem, pressure".into(),
             has: format!("{pages} pages"),
             takes: "2 pages".into(),
             sessions: Some(pages / 2),
@@ -69,7 +52,7 @@ pub(crate) fn rows(host: &Host, tls: bool, proxies: u64) -> Vec<Row> {
     }
     if let Some(most) = host.number("/proc/sys/net/netfilter/nf_conntrack_max") {
         rows.push(Row {
-            resource: "net.netfilter.nf_conntrack_max",
+            resource: "net.netfilter.nf_conntrack_max".into(),
             has: most.to_string(),
             takes: "2 entries".into(),
             sessions: Some(most / 2),
@@ -77,6 +60,37 @@ pub(crate) fn rows(host: &Host, tls: bool, proxies: u64) -> Vec<Row> {
     }
     rows.push(ports(host, proxies));
     rows
+}
+
+/// The limit of open files: of each unit of the edge that is installed, else of this shell.
+fn limits(host: &Host) -> Vec<Row> {
+    let installed = units::installed(host);
+    if installed.is_empty() {
+        let most = host.open_files();
+        let whose = ", as no unit of the edge is installed";
+        let resource = "limit of open files of this shell".into();
+        return vec![files(resource, most, most, whose)];
+    }
+    let of_unit = |unit: &str| {
+        let (most, file) = units::open_files(host, unit);
+        let whose = file.map_or(", systemd's default".into(), |file| format!(", {file}"));
+        files(format!("LimitNOFILE of {unit}"), most, most, &whose)
+    };
+    installed.into_iter().map(of_unit).collect()
+}
+
+/// So many open files, of which sessions may have so many.
+fn files(resource: String, has: u64, most: u64, whose: &str) -> Row {
+    let has = match has {
+        u64::MAX => "unlimited".into(),
+        _ => has.to_string(),
+    };
+    Row {
+        resource,
+        has: has + whose,
+        takes: "1.1 descriptors".into(),
+        sessions: (most < u64::MAX).then(|| most.saturating_sub(descriptors(0)) / 11 * 10),
+    }
 }
 
 /// Clients have a port of their own each; those of a proxy have its ports.
@@ -93,7 +107,7 @@ fn ports(host: &Host, proxies: u64) -> Row {
         _ => 28_232,
     };
     Row {
-        resource: "ports",
+        resource: "ports".into(),
         has: if proxies == 0 {
             "clients connect directly".into()
         } else {
@@ -104,19 +118,29 @@ fn ports(host: &Host, proxies: u64) -> Row {
     }
 }
 
-/// What may still be used, bytes: of the host, or of the control group when that is less.
-fn memory(host: &Host) -> Option<u64> {
+/// What may still be used, bytes: of the host, or of what bounds the edge when that is less, and what it is.
+fn memory(host: &Host) -> Option<(u64, String)> {
     let info = host.read("/proc/meminfo")?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.split_whitespace().next()?.parse::<u64>().ok()? << 10;
-    let own = host.read("/proc/self/cgroup").unwrap_or_default();
-    let own = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/")
-        .to_owned();
-    let limit = host.number(&format!("/sys/fs/cgroup{own}/memory.max"));
-    Some(limit.map_or(free, |limit| limit.min(free)))
+    let size = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    let free = size("MemAvailable:")?;
+    let total = size("MemTotal:").unwrap_or(free);
+    let installed = units::installed(host);
+    let of_units = installed.iter().filter_map(|unit| {
+        let bound = units::bound(host, unit, "MemoryMax")?;
+        let bytes = units::bytes(&bound.value, total)?;
+        Some((bytes, format!(", MemoryMax of {unit}")))
+    });
+    // A shell's own group does not bound a service; what is above all does, as in a container.
+    let groups = host
+        .groups()
+        .filter(|group| installed.is_empty() || group == "/sys/fs/cgroup");
+    let of_groups = groups.filter_map(|group| {
+        let bytes = host.number(&format!("{group}/memory.max"))?;
+        Some((bytes, format!(", {group}/memory.max")))
+    });
+    let bounds = of_units.chain(of_groups);
+    bounds.chain([(free, String::new())]).min()
 }

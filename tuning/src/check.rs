@@ -7,22 +7,13 @@ use crate::{
     item::{Group, Item, Mend, Severity},
     parameters,
     plan::read_value,
+    units,
 };
 
 /// Descriptors of an edge with so many sessions: the rest is for files, rings and the bridges.
 pub(crate) fn descriptors(sessions: u64) -> u64 {
     sessions + sessions / 10 + 1_000
 }
-
-/// The units of the package, and where a distribution puts them.
-const UNITS: [&str; 2] = ["online-status-edge@.service", "online-status-edge.service"];
-const UNIT_FOLDERS: [&str; 3] = [
-    "/etc/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-/// The drop-in that `apply` makes for a unit.
-pub(crate) const DROP_IN: &str = "50-online-status-tuning.conf";
 
 /// Looks at everything that `sessions` sessions need.
 pub(crate) fn check(host: &Host, sessions: u64) -> Vec<Item> {
@@ -86,20 +77,22 @@ fn open_files(host: &Host, sessions: u64) -> Vec<Item> {
         source: "systemd.exec(5), LimitNOFILE=",
         mend,
     };
-    let units: Vec<Item> = UNITS
-        .iter()
-        .filter_map(|unit| {
-            let current = unit_limit(host, unit)?;
-            let line = format!("LimitNOFILE={required}");
-            Some(item(
-                format!("{unit} LimitNOFILE"),
-                current,
-                Mend::Unit { line },
-            ))
-        })
-        .collect();
-    if !units.is_empty() {
-        return units;
+    let of_unit = |unit: &str| {
+        let (current, file) = units::open_files(host, unit);
+        let line = format!("LimitNOFILE={required}");
+        let mend = match file.filter(|file| units::is_later(file)) {
+            // A drop-in of `apply` would not count.
+            Some(file) => Mend::Advice(format!(
+                "{line} in {file}, which wins over {}",
+                units::DROP_IN
+            )),
+            None => Mend::Unit { line },
+        };
+        item(format!("{unit} LimitNOFILE"), current, mend)
+    };
+    let items: Vec<Item> = units::installed(host).into_iter().map(of_unit).collect();
+    if !items.is_empty() {
+        return items;
     }
     let advice = format!("LimitNOFILE={required} in the unit, or ulimit -Hn {required}");
     vec![item(
@@ -107,48 +100,6 @@ fn open_files(host: &Host, sessions: u64) -> Vec<Item> {
         host.open_files(),
         Mend::Advice(advice),
     )]
-}
-
-/// The last `LimitNOFILE=` of a unit and its drop-ins, when it is installed.
-fn unit_limit(host: &Host, unit: &str) -> Option<u64> {
-    let mut files: Vec<String> = UNIT_FOLDERS
-        .iter()
-        .map(|folder| format!("{folder}/{unit}"))
-        .collect();
-    files.retain(|file| host.exists(file));
-    files.truncate(1);
-    files.first()?;
-    for folder in UNIT_FOLDERS.iter().rev() {
-        let folder = format!("{folder}/{unit}.d");
-        files.extend(
-            host.list(&folder)
-                .iter()
-                .map(|name| format!("{folder}/{name}")),
-        );
-    }
-    let mut limit = 524_288;
-    for text in files.iter().filter_map(|file| host.read(file)) {
-        for value in text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("LimitNOFILE="))
-        {
-            // `soft:hard` or both at once.
-            let hard = value.rsplit(':').next().unwrap_or_default();
-            limit = if hard == "infinity" {
-                u64::MAX
-            } else {
-                hard.parse().unwrap_or(limit)
-            };
-        }
-    }
-    Some(limit)
-}
-
-/// The folders of the drop-ins of the units that are installed.
-pub(crate) fn drop_ins(host: &Host) -> Vec<String> {
-    let installed = |unit: &&&str| unit_limit(host, unit).is_some();
-    let path = |unit: &&str| format!("/etc/systemd/system/{unit}.d/{DROP_IN}");
-    UNITS.iter().filter(installed).map(path).collect()
 }
 
 fn huge_pages(host: &Host) -> Item {
@@ -198,61 +149,59 @@ fn nodes(host: &Host) -> Option<Item> {
     })
 }
 
-/// Of the control groups above this process, the first that limits it.
+/// What bounds the edge: settings of its units where they are installed, else of the control groups above
+/// this process the first that limits it.
 fn quotas(host: &Host) -> Vec<Item> {
-    let own = host.read("/proc/self/cgroup").unwrap_or_default();
-    let own = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/")
-        .to_owned();
-    let above = |file: &str| -> Option<String> {
-        let mut path = own.as_str();
-        loop {
-            let value = host.read(&format!("/sys/fs/cgroup{path}/{file}"));
-            if let Some(value) = value.filter(|value| !value.starts_with("max")) {
-                return Some(value);
-            }
-            path = path
-                .rsplit_once('/')
-                .map(|(above, _)| above)
-                .filter(|_| path != "/")?;
-        }
-    };
-    let item = |file: &str, required: &str, why, fix: &str| {
-        let current = above(file);
-        Item {
-            group: Group::Cgroup,
-            condition: format!("cgroup {file}"),
-            required: required.into(),
-            passed: current.is_none(),
-            current: Some(current.unwrap_or_else(|| "max".into())),
-            severity: Severity::Warn,
-            why,
-            source: "kernel: admin-guide/cgroup-v2",
-            mend: Mend::Advice(fix.into()),
-        }
-    };
-    vec![
-        item(
+    let rows = [
+        (
             "cpu.max",
-            "no quota",
+            "CPUQuota",
             "a quota stops all threads for tens of milliseconds, again and again",
             "no CPUQuota= for the unit, no CPU limit for the container; give it CPUs of its own instead",
         ),
-        item(
+        (
             "memory.high",
-            "no limit",
+            "MemoryHigh",
             "the kernel slows the process down before it ends it; socket memory counts",
             "MemoryHigh=infinity, and MemoryMax= above what `online-status-tuning capacity` says",
         ),
-        item(
+        (
             "pids.max",
-            "no limit",
+            "TasksMax",
             "threads of the bridges and of rings count",
             "TasksMax=infinity in the unit, --pids-limit=-1 for a container",
         ),
-    ]
+    ];
+    let item = |condition, current: Option<String>, none: &str, why, fix: &str| Item {
+        group: Group::Cgroup,
+        condition,
+        required: "no bound".into(),
+        passed: current.is_none(),
+        current: Some(current.unwrap_or_else(|| none.into())),
+        severity: Severity::Warn,
+        why,
+        source: "kernel: admin-guide/cgroup-v2",
+        mend: Mend::Advice(fix.into()),
+    };
+    let units = units::installed(host);
+    let of_units = units.iter().flat_map(|unit| {
+        rows.map(|(_, key, why, fix)| {
+            let current = units::bound(host, unit, key);
+            let current = current.map(|bound| format!("{} ({})", bound.value, bound.file));
+            item(format!("{unit} {key}"), current, "none", why, fix)
+        })
+    });
+    let of_groups = rows
+        .into_iter()
+        .filter(|_| units.is_empty())
+        .map(|(file, _, why, fix)| {
+            let current = host.groups().find_map(|group| {
+                let value = host.read(&format!("{group}/{file}"))?;
+                (!value.starts_with("max")).then_some(value)
+            });
+            item(format!("cgroup {file}"), current, "max", why, fix)
+        });
+    of_units.chain(of_groups).collect()
 }
 
 fn value(

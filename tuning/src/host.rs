@@ -1,6 +1,7 @@
 //! The host this runs on, as files below a root, and what only the kernel itself can say.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -49,6 +50,19 @@ impl Host {
         names
     }
 
+    /// The files `*.conf` of these folders by name, in order. Of two with one name the first folder's counts.
+    pub(crate) fn drop_ins(&self, folders: &[String]) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        for folder in folders {
+            let names = self.list(folder).into_iter();
+            for name in names.filter(|name| name.ends_with(".conf")) {
+                let path = format!("{folder}/{name}");
+                files.entry(name).or_insert(path);
+            }
+        }
+        files
+    }
+
     pub(crate) fn exists(&self, path: &str) -> bool {
         self.at(path).exists()
     }
@@ -62,6 +76,15 @@ impl Host {
     /// The hard limit of open files of this process.
     pub(crate) fn open_files(&self) -> u64 {
         getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+    }
+
+    /// The folders of this process's control group and those above it.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = String> {
+        let own = self.read("/proc/self/cgroup").unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+        let own = own.unwrap_or("/").trim_end_matches('/').to_owned();
+        let above = |path: &String| path.rsplit_once('/').map(|(above, _)| above.to_owned());
+        std::iter::successors(Some(own), above).map(|path| format!("/sys/fs/cgroup{path}"))
     }
 
     /// The CPUs that this process may use; of a tree of files, all it has.

@@ -17,6 +17,7 @@ mod plan;
 mod record;
 mod script;
 mod table;
+mod units;
 
 use std::{
     fs,
@@ -328,7 +329,7 @@ fn undo(host: &Host) -> Result<(), String> {
 fn show_capacity(rows: &[capacity::Row], wished: u64, json: bool) -> bool {
     let most = rows
         .iter()
-        .filter_map(|row| Some((row.sessions?, row.resource)))
+        .filter_map(|row| Some((row.sessions?, row.resource.as_str())))
         .min();
     let good = most.is_none_or(|(most, _)| most >= wished);
     if json {
@@ -346,7 +347,7 @@ fn show_capacity(rows: &[capacity::Row], wished: u64, json: bool) -> bool {
             .sessions
             .map_or("no bound".into(), |sessions| sessions.to_string());
         vec![
-            row.resource.into(),
+            row.resource.clone(),
             row.has.clone(),
             row.takes.clone(),
             sessions,

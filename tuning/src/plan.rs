@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt::Write};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    check::drop_ins,
     host::Host,
     item::{Group, Item, Mend},
+    units,
 };
 
 pub(crate) const SYSCTL_FILE: &str = "/etc/sysctl.d/90-online-status.conf";
@@ -159,8 +159,8 @@ pub(crate) fn files(host: &Host, changes: &[Change], boot: &AtBoot) -> BTreeMap<
         files.insert(SYSCTL_FILE.into(), format!("{by}{sysctl}"));
     }
     if !unit.is_empty() {
-        for path in drop_ins(host) {
-            files.insert(path, format!("{by}[Service]\n{unit}"));
+        for name in units::installed(host) {
+            files.insert(units::drop_in(name), format!("{by}[Service]\n{unit}"));
         }
     }
     if others {

@@ -614,6 +614,113 @@ fn capacity_is_what_the_scarcest_thing_allows() {
     assert!(said.contains("as wished"), "{said}");
 }
 
+#[test]
+fn capacity_counts_with_what_the_services_get_and_says_which_it_took() {
+    let tree = Tree::new();
+    let unit = "online-status-edge@.service";
+    let capacity = |tree: &Tree| {
+        let output = tree.run(&["capacity", "--json"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let rows = said["resources"].as_array().expect("rows").clone();
+        move |name: &str| {
+            let row = rows.iter().find(|row| row["resource"] == name);
+            row.map(|row| {
+                (
+                    row["has"].as_str().expect("text").to_owned(),
+                    row["sessions"].clone(),
+                )
+            })
+        }
+    };
+    let name = format!("LimitNOFILE of {unit}");
+    let shell = "limit of open files of this shell";
+    let row = capacity(&tree);
+    let (has, sessions) = row(&name).expect("a unit");
+    assert_eq!(has, format!("65536, /usr/lib/systemd/system/{unit}"));
+    assert_eq!(sessions, (65_536 - 1_000) / 11 * 10);
+    assert!(row(shell).is_none());
+    // systemd takes drop-ins by name, whichever folder they are in; what it cannot read counts for nothing.
+    let drop_ins = format!("systemd/system/{unit}.d");
+    tree.write(
+        &format!("etc/{drop_ins}/20-x.conf"),
+        "[Service]\nLimitNOFILE=1\n",
+    );
+    tree.write(
+        &format!("usr/lib/{drop_ins}/30-x.conf"),
+        "[Service]\nLimitNOFILE = 1024:22000\nLimitNOFILE=many\n[Install]\nLimitNOFILE=7\n",
+    );
+    tree.write(
+        &format!("etc/{drop_ins}/90-x.swp"),
+        "[Service]\nLimitNOFILE=2\n",
+    );
+    let (has, _) = capacity(&tree)(&name).expect("a unit");
+    assert_eq!(has, format!("22000, /usr/lib/{drop_ins}/30-x.conf"));
+    tree.write(
+        &format!("run/{drop_ins}/30-x.conf"),
+        "[Service]\nLimitNOFILE=\n",
+    );
+    let (has, _) = capacity(&tree)(&name).expect("a unit");
+    assert_eq!(has, "524288, systemd's default");
+
+    tree.write(
+        "proc/meminfo",
+        "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n",
+    );
+    tree.write("proc/self/cgroup", "0::/user.slice\n");
+    tree.write("sys/fs/cgroup/user.slice/memory.max", "1048576\n");
+    let (has, _) = capacity(&tree)("memory").expect("memory");
+    assert!(has.starts_with("8192 MiB, 25 %"), "{has}");
+    tree.write(
+        &format!("etc/{drop_ins}/60-x.conf"),
+        "[Service]\nMemoryMax=25%\n",
+    );
+    let (has, _) = capacity(&tree)("memory").expect("memory");
+    assert!(
+        has.starts_with(&format!("4095 MiB, MemoryMax of {unit}")),
+        "{has}"
+    );
+
+    // Masked is not installed.
+    tree.write(&format!("etc/systemd/system/{unit}"), "");
+    let row = capacity(&tree);
+    assert!(row(&name).is_none());
+    assert!(
+        row(shell)
+            .expect("the shell's")
+            .0
+            .ends_with("as no unit of the edge is installed")
+    );
+    assert!(
+        row("memory")
+            .expect("memory")
+            .0
+            .starts_with("1 MiB, /sys/fs/cgroup/user.slice")
+    );
+}
+
+#[test]
+fn a_later_drop_in_that_would_win_is_named_and_none_is_made_in_vain() {
+    let tree = Tree::new();
+    let folder = "etc/systemd/system/online-status-edge@.service.d";
+    let later = format!("{folder}/60-x.conf");
+    tree.write(&later, "[Service]\nLimitNOFILE=1000\nTasksMax=20\n");
+    let output = tree.run(&["check"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let advice =
+        format!("LimitNOFILE=111000 in /{later}, which wins over 50-online-status-tuning.conf");
+    assert!(said.contains(&advice), "{said}");
+    assert!(said.contains(&format!("20 (/{later})")), "{said}");
+    let said = good(&tree.run(&["apply", "--yes"]));
+    assert!(
+        said.contains(&format!(
+            "for you to do: online-status-edge@.service LimitNOFILE: {advice}"
+        )),
+        "{said}"
+    );
+    assert!(!tree.has(&format!("{folder}/50-online-status-tuning.conf")));
+}
+
 fn bad_with_output(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8_lossy(&output.stdout).into_owned()
