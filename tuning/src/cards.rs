@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use crate::{
+    boot::Boot,
     host::{Host, mask, same_mask},
     item::{Group, Item, Mend, Severity},
 };
@@ -13,7 +14,7 @@ const SCALING: &str = "kernel: networking/scaling";
 const FLOWS: u64 = 32_768;
 
 /// Looks at each card that is one: not at loopback, bridges and tunnels.
-pub(crate) fn check(host: &Host) -> Vec<Item> {
+pub(crate) fn check(host: &Host, boot: &Boot) -> Vec<Item> {
     let cpus = host.cpus();
     let mut items = Vec::new();
     for card in host.list("/sys/class/net") {
@@ -32,6 +33,7 @@ pub(crate) fn check(host: &Host) -> Vec<Item> {
         for queue in &received {
             items.extend(steering(
                 host,
+                boot,
                 &format!("{folder}/queues/{queue}"),
                 received.len(),
                 &cpus,
@@ -89,7 +91,7 @@ fn masked(host: &Host, path: String, wanted: String, why: &'static str) -> Optio
 
 /// With fewer queues than CPUs, packets of a queue go to all CPUs by flow; else to the one that was
 /// interrupted.
-fn steering(host: &Host, queue: &str, queues: usize, cpus: &[usize]) -> Vec<Item> {
+fn steering(host: &Host, boot: &Boot, queue: &str, queues: usize, cpus: &[usize]) -> Vec<Item> {
     let few = queues < cpus.len();
     let path = format!("{queue}/rps_cpus");
     let wanted = mask(if few { cpus } else { &[] });
@@ -129,14 +131,17 @@ fn steering(host: &Host, queue: &str, queues: usize, cpus: &[usize]) -> Vec<Item
             value: FLOWS.to_string(),
         };
         let why = "RFS: packets go where their socket is read";
-        items.push(item(
+        let now = item(
             name.into(),
             format!(">= {FLOWS}"),
             current.to_string(),
             current >= FLOWS,
             why,
             mend,
-        ));
+        );
+        let is_enough = |value: &str| value.parse::<u64>().is_ok_and(|value| value >= FLOWS);
+        let later = boot.item(&now, is_enough);
+        items.extend([Some(now), later].into_iter().flatten());
     }
     items
 }

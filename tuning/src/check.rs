@@ -2,6 +2,7 @@
 //! parameters are in `parameters.rs`, network cards in `cards.rs`.
 
 use crate::{
+    boot::Boot,
     cards,
     host::Host,
     item::{Group, Item, Mend, Severity},
@@ -17,10 +18,11 @@ pub(crate) fn descriptors(sessions: u64) -> u64 {
 
 /// Looks at everything that `sessions` sessions need.
 pub(crate) fn check(host: &Host, sessions: u64) -> Vec<Item> {
+    let boot = Boot::read(host);
     let mut items = vec![ring(host)];
     items.extend(open_files(host, sessions));
-    items.extend(parameters::check(host, sessions));
-    items.extend(cards::check(host));
+    items.extend(parameters::check(host, &boot, sessions));
+    items.extend(cards::check(host, &boot));
     items.push(huge_pages(host));
     items.extend(nodes(host));
     items.extend(quotas(host));

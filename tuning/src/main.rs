@@ -6,6 +6,7 @@
 extern crate settings;
 
 mod apply;
+mod boot;
 mod capacity;
 mod cards;
 mod check;
@@ -27,9 +28,10 @@ use std::{
     process::ExitCode,
 };
 
+use boot::Boot;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use host::Host;
-use item::{Group, Item, Severity};
+use item::{Group, Item, Mend, Severity};
 use plan::{AtBoot, Change, Kind};
 use record::{Lock, RECORD, Record};
 use table::table;
@@ -101,6 +103,9 @@ struct Apply {
     /// Write them as a shell script with `apply` and `undo`, instead.
     #[arg(long, value_name = "FILE")]
     out_script: Option<PathBuf>,
+    /// Leave kernel parameters to sysctl.d, where a later file wins, but for those of modules.
+    #[arg(long, hide = true)]
+    at_boot: bool,
 }
 
 fn main() -> ExitCode {
@@ -194,7 +199,14 @@ fn change(host: &Host, apply: &Apply) -> Result<(), String> {
         }
         Ok(former) => former,
     };
-    let items = check::check(host, apply.sessions);
+    let mut items = check::check(host, apply.sessions);
+    if apply.at_boot {
+        let boot = Boot::read(host);
+        items.retain(|item| match &item.mend {
+            Mend::Sysctl { name, .. } => plan::is_late(name) && !boot.is_overruled(name),
+            _ => true,
+        });
+    }
     let changes = plan::changes(host, &items, &apply.only);
     let program =
         std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
@@ -283,11 +295,12 @@ fn show(changes: &[Change], items: &[Item], groups: &[Group]) {
     if !changes.is_empty() {
         print!("{}", table(&["CHANGE", "NOW", "THEN", "WHY"], rows));
     }
-    for item in items {
-        if !item.passed
-            && groups.contains(&item.group)
-            && matches!(item.mend, item::Mend::Advice(_))
-        {
+    for item in items.iter().filter(|item| groups.contains(&item.group)) {
+        if item.passed && item.source == boot::SOURCE {
+            let current = item.current.as_deref().unwrap_or_default();
+            println!("{}: {current}, as {}", item.condition, item.why);
+        }
+        if !item.passed && matches!(item.mend, Mend::Advice(_)) {
             println!(
                 "for you to do: {}: {}  ({})",
                 item.condition,

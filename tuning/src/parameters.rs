@@ -1,6 +1,7 @@
 //! Kernel parameters: how many of what so many sessions need.
 
 use crate::{
+    boot::Boot,
     check::descriptors,
     host::Host,
     item::{Group, Item, Mend, Severity},
@@ -169,12 +170,15 @@ fn parameters(sessions: u64) -> Vec<Parameter> {
 
 /// Looks at all of them. What a host does not have is not held against it: a firewall that follows no
 /// connections, a network namespace without the parameters of all.
-pub(crate) fn check(host: &Host, sessions: u64) -> Vec<Item> {
+pub(crate) fn check(host: &Host, boot: &Boot, sessions: u64) -> Vec<Item> {
     let look = |parameter: &Parameter| {
         let path = format!("/proc/sys/{}", parameter.name.replace('.', "/"));
-        Some(item(parameter, &host.read(&path)?))
+        let now = item(parameter, &host.read(&path)?);
+        let later = boot.item(&now, |value| item(parameter, value).passed);
+        Some([Some(now), later].into_iter().flatten())
     };
-    parameters(sessions).iter().filter_map(look).collect()
+    let found = parameters(sessions);
+    found.iter().filter_map(look).flatten().collect()
 }
 
 fn item(parameter: &Parameter, current: &str) -> Item {

@@ -128,6 +128,11 @@ pub(crate) struct AtBoot {
     pub(crate) groups: Vec<Group>,
 }
 
+/// Whether a kernel parameter comes with a module, mostly after sysctl.d was read: the boot unit makes it.
+pub(crate) fn is_late(name: &str) -> bool {
+    name.starts_with("net.netfilter.")
+}
+
 /// The files that keep all these changes over a reboot, with their text.
 pub(crate) fn files(host: &Host, changes: &[Change], boot: &AtBoot) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
@@ -147,6 +152,7 @@ pub(crate) fn files(host: &Host, changes: &[Change], boot: &AtBoot) -> BTreeMap<
                     "# {why} ({source}); it was {before}\n{name} = {after}"
                 )
                 .expect("a String takes all text");
+                others |= is_late(name);
             }
             Kind::Unit { line } => {
                 writeln!(unit, "# {why} ({source})\n{line}").expect("a String takes all text");
@@ -168,7 +174,7 @@ pub(crate) fn files(host: &Host, changes: &[Change], boot: &AtBoot) -> BTreeMap<
         let text = format!(
             "{by}[Unit]\nDescription=online-status tuning of this host\nAfter=network.target\n\n\
              [Service]\nType=oneshot\nRemainAfterExit=yes\n\
-             ExecStart={} apply --yes --sessions {} --only {}\n\n\
+             ExecStart={} apply --yes --sessions {} --only {} --at-boot\n\n\
              [Install]\nWantedBy=multi-user.target\n",
             boot.program,
             boot.sessions,

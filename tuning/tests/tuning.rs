@@ -699,6 +699,112 @@ fn capacity_counts_with_what_the_services_get_and_says_which_it_took() {
     );
 }
 
+/// The files that `check` and `apply` name for a value after a reboot.
+fn after_a_reboot(tree: &Tree) -> Vec<String> {
+    let output = tree.run(&["check", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let items = said["items"].as_array().expect("items");
+    let text = |item: &serde_json::Value| {
+        let name = item["condition"]
+            .as_str()?
+            .strip_suffix(" after a reboot")?;
+        Some(format!(
+            "{name} = {} {}",
+            item["current"].as_str()?,
+            item["passed"]
+        ))
+    };
+    items.iter().filter_map(text).collect()
+}
+
+#[test]
+fn a_later_file_of_sysctl_d_is_named_as_what_wins_after_a_reboot() {
+    let tree = Tree::new();
+    assert_eq!(after_a_reboot(&tree), [""; 0]);
+    // Earlier ones lose, and of two with one name that of /etc counts; so it does when it is empty.
+    tree.write("usr/lib/sysctl.d/50-x.conf", "net.core.somaxconn = 128\n");
+    tree.write("usr/lib/sysctl.d/99-y.conf", "net.core.somaxconn = 129\n");
+    tree.write("etc/sysctl.d/99-y.conf", "");
+    // A pattern loses against a name.
+    tree.write("etc/sysctl.d/99-z.conf", "net.core.* = 3\n");
+    tree.write("etc/sysctl.d/99-z.off", "net.core.somaxconn = 4\n");
+    assert_eq!(after_a_reboot(&tree), [""; 0]);
+    tree.write(
+        "run/sysctl.d/95-x.conf",
+        "# by hand\n-net/core/somaxconn = 1024\nvm.swappiness=5\n",
+    );
+    tree.write("etc/sysctl.d/99-a.conf", "-net.ipv4.tcp_mem\n");
+    let expected = [
+        "net.core.somaxconn = 1024 (/run/sysctl.d/95-x.conf) false",
+        "net.ipv4.tcp_mem = the kernel's own (/etc/sysctl.d/99-a.conf) false",
+        "vm.swappiness = 5 (/run/sysctl.d/95-x.conf) true",
+    ];
+    assert_eq!(after_a_reboot(&tree), expected);
+    // It is so behind the change as before it.
+    for words in [&["apply"][..], &["apply", "--yes"], &["apply"]] {
+        let said = good(&tree.run(words));
+        for part in [
+            "for you to do: net.core.somaxconn after a reboot: net.core.somaxconn = 16384 in /run/sysctl.d/95-x.conf, where it is 1024",
+            "vm.swappiness after a reboot: 5 (/run/sysctl.d/95-x.conf)",
+            "wins over 90-online-status.conf",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(after_a_reboot(&tree), expected);
+    }
+    // Without systemd sysctl.conf is the last; with it, where a link leads to it.
+    tree.write("etc/sysctl.conf", "net.core.somaxconn = 7\n");
+    assert!(after_a_reboot(&tree)[0].contains("= 7 (/etc/sysctl.conf)"));
+    tree.write("usr/lib/systemd/systemd-sysctl", "");
+    assert!(after_a_reboot(&tree)[0].contains("= 1024 ("));
+    let link = tree.0.join("etc/sysctl.d/99-sysctl.conf");
+    std::os::unix::fs::symlink("../sysctl.conf", link).expect("a link");
+    assert!(after_a_reboot(&tree)[0].contains("= 7 (/etc/sysctl.d/99-sysctl.conf)"));
+}
+
+#[test]
+fn what_the_host_has_now_and_a_reboot_takes_away_is_named() {
+    let tree = Tree::new();
+    tree.write("proc/sys/net/core/somaxconn", "65535\n");
+    tree.write("usr/lib/sysctl.d/10-x.conf", "net.core.somaxconn = 128\n");
+    assert_eq!(
+        after_a_reboot(&tree),
+        ["net.core.somaxconn = 128 (/usr/lib/sysctl.d/10-x.conf) false"]
+    );
+}
+
+#[test]
+fn the_boot_unit_leaves_kernel_parameters_to_sysctl_d_but_for_those_of_modules() {
+    let tree = Tree::new();
+    let (tracked, backlog) = (
+        "proc/sys/net/netfilter/nf_conntrack_max",
+        "proc/sys/net/core/somaxconn",
+    );
+    tree.write(tracked, "1000\n");
+    good(&tree.run(&["apply", "--yes", "--only", "network"]));
+    assert!(tree.has(BOOT), "a module comes after sysctl.d was read");
+    let unit = tree.read(BOOT);
+    let words = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .expect("a program");
+    let words: Vec<&str> = words.split(' ').skip(1).collect();
+    tree.write(tracked, "1000\n");
+    tree.write(backlog, "1024\n");
+    good(&tree.run(&words));
+    assert_eq!(tree.read(tracked), "200000");
+    assert_eq!(tree.read(backlog), "1024", "a file of sysctl.d has won");
+    tree.write(tracked, "1000\n");
+    tree.write(
+        "etc/sysctl.d/95-x.conf",
+        "net.netfilter.nf_conntrack_max = 1000\n",
+    );
+    good(&tree.run(&words));
+    assert_eq!(tree.read(tracked), "1000");
+    good(&tree.run(&["undo"]));
+    assert!(!tree.has(SYSCTL) && !tree.has(BOOT) && !tree.has(RECORD));
+}
+
 #[test]
 fn a_later_drop_in_that_would_win_is_named_and_none_is_made_in_vain() {
     let tree = Tree::new();
