@@ -3,7 +3,7 @@
 
 use crate::{
     boot::Boot,
-    cards,
+    capacity, cards,
     host::Host,
     item::{Group, Item, Mend, Severity},
     parameters,
@@ -23,6 +23,7 @@ pub(crate) fn check(host: &Host, sessions: u64) -> Vec<Item> {
     items.extend(open_files(host, sessions));
     items.extend(parameters::check(host, &boot, sessions));
     items.extend(cards::check(host, &boot));
+    items.extend(capacity::check(host, sessions));
     items.push(huge_pages(host));
     items.extend(nodes(host));
     items.extend(quotas(host));

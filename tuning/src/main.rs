@@ -36,6 +36,11 @@ use plan::{AtBoot, Change, Kind};
 use record::{Lock, RECORD, Record};
 use table::table;
 
+/// Sessions on one host at most: 800 GB of memory, and every number for the kernel is one that it takes.
+const MOST: u64 = 100_000_000;
+/// Of all hosts: more than there are people.
+const MOST_OF_ALL: u64 = 100_000_000_000;
+
 /// What a Linux host needs for many sessions, and what it can hold. It changes nothing without --yes.
 #[derive(Parser)]
 #[command(
@@ -58,7 +63,7 @@ enum Command {
     /// that they cannot do without.
     Check {
         /// Sessions on this host.
-        #[arg(long, default_value_t = 100_000)]
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=MOST))]
         sessions: u64,
         /// Print JSON.
         #[arg(long)]
@@ -72,14 +77,14 @@ enum Command {
     /// Says how many sessions this host can hold, by each thing that they take; exit code 1 when they
     /// are fewer than wished for.
     Capacity {
-        /// Sessions wished for.
-        #[arg(long, default_value_t = 100_000)]
+        /// Sessions wished for, of one host or of many.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=MOST_OF_ALL))]
         sessions: u64,
         /// Clients speak TLS with the edge itself.
         #[arg(long)]
         tls: bool,
         /// Addresses of proxies in front of the edge, when all clients come through them.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
         proxies: u64,
         /// Print JSON.
         #[arg(long)]
@@ -92,7 +97,7 @@ enum Command {
 #[derive(Args)]
 struct Apply {
     /// Sessions on this host.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=MOST))]
     sessions: u64,
     /// Groups of changes.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Group::USUAL)]
@@ -199,6 +204,9 @@ fn change(host: &Host, apply: &Apply) -> Result<(), String> {
         }
         Ok(former) => former,
     };
+    if !apply.at_boot {
+        capacity::could_hold(host, apply.sessions)?;
+    }
     let mut items = check::check(host, apply.sessions);
     if apply.at_boot {
         let boot = Boot::read(host);
@@ -351,7 +359,10 @@ fn show_capacity(rows: &[capacity::Row], wished: u64, json: bool) -> bool {
         );
         println!(
             "{}",
-            serde_json::json!({ "wished": wished, "passed": good, "holds": most, "resources": rows })
+            serde_json::json!({
+                "wished": wished, "passed": good, "holds": most, "resources": rows,
+                "advice": capacity::advice(rows, wished),
+            })
         );
         return good;
     }
@@ -380,6 +391,9 @@ fn show_capacity(rows: &[capacity::Row], wished: u64, json: bool) -> bool {
             "fewer than wished"
         };
         println!("this host holds {most} sessions, {word} ({wished}); the bound is {by}");
+        for advice in capacity::advice(rows, wished) {
+            println!("{advice}");
+        }
     }
     good
 }

@@ -699,6 +699,69 @@ fn capacity_counts_with_what_the_services_get_and_says_which_it_took() {
     );
 }
 
+#[test]
+fn more_sessions_than_a_host_can_hold_are_said_to_be_that() {
+    let tree = Tree::new();
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    for (words, most) in [
+        (
+            ["check", "--sessions", "18446744073709551615"],
+            "1..=100000000",
+        ),
+        (["apply", "--sessions", "100000001"], "1..=100000000"),
+        (["apply", "--sessions", "0"], "1..=100000000"),
+        (
+            ["capacity", "--sessions", "100000000001"],
+            "1..=100000000000",
+        ),
+    ] {
+        let output = tree.run(&words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("--sessions") && said.contains(most), "{said}");
+    }
+    tree.write(
+        "proc/meminfo",
+        "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\n",
+    );
+    tree.write("proc/sys/net/ipv4/tcp_mem", "100\t200000\t300000\n");
+    // A GiB holds 100,663 sessions, and two, with nothing else there, 201,326.
+    let said = text(&tree.run(&["check", "--sessions", "1000000"]));
+    assert!(
+        said.contains("1000000 take 10 hosts like this one"),
+        "{said}"
+    );
+    assert!(!text(&tree.run(&["check"])).contains("hosts like this one"));
+    let before = tree.files();
+    let script = tree.0.with_extension("sh");
+    for more in [
+        "--yes",
+        "--only=network",
+        &format!("--out-script={}", script.display()),
+    ] {
+        let said = bad(&tree.run(&["apply", "--sessions", "1000000", more]));
+        assert!(
+            said.contains("choose --sessions 201326 at most; 1000000 take 5 hosts"),
+            "{said}"
+        );
+    }
+    assert!(tree.files() == before && !script.exists());
+    let said = bad_with_output(&tree.run(&["capacity", "--sessions", "100000000000"]));
+    for line in [
+        "memory: it holds 100663 sessions here; 100000000000 take 993414 hosts like this one, or more memory",
+        "net.ipv4.tcp_mem, pressure: online-status-tuning apply --sessions 100663 raises it",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let said = good(&tree.run(&["capacity", "--sessions", "50000"]));
+    assert!(
+        said.ends_with(
+            "as wished (50000); the bound is LimitNOFILE of online-status-edge@.service\n"
+        ),
+        "{said}"
+    );
+}
+
 /// The files that `check` and `apply` name for a value after a reboot.
 fn after_a_reboot(tree: &Tree) -> Vec<String> {
     let output = tree.run(&["check", "--json"]);
