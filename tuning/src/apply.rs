@@ -12,11 +12,13 @@ use crate::{
     host::{Host, same_mask},
     plan::{self, AtBoot, BOOT_UNIT, Change, Kind, MADE_BY, read_value},
     record::{Lock, RECORD, Record, may_write, unfinished, write_whole},
+    units,
 };
 
 /// The link by which the boot unit is enabled.
-const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/online-status-tuning.service";
-const LINKED: &str = "../online-status-tuning.service";
+pub(crate) const ENABLED: &str =
+    "/etc/systemd/system/multi-user.target.wants/online-status-tuning.service";
+pub(crate) const LINKED: &str = "../online-status-tuning.service";
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +98,7 @@ pub(crate) fn apply(
 }
 
 /// The files that keep the changes of `record`, and those of before: of a unit that is not installed
-/// any more, say.
+/// any more, say. At boot there is nothing new to keep.
 fn files_of(
     host: &Host,
     former: &Record,
@@ -104,6 +106,9 @@ fn files_of(
     boot: &AtBoot,
 ) -> BTreeMap<String, String> {
     let mut files = former.files.clone();
+    if boot.is_now {
+        return files;
+    }
     files.extend(plan::files(host, &record.changes, boot));
     files
 }
@@ -168,6 +173,17 @@ pub(crate) fn in_the_way(
         found.push(format!("  {ENABLED}: it is no link to {BOOT_UNIT}"));
     }
     found
+}
+
+/// The files here that an `apply` or a script has made.
+pub(crate) fn made(host: &Host) -> Vec<String> {
+    let drop_ins = units::installed(host).into_iter().map(units::drop_in);
+    let files = drop_ins.chain([plan::SYSCTL_FILE.into(), BOOT_UNIT.into()]);
+    let is_made = |path: &String| {
+        let text = fs::read_to_string(host.at(path));
+        text.is_ok_and(|text| text.starts_with(MADE_BY))
+    };
+    files.filter(is_made).collect()
 }
 
 /// Whether the link of the boot unit is there.
@@ -449,7 +465,16 @@ fn may_undo(host: &Host, record: &Record) -> Result<(), String> {
 
 /// Whether two texts are the same value.
 fn same(a: &str, b: &str) -> bool {
-    a == b || (same_mask(a, b) && a.contains(|c: char| c.is_ascii_digit()) && !a.contains(' '))
+    // Behind a comma of a mask are eight digits, of a list one CPU or some.
+    let is_mask = |text: &str| {
+        let mut words = text.split(',');
+        let is_hex = |word: &str| word.bytes().all(|c| c.is_ascii_hexdigit());
+        words
+            .next()
+            .is_some_and(|word| !word.is_empty() && is_hex(word))
+            && words.all(|word| word.len() == 8 && is_hex(word))
+    };
+    a == b || (is_mask(a) && is_mask(b) && same_mask(a, b))
 }
 
 /// Writes a value and looks whether it is there: what the kernel rounds or ignores is not made.
@@ -513,5 +538,16 @@ fn reload_units(host: &Host) {
         && let Err(error) = run(&["systemctl".into(), "daemon-reload".into()])
     {
         eprintln!("note: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_cpus_is_no_mask() {
+        assert!(same("f", "0000000f") && same("00000002,00000000", "200000000"));
+        assert!(!same("0,2", "2") && !same("0-3", "03") && !same("always", "never"));
     }
 }

@@ -21,9 +21,6 @@ mod table;
 mod units;
 
 use std::{
-    fs,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -34,6 +31,7 @@ use host::Host;
 use item::{Group, Item, Mend, Severity};
 use plan::{AtBoot, Change, Kind};
 use record::{Lock, RECORD, Record};
+use script::Target;
 use table::table;
 
 /// Sessions on one host at most: 800 GB of memory, and every number for the kernel is one that it takes.
@@ -105,7 +103,7 @@ struct Apply {
     /// Make the changes.
     #[arg(long, conflicts_with = "out_script")]
     yes: bool,
-    /// Write them as a shell script with `apply` and `undo`, instead.
+    /// Write them as a shell script with `apply` and `undo`, instead. A file that is no such script is kept.
     #[arg(long, value_name = "FILE")]
     out_script: Option<PathBuf>,
     /// Leave kernel parameters to sysctl.d, where a later file wins, but for those of modules.
@@ -222,17 +220,11 @@ fn change(host: &Host, apply: &Apply) -> Result<(), String> {
         program: program.display().to_string(),
         sessions: apply.sessions,
         groups: apply.only.clone(),
+        is_now: apply.at_boot,
     };
     if let Some(path) = &apply.out_script {
-        let files = plan::files(host, &changes, &boot);
-        write_script(path, &script::script(&changes, &files, apply.sessions))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        println!(
-            "{}: {} changes; sh {0} apply, as root, makes them",
-            path.display(),
-            changes.len()
-        );
-        return Ok(());
+        return write_script(host, &former, &changes, &boot, path)
+            .map_err(|error| format!("{}: {error}", path.display()));
     }
     show(&changes, &items, &apply.only);
     if changes.is_empty() {
@@ -268,15 +260,50 @@ fn change(host: &Host, apply: &Apply) -> Result<(), String> {
     Ok(())
 }
 
-fn write_script(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o755)
-        .open(path)?;
-    file.write_all(text.as_bytes())
+/// Writes the changes as a script, where nothing is lost by that: neither a file, nor the way back of an
+/// earlier script.
+fn write_script(
+    host: &Host,
+    former: &Record,
+    changes: &[Change],
+    boot: &AtBoot,
+    path: &Path,
+) -> Result<(), String> {
+    let target = script::target(path)?;
+    if changes.is_empty() && target == Target::Script {
+        println!(
+            "nothing is to be changed: {} stays as it is",
+            path.display()
+        );
+        return Ok(());
+    }
+    let mut made = apply::made(host);
+    if *former != Record::default() {
+        made.push(RECORD.into());
+    }
+    if !changes.is_empty() && !made.is_empty() {
+        return Err(format!(
+            "not written, as this host has what an earlier apply or script made, which a new script could not take \
+             back: {}. Take that back first (online-status-tuning undo, or undo of that script), or go on with --yes",
+            made.join(", ")
+        ));
+    }
+    let files = plan::files(host, changes, boot);
+    let in_the_way = apply::in_the_way(host, former, &files);
+    if !in_the_way.is_empty() {
+        return Err(apply::ApplyError::InTheWay(in_the_way).to_string());
+    }
+    let link = files.contains_key(plan::BOOT_UNIT);
+    let link = link.then_some((apply::ENABLED, apply::LINKED));
+    let text = script::script(changes, &files, link, boot.sessions);
+    script::write(path, &target, &text).map_err(|error| error.to_string())?;
+    let count = changes.len();
+    let path = path.display();
+    match target {
+        Target::Stream => eprintln!("{count} changes; with apply, as root, the script makes them"),
+        _ => println!("{path}: {count} changes; sh {path} apply, as root, makes them"),
+    }
+    Ok(())
 }
 
 /// The changes, and what a person has to do.

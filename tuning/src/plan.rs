@@ -126,6 +126,8 @@ pub(crate) struct AtBoot {
     pub(crate) program: String,
     pub(crate) sessions: u64,
     pub(crate) groups: Vec<Group>,
+    /// It is the boot unit that calls.
+    pub(crate) is_now: bool,
 }
 
 /// Whether a kernel parameter comes with a module, mostly after sysctl.d was read: the boot unit makes it.

@@ -467,36 +467,299 @@ fn without_a_folder_for_the_files_nothing_is_changed() {
     assert!(said.contains("--only"), "{said}");
 }
 
+/// A script of `--out-script`, beside its tree, and a folder of programs that come first.
+struct Script {
+    path: PathBuf,
+    programs: PathBuf,
+}
+
+impl Script {
+    fn new(tree: &Tree) -> Self {
+        let script = Self {
+            path: tree.0.with_extension("sh"),
+            programs: tree.0.with_extension("programs"),
+        };
+        good(&script.write(tree));
+        script
+    }
+
+    fn write(&self, tree: &Tree) -> Output {
+        tree.run(&["apply", "--out-script", self.path.to_str().expect("UTF-8")])
+    }
+
+    fn run(&self, tree: &Tree, what: &str) -> Output {
+        let paths = std::env::var("PATH").expect("a PATH");
+        let mut command = Command::new("sh");
+        command.arg(&self.path).arg(what).env("ROOT", &tree.0);
+        command.env("PATH", format!("{}:{paths}", self.programs.display()));
+        command.output().expect("a shell")
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        fs::create_dir_all(&self.programs).expect("a folder");
+        let path = self.programs.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its owner");
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // What is left is in the temporary folder.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_dir_all(&self.programs);
+    }
+}
+
 #[test]
 fn the_script_makes_the_same_changes_and_takes_them_back() {
     let (tree, other) = (Tree::new(), Tree::new());
+    let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
+    fs::write(memory, "100 200 300000\n").expect("a file");
     let before = tree.files();
-    let script = tree.0.with_extension("sh");
-    let path = script.to_str().expect("UTF-8");
-    good(&tree.run(&["apply", "--out-script", path]));
+    let script = Script::new(&tree);
     assert_eq!(tree.files(), before);
-    let run = |what: &str| {
-        let done = Command::new("sh")
-            .args([path, what])
-            .env("ROOT", &tree.0)
-            .output();
-        good(&done.expect("a shell"))
-    };
-    run("apply");
-    good(&other.run(&["apply", "--yes"]));
-    for file in [
-        "proc/sys/net/core/somaxconn",
-        "proc/sys/net/ipv4/tcp_mem",
-        HUGE,
-        SYSCTL,
-        "proc/irq/42/smp_affinity_list",
-    ] {
-        assert_eq!(tree.read(file), other.read(file), "{file}");
+    for _ in 0..2 {
+        good(&script.run(&tree, "apply"));
+        good(&other.run(&["apply", "--yes"]));
+        let mut expected = other.files();
+        expected.remove(&other.0.join(RECORD));
+        let relative = |tree: &Tree, files: BTreeMap<PathBuf, Vec<u8>>| {
+            let files = files.into_iter();
+            let file = |(path, text): (PathBuf, _)| {
+                (path.strip_prefix(&tree.0).expect("in it").to_owned(), text)
+            };
+            files.map(file).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(relative(&tree, tree.files()), relative(&other, expected));
     }
-    run("undo");
-    assert_eq!(tree.read("proc/sys/net/core/somaxconn"), "4096");
-    assert!(!tree.has(SYSCTL));
-    fs::remove_file(script).expect("it was written");
+    good(&script.run(&tree, "undo"));
+    assert_eq!(tree.files(), before);
+    assert!(good(&script.run(&tree, "undo")).is_empty());
+}
+
+#[test]
+fn a_script_that_cannot_do_all_of_it_does_nothing_and_says_why() {
+    type Harm = fn(&Tree);
+    let harms: [(Harm, &str); 6] = [
+        // As a read-only /etc: nothing can be made below it.
+        (|tree| tree.write("etc", ""), "/etc/sysctl.d cannot be made"),
+        (
+            |tree| fs::remove_file(tree.0.join(HUGE)).expect("it was there"),
+            "/sys/kernel/mm/transparent_hugepage/enabled cannot be written",
+        ),
+        (
+            |tree| tree.write("proc/sys/vm/swappiness", "20\n"),
+            "/proc/sys/vm/swappiness is 20, and was 60 when this script was written",
+        ),
+        (
+            |tree| tree.write(SYSCTL, "vm.swappiness = 1\n"),
+            "90-online-status.conf is there, and not of this script",
+        ),
+        (
+            |tree| {
+                tree.write(
+                    "etc/systemd/system/multi-user.target.wants/online-status-tuning.service",
+                    "",
+                )
+            },
+            "online-status-tuning.service is there, and not of this script",
+        ),
+        (
+            |tree| {
+                fs::create_dir_all(
+                    tree.0
+                        .join("etc/systemd/system/online-status-tuning.service.online-status-new"),
+                )
+                .expect("a folder")
+            },
+            "online-status-tuning.service cannot be written",
+        ),
+    ];
+    for (harm, part) in harms {
+        let tree = Tree::new();
+        let script = Script::new(&tree);
+        harm(&tree);
+        let before = tree.files();
+        let said = bad(&script.run(&tree, "apply"));
+        assert!(
+            said.contains("nothing was changed") && said.contains(part),
+            "{part}: {said}"
+        );
+        assert_eq!(tree.files(), before, "{part}");
+    }
+    // Neither is anything taken back that cannot be.
+    let tree = Tree::new();
+    let script = Script::new(&tree);
+    good(&script.run(&tree, "apply"));
+    let before = tree.files();
+    let folder = tree.0.join(format!("{SYSCTL}.online-status-new"));
+    fs::create_dir_all(&folder).expect("a folder");
+    let said = bad(&script.run(&tree, "undo"));
+    assert!(
+        said.contains("90-online-status.conf cannot be removed"),
+        "{said}"
+    );
+    assert_eq!(tree.files(), before);
+}
+
+#[test]
+fn a_script_that_fails_or_is_ended_half_way_takes_back_what_it_did() {
+    for (text, part) in [
+        ("exit 1", "ethtool -L eth0 combined 4"),
+        ("kill -TERM $PPID", "it was interrupted"),
+    ] {
+        let tree = Tree::new();
+        tree.write("ethtool/eth0", "Combined: 4\n");
+        let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
+        fs::write(memory, "100 200 300000\n").expect("a file");
+        let before = tree.files();
+        let script = Script::new(&tree);
+        let calls = tree.0.with_extension("calls");
+        script.program(
+            "ethtool",
+            &format!(
+                "cat {}/proc/sys/net/core/somaxconn >>{}\n{text}",
+                tree.0.display(),
+                calls.display()
+            ),
+        );
+        let said = bad(&script.run(&tree, "apply"));
+        assert!(
+            said.contains(part) && said.contains("what had been changed is taken back"),
+            "{said}"
+        );
+        assert!(!said.contains("could not be taken back"), "{said}");
+        assert_eq!(tree.files(), before);
+        assert!(!tree.has("etc/sysctl.d"), "folders");
+        let called = fs::read_to_string(&calls).expect("it was called");
+        assert!(called.starts_with("16384\n"), "behind the values: {called}");
+        fs::remove_file(calls).expect("it was written");
+    }
+    // A kernel that takes a parameter's place and not its value.
+    let tree = Tree::new();
+    let path = tree.0.join("proc/sys/net/core/somaxconn");
+    fs::remove_file(&path).expect("it was there");
+    std::os::unix::fs::symlink("/proc/self/uid_map", &path).expect("a link");
+    let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
+    fs::write(memory, "100 200 300000\n").expect("a file");
+    let before = tree.files();
+    let script = Script::new(&tree);
+    let said = bad(&script.run(&tree, "apply"));
+    assert!(
+        said.contains("somaxconn: ") && said.contains("what had been changed is taken back"),
+        "{said}"
+    );
+    assert_eq!(tree.files(), before);
+}
+
+#[test]
+fn the_script_leaves_what_somebody_has_changed_since_and_says_so() {
+    let tree = Tree::new();
+    let script = Script::new(&tree);
+    good(&script.run(&tree, "apply"));
+    tree.write("proc/sys/net/core/somaxconn", "30000\n");
+    tree.write(SYSCTL, "net.core.somaxconn = 30000\n");
+    let output = script.run(&tree, "undo");
+    good(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        said.matches("somebody has changed it since").count(),
+        2,
+        "{said}"
+    );
+    assert_eq!(tree.read("proc/sys/net/core/somaxconn"), "30000");
+    assert_eq!(tree.read(SYSCTL), "net.core.somaxconn = 30000");
+    assert_eq!(tree.read("proc/sys/vm/swappiness"), "60");
+}
+
+#[test]
+fn the_unit_of_a_script_makes_its_values_at_boot_and_both_can_be_undone() {
+    let tree = Tree::new();
+    tree.write("proc/sys/net/netfilter/nf_conntrack_max", "1000\n");
+    let before = tree.files();
+    let script = Script::new(&tree);
+    good(&script.run(&tree, "apply"));
+    let unit = tree.read(BOOT);
+    let words = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .expect("a program");
+    let words: Vec<&str> = words.split(' ').skip(1).collect();
+    tree.write(HUGE, "always\n");
+    tree.write("proc/sys/net/netfilter/nf_conntrack_max", "1000\n");
+    good(&tree.run(&words));
+    assert_eq!(tree.read(HUGE), "madvise");
+    assert_eq!(
+        tree.read("proc/sys/net/netfilter/nf_conntrack_max"),
+        "200000"
+    );
+    let output = script.run(&tree, "undo");
+    good(&output);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("online-status-tuning undo takes it back")
+    );
+    good(&tree.run(&["undo"]));
+    let mut after = tree.files();
+    let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
+    after.insert(memory.clone(), before[&memory].clone());
+    assert_eq!(after, before);
+}
+
+#[test]
+fn out_script_loses_neither_a_file_nor_the_way_back_of_an_earlier_script() {
+    let tree = Tree::new();
+    let script = Script::new(&tree);
+    let first = fs::read(&script.path).expect("a script");
+    let write = |text: &str| fs::write(&script.path, text).expect("a file");
+    write("#!/bin/sh\necho mine\n");
+    assert!(bad(&script.write(&tree)).contains("no script of online-status-tuning: move it away"));
+    assert_eq!(
+        fs::read(&script.path).expect("a file"),
+        b"#!/bin/sh\necho mine\n"
+    );
+    for before in ["", "#!/bin/sh\n# Tunes this host for 5 sessions\nold\n"] {
+        write(before);
+        good(&script.write(&tree));
+        assert_eq!(fs::read(&script.path).expect("a script"), first);
+    }
+    // A link stays one, and a folder and a stream are what they are.
+    let real = tree.0.with_extension("real.sh");
+    fs::rename(&script.path, &real).expect("one folder");
+    std::os::unix::fs::symlink(&real, &script.path).expect("a link");
+    good(&script.write(&tree));
+    assert!(
+        fs::symlink_metadata(&script.path)
+            .expect("a link")
+            .is_symlink()
+    );
+    assert_eq!(fs::read(&real).expect("a script"), first);
+    fs::rename(&real, &script.path).expect("one folder");
+    let folder = tree.0.to_str().expect("UTF-8");
+    assert!(bad(&tree.run(&["apply", "--out-script", folder])).contains("it is a folder"));
+    let output = tree.run(&["apply", "--out-script", "/dev/stdout"]);
+    assert_eq!(output.stdout, first);
+    assert!(String::from_utf8_lossy(&output.stderr).contains(" changes; with apply"));
+    // Where an administrator's file is in its way, it would stop there.
+    tree.write(SYSCTL, "vm.swappiness = 1\n");
+    assert!(bad(&script.write(&tree)).contains("online-status-tuning has not made it"));
+    fs::remove_file(tree.0.join(SYSCTL)).expect("it was written");
+
+    good(&script.run(&tree, "apply"));
+    assert!(good(&script.write(&tree)).contains("stays as it is"));
+    tree.write("proc/sys/net/core/somaxconn", "1\n");
+    let more = ["apply", "--yes", "--sessions", "1000000"];
+    assert!(bad(&tree.run(&more)).contains("a script of --out-script has made it"));
+    let said = bad(&script.write(&tree));
+    assert!(
+        said.contains("undo of that script") && said.contains(SYSCTL),
+        "{said}"
+    );
+    assert_eq!(fs::read(&script.path).expect("a script"), first);
+    tree.write("proc/sys/net/core/somaxconn", "16384\n");
+    good(&script.run(&tree, "undo"));
+    good(&tree.run(&["apply", "--yes", "--only", "network"]));
+    assert!(bad(&script.write(&tree)).contains("changes.json"));
 }
 
 #[test]
@@ -922,7 +1185,7 @@ fn the_layout_keeps_a_core_from_sessions_where_there_are_enough() {
 fn the_kernels_own_values_are_changed_read_back_and_undone() {
     let script = r#"
         set -eu
-        mount -t tmpfs none /etc/sysctl.d && mount -t tmpfs none /var/lib
+        for folder in /etc/sysctl.d /etc/systemd/system /var/lib; do mount -t tmpfs none $folder; done
         value() { cat /proc/sys/net/core/somaxconn; }
         before=$(value)
         "$PROGRAM" apply --yes --only network
@@ -938,6 +1201,48 @@ fn the_kernels_own_values_are_changed_read_back_and_undone() {
         mount -o remount,ro /etc/sysctl.d
         if "$PROGRAM" apply --yes --only network; then exit 1; fi
         [ "$(value)" = "$before" ]
+        "$PROGRAM" apply --only network --out-script /var/lib/script
+        if sh /var/lib/script apply; then exit 1; fi
+        [ "$(value)" = "$before" ]
+        mount -o remount,rw /etc/sysctl.d
+        sh /var/lib/script apply
+        [ "$(value)" = 16384 ]
+        mount -o remount,ro /etc/sysctl.d
+        if sh /var/lib/script undo; then exit 1; fi
+        [ "$(value)" = 16384 ]
+        mount -o remount,rw /etc/sysctl.d
+        sh /var/lib/script undo
+        [ "$(value)" = "$before" ]
+        [ -z "$(ls /etc/sysctl.d)" ]
+        # What systemd makes of sysctl.d is what check says.
+        boot() {
+          echo "$2" >"/etc/sysctl.d/$1"
+          "$PROGRAM" apply --yes --only network
+          echo 4096 >/proc/sys/net/core/somaxconn
+          /usr/lib/systemd/systemd-sysctl
+          "$PROGRAM" check >/var/lib/said || true
+          "$PROGRAM" undo
+          rm "/etc/sysctl.d/$1"
+        }
+        wins() {
+          boot "$1" "$2"
+          grep "somaxconn after a reboot" /var/lib/said | grep -F "$3 (/etc/sysctl.d/$1)"
+        }
+        loses() {
+          boot "$1" "$2"
+          grep "^net.core.somaxconn .* 16384 .* yes" /var/lib/said
+          if grep "somaxconn after a reboot" /var/lib/said; then exit 1; fi
+        }
+        if [ -x /usr/lib/systemd/systemd-sysctl ]; then
+          wins 95-x.conf '-net/core/somaxconn = 1024' 1024
+          grep "^net.core.somaxconn .* 1024 .* no" /var/lib/said
+          wins 90-onlinf.conf 'net.core.somaxconn=1025' 1025
+          grep "^net.core.somaxconn .* 1025 .* no" /var/lib/said
+          wins 95-x.conf -net.core.somaxconn "the kernel's own"
+          grep "^net.core.somaxconn .* 4096 .* no" /var/lib/said
+          loses 89-x.conf net.core.somaxconn=1026
+          loses 95-x.conf 'net.core.somaxc*=1027'
+        fi
         echo all of it
     "#;
     let words = ["--net", "--mount", "sh", "-c", script];
@@ -953,6 +1258,14 @@ fn the_kernels_own_values_are_changed_read_back_and_undone() {
         return;
     }
     assert_eq!(said.matches("Read-only file system").count(), 2, "{said}");
+    assert!(
+        said.contains("90-online-status.conf cannot be written"),
+        "{said}"
+    );
+    assert!(
+        said.contains("90-online-status.conf cannot be removed"),
+        "{said}"
+    );
     assert!(said.contains("nothing was taken back"), "{said}");
     assert!(good(&done).ends_with("all of it\n"));
 }
