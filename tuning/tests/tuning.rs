@@ -519,6 +519,10 @@ fn the_script_makes_the_same_changes_and_takes_them_back() {
     let before = tree.files();
     let script = Script::new(&tree);
     assert_eq!(tree.files(), before);
+    match Command::new("shellcheck").arg(&script.path).output() {
+        Ok(checked) => drop(good(&checked)),
+        Err(_) => println!("shellcheck is not installed: the script was not checked by it"),
+    }
     for _ in 0..2 {
         good(&script.run(&tree, "apply"));
         good(&other.run(&["apply", "--yes"]));
@@ -561,7 +565,7 @@ fn a_script_that_cannot_do_all_of_it_does_nothing_and_says_why() {
                 tree.write(
                     "etc/systemd/system/multi-user.target.wants/online-status-tuning.service",
                     "",
-                )
+                );
             },
             "online-status-tuning.service is there, and not of this script",
         ),
@@ -571,7 +575,7 @@ fn a_script_that_cannot_do_all_of_it_does_nothing_and_says_why() {
                     tree.0
                         .join("etc/systemd/system/online-status-tuning.service.online-status-new"),
                 )
-                .expect("a folder")
+                .expect("a folder");
             },
             "online-status-tuning.service cannot be written",
         ),
