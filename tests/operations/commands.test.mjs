@@ -203,11 +203,10 @@ test('every block is run here, or said why not', () => {
 });
 
 test('settings in the pages are settings of the edge, and loads are loads of the bench', () => {
-  for (const { name, block } of of('toml')) {
+  for (const { block } of of('toml')) {
     const written = file('block.toml', block);
     if (/^command = /m.test(block)) good(path.join(target, 'online-status-bench'), ['run', written, '--check']);
     else good(path.join(target, 'online-status-edge'), ['config', 'check', '--config', written]);
-    assert.ok(name);
   }
 });
 
