@@ -54,7 +54,7 @@ impl World {
         let pid = alive[self.random.below(alive.len() as u64) as usize];
         match fault {
             Fault::StoreAway if !self.store.away => {
-                self.store.away = true;
+                self.store.go_away(self.now);
                 self.links_break();
                 self.fault("the store goes away", 300, 6_000, Heal::StoreBack);
             }
@@ -227,7 +227,7 @@ impl World {
         self.pass_all();
         match heal {
             Heal::StoreBack => {
-                self.store.away = false;
+                self.store.come_back(self.now);
                 if self.random.once_in(2) {
                     // It was restarted, with all it had.
                     self.store.restart();
@@ -246,7 +246,7 @@ impl World {
             }
             // In half of the worlds that takes a while, in which nobody reaches it.
             Heal::Failover(data) if self.plan.seed.is_multiple_of(2) && !self.store.away => {
-                self.store.away = true;
+                self.store.go_away(self.now);
                 self.links_break();
                 // Who comes before a replica has taken over is read from that one.
                 self.absent_are_lost();
@@ -259,7 +259,7 @@ impl World {
             }
             Heal::Failover(data) => self.promote(*data),
             Heal::Promotion(data) => {
-                self.store.away = false;
+                self.store.come_back(self.now);
                 self.promote(*data);
             }
             Heal::BusBack => self.bus.away = false,

@@ -121,6 +121,9 @@ pub(crate) struct Data {
 pub(crate) struct Redis {
     pub(crate) data: Data,
     pub(crate) away: bool,
+    /// When it last went away, and came back.
+    pub(crate) away_since: u64,
+    pub(crate) back_at: u64,
     /// Whose connections are open, by node and boot.
     pub(crate) alive: BTreeSet<(NodeId, u64)>,
     /// The longest time that a request or an answer travels, ms.
@@ -140,6 +143,17 @@ impl Redis {
             },
             ..Self::default()
         }
+    }
+
+    /// Answers nobody from now on.
+    pub(crate) fn go_away(&mut self, now: u64) {
+        self.away = true;
+        self.away_since = now;
+    }
+
+    pub(crate) fn come_back(&mut self, now: u64) {
+        self.away = false;
+        self.back_at = now;
     }
 
     /// Removes everything; with `restarted` the process is another one, too.

@@ -16,7 +16,7 @@ use super::{
     faults::Heal,
     freshness::Changes,
     mesh::Mesh,
-    plan::{Fault, GRACE, Plan},
+    plan::{Fault, GRACE, Plan, RESPONSE},
     process::{In, Process},
     redis::{Answer, Command, Redis},
     truth::Truth,
@@ -505,13 +505,20 @@ impl World {
         self.absent_are_lost();
     }
 
-    /// Nobody has in memory what those who are not there had set.
+    /// Nobody has in memory what those who are not there had set, nor what those had who came while
+    /// the store did not answer, or have come so lately that it was not read.
     pub(crate) fn absent_are_lost(&mut self) {
+        let away = self.store.away || self.now < self.store.back_at + RESPONSE;
+        let unread = if away {
+            self.store.away_since
+        } else {
+            self.now
+        };
         for index in 0..self.truths.len() {
             let vnode = self.count().vnode(&format!("u{index}"));
             let owner = self.accepted[vnode.index()].taken_by;
             let truth = &mut self.truths[index];
-            let absent = truth.rightly_offline == self.now && !truth.is_hiding_at(owner);
+            let absent = truth.rightly_offline >= unread && !truth.is_hiding_at(owner);
             truth.lost |= absent;
             truth.mode_lost |= absent;
         }

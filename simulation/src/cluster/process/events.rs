@@ -7,6 +7,7 @@ use protocol::Event;
 use super::{In, News, ROOM};
 use crate::cluster::{
     bus::{Kafka, Log, PARTITIONS},
+    plan::Fault,
     world::World,
 };
 
@@ -169,7 +170,8 @@ impl World {
 
     fn gap(&mut self, pid: usize) {
         self.note(|| format!("p{pid} may have missed events"));
-        self.processes[pid].missed |= !self.plan.links;
+        // What links tell again; but there is none to a successor of the same name.
+        self.processes[pid].missed |= !self.plan.links || self.plan.has(Fault::Twin);
         self.processes[pid].tell(&News::Gap);
         for n in 0..self.processes[pid].seats.len() {
             self.schedule_pump(pid, n);
