@@ -49,7 +49,7 @@ pub(crate) struct Truth {
     pub(crate) text_had: bool,
     /// A text that the store did not have when the vnode was taken by force, and the process that was
     /// told it: should that one get the vnode again, and not have seen that it had lost it, it goes by it.
-    /// The same where it had not taken the vnode yet.
+    /// The same where it had not taken the vnode yet, or had lost it unnoticed when it was told.
     pub(crate) kept: Option<(usize, String)>,
     /// A mode that a process was told that had not taken the vnode, and then followed a map in which the
     /// vnode is another's.

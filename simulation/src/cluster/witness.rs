@@ -151,6 +151,9 @@ impl World {
                     truth.rightly_offline = now;
                 }
             }
+            if let Some(text) = message["text"].as_str() {
+                self.truth_of(client).kept = Some((pid, text.to_owned()));
+            }
             self.truth_of(client).set_at = now;
             let there = self.store.epoch(vnode);
             let accepts = there > Epoch::default() && self.epoch_of(pid, vnode) >= there;
