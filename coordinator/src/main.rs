@@ -76,6 +76,7 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
             }
             let config = load(sources)?;
             print!("{}", TABLE.in_effect(&config.show()));
+            (TABLE.overridden(sources).iter()).for_each(|line| println!("# {line}"));
             let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
             lines.iter().for_each(|line| println!("# {line}"));
         }

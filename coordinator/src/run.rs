@@ -8,7 +8,7 @@ use std::{
 
 use coordinator::control::Control;
 use keys::{Keys, KeysError};
-use program::{Condition, ListenError, Service};
+use program::{Condition, ListenError, Service, TooFewFiles};
 use redis_store::{Link, OptionsError};
 use token::DEVELOPMENT_SECRET;
 use tokio::{
@@ -58,6 +58,8 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Store(#[from] OptionsError),
     #[error(transparent)]
+    Files(#[from] TooFewFiles),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the process cannot be set up: {0}")]
     System(#[from] std::io::Error),
@@ -67,16 +69,18 @@ pub(crate) enum RunError {
 
 /// Runs the coordinator until a signal ends it.
 pub(crate) fn run(config: Config) -> Result<(), RunError> {
+    let descriptors = program::connections(RESERVED_DESCRIPTORS)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, descriptors));
     // What is still under way has had its time.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config) -> Result<(), RunError> {
+/// `descriptors`: how many connections the limit of open files allows.
+async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
     let own = &config.coordinator;
     let mut options = config.auth.options();
     let development = options.has_no_key();
@@ -139,9 +143,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
         leaving: leaving.clone(),
         stopping: stopping.clone(),
     });
-    let descriptors = program::raise_open_files().saturating_sub(RESERVED_DESCRIPTORS);
     let limits = Limits {
-        connections: own.max_connections.min(descriptors.max(1)) as usize,
+        connections: own.max_connections.min(descriptors) as usize,
         header_timeout: own.header_timeout,
         shutdown: own.shutdown_timeout,
     };
@@ -154,6 +157,11 @@ async fn serve(config: Config) -> Result<(), RunError> {
         server: tokio::spawn(server::serve(listener, router, limits, metrics, stopping)),
     };
     greet(&app, address);
+    let wanted = own.max_connections;
+    if let Some(line) = program::few_connections(descriptors, "coordinator.max_connections", wanted)
+    {
+        warn!(event = "connections_limited", "{line}");
+    }
     let mut service = Service::new();
     let result = until_told(&app, signals, &mut parts, &mut service).await;
     leaver.stop();

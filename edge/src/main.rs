@@ -43,6 +43,7 @@ mod worker;
 
 use std::process::ExitCode;
 
+use program::log::{Format, LogSettings};
 use settings::ConfigAction;
 use token::TokenError;
 use tracing::{error, warn};
@@ -146,6 +147,14 @@ fn act(
         test_token(&config, invocation);
         return Ok(ExitCode::SUCCESS);
     }
+    if let Action::Config(_) = invocation.action {
+        // What the files would have a running edge log is for whoever checks them.
+        let text = LogSettings {
+            format: Format::Text,
+            ..config.log.clone()
+        };
+        program::log::start(&text).map_err(StartError::System)?;
+    }
     config.check_files()?;
     match invocation.action {
         Action::CheckToken => return Ok(check_token(&config, invocation)),
@@ -154,13 +163,17 @@ fn act(
             start_log(&config, service_links.as_deref(), has_small_pages)?;
             start::run(config, mode)?;
         }
-        Action::Config(_) | Action::Token => check(&config)?,
+        Action::Config(_) | Action::Token => check(&config, sources)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(config: &Config) -> Result<(), Failure> {
+fn check(config: &Config, sources: &Sources) -> Result<(), Failure> {
+    if config.redis.url.is_set() {
+        config.check_links()?;
+    }
     print!("{}", TABLE.in_effect(&config.show()));
+    (TABLE.overridden(sources).iter()).for_each(|line| println!("# {line}"));
     println!(
         "\n# A client that vanishes is offline to its watchers within {} ms:",
         config.ghost_bound()

@@ -13,7 +13,7 @@ use std::{
 
 use keys::{Keys, KeysError};
 use presence::{Core, Settings, WatchBudget};
-use program::ListenError;
+use program::{ListenError, TooFewFiles};
 use ring::{CoreId, Epoch, Member, VnodeCount};
 use tracing::{error, info, warn};
 
@@ -69,17 +69,15 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
+    Files(#[from] TooFewFiles),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(
         "server.cores = {0}: more than the {1} CPUs that this process may use; set at most so many, \
          0 for all of them, or server.pin = false"
     )]
     Cores(usize, usize),
-    #[error(
-        "the kernel does not give an io_uring to this process: {0}. Linux 6.1 or newer is needed; \
-         in a container its seccomp profile has to allow io_uring_setup, io_uring_enter and \
-         io_uring_register"
-    )]
+    #[error("the kernel does not give an io_uring to this process: {}", in_words(.0))]
     Uring(std::io::Error),
     #[error("{0} cores did not finish the shutdown in time")]
     Drain(usize),
@@ -108,11 +106,10 @@ struct Backend {
 pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
     let development = takes_development_secret(&mut config)?;
-    crate::send_ring::SendRing::new().map_err(StartError::Uring)?;
     let cpus = take_cores(&mut config)?;
     let cores = config.server.cores as usize;
-    let reserved = RESERVED_DESCRIPTORS + 16 * cores as u64;
-    let connections = program::raise_open_files().saturating_sub(reserved).max(1);
+    let connections = program::connections(RESERVED_DESCRIPTORS + 16 * cores as u64)?;
+    crate::send_ring::SendRing::new().map_err(StartError::Uring)?;
     let limits = limits(&config, connections as usize);
     let keys = Keys::start(config.auth.options(), config.auth.source().as_ref())?;
     let files = config.tls.files()?;
@@ -210,7 +207,12 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     std::thread::Builder::new()
         .name("admin".into())
         .spawn(move || admin::run(&listeners.admin, &admin_shared))?;
-    announce(&shared, listeners.listen, listeners.admin_address);
+    announce(
+        &shared,
+        listeners.listen,
+        listeners.admin_address,
+        connections,
+    );
     let ended = running::until_end(&shared, &running);
     if let Some(end) = backend.end {
         end.run();
@@ -455,16 +457,33 @@ struct CoreStart {
     links: Option<WorkerLinks>,
 }
 
-/// Why a core ended. That its rings found no memory is mostly a limit, which the error does not name.
+/// Why there is no ring, and what to do. Each error of io_uring_setup(2) has a cause of its own.
 fn in_words(error: &std::io::Error) -> String {
-    if error.kind() != std::io::ErrorKind::OutOfMemory {
-        return error.to_string();
+    use std::io::ErrorKind;
+    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match (error.kind(), setting.trim()) {
+        (ErrorKind::OutOfMemory, _) => format!(
+            "{error}: io_uring takes up to 1 MiB a core, which newer kernels count against the user's limit of \
+             locked memory; raise it (`ulimit -l unlimited`, or LimitMEMLOCK=infinity in a unit of systemd), or \
+             take fewer cores (server.cores)"
+        ),
+        (ErrorKind::PermissionDenied, disabled @ ("1" | "2")) => format!(
+            "{error}: it is off on this host, since kernel.io_uring_disabled = {disabled}; as root: sysctl -w \
+             kernel.io_uring_disabled=0, and a file in /etc/sysctl.d keeps that"
+        ),
+        _ => format!(
+            "{error}. Linux 6.1 or newer is needed; in a container its seccomp profile has to allow \
+             io_uring_setup, io_uring_enter and io_uring_register"
+        ),
     }
-    format!(
-        "{error}: io_uring takes up to 1 MiB a core, which newer kernels count against the user's limit of \
-         locked memory; raise it (`ulimit -l unlimited`, or LimitMEMLOCK=infinity in a unit of systemd), or \
-         take fewer cores (server.cores)"
-    )
+}
+
+/// Why a core ended. That its rings found no memory is mostly a limit, which the error does not name.
+fn in_words_of_core(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::OutOfMemory => in_words(error),
+        _ => error.to_string(),
+    }
 }
 
 impl CoreStart {
@@ -488,7 +507,7 @@ impl CoreStart {
                     event = "core_failed",
                     core = n,
                     "core {n}: {}",
-                    in_words(&error)
+                    in_words_of_core(&error)
                 );
                 program::log::flush();
                 std::process::exit(1);
@@ -565,7 +584,8 @@ async fn accept(worker: Rc<Worker>, listener: monoio::net::TcpListener) {
 }
 
 /// Says that the edge has started: to people in plain text, and in a log of JSON.
-fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
+/// `connections`: how many the limit of open files allows.
+fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr, connections: u64) {
     let admin = format!("{}://{admin}", scheme("http", shared.admin_tls.is_some()));
     let config = &shared.config;
     let store = match &shared.place {
@@ -575,13 +595,9 @@ fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr) {
         }
         None => config.store.data.display().to_string(),
     };
-    if config.server.max_connections > shared.gate.limits.connections as u64 {
-        warn!(
-            event = "connections_limited",
-            "server.max_connections = {}: the limit of open files (ulimit -n) allows {}",
-            config.server.max_connections,
-            shared.gate.limits.connections
-        );
+    let wanted = config.server.max_connections;
+    if let Some(line) = program::few_connections(connections, "server.max_connections", wanted) {
+        warn!(event = "connections_limited", "{line}");
     }
     if program::log::tells_people() {
         greet(shared, listen, &admin, &store);
@@ -637,5 +653,33 @@ fn greet(shared: &Shared, listen: SocketAddr, admin: &str, store: &str) {
         println!(
             "  live page {scheme}://{listen}/  (make a token: online-status-edge token --user alice)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn why_there_is_no_ring_is_said_by_what_the_kernel_answers() {
+        let said = |errno: Errno| StartError::Uring(errno.into()).to_string();
+        let memory = said(Errno::NOMEM);
+        assert!(
+            memory.contains("LimitMEMLOCK") && !memory.contains("seccomp"),
+            "{memory}"
+        );
+        for errno in [Errno::NOSYS, Errno::INVAL] {
+            let other = said(errno);
+            assert!(
+                other.contains("seccomp") && !other.contains("MEMLOCK"),
+                "{other}"
+            );
+        }
+        // On a host that has it, what forbids it is the container's profile.
+        let off = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+        if off.is_ok_and(|off| off.trim() == "0") {
+            assert!(said(Errno::PERM).contains("seccomp"));
+        }
     }
 }

@@ -226,7 +226,18 @@ fn certified(
         };
         wrong(of_key, key, what)
     })?;
-    let mut certified = CertifiedKey::from_der(chain, private, provider).map_err(|error| {
+    let what = wrong_key(&private);
+    let signing = (provider.key_provider.load_private_key(private))
+        .map_err(|_| wrong(of_key, key, what.to_owned()))?;
+    if let Err(error) = EndEntityCert::try_from(&chain[0]) {
+        return Err(wrong(
+            of_certificate,
+            certificate,
+            wrong_certificate(&error),
+        ));
+    }
+    let mut certified = CertifiedKey::new(chain, signing);
+    certified.keys_match().map_err(|error| {
         let named = |setting, path| format!("{setting} = {:?}", shown(path));
         let (certificate, key) = (named(of_certificate, certificate), named(of_key, key));
         TlsError::Pair(certificate, key, error)
@@ -234,7 +245,7 @@ fn certified(
     let mut staple = certificate.as_os_str().to_owned();
     staple.push(".ocsp");
     let staple = PathBuf::from(staple);
-    say_when_of_another_time(of_certificate, certificate, &certified);
+    say_when_refused(of_certificate, certificate, &certified);
     certified.ocsp = match std::fs::read(&staple) {
         Ok(response) if is_sequence(&response) => Some(response),
         Ok(_) => {
@@ -247,9 +258,48 @@ fn certified(
     Ok(Arc::new(certified))
 }
 
-/// Says it when clients will refuse the chain, since its own certificate has ended or not begun. It is used all
-/// the same: it may be this host's clock that is wrong.
-fn say_when_of_another_time(setting: &str, path: &Path, certified: &CertifiedKey) {
+/// What is wrong with a key that cannot be used, and what makes another one.
+fn wrong_key(key: &PrivateKeyDer<'_>) -> &'static str {
+    use ::aws_lc_rs::rsa::KeyPair;
+    let rsa = match key {
+        PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
+        _ => KeyPair::from_pkcs8(key.secret_der()),
+    };
+    match rsa.err().map(|error| error.to_string()).as_deref() {
+        Some("TooSmall") => {
+            "it is an RSA key of fewer than 2048 bits, which clients do not trust; make another key and a \
+             certificate for it: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEW.key"
+        }
+        Some("TooLarge") => {
+            "it is an RSA key of more than 8192 bits, which is not taken; make another key and a certificate \
+             for it: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096 -out NEW.key"
+        }
+        _ => {
+            "it is no key that is taken: RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, or Ed25519; \
+             make another key and a certificate for it: openssl genpkey -algorithm EC -pkeyopt \
+             ec_paramgen_curve:P-256 -out NEW.key"
+        }
+    }
+}
+
+/// What is wrong with a certificate that cannot be used, and what makes another one.
+fn wrong_certificate(error: &webpki::Error) -> String {
+    let what = match error {
+        webpki::Error::UnsupportedCertVersion => {
+            "it is X.509 of version 1, which has no names of hosts, so that clients refuse it"
+                .into()
+        }
+        error => format!("it cannot be used: {error}"),
+    };
+    format!(
+        "{what}; have one of version 3 made, with a subjectAltName, as openssl req -x509 -addext \
+         subjectAltName=DNS:edge-1.example does"
+    )
+}
+
+/// Says it when clients will refuse the chain, since its own certificate has ended or not begun, or has no name. It
+/// is used all the same: it may be this host's clock that is wrong, or clients of its own kind.
+fn say_when_refused(setting: &str, path: &Path, certified: &CertifiedKey) {
     let own = certified.cert.first();
     let Some(own) = own.and_then(|own| EndEntityCert::try_from(own).ok()) else {
         return;
@@ -260,19 +310,27 @@ fn say_when_of_another_time(setting: &str, path: &Path, certified: &CertifiedKey
     let what = match judged.err() {
         Some(webpki::Error::CertExpired { time, not_after }) => {
             let hours = time.as_secs().saturating_sub(not_after.as_secs()) / 3_600;
-            format!("it ended {hours} h ago")
+            format!("it ended {hours} h ago by this host's clock")
         }
         Some(webpki::Error::CertNotValidYet { time, not_before }) => {
             let hours = not_before.as_secs().saturating_sub(time.as_secs()) / 3_600;
-            format!("it begins in {hours} h")
+            format!("it begins in {hours} h by this host's clock")
         }
+        _ if has_no_name(&own) => "it has no name of a host (subjectAltName)".to_owned(),
         _ => return,
     };
     warn!(
         event = "certificate_refused",
-        "{setting} = {path:?}: clients refuse this certificate, {what} by this host's clock; put a good one in its \
+        "{setting} = {path:?}: clients refuse this certificate, {what}; put a good one in its \
          place, and SIGHUP (systemctl reload) has it read"
     );
+}
+
+/// Whether the certificate is for no name and no address; what its subject says counts no more (RFC 6125 §6.4.4).
+fn has_no_name(own: &EndEntityCert<'_>) -> bool {
+    let any = ServerName::try_from("any.invalid").expect("it is a name");
+    let error = own.verify_is_valid_for_subject_name(&any);
+    matches!(error, Err(webpki::Error::CertNotValidForName(names)) if names.presented.is_empty())
 }
 
 /// Whether the bytes are one sequence in DER (X.690 §8.1), as an OCSP response is (RFC 6960 §4.2.1), short enough

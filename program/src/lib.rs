@@ -11,7 +11,7 @@ pub mod metrics;
 mod service;
 
 pub use crate::{
-    descriptors::{open_files, raise_open_files},
+    descriptors::{TooFewFiles, connections, few_connections, open_files},
     listen::{LISTEN_PATIENCE, ListenError, listen},
     service::{Condition, START_PATIENCE, Service, is_service},
 };

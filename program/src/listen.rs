@@ -15,6 +15,9 @@ pub const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two attempts to bind an address that is in use.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// `EMFILE`: the process has as many open files as it may have.
+const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
 /// Why nothing can listen at an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} = {address}: cannot listen there: {error}; {}", Fix(*.address, .error))]
@@ -84,6 +87,9 @@ impl fmt::Display for Fix<'_> {
                 f,
                 "this host has no address {ip} (`ip address` lists those it has; 0.0.0.0 and [::] are all of them)"
             ),
+            _ if self.1.raw_os_error() == Some(TOO_MANY_FILES) => f.write_str(
+                "raise the limit of open files (LimitNOFILE in a unit of systemd, `ulimit -n`)",
+            ),
             _ => f.write_str("choose another address"),
         }
     }
@@ -135,5 +141,8 @@ mod tests {
             );
             assert_eq!(calls.get(), 1);
         }
+        let bind = |_| Err::<(), _>(io::Error::from_raw_os_error(TOO_MANY_FILES));
+        let error = listen("server.listen", free(), bind).expect_err("never");
+        assert!(error.to_string().contains("LimitNOFILE"), "{error}");
     }
 }

@@ -41,14 +41,7 @@ impl Table {
     /// What is given for each setting in the table's order, and what is wrong with how it is given.
     fn given(&self, sources: &Sources) -> (Vec<Given>, Vec<String>) {
         let mut errors = Vec::new();
-        let defaults = self.settings().map(|setting| Given {
-            text: setting.default.to_owned(),
-            place: Place::Default,
-        });
-        let mut given: Vec<Given> = defaults.collect();
-        if let Some(file) = &sources.file {
-            self.read_file(file, &mut given, &mut errors);
-        }
+        let mut given = self.given_in_file(sources, &mut errors);
         self.read_environment(sources, &mut given, &mut errors);
         for (setting, given) in self.settings().zip(&mut given) {
             let flag = setting.flag();
@@ -59,6 +52,50 @@ impl Table {
             }
         }
         (given, errors)
+    }
+
+    /// What the file gives, and the default of each other setting.
+    fn given_in_file(&self, sources: &Sources, errors: &mut Vec<String>) -> Vec<Given> {
+        let defaults = self.settings().map(|setting| Given {
+            text: setting.default.to_owned(),
+            place: Place::Default,
+        });
+        let mut given: Vec<Given> = defaults.collect();
+        if let Some(file) = &sources.file {
+            self.read_file(file, &mut given, errors);
+        }
+        given
+    }
+
+    /// A line for each setting that more than one source gives, with other values: which counts, and which do not.
+    #[must_use]
+    pub fn overridden(&self, sources: &Sources) -> Vec<String> {
+        let of_file = self.given_in_file(sources, &mut Vec::new());
+        let (given, _) = self.given(sources);
+        let mut lines = Vec::new();
+        for ((setting, in_file), given) in self.settings().zip(of_file).zip(given) {
+            let variables = setting.variables().filter_map(|name| {
+                let text = sources.environment.get(&name)?.clone();
+                let place = Place::Variable(name);
+                Some(Given { text, place })
+            });
+            let others: Vec<String> = [in_file]
+                .into_iter()
+                .filter(|given| given.place != Place::Default)
+                .chain(variables)
+                .filter(|other| other.place != given.place && other.text != given.text)
+                .map(|other| other.place.to_string())
+                .collect();
+            if !others.is_empty() {
+                lines.push(format!(
+                    "{} comes from {}; {} says otherwise and does not count",
+                    setting.name(),
+                    given.place,
+                    others.join(" and ")
+                ));
+            }
+        }
+        lines
     }
 
     /// The program and `error`, and below each of its lines, for the settings that this names, where
@@ -171,7 +208,9 @@ fn content_advice(line: &str, named: Option<(&str, Option<String>)>) -> Option<S
         "base64",
         "section end",
     ];
-    if line.contains("do not fit together") || !words.iter().any(|word| line.contains(word)) {
+    // What is wrong is said already, and so is what makes another one.
+    let is_said = line.contains("do not fit together") || line.contains("openssl ");
+    if is_said || !words.iter().any(|word| line.contains(word)) {
         return None;
     }
     let quoted = line
@@ -272,6 +311,46 @@ mod tests {
         );
         let both = [("NODE_ID", "n7"), ("ONLINE_STATUS_NODE_ID", "n8")];
         assert_eq!(read(&table, &both).expect("good").node.id, "n8");
+    }
+
+    #[test]
+    fn what_another_source_says_in_vain_is_named_without_its_value() {
+        let table = table(false);
+        let sources = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            Sources {
+                file: Some(crate::File {
+                    name: "f.toml".into(),
+                    text: Ok(file.into()),
+                }),
+                environment: environment.iter().map(owned).collect(),
+                flags: flags.iter().map(owned).collect(),
+                ..Sources::default()
+            }
+        };
+        let file = "[node]\nmost = 2\n";
+        let one = sources(file, &[("NODE_ID", "n7")], &[("node-is-on", "false")]);
+        assert_eq!(table.overridden(&one), [""; 0]);
+        let same = sources(
+            file,
+            &[("ONLINE_STATUS_NODE_MOST", "2")],
+            &[("node-most", "2")],
+        );
+        assert_eq!(table.overridden(&same), [""; 0]);
+        let variables = [
+            ("ONLINE_STATUS_NODE_MOST", "3"),
+            ("NODE_ID", "n7"),
+            ("ONLINE_STATUS_NODE_ID", "n8"),
+        ];
+        let more = sources(file, &variables, &[("node-most", "4")]);
+        assert_eq!(
+            table.overridden(&more),
+            [
+                "node.id comes from ONLINE_STATUS_NODE_ID; NODE_ID says otherwise and does not count",
+                "node.most comes from --node-most; f.toml, line 2 and ONLINE_STATUS_NODE_MOST says \
+                 otherwise and does not count",
+            ]
+        );
     }
 
     #[test]

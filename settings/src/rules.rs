@@ -1,6 +1,9 @@
 //! Rules that one setting's syntax does not say: ranges, and what settings must be to each other.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{Kind, SettingsError};
 
@@ -45,6 +48,22 @@ impl Rules {
         );
     }
 
+    /// Addresses that one process listens at, each with its setting: no two may be of the same socket. A port 0 is
+    /// whichever is free.
+    pub fn apart(&mut self, addresses: &[(&str, SocketAddr)]) {
+        for (n, (name, address)) in addresses.iter().enumerate() {
+            for (other, taken) in &addresses[..n] {
+                self.rule(
+                    !meet(*address, *taken),
+                    format!(
+                        "{other} = {taken} and {name} = {address} are the same port of the same host; give one of \
+                         them another port"
+                    ),
+                );
+            }
+        }
+    }
+
     /// Origins as browsers send them (RFC 6454 §6.1): a scheme and a host, and a port that is not
     /// the scheme's. Any other would never match. The first label of a host may be `*`.
     pub fn origins<'a>(&mut self, name: &str, values: impl IntoIterator<Item = &'a String>) {
@@ -79,6 +98,19 @@ impl Rules {
             Err(SettingsError(self.0))
         }
     }
+}
+
+/// Whether nothing can listen at both. `0.0.0.0` has all addresses of IPv4 and `[::]` those too, unless a system is
+/// told otherwise (ipv6(7), `bindv6only`).
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, ip: IpAddr| match all {
+        IpAddr::V4(all) => all.is_unspecified() && ip.is_ipv4(),
+        IpAddr::V6(all) => all.is_unspecified(),
+    };
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() != 0
+        && one.port() == other.port()
+        && (ip == other_ip || covers(ip, other_ip) || covers(other_ip, ip))
 }
 
 fn is_origin(text: &str) -> bool {
@@ -130,6 +162,48 @@ pub fn is_origin_of(origin: &str, allowed: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_socket_are_named_with_both_settings() {
+        let broken = |addresses: &[&str]| {
+            let parse = |text: &&str| text.parse::<SocketAddr>().expect("an address");
+            let names = [
+                "server.listen",
+                "server.admin_listen",
+                "cluster.link_listen",
+            ];
+            let named: Vec<_> = names.into_iter().zip(addresses.iter().map(parse)).collect();
+            let mut rules = Rules::default();
+            rules.apart(&named);
+            rules.0
+        };
+        for (one, other) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("0.0.0.0:8080", "127.0.0.1:8080"),
+            ("127.0.0.1:8080", "0.0.0.0:8080"),
+            ("[::]:8080", "127.0.0.1:8080"),
+            ("[::]:8080", "0.0.0.0:8080"),
+            ("[::1]:8080", "[::]:8080"),
+            ("[::ffff:127.0.0.1]:8080", "127.0.0.1:8080"),
+        ] {
+            let errors = broken(&[one, other]);
+            let begin = format!("server.listen = {one} and server.admin_listen = {other} are");
+            assert!(
+                errors.len() == 1 && errors[0].starts_with(&begin),
+                "{errors:?}"
+            );
+        }
+        for (one, other) in [
+            ("127.0.0.1:8080", "127.0.0.1:8081"),
+            ("127.0.0.1:8080", "127.0.0.2:8080"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:8080", "127.0.0.1:8080"),
+            ("0.0.0.0:8080", "[::1]:8080"),
+        ] {
+            assert_eq!(broken(&[one, other]), [""; 0]);
+        }
+        assert_eq!(broken(&["127.0.0.1:1"; 3]).len(), 3);
+    }
 
     #[test]
     fn a_star_stands_for_labels_and_for_nothing_else() {

@@ -119,6 +119,13 @@ test('systemd finds nothing wrong in the units', (t) => {
   }
 });
 
+test('no flag of a unit wins over the environment file', () => {
+  for (const name of units) {
+    const [, words] = unit(name).match(/^ExecStart=(.*)$/m);
+    assert.match(words, /^\/usr\/bin\/online-status-(edge|coordinator) (run|standalone)$/, `${name}: ${words}`);
+  }
+});
+
 test('a unit needs no program that a minimal system lacks, and is started again for ever', () => {
   for (const name of units) {
     const text = unit(name);
@@ -206,7 +213,7 @@ test('docs/logs.md has every event that a program writes to its log, with its le
     for (const [, event, kind] of source.matchAll(/say\(\s*"(\w+)",\s*"(\w+)"/g)) add(event, kind === 'fault' ? 'warn' : 'info');
     assert.doesNotMatch(source, /\b(?:error|warn|info)!\((?!\s*event\b)/, `an event without a name: ${name}`);
     // What a value is called in the log stands in a function of its type.
-    for (const [body] of source.matchAll(/const fn event\(&?self\)[^}]*?\{[^}]*\}[^}]*\}/gs)) {
+    for (const [body] of source.matchAll(/const fn event\(&?self\).*?\n    \}\n/gs)) {
       for (const [, event] of body.matchAll(/=> "(\w+)"/g)) add(event, undefined);
     }
   }

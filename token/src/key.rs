@@ -97,8 +97,9 @@ pub(crate) fn read_pem(path: &Path) -> Result<Key, KeyError> {
     let (kind, decoding) = good.ok_or_else(|| {
         wrong("it is no RSA, EC (P-256, P-384) or Ed25519 public key in PEM".into())
     })?;
-    // The modulus is all but a few dozen bytes of it.
-    if kind == KeyKind::Rsa && der.len() * 8 < MIN_RSA_BITS {
+    // Of the file, which may be a certificate, the key alone: the modulus is all but a few bytes of it.
+    let is_short = |key: &[u8]| key.len() * 8 < MIN_RSA_BITS;
+    if kind == KeyKind::Rsa && decoding.try_get_as_bytes().is_ok_and(is_short) {
         return Err(wrong(TOO_SHORT.into()));
     }
     Ok(Key {

@@ -5,6 +5,8 @@
 mod kafka;
 mod table;
 
+use std::net::SocketAddr;
+
 use ring::VnodeSet;
 use settings::{Kind, Rules, Table};
 pub(crate) use settings::{Secret, SettingsError, Sources};
@@ -74,6 +76,7 @@ impl Config {
                 Err(error) => rules.good(Err::<(), _>(error)),
             }
             rules.good(crate::cluster::node_id(self));
+            rules.good(self.check_links());
             let links = self.share.link_listen;
             rules.rule(
                 !(self.share.link_key.is_set()
@@ -100,11 +103,30 @@ impl Config {
         rules.finish()
     }
 
+    /// Where an edge listens; the last one in a cluster alone, when there is a key for links.
+    fn addresses(&self) -> [(&'static str, SocketAddr); 3] {
+        [
+            ("server.listen", self.server.listen),
+            ("server.admin_listen", self.server.admin_listen),
+            ("cluster.link_listen", self.share.link_listen),
+        ]
+    }
+
+    /// What is wrong with where links are taken, for a node of a cluster.
+    pub(crate) fn check_links(&self) -> Result<(), SettingsError> {
+        let mut rules = Rules::default();
+        if self.share.link_key.is_set() {
+            rules.apart(&self.addresses());
+        }
+        rules.finish()
+    }
+
     /// The rules that one setting's syntax does not say.
     fn check(&self) -> Result<(), SettingsError> {
         let (server, presence) = (&self.server, &self.presence);
         let mut rules = Rules::default();
         self.check_bounds(&mut rules);
+        rules.apart(&self.addresses()[..2]);
         let id = &self.node.id;
         rules.rule(
             id.is_empty() || ring::NodeId::parse(id).is_ok(),

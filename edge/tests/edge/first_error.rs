@@ -269,6 +269,25 @@ fn a_mistake_in_flags_or_between_settings_is_named_with_each_of_them() {
             ][..],
         ),
         (
+            &["--server-admin-listen", "0.0.0.0:8080"],
+            &[
+                "server.listen = 127.0.0.1:8080 and server.admin_listen = 0.0.0.0:8080 are the same port",
+                "comes from --server-admin-listen",
+                "server.listen = \"127.0.0.1:8080\" is the default",
+            ],
+        ),
+        (
+            &[
+                "--redis-url",
+                "redis://h",
+                "--cluster-link-key",
+                SECRET,
+                "--cluster-link-listen",
+                "127.0.0.1:8081",
+            ],
+            &["server.admin_listen = 127.0.0.1:8081 and cluster.link_listen = 127.0.0.1:8081 are"],
+        ),
+        (
             &["--server-listen", ":8080"],
             &["0.0.0.0:8080, or [::]:8080"],
         ),

@@ -431,13 +431,16 @@ fn a_proxy_header_of_anyone_else_is_refused_by_the_setting_s_name() {
         }
         // Who sends none is served.
         assert_eq!(status_behind(&edge, b"", READY), 200);
-        let log = std::fs::read_to_string(&log).expect("a log");
-        assert_eq!(
-            log.matches("server.proxy_protocol and server.trusted_proxies")
-                .count(),
-            1,
-            "{log}"
-        );
+        let said = || {
+            let log = std::fs::read_to_string(&log).expect("a log");
+            let line = "server.proxy_protocol and server.trusted_proxies";
+            log.matches(line).count()
+        };
+        // The log is written by a thread of its own.
+        while said() == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(said(), 1);
     }
     let nobody = Command::new(env!("CARGO_BIN_EXE_online-status-edge"))
         .args(["standalone", "--server-proxy-protocol", "true"])

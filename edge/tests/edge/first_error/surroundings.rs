@@ -37,6 +37,18 @@ fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_not
             ],
         ),
         (
+            &[
+                "--cluster-link-key",
+                SECRET,
+                "--cluster-link-listen",
+                "0.0.0.0:8080",
+            ],
+            &[
+                "server.listen = 127.0.0.1:8080 and cluster.link_listen = 0.0.0.0:8080 are the same port",
+                "comes from --cluster-link-listen",
+            ],
+        ),
+        (
             &["--kafka-properties", "acks=0"],
             &["kafka.properties has acks, which is not free to choose"],
         ),
@@ -95,6 +107,24 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
     ] {
         let output = edge(&folder, &[&with[..], flags].concat(), &[]);
         assert_said(&said(1, &output), parts);
+    }
+    for most in ["10", "64"] {
+        let binary = env!("CARGO_BIN_EXE_online-status-edge");
+        let line = format!("ulimit -n {most}; exec \"$0\" standalone --listen 127.0.0.1:0 \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &line, binary])
+            .args(&with[1..])
+            .current_dir(&folder.0)
+            .output();
+        let parts = [
+            &*format!("the limit of open files is {most}, and "),
+            "are for the program itself",
+            "LimitNOFILE",
+            "ulimit -n",
+        ];
+        let text = said(1, &output.expect("a shell"));
+        assert_said(&text, &parts);
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
     // The most that may be set are 64.
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < 64) {
@@ -193,6 +223,112 @@ fn what_is_in_a_file_that_is_no_certificate_or_key_is_said() {
         words.extend(pair);
         assert_said(&said(2, &edge(&folder, &words, &[])), &[part]);
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_or_key_that_nobody_trusts_is_said() {
+    let folder = Folder::new();
+    let openssl = |line: &str| {
+        let words = line.split(' ');
+        let made = Command::new("openssl")
+            .args(words)
+            .current_dir(&folder.0)
+            .output();
+        let made = made.expect("OpenSSL is there");
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{line}: {said}");
+    };
+    let own = "-x509 -days 2 -subj /CN=localhost -nodes";
+    let named = "-addext subjectAltName=DNS:localhost";
+    openssl(&format!(
+        "req {own} {named} -newkey rsa:1024 -keyout short.key -out short.pem"
+    ));
+    openssl("rsa -traditional -in short.key -out short.pkcs1");
+    openssl(&format!(
+        "req {own} {named} -newkey ec -pkeyopt ec_paramgen_curve:secp256k1 -keyout curve.key -out curve.pem"
+    ));
+    openssl("req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout v1.key -out v1.csr");
+    openssl("x509 -req -in v1.csr -signkey v1.key -days 2 -out v1.pem");
+    openssl(&format!(
+        "req {own} -newkey rsa:2048 -keyout nameless.key -out nameless.pem"
+    ));
+    for (certificate, key, parts) in [
+        (
+            "short.pem",
+            "short.key",
+            &["tls.key = \"short.key\": it is an RSA key of fewer than 2048 bits"][..],
+        ),
+        (
+            "short.pem",
+            "short.pkcs1",
+            &["tls.key = \"short.pkcs1\": it is an RSA key of fewer than 2048 bits"],
+        ),
+        (
+            "curve.pem",
+            "curve.key",
+            &[
+                "tls.key = \"curve.key\": it is no key that is taken",
+                "P-256",
+            ],
+        ),
+        (
+            "v1.pem",
+            "v1.key",
+            &[
+                "tls.certificate = \"v1.pem\": it is X.509 of version 1",
+                "subjectAltName=DNS:",
+            ],
+        ),
+        ("nameless.pem", "v1.key", &["do not fit together"]),
+    ] {
+        let pair = ["--tls-certificate", certificate, "--tls-key", key];
+        let output = edge(&folder, &[&["config", "check"], &pair[..]].concat(), &[]);
+        let text = said(2, &output);
+        assert_said(&text, parts);
+        let both = text.contains("do not fit together");
+        assert_eq!(both, certificate == "nameless.pem", "{text}");
+        assert!(!text.contains(" has: "), "that much is known: {text}");
+    }
+    // A certificate may be the public key of tokens.
+    let public = ["--auth-algorithms", "RS256", "--auth-public-key"];
+    for (file, code) in [("short.pem", 2), ("nameless.pem", 0)] {
+        let output = edge(
+            &folder,
+            &[&["config", "check"], &public[..], &[file]].concat(),
+            &[],
+        );
+        let text = said(code, &output);
+        let part = "an RSA key needs at least 2048 bits";
+        assert_eq!(text.contains(part), code == 2, "{text}");
+    }
+    // One that clients refuse is used, and named.
+    let pair = [
+        "--tls-certificate",
+        "nameless.pem",
+        "--tls-key",
+        "nameless.key",
+    ];
+    let output = edge(&folder, &[&["config", "check"], &pair[..]].concat(), &[]);
+    let text = said(0, &output);
+    assert!(
+        text.contains("tls.certificate") && text.contains("it has no name of a host"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_source_that_does_not_count_is_named_by_config_check() {
+    let folder = Folder::new();
+    let variable = ("ONLINE_STATUS_STORE_DATA", OsString::from("/srv/records"));
+    let check = |flags: &[&str]| {
+        let arguments = [&["config", "check"], flags].concat();
+        let output = edge(&folder, &arguments, std::slice::from_ref(&variable));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let text = check(&["--data", "/var/lib/records"]);
+    let line = "# store.data comes from --store-data; ONLINE_STATUS_STORE_DATA says otherwise and does not count\n";
+    assert!(text.contains(line), "{text}");
+    assert!(!check(&[]).contains("does not count"));
 }
 
 #[test]
