@@ -424,8 +424,14 @@ async function enter() {
 
 $('enter').addEventListener('submit', (event) => {
   event.preventDefault();
-  token = $('token').value.trim();
+  const given = $('token').value.trim().replace(/^bearer\s+/i, '');
   $('token').value = '';
+  // No header may have anything else, and a browser says so in words for programmers.
+  if (!/^[\x21-\x7e]+$/.test(given)) {
+    $('refused').textContent = 'This is no token: one has letters, digits and the signs . - _ alone, and no spaces. Copy it again, without what stands around it.';
+    return;
+  }
+  token = given;
   enter();
 });
 $('leave').addEventListener('click', () => leave());

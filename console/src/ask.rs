@@ -187,7 +187,9 @@ fn read_token(path: &PathBuf) -> Result<String, TopError> {
     let token = text.trim();
     match token.bytes().all(|byte| byte.is_ascii_graphic()) {
         true if (1..=MAX_TOKEN_FILE).contains(&token.len()) => Ok(token.to_owned()),
-        _ => Err(wrong("it must hold one token".into())),
+        _ => Err(wrong(
+            "it must hold one token and nothing else: letters, digits, and the signs . - _".into(),
+        )),
     }
 }
 

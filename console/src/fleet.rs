@@ -144,13 +144,13 @@ pub struct Problem {
     pub message: String,
 }
 
-/// A fault, a move or a takeover of the fleet, as the timeline shows it.
+/// A fault, a rebalance or a takeover of the fleet, as the timeline shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {
     /// When, ms since 1970 (UTC).
     pub at: u64,
-    /// `node`, `fault`, `recovery`, `move` or `map`.
+    /// `node`, `drain`, `fault`, `recovery`, `move` or `map`.
     pub kind: String,
     /// What, for people.
     pub message: String,

@@ -103,22 +103,29 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
         return Ok(());
     }
     let follows = arguments.get_flag("follow");
-    if let Some(given) = text("start") {
+    let started = text("start");
+    if let Some(given) = started {
         let minutes = given.parse::<u64>().ok();
         let minutes = minutes.filter(|minutes| (1..=TRACE_MINUTES.0).contains(minutes));
         let minutes = minutes.ok_or_else(|| TopError::Minutes(given.clone()))?;
         server.trace::<Value>("PUT", user, &format!(r#"{{"minutes":{minutes}}}"#))?;
         if !follows {
-            println!("{user:?} is traced for {minutes} min; --follow shows its steps");
+            println!(
+                "{user:?} is traced for {minutes} min, by all edges within a second; --follow shows its steps"
+            );
             return Ok(());
         }
     }
     let mut shown = Shown::new(is_json);
-    if !follows {
-        shown.show(seen(&server, user)?.steps);
-        return Ok(());
+    if follows {
+        return follow(&server, user, started.is_some(), &mut shown);
     }
-    follow(&server, user, &mut shown)
+    let told = seen(&server, user)?;
+    if told.steps.is_empty() && !is_json {
+        println!("{user:?} is traced, and there is no step of it yet; --follow waits for them");
+    }
+    shown.show(told.steps);
+    Ok(())
 }
 
 /// The steps of the user; an error when there are none, and none can come.
@@ -130,11 +137,15 @@ fn seen(server: &Server, user: &str) -> Result<Told, TopError> {
     }
 }
 
-/// Shows steps one look after they were seen first, in order, until the trace ends.
-fn follow(server: &Server, user: &str, shown: &mut Shown) -> Result<(), TopError> {
+/// Shows steps one look after they were seen first, in order, until the trace ends. `started`: just now, which a
+/// coordinator of an older release knows half a second later.
+fn follow(server: &Server, user: &str, started: bool, shown: &mut Shown) -> Result<(), TopError> {
+    if !started {
+        seen(server, user)?;
+    }
     let mut known: HashSet<(String, u64, u64)> = HashSet::new();
     let mut held: Vec<TraceStep> = Vec::new();
-    // A coordinator may not have read yet that the trace was started, nor edges have brought the last steps.
+    // Edges may not have brought the last steps.
     let mut patience = 3;
     loop {
         let told: Told = server.trace("GET", user, "")?;

@@ -18,7 +18,7 @@ use protocol::{Lease, Version};
 use ring::{Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
 
 use self::member::Member;
-pub use self::view::{MemberView, Note, Problem, State};
+pub use self::view::{MemberView, Moved, Note, Problem, State};
 
 /// Nodes that are followed; further ones, by name, are ignored and named as a problem.
 pub const MAX_MEMBERS: usize = 1_024;
@@ -377,7 +377,7 @@ impl Control {
         if self.abandoned.is_some_and(|(version, _)| seen(version)) {
             self.abandoned = None;
         }
-        notes.push(Note::Map(map.version()));
+        notes.push(Note::Map(map.version(), moves(self.map.as_ref(), &map)));
         self.map = Some(map);
         self.forming_since = None;
     }
@@ -385,10 +385,22 @@ impl Control {
 
 /// How many vnodes have another owner in `next` than in `map`, or the owner's next life.
 fn changes(map: Option<&Map>, next: &Map) -> usize {
-    let owner = |map: &Map, vnode| {
-        map.owner(vnode)
-            .map(|(node, _)| (node.id.clone(), node.boot))
-    };
-    let changed = |vnode: &Vnode| map.and_then(|map| owner(map, *vnode)) != owner(next, *vnode);
-    next.count().all().filter(changed).count()
+    moves(map, next).iter().map(|moved| moved.vnodes).sum()
+}
+
+/// From whom to whom they go, by the nodes' names.
+fn moves(map: Option<&Map>, next: &Map) -> Vec<Moved> {
+    fn owner(map: &Map, vnode: Vnode) -> Option<(&NodeId, u64)> {
+        map.owner(vnode).map(|(node, _)| (&node.id, node.boot))
+    }
+    let mut between: BTreeMap<_, usize> = BTreeMap::new();
+    for vnode in next.count().all() {
+        let (from, to) = (map.and_then(|map| owner(map, vnode)), owner(next, vnode));
+        if from != to {
+            let name = |owner: Option<(&NodeId, u64)>| owner.map(|(id, _)| id.clone());
+            *between.entry((name(from), name(to))).or_default() += 1;
+        }
+    }
+    let moved = |((from, to), vnodes)| Moved { from, to, vnodes };
+    between.into_iter().map(moved).collect()
 }

@@ -2,7 +2,7 @@
 //! decided, and shows what is known now. It owns the order of what is read; it decides nothing.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,9 +21,10 @@ use crate::{
     clock,
     leadership::Leadership,
     metrics::Metrics,
-    picture::{Happened, Picture, Published, remember},
+    picture::{Picture, Published},
     probe,
     stop::Stop,
+    timeline::Timeline,
 };
 
 /// How long after a new map the looks come more often: the nodes report what they have done, and
@@ -61,7 +62,7 @@ pub(crate) struct Fleet {
     picture: watch::Sender<Arc<Picture>>,
     map: watch::Sender<Option<Arc<Published>>>,
     look: Arc<Notify>,
-    events: VecDeque<Happened>,
+    timeline: Timeline,
     read_at: Option<Instant>,
     /// The time at which the map changed last.
     changed_at: Option<Instant>,
@@ -71,6 +72,8 @@ pub(crate) struct Fleet {
     unwritten: Option<String>,
     problems: Vec<String>,
     writing: Option<Note>,
+    /// The names that an operator drains, as of the last reading.
+    drained: Option<BTreeSet<String>>,
 }
 
 impl Fleet {
@@ -81,6 +84,7 @@ impl Fleet {
         metrics: Arc<Metrics>,
         poll: Duration,
         closed_for: Duration,
+        step: u64,
     ) -> (Self, Shown) {
         let (picture, shown_picture) = watch::channel(Arc::new(Picture::empty()));
         let (map, shown_map) = watch::channel(None);
@@ -100,7 +104,7 @@ impl Fleet {
             picture,
             map,
             look,
-            events: VecDeque::new(),
+            timeline: Timeline::new(step),
             read_at: None,
             changed_at: None,
             leader: None,
@@ -108,6 +112,7 @@ impl Fleet {
             unwritten: None,
             problems: Vec::new(),
             writing: None,
+            drained: None,
         };
         (fleet, shown)
     }
@@ -188,7 +193,7 @@ impl Fleet {
         self.metrics.looked(reading.is_ok(), started.elapsed());
         for notice in self.link.take_notices() {
             warn!(event = "redis_notice", "{notice}");
-            remember(&mut self.events, clock::wall_ms(), "fault", notice);
+            self.timeline.add(clock::wall_ms(), "fault", notice);
         }
         match &reading {
             Ok(_) => {
@@ -211,6 +216,9 @@ impl Fleet {
         }
         let token = self.leadership.token();
         let reading = reading.ok();
+        if let Some(reading) = &reading {
+            self.note_drains(&reading.drained).await;
+        }
         let drained = reading.as_ref().map(|reading| reading.drained.clone());
         let observation = Observation {
             leading: token.is_some(),
@@ -345,7 +353,7 @@ impl Fleet {
             suspects: self.control.suspects(),
             leading,
             leader: self.leader.clone(),
-            events: self.events.clone(),
+            events: self.timeline.shown(),
             read_at: self.read_at,
         }));
     }
@@ -364,7 +372,38 @@ impl Fleet {
             Note::ClosedTogether(_) => self.metrics.hinted("together"),
             _ => {}
         }
-        self.say(note.event(), note.kind(), note.to_string());
+        if let Some(kind) = note.kind() {
+            return self.say(note.event(), kind, note.to_string());
+        }
+        info!(event = note.event(), "{note}");
+        if let Note::Map(version, moved) = note {
+            self.timeline.add_map(clock::wall_ms(), *version, moved);
+        }
+    }
+
+    /// Notes which nodes an operator drains now and did not at the look before, and no more.
+    async fn note_drains(&mut self, drained: &BTreeSet<String>) {
+        let Some(before) = self.drained.replace(drained.clone()) else {
+            return;
+        };
+        let changed: Vec<(&String, bool)> = (before.symmetric_difference(drained))
+            .map(|name| (name, drained.contains(name)))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        // Who it was is not worth a look that fails.
+        let by = self.link.drained_by(&changed).await.unwrap_or_default();
+        for (n, (name, drains)) in changed.into_iter().enumerate() {
+            let mut text = match drains {
+                true => format!("node {name} is drained"),
+                false => format!("node {name} is drained no more"),
+            };
+            if let Some(Some(by)) = by.get(n) {
+                text += &format!(", as {by:?} asked");
+            }
+            self.timeline.add(clock::wall_ms(), "drain", text);
+        }
     }
 
     fn name_problems(&mut self) {
@@ -387,11 +426,11 @@ impl Fleet {
             "fault" => warn!(event, "{text}"),
             _ => info!(event, "{text}"),
         }
-        remember(&mut self.events, clock::wall_ms(), kind, text);
+        self.timeline.add(clock::wall_ms(), kind, text);
     }
 
     fn complain(&mut self, event: &'static str, text: String) {
         error!(event, "{text}");
-        remember(&mut self.events, clock::wall_ms(), "fault", text);
+        self.timeline.add(clock::wall_ms(), "fault", text);
     }
 }

@@ -27,13 +27,13 @@ use axum::{
 };
 use console::History;
 use keys::Keys;
-use protocol::policy::List;
+use protocol::{Policy, policy::List};
 use redis_store::Link;
 use ring::VnodeCount;
 use tokio::{sync::Semaphore, time::timeout};
 
 use self::answer::Refusal;
-use crate::{fleet::Shown, metrics::Metrics, picture::Picture, stop::Stop};
+use crate::{fleet::Shown, metrics::Metrics, picture::Picture, policy::Looks, stop::Stop};
 
 /// Says for how many seconds an answer may be outdated; absent when it is not.
 pub(crate) const STALE: HeaderName = HeaderName::from_static("online-status-stale");
@@ -77,6 +77,7 @@ pub(crate) struct App {
     pub(crate) link: Link,
     pub(crate) vnodes: VnodeCount,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) looks: Looks,
     /// Tokens of the public development secret are accepted, and none is needed.
     pub(crate) development: bool,
     pub(crate) admin_scope: String,
@@ -110,6 +111,12 @@ impl App {
 
     fn picture(&self) -> Arc<Picture> {
         Arc::clone(&self.shown.picture.borrow())
+    }
+
+    /// What administrators have decreed so far, whichever coordinator they asked.
+    async fn policy(&self) -> Arc<Policy> {
+        self.looks.look().await;
+        self.keys.policy()
     }
 
     /// For how many seconds the picture may be outdated.

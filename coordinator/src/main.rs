@@ -18,6 +18,7 @@ mod probe;
 mod run;
 mod server;
 mod stop;
+mod timeline;
 
 use std::process::ExitCode;
 

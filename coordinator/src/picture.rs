@@ -1,11 +1,7 @@
 //! What this replica knows of the fleet, as the HTTP side shows it: made after each look at the
 //! store, shared, never changed.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use axum::body::Bytes;
 use coordinator::control::{MemberView, Problem};
@@ -13,8 +9,7 @@ use redis_store::Leader;
 use ring::{Epoch, Map, NodeId, Vnode};
 use serde_json::{Value, json};
 
-/// Things that have happened and are shown, at most.
-const EVENTS: usize = 200;
+use crate::timeline::Happened;
 
 /// A map in the forms that are handed out.
 pub(crate) struct Published {
@@ -85,18 +80,10 @@ pub(crate) struct Picture {
     pub(crate) suspects: BTreeSet<NodeId>,
     pub(crate) leading: bool,
     pub(crate) leader: Option<Leader>,
-    pub(crate) events: VecDeque<Happened>,
+    /// The oldest first.
+    pub(crate) events: Arc<[Happened]>,
     /// When the store last showed all of this; `None`: never.
     pub(crate) read_at: Option<Instant>,
-}
-
-/// An event of the fleet, with its time.
-#[derive(Debug, Clone)]
-pub(crate) struct Happened {
-    pub(crate) wall_ms: u64,
-    /// One of few words, by which people tell what matters.
-    pub(crate) kind: &'static str,
-    pub(crate) text: String,
 }
 
 impl Picture {
@@ -110,27 +97,10 @@ impl Picture {
             suspects: BTreeSet::new(),
             leading: false,
             leader: None,
-            events: VecDeque::new(),
+            events: Arc::default(),
             read_at: None,
         }
     }
-}
-
-/// Adds an event, and forgets the oldest above the limit.
-pub(crate) fn remember(
-    events: &mut VecDeque<Happened>,
-    wall_ms: u64,
-    kind: &'static str,
-    text: String,
-) {
-    if events.len() == EVENTS {
-        events.pop_front();
-    }
-    events.push_back(Happened {
-        wall_ms,
-        kind,
-        text,
-    });
 }
 
 #[cfg(test)]

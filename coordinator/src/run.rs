@@ -105,6 +105,7 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
 
     let metrics = Arc::new(Metrics::default());
     let (leaver, leaving) = stop();
+    let (looks, asked) = policy::looks();
     let (stopper, stopping) = stop();
     let (candidate, leadership) = Candidate::new(
         link.clone(),
@@ -113,7 +114,7 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
         Arc::clone(&metrics),
     );
     let options = config.control();
-    let vnodes = options.vnodes;
+    let (vnodes, step) = (options.vnodes, options.step_timeout);
     let (fleet, shown) = Fleet::new(
         link.clone(),
         Control::new(options),
@@ -121,6 +122,7 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
         Arc::clone(&metrics),
         own.poll,
         config.rebalance.closed_for,
+        step,
     );
     let app = Arc::new(App {
         id,
@@ -128,6 +130,7 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
         link,
         vnodes,
         keys: Arc::clone(&keys),
+        looks,
         development,
         longest_life: config.auth.longest_life(),
         admin_scope: config.auth.admin_scope.clone(),
@@ -149,7 +152,12 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
         shutdown: own.shutdown_timeout,
     };
     tokio::spawn(http::operator::remember(Arc::clone(&app), stopping.clone()));
-    tokio::spawn(policy::keep(app.link.clone(), keys, stopping.clone()));
+    tokio::spawn(policy::keep(
+        app.link.clone(),
+        keys,
+        asked,
+        stopping.clone(),
+    ));
     let router = http::router(Arc::clone(&app));
     let mut parts = Parts {
         candidate: tokio::spawn(candidate.run(leaving)),

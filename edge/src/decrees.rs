@@ -11,7 +11,7 @@ use std::{
 use keys::Keys;
 use protocol::{
     Policy, Survey,
-    policy::{Entry, MAX_ENTRIES, Subject},
+    policy::{Entry, MAX_ENTRIES, PolicyError, Subject},
 };
 use tracing::error;
 
@@ -27,6 +27,8 @@ pub(crate) enum DecreeError {
     Read(PathBuf, String),
     #[error("there are {MAX_ENTRIES} entries, and no more may be")]
     Full,
+    #[error(transparent)]
+    Refused(#[from] PolicyError),
     #[error("{0:?} cannot be written: {1}")]
     Write(PathBuf, io::Error),
 }
@@ -74,6 +76,9 @@ impl Decrees {
         }
         if !is_there && policy.len() >= MAX_ENTRIES {
             return Err(DecreeError::Full);
+        }
+        if let (Subject::Trace(user), Some(_)) = (&subject, &entry) {
+            policy.may_trace(user)?;
         }
         policy.set(subject, entry);
         self.write(&policy)?;

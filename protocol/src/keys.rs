@@ -120,6 +120,12 @@ impl Keys {
         self.of_fleet("drained")
     }
 
+    /// Hash with a TTL: `drain:<node>` or `undrain:<node>` → the administrator who asked that last.
+    #[must_use]
+    pub fn drained_by(&self) -> String {
+        self.of_fleet("drained:by")
+    }
+
     /// Hash: field of a [`crate::policy::Subject`] → [`crate::policy::Entry`].
     #[must_use]
     pub fn policy(&self) -> String {
@@ -143,6 +149,12 @@ impl Keys {
     #[must_use]
     pub fn policy_state(&self) -> String {
         self.of_fleet("{policy}:state")
+    }
+
+    /// Set: fields of the policy that are traces, to count them.
+    #[must_use]
+    pub fn policy_traced(&self) -> String {
+        self.of_fleet("{policy}:traced")
     }
 
     /// List with a TTL: the steps of a followed user, [`crate::TraceStep`] as JSON, oldest first of each

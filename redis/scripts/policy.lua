@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Writes an entry of the policy, or takes it away, and notes under which version.
 -- KEYS: the entries (hash), the changes (sorted set: field by version), the fields that were taken
--- away (list, newest first), the state (hash: version, floor, id). ARGV: the field, its value (empty = none),
--- the most entries, the most fields taken away that are remembered, an id for a state that has none;
--- then maybe the value that must be there.
--- Returns the version, 0 when nothing was there to be taken away, -1 when there are too many.
-if ARGV[6] and redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[6] then
+-- away (list, newest first), the state (hash: version, floor, id), the fields of which there may be few (set).
+-- ARGV: the field, its value (empty = none), the most entries, the most fields taken away that are
+-- remembered, an id for a state that has none, the value that must be there (empty = any), the most fields of its kind (0 = any number).
+-- Returns the version, 0 when nothing was there to be taken away, -1 when there are too many, -2 when there
+-- are too many of its kind.
+local most = tonumber(ARGV[7])
+if ARGV[6] ~= '' and redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[6] then
   return 0
 end
 local had = redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1
@@ -13,10 +15,28 @@ if ARGV[2] == '' then
   if not had then
     return 0
   end
+  if most > 0 then
+    redis.call('SREM', KEYS[5], ARGV[1])
+  end
   redis.call('HDEL', KEYS[1], ARGV[1])
-elseif not had and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
-  return -1
 else
+  if not had and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
+    return -1
+  end
+  if not had and most > 0 then
+    local count = 0
+    for _, field in ipairs(redis.call('SMEMBERS', KEYS[5])) do
+      if redis.call('HEXISTS', KEYS[1], field) == 1 then
+        count = count + 1
+      else
+        redis.call('SREM', KEYS[5], field)
+      end
+    end
+    if count >= most then
+      return -2
+    end
+    redis.call('SADD', KEYS[5], ARGV[1])
+  end
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 redis.call('HSETNX', KEYS[4], 'id', ARGV[5])

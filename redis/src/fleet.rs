@@ -42,6 +42,14 @@ pub struct Leases {
     pub gone: Vec<String>,
 }
 
+/// For how long the store keeps who drained which node: coordinators read it when they see that.
+const DRAIN_NOTED: Duration = Duration::from_secs(3_600);
+
+/// Where it is kept who asked that.
+fn drain_field(name: &str, drains: bool) -> String {
+    format!("{}:{name}", if drains { "drain" } else { "undrain" })
+}
+
 impl Link {
     /// Makes or renews a node's lease, which then ends after `ttl` (at least 1 ms). `newcomer` is
     /// true until a process has once been granted it: it takes over what a former life left.
@@ -175,14 +183,45 @@ impl Link {
         self.members(&self.keys().drained()).await
     }
 
-    /// Adds a node to those that are drained.
-    pub async fn drain(&self, node: &NodeId) -> Result<(), StoreError> {
+    /// Adds a node to those that are drained, as the administrator `by` asks.
+    pub async fn drain(&self, node: &NodeId, by: &str) -> Result<(), StoreError> {
+        self.note_drain(node, true, by).await?;
         self.change_set("SADD", &self.keys().drained(), node).await
     }
 
-    /// Takes a name from those that are drained.
-    pub async fn undrain(&self, name: &str) -> Result<(), StoreError> {
+    /// Takes a name from those that are drained, as the administrator `by` asks.
+    pub async fn undrain(&self, name: &str, by: &str) -> Result<(), StoreError> {
+        self.note_drain(name, false, by).await?;
         self.change_set("SREM", &self.keys().drained(), name).await
+    }
+
+    /// Keeps who asked, before it is done, so that whoever sees it done knows.
+    async fn note_drain(&self, name: &str, drains: bool, by: &str) -> Result<(), StoreError> {
+        let key = self.keys().drained_by();
+        let note = Call::kept("HSET", &key)
+            .arg(drain_field(name, drains))
+            .arg(by);
+        let expire = Call::command("PEXPIRE", &key).number(DRAIN_NOTED.as_millis());
+        let answers = self.perform(&[note, expire]).await;
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    /// Who asked last, within an hour, that these names be drained (`true`) or no more: as many as there
+    /// are names.
+    pub async fn drained_by(
+        &self,
+        names: &[(&String, bool)],
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        let read = Call::command("HMGET", &self.keys().drained_by());
+        let read = (names.iter()).fold(read, |read, (name, drains)| {
+            read.arg(drain_field(name, *drains))
+        });
+        let values = reply::list(self.perform_one(read).await?)?;
+        let by = values.into_iter().map(|value| {
+            let by = reply::bytes(value)?;
+            Ok(by.map(|by| String::from_utf8_lossy(&by).into_owned()))
+        });
+        by.collect()
     }
 
     /// A random text that is lost with the store's content: when it is another one, all that was

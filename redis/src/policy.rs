@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use protocol::policy::{Entry, MAX_ENTRIES, Policy, Subject};
+use protocol::policy::{Entry, MAX_ENTRIES, MAX_TRACED, Policy, Subject};
 use redis::Value;
 
 use crate::{
@@ -30,6 +30,8 @@ pub enum Decreed {
     Nothing,
     /// The store has as many entries as it may have.
     Full,
+    /// As many users are followed as may be.
+    TooManyTraced,
 }
 
 /// The policy as far as it was read.
@@ -164,9 +166,10 @@ impl Link {
         entry: Option<&Entry>,
     ) -> Result<Decreed, StoreError> {
         let value = entry.map(Entry::encode).unwrap_or_default();
-        let write = self.write_policy(subject, value);
+        let write = self.write_policy(subject, value, String::new());
         match reply::number::<i64>(self.perform_one(write).await?)? {
             0 => Ok(Decreed::Nothing),
+            -2 => Ok(Decreed::TooManyTraced),
             ..0 => Ok(Decreed::Full),
             1.. => Ok(Decreed::Done),
         }
@@ -174,19 +177,23 @@ impl Link {
 
     /// Takes an entry away, unless another one has taken its place.
     pub async fn clear(&self, subject: &Subject, entry: &Entry) -> Result<(), StoreError> {
-        let write = self
-            .write_policy(subject, String::new())
-            .arg(entry.encode());
+        let write = self.write_policy(subject, String::new(), entry.encode());
         reply::number::<i64>(self.perform_one(write).await?).map(drop)
     }
 
-    fn write_policy(&self, subject: &Subject, value: String) -> Call {
+    /// `expected`: what must be there; empty = anything.
+    fn write_policy(&self, subject: &Subject, value: String, expected: String) -> Call {
         let keys = self.keys();
+        let most = match subject {
+            Subject::Trace(_) => MAX_TRACED,
+            _ => 0,
+        };
         let keys = vec![
             keys.policy(),
             keys.policy_changes(),
             keys.policy_taken_away(),
             keys.policy_state(),
+            keys.policy_traced(),
         ];
         Call::script(&script::POLICY, keys)
             .arg(subject.field())
@@ -194,5 +201,7 @@ impl Link {
             .number(MAX_ENTRIES)
             .number(MAX_TAKEN_AWAY)
             .arg(format!("{:016x}", random()))
+            .arg(expected)
+            .number(most)
     }
 }

@@ -120,6 +120,18 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   await page.keyboard.type(token('other'));
   await page.keyboard.press('Enter');
   await page.getByTestId('refused').getByText('needs the scope presence:admin').waitFor();
+  // What can be no token is said here, as what a page or a mail made of one.
+  for (const wrong of ['„geheim“', 'ключ', 'two words', '   ']) {
+    await page.getByTestId('token').fill(wrong);
+    await page.keyboard.press('Enter');
+    await page.getByTestId('refused').getByText('This is no token').waitFor();
+    await page.getByTestId('token').fill(token('other'));
+    await page.keyboard.press('Enter');
+    await page.getByTestId('refused').getByText('needs the scope presence:admin').waitFor();
+  }
+  await page.getByTestId('token').fill(`Bearer ${token('other')}`);
+  await page.keyboard.press('Enter');
+  await page.getByTestId('refused').getByText('needs the scope presence:admin').waitFor();
   await page.getByTestId('token').fill(token('presence:admin'));
   await page.keyboard.press('Enter');
 
@@ -192,14 +204,40 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   await cells('edge-2').getByRole('button', { name: 'undrain edge-2' }).click();
   await page.getByTestId('yes').click();
   await until('it is no more drained', () => cli('smembers', 'os:drained').trim() === '');
+  await page.getByTestId('events').getByText('node edge-2 is drained, as "ops" asked').waitFor();
+  await page.getByTestId('events').getByText('node edge-2 is drained no more, as "ops" asked').waitFor();
 
   await page.emulateMedia({ colorScheme: 'dark' });
   await picture(page, 'dark');
   await page.setViewportSize({ width: 390, height: 844 });
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
-  assert.ok(wide <= 390, `${wide} px are wider than a phone`);
+  const narrow = async (what) => {
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert.ok(wide <= 390, `${what}: ${wide} px are wider than a phone`);
+  };
+  await narrow('the fleet');
   await accessible(page);
   await picture(page, 'phone');
+
+  // Names are as long as they may be, wherever they stand.
+  const [long, user] = ['n'.repeat(64), 'u'.repeat(256)];
+  lease(long, { sessions: 3, slow: 1, pins: '999' });
+  await page.getByTestId('legend').getByText(long).waitFor();
+  await page.getByTestId('events').getByText(`node ${long} is here`).waitFor();
+  await narrow('a node');
+  await page.getByTestId('looked').fill(user);
+  await said('watchers', async () => {
+    await page.getByTestId('look').click();
+    await answerAll(`watchers:${user}`, { 'edge-1': quiet, 'edge-2': { total: 1, sessions: [{ user, session: `${long}-0-00001` }] } });
+  });
+  await narrow('a user');
+  await cells(long).getByRole('button', { name: `drain ${long}`, exact: true }).click();
+  await page.getByTestId('sure').getByText(`Drain ${long}?`).waitFor();
+  await narrow('a question');
+  const sure = await page.getByTestId('sure').boundingBox();
+  assert.ok(sure.x >= 0 && sure.x + sure.width <= 390, `the question is from ${sure.x}, ${sure.width} px wide`);
+  await page.getByTestId('yes').click();
+  await page.getByTestId('result').getByText('drain was accepted').waitFor();
+  await narrow('an answer');
 
   // The token is in this tab alone; forgotten, nothing is left.
   assert.equal(await page.evaluate(() => Object.keys(localStorage).length + document.cookie.length), 0);

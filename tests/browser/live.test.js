@@ -118,6 +118,17 @@ test('names and texts are never markup', async () => {
   assert.deepEqual(errors, []);
 });
 
+test('the longest names fit a phone', async () => {
+  const errors = [];
+  const user = 'u'.repeat(256);
+  const page = await open(`?user=${user}&watch=${'w'.repeat(256)}`, errors);
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.getByText(`connected as ${user}`).waitFor();
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(wide <= 390, `${wide} px are wider than a phone`);
+  assert.deepEqual(errors, []);
+});
+
 test('a page comes back when its edge does', async () => {
   const page = await open('?user=carol&watch=dave', []);
   await page.getByText('connected as carol').waitFor();

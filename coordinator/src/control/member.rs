@@ -93,6 +93,11 @@ impl Member {
         self.lease.id()
     }
 
+    /// Whether it was last seen on its way out, or gave its lease back.
+    pub(super) fn has_left(&self) -> bool {
+        self.left || self.lease.draining
+    }
+
     /// Its lease is not there, and neither is its name, when it gave it back.
     pub(super) fn is_missing(&mut self, gave_back: bool) {
         self.present = false;
@@ -119,7 +124,8 @@ impl Member {
         let back = self.is_dead() || self.lease.boot != lease.boot;
         let same = self.lease.boot == lease.boot;
         let lived = std::mem::take(&mut self.ended) && same;
-        let left = std::mem::take(&mut self.left) || self.lease.draining || lived;
+        let left = self.has_left() || lived;
+        self.left = false;
         let closed = matches!(self.connection, Connection::Closed { .. });
         if !same || (closed && self.lease != lease) {
             // One that has renewed its lease since lives.

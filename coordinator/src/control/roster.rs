@@ -55,7 +55,11 @@ impl Control {
             }
             if judging && !member.is_dead() {
                 member.dead_since = Some(mono);
-                notes.push(Note::Dead(id.clone()));
+                let id = id.clone();
+                notes.push(match member.has_left() {
+                    true => Note::Left(id),
+                    false => Note::Dead(id),
+                });
             }
         }
         let mut too_many = 0;
@@ -71,8 +75,10 @@ impl Control {
                 if !member.present || member.lease.boot != lease.boot {
                     self.changed = mono;
                 }
-                if let Some(note) = member.renewed(lease, mono, &self.options) {
-                    notes.push(note);
+                let leaves = lease.draining && !member.lease.draining;
+                notes.extend(member.renewed(lease, mono, &self.options));
+                if leaves {
+                    notes.push(Note::Leaving(id));
                 }
             } else if self.members.len() < MAX_MEMBERS {
                 self.changed = mono;

@@ -191,6 +191,17 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Vnodes that go from one node to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Their former owner; `None` = nobody.
+    pub from: Option<NodeId>,
+    /// Their owner from now on, the same node in its next life too; `None` = nobody.
+    pub to: Option<NodeId>,
+    /// How many there are, at least 1.
+    pub vnodes: usize,
+}
+
 /// An event of the fleet, for the log and the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
@@ -200,6 +211,10 @@ pub enum Note {
     Returned(NodeId),
     /// A node came back once too often and has to stay for so many ms before it gets vnodes.
     Penalised(NodeId, u64),
+    /// A node wants to be relieved of its vnodes, since it was told to end.
+    Leaving(NodeId),
+    /// A node that did so, or gave its lease back, is gone.
+    Left(NodeId),
     /// A node's lease has ended.
     Dead(NodeId),
     /// A node's connection to the store was closed and not made again: it is taken for dead.
@@ -209,8 +224,8 @@ pub enum Note {
     /// So many connections were closed just now that, with those of nodes that ended lately, nothing
     /// is taken from it.
     ClosedTogether(usize),
-    /// A newer map was read from the store.
-    Map(MapVersion),
+    /// A newer map was read from the store, with these moves since the one that was known before.
+    Map(MapVersion, Vec<Moved>),
     /// A map is about to be written.
     Writing {
         /// The version of the map.
@@ -230,26 +245,30 @@ impl Note {
             Self::Joined(_) => "node_joined",
             Self::Returned(_) => "node_returned",
             Self::Penalised(..) => "node_penalised",
+            Self::Leaving(_) => "node_leaving",
+            Self::Left(_) => "node_left",
             Self::Dead(_) => "node_dead",
             Self::Ended(_) => "node_ended",
             Self::Lived(_) => "node_lived",
             Self::ClosedTogether(_) => "nodes_closed_together",
-            Self::Map(_) => "map_in_force",
+            Self::Map(..) => "map_in_force",
+            Self::Writing { raised: true, .. } => "epochs_raised",
             Self::Writing { .. } => "vnodes_moved",
         }
     }
 
-    /// What kind of event it is: `node`, `fault`, `recovery`, `move` or `map`.
+    /// What kind of event it is: `node`, `fault` or `recovery`; `None` for maps, whose moves are told together.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub const fn kind(&self) -> Option<&'static str> {
         match self {
-            Self::Joined(_) => "node",
-            Self::Returned(_) | Self::Lived(_) => "recovery",
-            Self::Penalised(..) | Self::Dead(_) | Self::Ended(_) | Self::ClosedTogether(_) => {
-                "fault"
-            }
-            Self::Writing { .. } => "move",
-            Self::Map(_) => "map",
+            Self::Joined(_) | Self::Leaving(_) | Self::Left(_) => Some("node"),
+            Self::Returned(_) | Self::Lived(_) => Some("recovery"),
+            Self::Penalised(..)
+            | Self::Dead(_)
+            | Self::Ended(_)
+            | Self::ClosedTogether(_)
+            | Self::Writing { raised: true, .. } => Some("fault"),
+            Self::Writing { .. } | Self::Map(..) => None,
         }
     }
 }
@@ -264,6 +283,8 @@ impl fmt::Display for Note {
                 "node {id} is back, too often: it gets vnodes when it has stayed for {} s",
                 ms / 1_000
             ),
+            Self::Leaving(id) => write!(f, "node {id} was told to end: its vnodes move"),
+            Self::Left(id) => write!(f, "node {id} has left"),
             Self::Dead(id) => write!(f, "node {id} is gone: its lease has ended"),
             Self::Ended(id) => write!(
                 f,
@@ -278,7 +299,7 @@ impl fmt::Display for Note {
                 "too many nodes lose their connections to the store at once, {count} just now: their \
                  leases decide"
             ),
-            Self::Map(version) => write!(f, "map {version} is in force"),
+            Self::Map(version, _) => write!(f, "map {version} is in force"),
             Self::Writing {
                 version,
                 raised: false,

@@ -17,7 +17,7 @@ use super::{
     App,
     answer::{self, Refusal},
 };
-use crate::picture::Happened;
+use crate::timeline::Happened;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
     let fleet = app.fleet();
@@ -111,8 +111,8 @@ impl App {
         let unknown = || Refusal::new(StatusCode::NOT_FOUND, "there is no such node");
         let id = id.ok_or_else(unknown)?;
         let done = match drained {
-            true => self.link.drain(&id).await,
-            false => self.link.undrain(&id).await,
+            true => self.link.drain(&id, &by).await,
+            false => self.link.undrain(&id, &by).await,
         };
         done.map_err(|_| answer::no_store())?;
         let what = if drained { "drains" } else { "drains no more" };

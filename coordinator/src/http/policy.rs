@@ -10,7 +10,7 @@ use axum::{
     response::Response,
     routing::{MethodRouter, get},
 };
-use protocol::policy::{self, Entry, List, MAX_ENTRIES, Subject};
+use protocol::policy::{self, Entry, List, MAX_ENTRIES, PolicyError, Subject};
 use redis_store::Decreed;
 use tracing::info;
 
@@ -25,7 +25,7 @@ pub(super) async fn revocations(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     app.administrator(&headers).await?;
-    Ok(answer::json(&policy::revocations(&app.keys.policy())))
+    Ok(answer::json(&policy::revocations(&*app.policy().await)))
 }
 
 pub(super) async fn revoke(
@@ -68,7 +68,7 @@ pub(super) fn lists(list: List) -> MethodRouter<Arc<App>> {
     let read = move |State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap| async move {
         app.administrator(&headers).await?;
         let name = answer::list_of(list, query.as_deref())?;
-        Ok::<_, Refusal>(answer::json(&list.shown(&app.keys.policy(), &name)))
+        Ok::<_, Refusal>(answer::json(&list.shown(&*app.policy().await, &name)))
     };
     let write = move |State(app): State<Arc<App>>,
                       RawQuery(query): RawQuery,
@@ -122,6 +122,7 @@ impl App {
                 policy::audit(by, subject, entry)
             ),
             Decreed::Nothing => {}
+            Decreed::TooManyTraced => return Err(PolicyError::TooManyTraced.into()),
             Decreed::Full => {
                 let what = format!("there are {MAX_ENTRIES} entries, and no more may be");
                 return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, what));

@@ -25,7 +25,7 @@ pub(super) async fn steps(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     app.administrator(&headers).await?;
-    let policy = app.keys.policy();
+    let policy = app.policy().await;
     let query = query.as_deref();
     if answer::parameters(query, &["userId", "user"]).is_empty() {
         return Ok(answer::json(&policy::traces(&policy)));
@@ -46,7 +46,6 @@ pub(super) async fn follow(
     let body = answer::whole(body).await?;
     let user = answer::user_of(query.as_deref())?;
     let entry = policy::trace(&body, &by, clock::wall_ms())?;
-    app.keys.policy().may_trace(&user)?;
     let subject = Subject::Trace(user.into());
     app.decree(&by, &subject, Some(&entry)).await?;
     Ok(answer::json(&policy::shown(&subject, &entry)))

@@ -84,6 +84,55 @@ fn edges_come_and_go_and_are_drained_and_every_user_has_an_address() {
 }
 
 #[test]
+fn the_timeline_says_who_drained_what_and_a_rebalance_is_one_entry_at_every_coordinator() {
+    let redis = RedisServer::start();
+    // A vnode a step.
+    let steps = ["--rebalance-max-in-motion", "1"];
+    let coordinators = ["c1", "c2"].map(|id| Coordinator::start(&redis, id, &steps));
+    let _edges = ["a", "b"].map(|name| Edge::start(&redis, name));
+    coordinators.iter().for_each(Coordinator::ready);
+    coordinators[0].until_owned(&[("a", 32), ("b", 32)]);
+    let auth = admin();
+    let auth = [("authorization", auth.as_str())];
+    for (action, owned) in [("drain", [64, 0]), ("undrain", [32, 32])] {
+        let asked = coordinators[1].ask("POST", &format!("/nodes/b/{action}"), &auth, b"");
+        assert_eq!(asked.status, 200);
+        for coordinator in &coordinators {
+            coordinator.until_owned(&[("a", owned[0]), ("b", owned[1])]);
+        }
+    }
+    for coordinator in &coordinators {
+        let events = coordinator.json("/nodes")["events"].clone();
+        let events = events.as_array().expect("a list");
+        let told: Vec<(&str, &str)> = (events.iter())
+            .map(|event| {
+                let text = |key: &str| event[key].as_str().expect("a text");
+                (text("kind"), text("message"))
+            })
+            .filter(|(kind, _)| ["drain", "move", "fault"].contains(kind))
+            .collect();
+        let kinds: Vec<&str> = told.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(
+            kinds,
+            ["move", "drain", "move", "drain", "move"],
+            "{told:?}"
+        );
+        assert_eq!(told[1].1, "node b is drained, as \"ops\" asked");
+        assert_eq!(told[3].1, "node b is drained no more, as \"ops\" asked");
+        for (at, moves) in [(2, "32 b → a"), (4, "32 a → b")] {
+            let (_, text) = told[at];
+            assert!(
+                text.starts_with("maps ")
+                    && text.ends_with(&format!(": 32 vnodes have another owner: {moves}")),
+                "{told:?}"
+            );
+        }
+        let maps = events.iter().filter(|event| event["kind"] == "map").count();
+        assert!(maps > 32, "{maps}: each step is one");
+    }
+}
+
+#[test]
 fn bad_pins_are_named_and_good_ones_win() {
     let redis = RedisServer::start();
     let coordinator = Coordinator::start(&redis, "c1", &[]);

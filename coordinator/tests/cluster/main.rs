@@ -7,3 +7,4 @@ mod http;
 mod process;
 mod survey;
 mod top;
+mod trace;

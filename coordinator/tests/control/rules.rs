@@ -1,10 +1,12 @@
 //! Who gets what, and in which steps.
 
-use coordinator::control::{Control, Now, Observation, Options, Problem, Reading, State, Stored};
+use coordinator::control::{
+    Control, Moved, Note, Now, Observation, Options, Problem, Reading, State, Stored,
+};
 use proptest::prelude::*;
 use ring::{MapVersion, Vnode};
 
-use crate::fleet::{Fleet, START, START_DAY, STEP, options, owners};
+use crate::fleet::{Fleet, START, START_DAY, STEP, id, options, owners};
 
 #[test]
 fn the_first_map_waits_for_the_nodes_and_begins_at_the_day() {
@@ -59,6 +61,56 @@ fn a_fourth_node_gets_a_quarter_in_steps_and_nothing_moves_between_the_others() 
         fleet.written.len() - maps,
         1_024 / fleet.options.max_in_motion
     );
+}
+
+/// The events of the next steps, until one of them is as it is wanted.
+fn notes_until(fleet: &mut Fleet, wanted: impl Fn(&Note) -> bool) -> Vec<Note> {
+    let mut notes = Vec::new();
+    while !notes.iter().any(&wanted) {
+        assert!(notes.len() < 1_000, "never: {notes:?}");
+        notes.extend(fleet.step().notes);
+    }
+    notes
+}
+
+#[test]
+fn a_node_that_is_told_to_end_leaves_and_one_that_is_not_is_gone() {
+    let mut fleet = Fleet::settled(options(64), &["a", "b", "c"]);
+    fleet.lease("a").draining = true;
+    let notes = notes_until(&mut fleet, |note| *note == Note::Leaving(id("a")));
+    assert!(!notes.contains(&Note::Left(id("a"))));
+    fleet.settle();
+    fleet.stop("a");
+    let notes = notes_until(&mut fleet, |note| *note == Note::Left(id("a")));
+    assert!(!notes.contains(&Note::Dead(id("a"))), "{notes:?}");
+    fleet.crash("b");
+    let notes = notes_until(&mut fleet, |note| *note == Note::Dead(id("b")));
+    assert!(!notes.contains(&Note::Left(id("b"))), "{notes:?}");
+}
+
+#[test]
+fn a_map_says_from_whom_to_whom_its_vnodes_go() {
+    let mut fleet = Fleet::settled(options(64), &["a", "b"]);
+    fleet.start("c");
+    let mut moved = Vec::new();
+    while fleet.owned("c") < 21 || moved.is_empty() {
+        for note in fleet.step().notes {
+            if let Note::Map(_, moves) = note {
+                moved.extend(moves);
+            }
+        }
+    }
+    let to_c = |moved: &Moved| moved.to == Some(id("c")) && moved.from != moved.to;
+    assert!(moved.iter().all(to_c), "{moved:?}");
+    assert_eq!(moved.iter().map(|moved| moved.vnodes).sum::<usize>(), 21);
+    // Another life of the same node is another owner.
+    fleet.start("a");
+    let notes = notes_until(&mut fleet, |note| matches!(note, Note::Map(..)));
+    let of_a = |note: &Note| match note {
+        Note::Map(_, moves) => moves.iter().any(|it| it.from == it.to && it.vnodes >= 21),
+        _ => false,
+    };
+    assert!(notes.iter().any(of_a), "{notes:?}");
 }
 
 #[test]

@@ -182,7 +182,7 @@ async fn a_full_server_refuses_records_and_keeps_leases_leader_map_and_owners() 
     assert_eq!(link.renew(&other, ttl, true).await, Ok(Renewal::Created));
     assert_eq!(link.leases().await.expect("leases").good.len(), 2);
     let node = NodeId::parse("n1").expect("a name");
-    link.drain(&node).await.expect("drained");
+    link.drain(&node, "ops").await.expect("drained");
     link.incarnation().await.expect("an incarnation");
     let token = link.lead("c", ttl, None).await.expect("an answer");
     let token = token.expect("nobody leads");

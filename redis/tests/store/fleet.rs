@@ -374,12 +374,19 @@ async fn nodes_are_drained_until_they_are_not() {
     let link = connect(&server.url());
     assert_eq!(link.drained().await, Ok(vec![]));
     for node in ["n2", "n1", "n2"] {
-        link.drain(&id(node)).await.expect("drained");
+        link.drain(&id(node), "ops").await.expect("drained");
     }
     assert_eq!(link.drained().await, Ok(vec!["n1".into(), "n2".into()]));
-    link.undrain("n1").await.expect("undrained");
-    link.undrain("n1").await.expect("it may be repeated");
+    link.undrain("n1", "dave").await.expect("undrained");
+    link.undrain("n1", "dave")
+        .await
+        .expect("it may be repeated");
     assert_eq!(link.drained().await, Ok(vec!["n2".into()]));
+    // Who asked, of each of them.
+    let names = ["n1", "n2"].map(str::to_owned);
+    let asked = [(&names[0], true), (&names[0], false), (&names[1], false)];
+    let by = vec![Some("ops".into()), Some("dave".into()), None];
+    assert_eq!(link.drained_by(&asked).await, Ok(by));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What administrators decree, in the store: read by what has changed, and kept when it is lost there.
 
 use crate::common::connect;
-use protocol::policy::{Entry, List, Subject, revocation};
+use protocol::policy::{Entry, List, MAX_TRACED, Subject, revocation};
 use redis_store::{Decreed, Link, PolicyReader, testing::RedisServer};
 
 fn user(name: &str) -> Subject {
@@ -156,4 +156,28 @@ async fn a_foreign_state_is_named_once_and_the_next_decree_mends_it() {
         bad.len() == 1 && bad[0].0 == "state" && bad[0].1.contains("abc"),
         "{bad:?}"
     );
+}
+
+#[tokio::test]
+async fn no_more_users_are_followed_than_may_be() {
+    let server = RedisServer::start();
+    let link = connect(&server.url());
+    let trace = |user: String| Subject::Trace(user.into());
+    // Others are no traces, whatever their names are and however many there are.
+    for n in 0..1_500 {
+        let subject = Subject::User(format!("trace:{n}").into());
+        let decreed = link.decree(&subject, Some(&entry(0))).await;
+        assert_eq!(decreed, Ok(Decreed::Done));
+    }
+    let decree = async |user: String| link.decree(&trace(user), Some(&entry(9))).await;
+    for n in 0..MAX_TRACED {
+        assert_eq!(decree(n.to_string()).await, Ok(Decreed::Done));
+    }
+    assert_eq!(decree("more".into()).await, Ok(Decreed::TooManyTraced));
+    assert_eq!(decree("1".into()).await, Ok(Decreed::Done));
+    assert_eq!(
+        link.decree(&trace("1".into()), None).await,
+        Ok(Decreed::Done)
+    );
+    assert_eq!(decree("more".into()).await, Ok(Decreed::Done));
 }

@@ -124,9 +124,9 @@ pub(crate) async fn exercise(link: &Link) {
     link.renew(&lease, ttl, true).await.expect("a lease");
     assert_eq!(link.leases().await.expect("the leases").good, [lease]);
     link.forget(&node, 1).await.expect("forgotten");
-    link.drain(&node).await.expect("drained");
+    link.drain(&node, "ops").await.expect("drained");
     assert_eq!(link.drained().await, Ok(vec!["n1".into()]));
-    link.undrain(&node).await.expect("undrained");
+    link.undrain(&node, "ops").await.expect("undrained");
 
     let lead = link.lead("c1", ttl, None).await.expect("an answer");
     let token = lead.expect("nobody leads");
