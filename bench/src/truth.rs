@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Disturbances of a user that are kept. Of more the oldest are forgotten, which can only make the
 /// judgement harder.
 const KEPT: usize = 8;
+/// Slow answers of one user that are kept. Of more the oldest are forgotten, as above.
+const ANSWERS: usize = 4;
+/// An answer within this time is as good as at once, µs.
+const PROMPT: u64 = 100_000;
 /// What a server may be early with the end of a grace period, by the clocks of both ends, µs.
 const EARLY: u64 = 250_000;
 /// A change that stood for no longer than this may be passed over for the next one, µs.
@@ -38,6 +42,8 @@ pub(crate) struct Truth {
     /// long it wanted one in vain before it meant to be away, µs.
     wants_since: Option<u64>,
     waited: u64,
+    /// The user's changes that a server took long to answer, and when it did.
+    answers: VecDeque<(u64, u64)>,
 }
 
 impl Truth {
@@ -86,7 +92,8 @@ impl Truth {
     /// over.
     pub(crate) fn gone(&mut self, now: u64, grace: u64) {
         if let Some(open) = &mut self.open {
-            open.until = open.from + grace;
+            // The session may have come back in the present loss, and been lost again: at the latest now.
+            open.until = now + grace;
             let wanted = self.wants_since.unwrap_or(open.from);
             self.waited = self.waited.max(now.saturating_sub(wanted));
         }
@@ -102,6 +109,26 @@ impl Truth {
             }
             None => {}
         }
+    }
+
+    /// A server has answered the user's `k`th change, which was meant to happen at `intended`.
+    pub(crate) fn answered(&mut self, k: u64, intended: u64, now: u64) {
+        if now > intended + PROMPT {
+            if self.answers.len() == ANSWERS {
+                self.answers.pop_front();
+            }
+            self.answers.push_back((k, now));
+        }
+    }
+
+    /// When a server answered the user's `k`th change, if it took long.
+    pub(crate) fn answer(&self, k: u64) -> Option<u64> {
+        let found = self
+            .answers
+            .iter()
+            .rev()
+            .find(|(answered, _)| *answered == k);
+        found.map(|(_, at)| *at)
     }
 
     /// Whether any of the time since `from` was disturbed.
@@ -202,7 +229,7 @@ mod tests {
         assert!(user.disturbed_since(500 * S));
         user.gone(7 * S, 15 * S);
         assert!(!excused([&quiet, &user], 6 * S, 600 * S, 0));
-        assert!(user.disturbed_since(21 * S) && !user.disturbed_since(22 * S));
+        assert!(user.disturbed_since(22 * S) && !user.disturbed_since(23 * S));
     }
 
     #[test]
@@ -242,6 +269,22 @@ mod tests {
         assert!(truth.disturbed_since(35 * S) && !truth.disturbed_since(36 * S));
         truth.lost(61 * S);
         assert_eq!(truth.back(65 * S), Some(4 * S));
+    }
+
+    #[test]
+    fn the_grace_of_one_that_came_in_vain_begins_anew() {
+        let mut truth = Truth::default();
+        truth.lost(10 * S);
+        truth.gone(11 * S, 15 * S);
+        truth.returns(20 * S);
+        truth.gone(40 * S, 15 * S);
+        truth.returns(50 * S);
+        assert_eq!(
+            truth.back(51 * S),
+            Some(20 * S),
+            "it wanted one from 20 to 40"
+        );
+        assert!(truth.disturbed_since(51 * S));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Entry {
     /// So many times two fewer may be the truth: what was taken for the newest state after a
     /// disturbance may have been an older one that looks the same.
     doubt: u16,
+    /// For so many of these two the state was shown before, so that it may have been no change at all.
+    repeats: u16,
     /// The newest version that this watcher has seen of the user.
     pub(crate) version: u64,
     /// The state that this watcher was shown last.
@@ -86,6 +88,8 @@ pub(crate) struct Skipped {
     pub(crate) missed: u64,
     /// These were taken for conflated before, and were not.
     pub(crate) came_after_all: u64,
+    /// What was taken for one more delivery before, was a repetition.
+    pub(crate) repeated: bool,
 }
 
 impl Scene<'_> {
@@ -121,12 +125,14 @@ impl Scene<'_> {
         self.disturbed_since(from) || flush > 0 && self.now <= from + flush + CLOSE
     }
 
-    /// Whether a user's `k`th change may not have been seen before the next one, or now.
+    /// Whether a user's `k`th change may not have been seen before the next one, or now. What a server has not
+    /// answered yet it need not have shown.
     fn excused(&self, user: u32, k: u64) -> bool {
         let Some(from) = self.due(user, k) else {
             return true;
         };
         let until = self.due(user, k + 1).unwrap_or(self.now);
+        let from = self.user.answer(k).map_or(from, |answer| answer.max(from));
         let lost = self.user.spans().chain(self.watcher.spans());
         excused(lost.chain(self.outages()), from, until, self.plan.tolerance)
     }
@@ -138,6 +144,7 @@ impl Entry {
             user,
             turns: 0,
             doubt: 0,
+            repeats: 0,
             version: 0,
             shown: None,
         }
@@ -170,18 +177,22 @@ impl Entry {
         let next = u64::from(self.turns);
         if again {
             self.doubt -= 1;
-            skipped.came_after_all = 2;
+            skipped.repeated = self.repeats > 0;
+            skipped.came_after_all = 2 - u64::from(skipped.repeated);
+            self.repeats = self.repeats.saturating_sub(1);
         } else {
             let passed_over = k - next;
             if passed_over == 0 || scene.excused(self.user, next) {
                 skipped.conflated = passed_over;
-                self.doubt = self.doubt.saturating_add(passed_over as u16 / 2);
+                self.doubt = self.doubt.saturating_add(passed_over.div_ceil(2) as u16);
+                self.repeats = self.repeats.saturating_add((passed_over % 2) as u16);
             } else {
                 skipped.missed = passed_over;
             }
             if !disturbed && scene.now <= intended + CLOSE {
                 // In time, so it is not an older one.
                 self.doubt = 0;
+                self.repeats = 0;
             }
         }
         self.turns = k as u32 + 1;

@@ -71,6 +71,8 @@ impl Engine {
                 let place = self.place(address).map(|place| (place, now));
                 self.connections[connection].moving = place;
             }
+            // Of all that the bench sends only a status is answered so.
+            "ok" => self.change_answered(number, now),
             "error" => self.error(number, &message, now),
             _ => {}
         }
@@ -173,7 +175,7 @@ impl Engine {
                     disturbed,
                     skipped,
                 } => {
-                    counts.delivered += 1;
+                    counts.delivered += u64::from(!skipped.repeated);
                     counts.conflated += skipped.conflated;
                     counts.conflated -= skipped.came_after_all;
                     counts.missed += skipped.missed;

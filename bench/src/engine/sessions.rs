@@ -63,6 +63,8 @@ pub(super) struct User {
     bye: Option<u64>,
     /// What it reported last, or has to report once it is open (again).
     stands: Option<Shown>,
+    /// The last change, when no server has answered it yet.
+    asked: Option<u64>,
     pub(super) attempts: u32,
     pub(super) hops: u32,
     pub(super) last_hop: u64,
@@ -89,6 +91,7 @@ impl User {
             waits: wanted,
             bye: None,
             stands: None,
+            asked: None,
             attempts: 0,
             hops: 0,
             last_hop: 0,
@@ -130,6 +133,7 @@ impl Engine {
     /// Makes the user's `k`th change, which is meant to happen at `at`.
     pub(super) fn change(&mut self, number: u32, k: u64, at: u64) -> Result<(), WorkError> {
         let shown = self.plan.shown(number, Some(k));
+        self.user(number).asked = Some(k);
         match (self.plan.kind(number), shown) {
             (Kind::Moves, Shown::Offline) => self.leave(number, at)?,
             (Kind::Moves, _) => {
@@ -152,6 +156,17 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A server has answered the user's last change.
+    pub(super) fn change_answered(&mut self, number: u32, now: u64) {
+        let position = self.at(number);
+        if let Some(go) = self.go
+            && let Some(k) = self.users[position].asked.take()
+            && let Some(intended) = self.plan.intended(number, k)
+        {
+            self.truths[position].answered(k, go + intended, now);
+        }
     }
 
     fn leave(&mut self, number: u32, at: u64) -> Result<(), WorkError> {
@@ -255,11 +270,11 @@ impl Engine {
         if let End::Bye = end {
             user.there = false;
             self.back(number, now)?;
-            return if wanted {
-                self.connect(number, started)
-            } else {
-                Ok(())
-            };
+            if wanted {
+                return self.connect(number, started);
+            }
+            self.change_answered(number, now);
+            return Ok(());
         }
         // After a goodbye that was not answered nobody knows what the server knows.
         let since = if phase == Phase::Open { now } else { started };
@@ -353,6 +368,9 @@ impl Engine {
         }
         if let Some(shown) = stands {
             self.send_status(number, shown);
+        }
+        if wanted && self.plan.kind(number) == Kind::Moves {
+            self.change_answered(number, now);
         }
         if !wanted {
             self.say_bye(number);

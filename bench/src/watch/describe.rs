@@ -47,7 +47,11 @@ impl Entry {
         };
         let next = scene.go.zip(plan.intended(self.user, self.turns.into()));
         let next = next.map_or("no change to come".into(), |(go, next)| {
-            format!("next change at {:.3} s", scene.seconds(go + next))
+            let answer = match scene.user.answer(self.turns.into()) {
+                None => String::new(),
+                Some(at) => format!(", answered at {:.3} s", scene.seconds(at)),
+            };
+            format!("next change at {:.3} s{answer}", scene.seconds(go + next))
         });
         format!(
             "{:.3} s: {} is {shown:?} {version}{}, known was {known}; {} changes seen, {next}; \

@@ -9,6 +9,7 @@ const DELIVERED: Skipped = Skipped {
     conflated: 0,
     missed: 0,
     came_after_all: 0,
+    repeated: false,
 };
 
 /// A toggling user, its truth and its watcher's.
@@ -185,6 +186,49 @@ fn what_was_taken_for_the_newest_state_may_have_been_an_older_one() {
     // Once a change has come in time there is no doubt any more.
     let stray = Verdict::Stray { crashed: false };
     assert_eq!(stage.see(stage.at(3) + 5 * S, 5, Shown::Away), stray);
+}
+
+#[test]
+fn what_was_taken_for_a_change_may_have_repeated_the_one_before() {
+    let mover = 80;
+    let mut stage = Stage::new(10.0, mover);
+    assert_eq!(stage.skipped(stage.at(0), 1, Shown::Online), DELIVERED);
+    assert_eq!(stage.skipped(stage.at(1), 2, Shown::Offline), DELIVERED);
+    // It wants to come, has to go elsewhere, and leaves before it gets there. The new server shows it as
+    // offline under a version of its own first, which looks like the goodbye.
+    stage.user.lost(stage.at(2));
+    let soon = stage.at(3) + 1;
+    let skipped = Skipped {
+        conflated: 1,
+        ..DELIVERED
+    };
+    assert_eq!(stage.skipped(soon, 3, Shown::Offline), skipped);
+    let after_all = Skipped {
+        came_after_all: 1,
+        repeated: true,
+        ..DELIVERED
+    };
+    assert_eq!(stage.skipped(soon, 4, Shown::Online), after_all);
+    assert_eq!(stage.skipped(soon, 5, Shown::Offline), DELIVERED);
+    assert_eq!(stage.entry.turns, 4);
+}
+
+#[test]
+fn a_change_has_to_be_seen_once_a_server_has_answered_it() {
+    // The watcher is told to move 1.5 seconds after the first change, and has its snapshot after the second.
+    for (answer, conflated, missed) in [(S / 2, 1, 0), (S / 2 - 1, 0, 1)] {
+        let mut stage = Stage::new(10.0, 3);
+        let (began, now) = (stage.at(0), stage.at(1) + S / 2);
+        stage.user.answered(0, began, began + answer);
+        stage.watcher.lost(began + 3 * S / 2);
+        stage.watcher.back(now);
+        let skipped = Skipped {
+            conflated,
+            missed,
+            ..DELIVERED
+        };
+        assert_eq!(stage.skipped(now, 2, Shown::Online), skipped, "{answer}");
+    }
 }
 
 #[test]
