@@ -4,10 +4,9 @@
 // target/release, with the entry point and the ENV of its stage in docker/Dockerfile; and 0.0.0.0 in a setting is the
 // Pod's own address, since the Pods share one network. A Pod that asks for more (volumes, hooks, init containers) is an
 // error. Every change is a line: time, Pod, what.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import http from 'node:http';
-import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -162,7 +161,13 @@ class Pod {
     await this.report();
   }
 
-  async report() {
+  /** Tells the state, and only when the one before is told: of two at once the older one could come last. */
+  report() {
+    this.reported = Promise.resolve(this.reported).then(() => this.tell());
+    return this.reported;
+  }
+
+  async tell() {
     const condition = (type, good) => {
       const status = good ? 'True' : 'False';
       if (this.conditions[type]?.status !== status) this.conditions[type] = { type, status, lastTransitionTime: now() };
@@ -213,39 +218,44 @@ async function nodes() {
   }
 }
 
-/** Each connection to a Service's address goes to an endpoint that is ready, or else to one that ends and still serves. */
+/**
+ * Has the kernel send each new connection to a Service's address on to an endpoint that is ready, or else to one that
+ * ends and still serves, as kube-proxy has it. A proxy of this process would be a part of what is measured: it takes one
+ * connection in each turn of its loop, so that on a busy machine clients wait seconds for a session.
+ */
 async function proxy() {
+  const nft = (...lines) => execFileSync('nft', ['-f', '-'], { input: lines.join('\n') });
+  nft('add table ip services', 'add chain ip services output { type nat hook output priority -100; }');
   const slices = new Map();
-  const endpoint = (service, name) => {
+  const endpoints = (service, name) => {
     const of = [...slices.values()].filter(({ metadata }) => metadata.labels['kubernetes.io/service-name'] === service);
     const all = of.flatMap(({ endpoints, ports }) => (endpoints ?? []).map(({ addresses: [host], conditions }) => (
       { host, conditions, port: ports.find((port) => port.name === name)?.port })));
-    let able = all.filter(({ conditions }) => conditions.ready);
-    if (able.length === 0) able = all.filter(({ conditions }) => conditions.serving && conditions.terminating);
-    return able[Math.floor(Math.random() * able.length)];
+    const ready = all.filter(({ conditions }) => conditions.ready);
+    return ready.length > 0 ? ready : all.filter(({ conditions }) => conditions.serving && conditions.terminating);
   };
   const { items } = await ask('GET', '/api/v1/namespaces/default/services');
-  for (const { metadata, spec } of items) {
-    if (!spec.selector || spec.clusterIP === 'None') continue;
-    for (const { name, port } of spec.ports) {
-      net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
-        const to = endpoint(metadata.name, name);
-        if (!to) {
-          console.log(`${(Date.now() / 1000).toFixed(1)} ${metadata.name} refused`);
-          client.resetAndDestroy();
-          return;
-        }
-        const server = net.connect({ ...to, allowHalfOpen: true, noDelay: true });
-        for (const [from, into] of [[client, server], [server, client]]) {
-          from.pipe(into);
-          from.on('error', () => into.resetAndDestroy());
-        }
-      }).listen(port, spec.clusterIP);
-    }
-  }
+  const services = items.filter(({ spec }) => spec.selector && spec.clusterIP !== 'None');
+  const unserved = new Set();
   for await (const { type, object } of watch('/apis/discovery.k8s.io/v1/endpointslices')) {
     if (type === 'DELETED') slices.delete(object.metadata.uid);
     else slices.set(object.metadata.uid, object);
+    const rules = ['flush chain ip services output'];
+    for (const { metadata: { name }, spec: { clusterIP, ports } } of services) {
+      for (const port of ports) {
+        const all = endpoints(name, port.name);
+        if (all.length > 0) {
+          const to = all.map((endpoint, n) => `${n} : ${endpoint.host} . ${endpoint.port}`);
+          rules.push(`add rule ip services output ip daddr ${clusterIP} tcp dport ${port.port} dnat ip to numgen random mod ${all.length} map { ${to} }`);
+          unserved.delete(name);
+        } else if (!unserved.has(name)) {
+          // Nobody listens at the Service's address itself, so that the kernel refuses what has no rule.
+          unserved.add(name);
+          console.log(`${(Date.now() / 1000).toFixed(1)} ${name} unserved`);
+        }
+      }
+    }
+    nft(...rules);
   }
 }
 
