@@ -1,7 +1,7 @@
 //! A simulated client of the cluster: it asks for a route, connects, says how it is and whom it
 //! watches, follows `move` and 4421, and comes back with what it knows when it is cut off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use presence::{How, Opening};
 use protocol::Activity;
@@ -45,8 +45,8 @@ pub(crate) struct Client {
     /// What it says with its token, or after the welcome.
     status: &'static str,
     pub(crate) opening: Opening,
-    /// When it last asked for a user that it has not been shown in a change since.
-    asked: BTreeMap<String, u64>,
+    /// When it last asked for a user, twice at most, but for the questions that a change has answered.
+    asked: BTreeMap<String, VecDeque<u64>>,
     /// When it last read the answer to such a question: what it read before was on its way already.
     answered: u64,
     /// Users that it watches, in all its connections.
@@ -170,8 +170,14 @@ impl World {
         let message = json!({ "type": "watch", "users": users, "known": known, "id": 1 });
         let now = self.now;
         let asked = users.iter().map(|user| (user.clone(), now));
-        self.clients[client].watching.extend(asked.clone());
-        self.clients[client].asked.extend(asked);
+        self.clients[client].watching.extend(asked);
+        for user in users {
+            let asked = self.clients[client].asked.entry(user.clone()).or_default();
+            if asked.len() == 2 {
+                asked.pop_front();
+            }
+            asked.push_back(now);
+        }
         self.say(client, &message);
     }
 
@@ -476,13 +482,9 @@ impl World {
         let state = &mut self.clients[client];
         let before = state.views.insert(user.clone(), view.clone());
         let answered = state.answered;
-        let is_answered = |at: &u64| *at <= answered;
-        let asked = !snapshot
-            && state.asked.get(&user).is_some_and(is_answered)
-            && state
-                .asked
-                .remove(&user)
-                .is_some_and(|at| now < at + 10_000);
+        let asked = (state.asked.get_mut(&user).filter(|_| !snapshot))
+            .and_then(|asked| asked.pop_front_if(|at| *at <= answered))
+            .is_some_and(|at| now < at + 10_000);
         if let Some(before) = before {
             // A question may cross a change, and may be answered late.
             let again = (snapshot || asked) && view == before;

@@ -506,7 +506,8 @@ impl World {
     }
 
     /// Nobody has in memory what those who are not there had set, nor what those had who came while
-    /// the store did not answer, or have come so lately that it was not read.
+    /// the store did not answer, or have come so lately that it was not read, nor those of a vnode
+    /// that has just been taken.
     pub(crate) fn absent_are_lost(&mut self) {
         let away = self.store.away || self.now < self.store.back_at + RESPONSE;
         let unread = if away {
@@ -516,9 +517,12 @@ impl World {
         };
         for index in 0..self.truths.len() {
             let vnode = self.count().vnode(&format!("u{index}"));
-            let owner = self.accepted[vnode.index()].taken_by;
+            let accepted = &self.accepted[vnode.index()];
+            let owner = accepted.taken_by;
+            // Its owner has not read what it took.
+            let fresh = self.now < accepted.at + RESPONSE;
             let truth = &mut self.truths[index];
-            let absent = truth.rightly_offline >= unread && !truth.is_hiding_at(owner);
+            let absent = fresh || truth.rightly_offline >= unread && !truth.is_hiding_at(owner);
             truth.lost |= absent;
             truth.mode_lost |= absent;
         }
