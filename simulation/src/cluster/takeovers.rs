@@ -54,7 +54,7 @@ impl World {
                     accepted.by = pid;
                     accepted.highest = accepted.highest.max(*epoch);
                 }
-                let by = accepted.by;
+                let (by, taken_by) = (accepted.by, accepted.taken_by);
                 assert_eq!(
                     by,
                     pid,
@@ -76,7 +76,10 @@ impl World {
                 }
                 let same =
                     |(by, text): &mut (usize, String)| *by == pid && **text == *stored.record.text;
-                if let Some((_, text)) = truth.kept.take_if(same) {
+                // A store that lost everything also takes the write of who lost the vnode.
+                if taken_by == pid
+                    && let Some((_, text)) = truth.kept.take_if(same)
+                {
                     truth.text = text;
                 }
             }
