@@ -70,7 +70,8 @@ pub(crate) struct Fleet {
     /// What was last said to be wrong with reading and with writing, so that it is said once.
     unread: Option<String>,
     unwritten: Option<String>,
-    problems: Vec<String>,
+    /// What is wrong, by kind and in words, as it was told last.
+    problems: Vec<(&'static str, String)>,
     writing: Option<Note>,
     /// The names that an operator drains, as of the last reading.
     drained: Option<BTreeSet<String>>,
@@ -199,11 +200,9 @@ impl Fleet {
             Ok(_) => {
                 self.read_at = Some(started);
                 if self.unread.take().is_some() {
-                    self.say(
-                        "store_answers",
-                        "recovery",
-                        "the store answers again".into(),
-                    );
+                    let text = "the store answers again";
+                    info!(event = "store_answers", "{text}");
+                    self.timeline.add(clock::wall_ms(), "recovery", text.into());
                 }
             }
             Err(error) => {
@@ -373,7 +372,12 @@ impl Fleet {
             _ => {}
         }
         if let Some(kind) = note.kind() {
-            return self.say(note.event(), kind, note.to_string());
+            let (event, node) = (note.event(), note.node().map(|id| &**id));
+            match kind {
+                "fault" => warn!(event, node, "{note}"),
+                _ => info!(event, node, "{note}"),
+            }
+            return self.timeline.add(clock::wall_ms(), kind, note.to_string());
         }
         info!(event = note.event(), "{note}");
         if let Note::Map(version, moved) = note {
@@ -407,26 +411,21 @@ impl Fleet {
     }
 
     fn name_problems(&mut self) {
-        let problems: Vec<String> = self
-            .control
-            .problems()
-            .iter()
-            .map(ToString::to_string)
+        let problems: Vec<(&'static str, String)> = (self.control.problems().iter())
+            .map(|problem| (problem.kind(), problem.to_string()))
             .collect();
-        for problem in &problems {
-            if !self.problems.contains(problem) {
-                self.complain("problem", problem.clone());
+        for (kind, text) in &problems {
+            if !self.problems.iter().any(|(_, told)| told == text) {
+                error!(event = "problem", kind, "{text}");
+                self.timeline.add(clock::wall_ms(), "fault", text.clone());
+            }
+        }
+        for (kind, text) in &self.problems {
+            if !problems.iter().any(|(_, still)| still == text) {
+                info!(event = "problem_over", kind, "no more: {text}");
             }
         }
         self.problems = problems;
-    }
-
-    fn say(&mut self, event: &'static str, kind: &'static str, text: String) {
-        match kind {
-            "fault" => warn!(event, "{text}"),
-            _ => info!(event, "{text}"),
-        }
-        self.timeline.add(clock::wall_ms(), kind, text);
     }
 
     fn complain(&mut self, event: &'static str, text: String) {

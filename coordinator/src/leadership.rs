@@ -93,10 +93,19 @@ impl Candidate {
     /// Leads whenever nobody else does, until `stop`; then gives the leadership back.
     pub(crate) async fn run(self, mut stop: Stop) {
         let mut lead: Option<Lead> = None;
+        let mut unanswered = None;
         loop {
             let asked = Instant::now();
             let holding = lead.map(|lead| lead.token);
             let answer = self.link.lead(&self.id, self.ttl, holding).await;
+            let error = answer.as_ref().err().map(ToString::to_string);
+            if let Some(error) = error.as_ref().filter(|_| error != unanswered) {
+                warn!(
+                    event = "leadership_unanswered",
+                    "the leadership can be neither had nor kept: {error}"
+                );
+            }
+            unanswered = error;
             let next = match answer {
                 // The TTL began at the store after we asked, so this ends first.
                 Ok(token) => token.map(|token| Lead {

@@ -32,6 +32,8 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    // A part that broke ends the program by itself.
+    program::log::on_panic(|| {});
     let invocation = cli::parse();
     let file = invocation.file.as_deref();
     let sources = Sources::of_process(file, invocation.flags);

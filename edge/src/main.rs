@@ -57,16 +57,7 @@ use crate::{
 fn main() -> ExitCode {
     // A core that broke in the middle of an input must not go on, and its users are better off
     // with another process than with a node that is missing a part.
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if program::log::is_json() {
-            error!(event = "panicked", "{panic}");
-            program::log::flush();
-        } else {
-            report(panic);
-        }
-        std::process::abort();
-    }));
+    program::log::on_panic(|| std::process::abort());
     let has_small_pages = keep_pages_small();
     let invocation = cli::parse();
     let file = invocation.file.as_deref();
@@ -169,6 +160,7 @@ fn act(
 }
 
 fn check(config: &Config, sources: &Sources) -> Result<(), Failure> {
+    start::check_development(config)?;
     if config.redis.url.is_set() {
         config.check_links()?;
     }

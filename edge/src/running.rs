@@ -75,7 +75,6 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
             return Err(StartError::Drain(running.load(Ordering::Acquire)));
         }
         if running.load(Ordering::Acquire) == 0 {
-            info!(event = "stopped", "done");
             return Ok(());
         }
         signals.wait(match stopping {
@@ -157,9 +156,15 @@ fn reload(shared: &Shared) -> Result<(), String> {
             }
         }
     }
-    if let Err(error) = shared.keys.reload() {
-        let error = advised(error.to_string());
-        errors.push(format!("the old token keys stay: {error}"));
+    match shared.keys.reload() {
+        Ok(()) => info!(
+            event = "keys_loaded",
+            "the keys for tokens were loaded again"
+        ),
+        Err(error) => {
+            let error = advised(error.to_string());
+            errors.push(format!("the old token keys stay: {error}"));
+        }
     }
     errors
         .iter()

@@ -48,10 +48,10 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 pub(crate) enum StartError {
     #[error(
         "auth.secret (JWT_SECRET) is not set, so tokens of the public development secret are \
-         accepted, and server.listen = {0} is not a loopback address; set JWT_SECRET (at least 32 \
+         accepted, and {0} = {1} is not a loopback address; set JWT_SECRET (at least 32 \
          bytes, as `openssl rand -base64 32` makes them), or listen on 127.0.0.1"
     )]
-    DevelopmentSecret(SocketAddr),
+    DevelopmentSecret(&'static str, SocketAddr),
     #[error(
         "auth.secret (JWT_SECRET) is not set, so tokens of the public development secret would be \
          accepted, and this edge is a service; set JWT_SECRET (at least 32 bytes, as `openssl rand \
@@ -217,16 +217,34 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     if let Some(end) = backend.end {
         end.run();
     }
+    if ended.is_ok() {
+        info!(event = "stopped", "done");
+    }
     ended
+}
+
+/// That an edge without a key for tokens is reached by this host alone, where anybody is an administrator.
+///
+/// # Errors
+/// The address that others reach.
+pub(crate) fn check_development(config: &Config) -> Result<(), StartError> {
+    let server = &config.server;
+    let addresses = [
+        ("server.listen", server.listen),
+        ("server.admin_listen", server.admin_listen),
+    ];
+    let open = (addresses.into_iter()).find(|(_, address)| !address.ip().is_loopback());
+    match open.filter(|_| config.is_development()) {
+        Some((setting, address)) => Err(StartError::DevelopmentSecret(setting, address)),
+        None => Ok(()),
+    }
 }
 
 /// Whether the edge takes tokens of the public development secret, which it then has.
 fn takes_development_secret(config: &mut Config) -> Result<bool, StartError> {
+    check_development(config)?;
     if !config.is_development() {
         return Ok(false);
-    }
-    if !config.server.listen.ip().is_loopback() {
-        return Err(StartError::DevelopmentSecret(config.server.listen));
     }
     // A proxy on this host may bring clients of others to it.
     if program::is_service() {

@@ -100,13 +100,17 @@ impl Traces {
         let mut kept = self.kept();
         let mut lost = dropped;
         for step in steps {
+            let time_us = wall.saturating_sub(mono.saturating_sub(step.at));
+            let told = self.told(core, &step, time_us, kept.seq + 1);
+            if is_repeated(kept.of(&step.user), &told) {
+                continue;
+            }
+            // What is dropped is a gap.
+            kept.seq += 1;
             if !kept.may(mono / 1_000) {
                 lost += 1;
                 continue;
             }
-            kept.seq += 1;
-            let time_us = wall.saturating_sub(mono.saturating_sub(step.at));
-            let told = self.told(core, &step, time_us, kept.seq);
             log(&told);
             if self.has_store {
                 let waiting = (step.user.clone(), told.encode());
@@ -191,6 +195,17 @@ impl Traces {
     }
 }
 
+/// Whether the step only says that the bus does not take the same version either at one more try.
+fn is_repeated(steps: &VecDeque<TraceStep>, step: &TraceStep) -> bool {
+    let of_bus = |step: &&TraceStep| [trace::BUS_SENT, trace::BUS_FAILED].contains(&&*step.event);
+    let last = steps.iter().rev().find(of_bus);
+    of_bus(&step)
+        && last.is_some_and(|last| {
+            last.event == trace::BUS_FAILED
+                && (last.version, last.core) == (step.version, step.core)
+        })
+}
+
 /// Writes a step to the log, in members of the names that it has as JSON.
 fn log(step: &TraceStep) {
     info!(
@@ -267,6 +282,41 @@ mod tests {
         assert_eq!(taken as u64, RATE.1, "a burst");
         let a_second = (0..RATE.0 + 50).filter(|_| kept.may(2_000)).count();
         assert_eq!(a_second as u64, RATE.0);
+    }
+
+    #[test]
+    fn a_bus_that_stays_away_is_told_once_a_version() {
+        let step = |event, version| TraceStep {
+            event: Cow::Borrowed(event),
+            time_us: 0,
+            user: Cow::Borrowed("alice"),
+            node: Cow::Borrowed("n1"),
+            core: 0,
+            seq: 0,
+            vnode: 0,
+            epoch: 0,
+            version,
+            status: protocol::Status::Online,
+            cause: None,
+            session: None,
+            code: None,
+            from: None,
+            watchers: None,
+        };
+        let mut told = VecDeque::new();
+        let mut repeated = |event, version| {
+            let step = step(event, version);
+            let repeated = is_repeated(&told, &step);
+            if !repeated {
+                told.push_back(step);
+            }
+            repeated
+        };
+        assert!(!repeated(trace::BUS_SENT, 1) && !repeated(trace::BUS_FAILED, 1));
+        assert!(!repeated(trace::STORED, 1));
+        assert!(repeated(trace::BUS_SENT, 1) && !repeated(trace::PUBLISHED, 1));
+        assert!(!repeated(trace::BUS_SENT, 2) && !repeated(trace::BUS_FAILED, 2));
+        assert!(!repeated(trace::BUS_SENT, 3));
     }
 
     #[test]

@@ -300,6 +300,18 @@ impl Oidc {
                 value: format!("{url:?}"),
             });
         }
+        let host = url
+            .split("://")
+            .nth(1)
+            .and_then(|rest| rest.split(['/', '?', '#']).next());
+        if host.is_some_and(|host| host.contains('@')) {
+            // Errors of the fetch have the whole URL.
+            return Err(OpenError::Range {
+                name: "oidc_token_url",
+                rule: "a URL without a user: kafka.oidc_client_id and kafka.oidc_client_secret say who asks",
+                value: "(hidden)".into(),
+            });
+        }
         // A signed assertion stands for the two (RFC 7523).
         if has("oauthbearer.assertion.") {
             return Ok(());
@@ -373,6 +385,14 @@ mod tests {
             s.oidc.token_url = "id.example/token".into();
         });
         assert!(no_scheme.contains("\"id.example/token\""), "{no_scheme}");
+        let user = said(|s| {
+            oauth(s);
+            s.oidc.token_url = "https://edge:hush@id.example/token".into();
+        });
+        assert!(
+            user.contains("without a user") && !user.contains("hush"),
+            "{user}"
+        );
         let mut security = Security::default();
         no_id(&mut security);
         let assertion = [("sasl.oauthbearer.assertion.file".into(), "a.jwt".into())];

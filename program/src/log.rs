@@ -153,6 +153,20 @@ pub fn start(settings: &LogSettings) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the report of a panic an event in a log of JSON; `then` is what follows.
+pub fn on_panic(then: fn()) {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if is_json() {
+            tracing::error!(event = "panicked", "{panic}");
+            flush();
+        } else {
+            report(panic);
+        }
+        then();
+    }));
+}
+
 /// Waits until what was logged is written, though not for a reader that stands still.
 pub fn flush() {
     let Some(log) = LOG.get() else { return };

@@ -156,8 +156,20 @@ impl Setting {
         if self.is_secret {
             "(hidden)".to_owned()
         } else {
-            format!("{text:?}")
+            format!("{:?}", without_user(text))
         }
+    }
+}
+
+/// What may be shown of an address like `https://user:password@host/`: what stands before the host may be a password.
+fn without_user(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => address.to_owned(),
     }
 }
 
@@ -235,6 +247,21 @@ fn names(line: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_address_no_user_is_shown() {
+        for (given, shown) in [
+            (
+                "https://alice:hush@a.example/b@c",
+                "https://…@a.example/b@c",
+            ),
+            ("http://hush@a.example", "http://…@a.example"),
+            ("https://a.example/b@c", "https://a.example/b@c"),
+            ("alice@a.example", "alice@a.example"),
+        ] {
+            assert_eq!(without_user(given), shown);
+        }
+    }
 
     crate::sections! {
         pub(crate) struct Node in node {

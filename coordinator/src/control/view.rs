@@ -171,7 +171,7 @@ impl fmt::Display for Problem {
             }
             Self::NotPublishing { node, why } => write!(
                 f,
-                "{node} is not publishing: {why}; watchers on other nodes do not see its users change"
+                "{node} is not publishing: {why}; its changes reach neither the topic nor watchers on nodes without a link to it"
             ),
             Self::Lease { node, what } => write!(f, "the lease of {node:?} is ignored: {what}"),
             Self::TooMany(count) => write!(
@@ -257,6 +257,22 @@ impl Note {
         }
     }
 
+    /// The node that it is about, if it is about one.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeId> {
+        match self {
+            Self::Joined(id)
+            | Self::Returned(id)
+            | Self::Penalised(id, _)
+            | Self::Leaving(id)
+            | Self::Left(id)
+            | Self::Dead(id)
+            | Self::Ended(id)
+            | Self::Lived(id) => Some(id),
+            Self::ClosedTogether(_) | Self::Map(..) | Self::Writing { .. } => None,
+        }
+    }
+
     /// What kind of event it is: `node`, `fault` or `recovery`; `None` for maps, whose moves are told together.
     #[must_use]
     pub const fn kind(&self) -> Option<&'static str> {
@@ -332,8 +348,14 @@ impl Control {
                 Some(Role::Joining | Role::Sharing) => State::Active,
             };
             let weight = in_map.map_or(0.0, |node| f64::from(node.weight));
+            let mut lease = member.lease.clone();
+            if state == State::Dead {
+                // What it had under way, and how busy it was, ended with it.
+                lease.moving = 0;
+                lease.load = Default::default();
+            }
             MemberView {
-                lease: member.lease.clone(),
+                lease,
                 state,
                 present: member.present,
                 unseen: mono.saturating_sub(member.last_seen),

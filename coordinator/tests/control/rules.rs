@@ -166,11 +166,13 @@ fn a_crashed_nodes_vnodes_go_at_once_when_its_lease_is_gone_and_no_sooner() {
     let before = fleet.owners();
     fleet.crash("b");
     let ends = fleet.leases["b"].1;
+    fleet.leases.get_mut("b").expect("a lease").0.moving = 3;
     while fleet.now + STEP < ends {
         assert!(fleet.step().write.is_none());
     }
     fleet.step();
     assert_eq!(fleet.state("b"), State::Dead);
+    assert_eq!(fleet.member("b").lease.moving, 0, "it ended with it");
     assert!(fleet.owners().iter().flatten().all(|owner| owner != "b"));
     let others = |owner: &Option<String>| owner.as_deref() != Some("b");
     let stayed = before

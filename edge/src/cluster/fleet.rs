@@ -16,6 +16,8 @@ use crate::{clock, load::Busyness};
 
 /// Between two looks whether there are keys.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long after the start it is no trouble yet that no broker was reached, ms.
+const STARTS: u64 = 10_000;
 
 /// The members of the lease that never change.
 pub(crate) struct Described {
@@ -60,6 +62,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
     let mut busyness = Busyness::default();
     let (sender, mut answers) = unbounded_channel();
     let mut hints = link.watch_map_as(&place.node, place.boot);
+    let began = now_ms();
     let mut no_lease = Trouble::default();
     let mut no_map = Trouble::default();
     while !place.is_ending() {
@@ -87,9 +90,11 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         map_version: followed.get(),
                         highest_epoch: membership.highest_epoch().get(),
                         moving: moving as u32,
-                        trouble: place.not_publishing().unwrap_or_default(),
+                        trouble: (place.not_publishing().filter(|_| now_ms() > began + STARTS))
+                            .unwrap_or_default(),
                         link: described.link.clone(),
                         load: busyness.look(
+                            clock::mono_us(),
                             &place.metrics,
                             place.consumer().as_deref(),
                             described.memory_limit,

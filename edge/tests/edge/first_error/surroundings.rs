@@ -140,13 +140,18 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
         ];
         assert_said(&said(1, &output), &parts);
     }
-    let output = edge(&folder, &["standalone", "--listen", "0.0.0.0:0"], &[]);
-    let parts = [
-        "server.listen = 0.0.0.0:0 is not a loopback address",
-        "set JWT_SECRET",
-        "openssl rand -base64 32",
-    ];
-    assert_said(&said(1, &output), &parts);
+    // Under the public secret everybody is an administrator.
+    for (flag, setting) in [
+        ("--listen", "server.listen"),
+        ("--server-admin-listen", "server.admin_listen"),
+    ] {
+        for command in [&["standalone"][..], &["config", "check"]] {
+            let output = edge(&folder, &[command, &[flag, "0.0.0.0:0"]].concat(), &[]);
+            let is = format!("{setting} = 0.0.0.0:0 is not a loopback address");
+            let parts = [&*is, "set JWT_SECRET", "openssl rand -base64 32"];
+            assert_said(&said(1, &output), &parts);
+        }
+    }
 }
 
 #[test]
