@@ -9,6 +9,7 @@ use std::{
 };
 
 use coordinator::control::{Control, Note, Observation, Reading, Stored, Write};
+use program::{Trouble, Turn};
 use redis_store::{Leader, Link, MapWrite, StoreError};
 use ring::{MapError, NodeId};
 use tokio::{
@@ -68,8 +69,8 @@ pub(crate) struct Fleet {
     changed_at: Option<Instant>,
     leader: Option<Leader>,
     /// What was last said to be wrong with reading and with writing, so that it is said once.
-    unread: Option<String>,
-    unwritten: Option<String>,
+    unread: Trouble,
+    unwritten: Trouble,
     /// What is wrong, by kind and in words, as it was told last.
     problems: Vec<(&'static str, String)>,
     writing: Option<Note>,
@@ -109,8 +110,8 @@ impl Fleet {
             read_at: None,
             changed_at: None,
             leader: None,
-            unread: None,
-            unwritten: None,
+            unread: Trouble::default(),
+            unwritten: Trouble::default(),
             problems: Vec::new(),
             writing: None,
             drained: None,
@@ -196,22 +197,23 @@ impl Fleet {
             warn!(event = "redis_notice", "{notice}");
             self.timeline.add(clock::wall_ms(), "fault", notice);
         }
-        match &reading {
-            Ok(_) => {
-                self.read_at = Some(started);
-                if self.unread.take().is_some() {
-                    let text = "the store answers again";
-                    info!(event = "store_answers", "{text}");
-                    self.timeline.add(clock::wall_ms(), "recovery", text.into());
-                }
+        if reading.is_ok() {
+            self.read_at = Some(started);
+        }
+        let error =
+            (reading.as_ref().err()).map(|error| format!("the store cannot be used: {error}"));
+        match self.unread.turn(error) {
+            Some(Turn::Begins(text)) => {
+                error!(event = "store_unusable", "{text}");
+                self.timeline
+                    .add(clock::wall_ms(), "fault", text.to_owned());
             }
-            Err(error) => {
-                let text = format!("the store cannot be used: {error}");
-                if self.unread.as_ref() != Some(&text) {
-                    self.complain("store_unusable", text.clone());
-                    self.unread = Some(text);
-                }
+            Some(Turn::Ends) => {
+                let text = "the store answers again";
+                info!(event = "store_answers", "{text}");
+                self.timeline.add(clock::wall_ms(), "recovery", text.into());
             }
+            None => {}
         }
         let token = self.leadership.token();
         let reading = reading.ok();
@@ -301,7 +303,7 @@ impl Fleet {
         let version = map.version();
         let (result, why) = match self.link.write_map(token, after, &map).await {
             Ok(MapWrite::Written) => {
-                self.unwritten = None;
+                self.unwritten.turn(None);
                 self.metrics.map_written("written");
                 if let Some(Note::Writing { moves, raised, .. }) = self.writing {
                     self.metrics.moved(moves, raised);
@@ -320,9 +322,10 @@ impl Fleet {
         };
         self.metrics.map_written(result);
         let text = format!("map {version} was not written: {why}");
-        if self.unwritten.as_ref() != Some(&text) {
-            self.complain("map_not_written", text.clone());
-            self.unwritten = Some(text);
+        if let Some(Turn::Begins(text)) = self.unwritten.turn(Some(text)) {
+            error!(event = "map_not_written", "{text}");
+            self.timeline
+                .add(clock::wall_ms(), "fault", text.to_owned());
         }
         false
     }
@@ -426,10 +429,5 @@ impl Fleet {
             }
         }
         self.problems = problems;
-    }
-
-    fn complain(&mut self, event: &'static str, text: String) {
-        error!(event, "{text}");
-        self.timeline.add(clock::wall_ms(), "fault", text);
     }
 }

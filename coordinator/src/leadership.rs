@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use program::{Trouble, Turn};
 use redis_store::Link;
 use tokio::{
     sync::{Notify, watch},
@@ -93,19 +94,18 @@ impl Candidate {
     /// Leads whenever nobody else does, until `stop`; then gives the leadership back.
     pub(crate) async fn run(self, mut stop: Stop) {
         let mut lead: Option<Lead> = None;
-        let mut unanswered = None;
+        let mut unanswered = Trouble::default();
         loop {
             let asked = Instant::now();
             let holding = lead.map(|lead| lead.token);
             let answer = self.link.lead(&self.id, self.ttl, holding).await;
             let error = answer.as_ref().err().map(ToString::to_string);
-            if let Some(error) = error.as_ref().filter(|_| error != unanswered) {
+            if let Some(Turn::Begins(error)) = unanswered.turn(error) {
                 warn!(
                     event = "leadership_unanswered",
                     "the leadership can be neither had nor kept: {error}"
                 );
             }
-            unanswered = error;
             let next = match answer {
                 // The TTL began at the store after we asked, so this ends first.
                 Ok(token) => token.map(|token| Lead {

@@ -23,7 +23,7 @@ mod timeline;
 use std::process::ExitCode;
 
 use settings::{ConfigAction, SettingsError, Sources};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::{
     cli::Action,
@@ -40,12 +40,7 @@ fn main() -> ExitCode {
     let ended = match act(invocation.action, &sources) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let text = TABLE.explain(&sources, &failure.to_string());
-            if program::log::tells_people() {
-                eprintln!("error: {text}");
-            } else {
-                error!(event = "failed", "{text}");
-            }
+            program::log::failed(&TABLE.explain(&sources, &failure.to_string()));
             match failure {
                 Failure::Settings(_) => ExitCode::from(2),
                 Failure::Run(_) | Failure::Store(_) | Failure::Top(_) => ExitCode::FAILURE,

@@ -80,7 +80,7 @@ pub(crate) struct Picture {
     pub(crate) suspects: BTreeSet<NodeId>,
     pub(crate) leading: bool,
     pub(crate) leader: Option<Leader>,
-    /// The oldest first.
+    /// What has happened, the oldest first; the timeline bounds how much.
     pub(crate) events: Arc<[Happened]>,
     /// When the store last showed all of this; `None`: never.
     pub(crate) read_at: Option<Instant>,

@@ -26,7 +26,7 @@ pub(crate) struct Happened {
     /// One of few words, by which people tell what matters.
     pub(crate) kind: &'static str,
     pub(crate) text: String,
-    /// Rises with each.
+    /// Its place among all events, also those of other kinds: the later, the higher.
     order: u64,
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct Busyness {
 }
 
 impl Busyness {
-    /// The load since the last look, or that one's, if it was just now. `now`: by the monotonic clock, µs; `bus` is what is read from it, where the edge reads it at all.
+    /// The load since the last look, or that one's, if it was just now. `now`: by the monotonic clock, µs;
+    /// `bus` is what is read from it, where the edge reads it at all.
     pub(crate) fn look(
         &mut self,
         now: u64,

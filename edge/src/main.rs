@@ -46,7 +46,7 @@ use std::process::ExitCode;
 use program::log::{Format, LogSettings};
 use settings::ConfigAction;
 use token::TokenError;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::{
     cli::{Action, Invocation},
@@ -63,12 +63,7 @@ fn main() -> ExitCode {
     let file = invocation.file.as_deref();
     let sources = Sources::of_process(file, invocation.flags.clone());
     let ended = act(&invocation, &sources, has_small_pages).unwrap_or_else(|failure| {
-        let text = TABLE.explain(&sources, &failure.to_string());
-        if program::log::tells_people() {
-            eprintln!("error: {text}");
-        } else {
-            error!(event = "failed", "{text}");
-        }
+        program::log::failed(&TABLE.explain(&sources, &failure.to_string()));
         match failure {
             Failure::Settings(_) => ExitCode::from(2),
             Failure::Start(_) | Failure::Store(_) => ExitCode::FAILURE,

@@ -100,9 +100,13 @@ impl Traces {
         let mut kept = self.kept();
         let mut lost = dropped;
         for step in steps {
-            let time_us = wall.saturating_sub(mono.saturating_sub(step.at));
-            let told = self.told(core, &step, time_us, kept.seq + 1);
-            if is_repeated(kept.of(&step.user), &told) {
+            let version = step.version.get();
+            if is_repeated(
+                kept.of(&step.user),
+                event(step.what),
+                version,
+                core.id().get(),
+            ) {
                 continue;
             }
             // What is dropped is a gap.
@@ -111,6 +115,8 @@ impl Traces {
                 lost += 1;
                 continue;
             }
+            let time_us = wall.saturating_sub(mono.saturating_sub(step.at));
+            let told = self.told(core, &step, time_us, kept.seq);
             log(&told);
             if self.has_store {
                 let waiting = (step.user.clone(), told.encode());
@@ -195,14 +201,13 @@ impl Traces {
     }
 }
 
-/// Whether the step only says that the bus does not take the same version either at one more try.
-fn is_repeated(steps: &VecDeque<TraceStep>, step: &TraceStep) -> bool {
-    let of_bus = |step: &&TraceStep| [trace::BUS_SENT, trace::BUS_FAILED].contains(&&*step.event);
-    let last = steps.iter().rev().find(of_bus);
-    of_bus(&step)
-        && last.is_some_and(|last| {
-            last.event == trace::BUS_FAILED
-                && (last.version, last.core) == (step.version, step.core)
+/// Whether a step after `steps` would only say that the bus does not take the same version at one more try.
+fn is_repeated(steps: &VecDeque<TraceStep>, event: &str, version: u64, core: u16) -> bool {
+    let is_of_bus = |event: &str| [trace::BUS_SENT, trace::BUS_FAILED].contains(&event);
+    let last = || steps.iter().rev().find(|step| is_of_bus(&step.event));
+    is_of_bus(event)
+        && last().is_some_and(|last| {
+            last.event == trace::BUS_FAILED && (last.version, last.core) == (version, core)
         })
 }
 
@@ -305,10 +310,9 @@ mod tests {
         };
         let mut told = VecDeque::new();
         let mut repeated = |event, version| {
-            let step = step(event, version);
-            let repeated = is_repeated(&told, &step);
+            let repeated = is_repeated(&told, event, version, 0);
             if !repeated {
-                told.push_back(step);
+                told.push_back(step(event, version));
             }
             repeated
         };

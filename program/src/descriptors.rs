@@ -31,7 +31,7 @@ const RAISE: &str = "raise it (LimitNOFILE=1048576 in a unit of systemd, `ulimit
 /// as far as it goes first.
 ///
 /// # Errors
-/// It allows none.
+/// The limit leaves no descriptor for a connection.
 pub fn connections(own: u64) -> Result<u64, TooFewFiles> {
     allowed(raise_open_files(), own)
 }

@@ -9,9 +9,11 @@ mod listen;
 pub mod log;
 pub mod metrics;
 mod service;
+mod trouble;
 
 pub use crate::{
     descriptors::{TooFewFiles, connections, few_connections, open_files},
     listen::{LISTEN_PATIENCE, ListenError, listen},
     service::{Condition, START_PATIENCE, Service, is_service},
+    trouble::{Trouble, Turn},
 };

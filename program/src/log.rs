@@ -153,6 +153,15 @@ pub fn start(settings: &LogSettings) -> io::Result<()> {
     Ok(())
 }
 
+/// Says why the program ends: to people in plain text, or as an event where the log is set to be JSON.
+pub fn failed(text: &str) {
+    if tells_people() {
+        settings::eprintln!("error: {text}");
+    } else {
+        tracing::error!(event = "failed", "{text}");
+    }
+}
+
 /// Makes the report of a panic an event in a log of JSON; `then` is what follows.
 pub fn on_panic(then: fn()) {
     let report = std::panic::take_hook();

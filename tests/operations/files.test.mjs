@@ -209,8 +209,6 @@ test('docs/logs.md has every event that a program writes to its log, with its le
   for (const name of stdout.trim().split('\n')) {
     const source = fs.readFileSync(path.join(root, name), 'utf8');
     for (const [, level, event] of source.matchAll(/\b(error|warn|info)!\(\s*event = "(\w+)"/g)) add(event, level);
-    for (const [, event] of source.matchAll(/complain\(\s*"(\w+)"/g)) add(event, 'error');
-    for (const [, event, kind] of source.matchAll(/say\(\s*"(\w+)",\s*"(\w+)"/g)) add(event, kind === 'fault' ? 'warn' : 'info');
     assert.doesNotMatch(source, /\b(?:error|warn|info)!\((?!\s*event\b)/, `an event without a name: ${name}`);
     // What a value is called in the log stands in a function of its type.
     for (const [body] of source.matchAll(/const fn event\(&?self\).*?\n    \}\n/gs)) {

@@ -70,6 +70,14 @@ impl Tree {
         tree
     }
 
+    /// Has the kernel refuse one of the values, as a file of /proc does that takes no such text.
+    fn refuse_a_value(&self) {
+        let path = self.0.join("proc/sys/net/core/somaxconn");
+        fs::remove_file(&path).expect("it was there");
+        std::os::unix::fs::symlink("/proc/self/uid_map", &path).expect("a link");
+        self.write("proc/sys/net/ipv4/tcp_mem", "100 200 300000\n");
+    }
+
     fn write(&self, path: &str, text: &str) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -276,11 +284,7 @@ fn what_fails_half_way_is_taken_back() {
     let tree = Tree::new();
     good(&tree.run(&["apply", "--yes", "--only", "limits"]));
     // A map of users is written once: the kernel answers EPERM, which says nothing of the value.
-    let path = tree.0.join("proc/sys/net/core/somaxconn");
-    fs::remove_file(&path).expect("it was there");
-    std::os::unix::fs::symlink("/proc/self/uid_map", &path).expect("a link");
-    let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
-    fs::write(memory, "100 200 300000\n").expect("a file");
+    tree.refuse_a_value();
     let before = tree.files();
     let more = ["apply", "--yes", "--sessions", "2000000"];
     let said = bad(&tree.run(&more));
@@ -642,11 +646,7 @@ fn a_script_that_fails_or_is_ended_half_way_takes_back_what_it_did() {
     }
     // A kernel that takes a parameter's place and not its value.
     let tree = Tree::new();
-    let path = tree.0.join("proc/sys/net/core/somaxconn");
-    fs::remove_file(&path).expect("it was there");
-    std::os::unix::fs::symlink("/proc/self/uid_map", &path).expect("a link");
-    let memory = tree.0.join("proc/sys/net/ipv4/tcp_mem");
-    fs::write(memory, "100 200 300000\n").expect("a file");
+    tree.refuse_a_value();
     let before = tree.files();
     let script = Script::new(&tree);
     let said = bad(&script.run(&tree, "apply"));

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use keys::Keys;
 use presence::{Found, Membership, Renewal, Step};
+use program::{Trouble, Turn};
 use protocol::Lease;
 use redis_store::Link;
 use ring::MapVersion;
@@ -268,26 +269,4 @@ fn give_up(place: &Place) -> ! {
     );
     program::log::flush();
     std::process::exit(1);
-}
-
-/// A trouble, told once until it is another one or over.
-#[derive(Default)]
-struct Trouble(Option<String>);
-
-/// What there is to say of a trouble.
-enum Turn<'a> {
-    Begins(&'a str),
-    Ends,
-}
-
-impl Trouble {
-    /// What there is to say when the trouble is now as given.
-    fn turn(&mut self, now: Option<String>) -> Option<Turn<'_>> {
-        let before = std::mem::replace(&mut self.0, now);
-        match &self.0 {
-            Some(what) if before.as_ref() != Some(what) => Some(Turn::Begins(what)),
-            None if before.is_some() => Some(Turn::Ends),
-            _ => None,
-        }
-    }
 }
