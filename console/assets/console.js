@@ -49,7 +49,7 @@ function swatch(name) {
 // -- the fleet
 
 function show() {
-  const alive = fleet.nodes.filter((node) => node.state !== 'dead');
+  const alive = fleet.nodes.filter((node) => node.state !== 'dead' && node.state !== 'left');
   const sum = (read) => number(alive.reduce((all, node) => all + read(node), 0));
   $('coordinator').textContent = fleet.coordinator;
   $('leader').textContent = fleet.leading ? 'this one' : fleet.leader ?? 'nobody';

@@ -94,6 +94,11 @@ impl Server {
         self.ask("GET", &self.nodes, "")
     }
 
+    /// What the question for whom is traced is answered.
+    pub(crate) fn traces<T: DeserializeOwned>(&self) -> Result<T, TopError> {
+        self.ask("GET", &self.trace, "")
+    }
+
     /// What a request about the trace of a user is answered.
     pub(crate) fn trace<T: DeserializeOwned>(
         &self,

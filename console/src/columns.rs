@@ -181,7 +181,7 @@ pub(crate) fn rows(fleet: &Fleet, with_cores: bool) -> Vec<Row> {
 
 /// The fleet in one line.
 pub(crate) fn summary(fleet: &Fleet) -> String {
-    let alive = || fleet.nodes.iter().filter(|node| node.state != "dead");
+    let alive = || fleet.alive();
     let sum = |read: fn(&Node) -> f64| rounded(alive().map(read).sum());
     let leader = match (&fleet.leader, fleet.leading) {
         (_, true) => "leads".to_owned(),

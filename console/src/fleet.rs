@@ -28,13 +28,21 @@ pub struct Fleet {
     pub stale: Option<u64>,
 }
 
+impl Fleet {
+    /// The nodes that are not gone.
+    pub fn alive(&self) -> impl Iterator<Item = &Node> {
+        let gone = |node: &&Node| matches!(node.state.as_str(), "left" | "dead");
+        self.nodes.iter().filter(move |node| !gone(node))
+    }
+}
+
 /// A node of the fleet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Node {
     /// The node's name.
     pub node: String,
-    /// Its state: `joining`, `active`, `draining`, `drained`, `penalised` or `dead`.
+    /// Its state: `joining`, `active`, `draining`, `drained`, `penalised`, `left` or `dead`.
     pub state: String,
     /// The WebSocket URL that clients connect to.
     pub address: String,

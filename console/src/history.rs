@@ -68,7 +68,7 @@ impl History {
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
-        let alive = || fleet.nodes.iter().filter(|node| node.state != "dead");
+        let alive = || fleet.alive();
         let sum = |read: fn(&Node) -> u64| alive().map(read).sum();
         let rate = |read: fn(&Node) -> f64| (alive().map(read).sum::<f64>() * 10.0).round() / 10.0;
         let most = |read: fn(&Node) -> f64| {
@@ -137,6 +137,7 @@ mod tests {
                 node("active", 5, 1.5),
                 node("draining", 7, 9.0),
                 node("dead", 100, 50.0),
+                node("left", 30, 60.0),
             ],
             ..Fleet::default()
         };

@@ -19,6 +19,8 @@ use crate::{
 const INTERNAL: u8 = 1;
 /// The most bytes of an answer.
 const MAX_ANSWER: u64 = 1 << 20;
+/// The most characters that are shown of why a collector refuses.
+const MAX_REASON: usize = 200;
 
 /// A server that takes spans by OTLP over HTTP.
 pub(crate) struct Collector {
@@ -27,16 +29,24 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// The collector at `url`; without a path it is that of the specification.
+    /// The collector at `url`.
     pub(crate) fn new(url: &str, ca: Option<&Path>) -> Result<Self, TopError> {
-        let mut address = web_address(url).ok_or_else(|| TopError::Otlp(url.to_owned()))?;
-        if address.path() == "/" {
-            address.set_path("/v1/traces");
-        }
+        let address = Self::address(url).ok_or_else(|| TopError::Otlp(url.to_owned()))?;
         Ok(Self {
             agent: agent(&address, ca)?,
             url: address,
         })
+    }
+
+    /// Where a collector is asked: a path that ends in `/traces` is its own, another one has that of the
+    /// specification below it.
+    fn address(url: &str) -> Option<Url> {
+        let mut address = web_address(url)?;
+        let path = address.path().trim_end_matches('/').to_owned();
+        if !path.ends_with("/traces") {
+            address.set_path(&format!("{path}/v1/traces"));
+        }
+        Some(address)
     }
 
     /// Sends the steps; how many spans and traces they are.
@@ -55,8 +65,7 @@ impl Collector {
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
         let status = answer.status();
         if !status.is_success() {
-            // A google.rpc.Status.
-            let why = said["message"].as_str().unwrap_or("no reason is given");
+            let why = reason(&said, &body);
             return Err(failed(format!("the answer has the status {status}: {why}")));
         }
         let partial = &said["partialSuccess"];
@@ -69,6 +78,19 @@ impl Collector {
             return Err(failed(format!("{rejected} spans were refused: {why}")));
         }
         Ok((spans, traces))
+    }
+}
+
+/// Why a collector refuses, as one line: the message of a google.rpc.Status, or what proxies and gateways say in
+/// its place.
+fn reason(said: &Value, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let why = said["message"].as_str().unwrap_or(&text);
+    let line = why.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<&str> = line.filter(|word| !word.is_empty()).collect();
+    match words.is_empty() {
+        true => "no reason is given".into(),
+        false => words.join(" ").chars().take(MAX_REASON).collect(),
     }
 }
 
@@ -219,6 +241,33 @@ mod tests {
             "core": 0, "seq": seq, "vnode": 7, "epoch": 3, "version": version, "status": "away",
         });
         serde_json::from_value(step).expect("a step")
+    }
+
+    #[test]
+    fn a_collector_is_asked_at_its_path_for_traces() {
+        for (url, asked) in [
+            ("http://c:4318", "http://c:4318/v1/traces"),
+            ("http://c:4318/", "http://c:4318/v1/traces"),
+            ("https://c/otlp/", "https://c/otlp/v1/traces"),
+            ("https://c/otlp/v1/traces", "https://c/otlp/v1/traces"),
+            ("https://c/api/v2/traces?x=1", "https://c/api/v2/traces?x=1"),
+        ] {
+            let address = Collector::address(url).map(String::from);
+            assert_eq!(address.as_deref(), Some(asked));
+        }
+    }
+
+    #[test]
+    fn why_a_collector_refuses_is_one_line_of_its_answer() {
+        let why = |body: &str| {
+            let said = serde_json::from_str(body).unwrap_or_default();
+            reason(&said, body.as_bytes())
+        };
+        assert_eq!(why(r#"{"code":8,"message":"too many"}"#), "too many");
+        assert_eq!(why("slow\r\n  down\n"), "slow down");
+        assert_eq!(why(r#"{"error":"quota"}"#), r#"{"error":"quota"}"#);
+        assert_eq!(why(""), "no reason is given");
+        assert_eq!(why(&"a".repeat(9_000)).len(), MAX_REASON);
     }
 
     #[test]

@@ -231,7 +231,7 @@ fn table_of(fleet: &Fleet, view: View, room: u16) -> Table<'static> {
         .into_iter()
         .map(|row| {
             let style = match row.state.as_deref() {
-                None => Style::new().add_modifier(Modifier::DIM),
+                None | Some("left") => Style::new().add_modifier(Modifier::DIM),
                 Some("active") => Style::new(),
                 Some("dead") => Style::new().fg(Color::Red),
                 Some(_) => Style::new().fg(Color::Yellow),

@@ -9,7 +9,7 @@ use protocol::{
     policy::TRACE_MINUTES,
     trace::{CHANGED, DELIVERED, RECEIVED},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -22,7 +22,30 @@ use crate::{
 /// between two that were seen.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What a coordinator answers.
+/// Who is traced, as a coordinator answers.
+#[derive(Debug, Deserialize)]
+struct Everyone {
+    traced: Vec<Traced>,
+}
+
+/// A user that is traced.
+#[derive(Debug, Deserialize, Serialize)]
+struct Traced {
+    user: String,
+    /// Until when, ms since 1970.
+    until: u64,
+    /// The administrator who asked for it.
+    by: String,
+}
+
+/// A trace that has just begun.
+#[derive(Debug, Deserialize)]
+struct Started {
+    /// Until when, ms since 1970.
+    until: u64,
+}
+
+/// What a coordinator answers about a user.
 #[derive(Debug, Deserialize)]
 struct Told {
     /// Until when the user is followed, ms since 1970; `None` = it is not.
@@ -40,12 +63,11 @@ pub fn trace_command() -> Command {
             .help(help)
     };
     let trace = Command::new("trace")
-        .about("Shows a user's way through the cluster, step by step")
+        .about("Shows a user's way through the cluster, step by step, or who is traced")
         .arg(
             Arg::new("user")
                 .long("user")
-                .required(true)
-                .help("The user"),
+                .help("The user; without one, the users that are traced are shown"),
         )
         .arg(
             Arg::new("start")
@@ -53,22 +75,25 @@ pub fn trace_command() -> Command {
                 .value_name("MINUTES")
                 .num_args(0..=1)
                 .default_missing_value("5")
+                .requires("user")
                 .help("Has the user traced for so long, 1 to 60 [without a number: 5]"),
         )
         .arg(
             flag("stop", "Ends the trace; its steps can be seen for an hour")
+                .requires("user")
                 .conflicts_with_all(["start", "follow"]),
         )
-        .arg(flag("follow", "Shows steps as they come, until the trace ends"))
+        .arg(flag("follow", "Shows steps as they come, until the trace ends").requires("user"))
         .arg(flag("json", "Prints a line of JSON for each step"))
         .arg(
             Arg::new("otlp")
                 .long("otlp")
                 .value_name("URL")
+                .requires("user")
                 .conflicts_with_all(["json", "follow", "stop", "start"])
                 .help(
                     "Sends the steps as spans to a collector of OpenTelemetry, by OTLP over HTTP in \
-                     JSON, like http://127.0.0.1:4318",
+                     JSON, like http://127.0.0.1:4318; one that does not end in /traces gets /v1/traces",
                 ),
         );
     ask::with_flags(trace)
@@ -82,13 +107,17 @@ pub fn trace_command() -> Command {
 /// # Panics
 /// When the arguments are another command's.
 pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
-    let user: &String = arguments.get_one("user").expect("it is required");
     let server = ask::server_of(arguments)?;
     let text = |name| arguments.get_one::<String>(name);
     let is_json = arguments.get_flag("json");
+    let Some(user) = text("user") else {
+        let Everyone { traced } = server.traces()?;
+        print!("{}", list(&traced, is_json));
+        return Ok(());
+    };
     if arguments.get_flag("stop") {
         server.trace::<Value>("DELETE", user, "")?;
-        println!("the trace of {user:?} has ended");
+        println!("the trace of {user:?} was ended; its steps can be seen for an hour");
         return Ok(());
     }
     if let Some(url) = text("otlp") {
@@ -108,11 +137,16 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
         let minutes = given.parse::<u64>().ok();
         let minutes = minutes.filter(|minutes| (1..=TRACE_MINUTES.0).contains(minutes));
         let minutes = minutes.ok_or_else(|| TopError::Minutes(given.clone()))?;
-        server.trace::<Value>("PUT", user, &format!(r#"{{"minutes":{minutes}}}"#))?;
+        let before: Told = server.trace("GET", user, "")?;
+        let now: Started = server.trace("PUT", user, &format!(r#"{{"minutes":{minutes}}}"#))?;
+        // What another administrator asked for is not cut short without a word.
+        let instead = match before.until.filter(|until| *until > now.until) {
+            Some(until) => format!(" instead of {}", time_of_day(until / 1_000)),
+            None => String::new(),
+        };
+        let until = time_of_day(now.until / 1_000);
+        eprintln!("{user:?} is traced by all edges within a second, until {until} UTC{instead}");
         if !follows {
-            println!(
-                "{user:?} is traced for {minutes} min, by all edges within a second; --follow shows its steps"
-            );
             return Ok(());
         }
     }
@@ -126,6 +160,27 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
     }
     shown.show(told.steps);
     Ok(())
+}
+
+/// The users that are traced: a line each, or a line of JSON each.
+fn list(traced: &[Traced], is_json: bool) -> String {
+    if traced.is_empty() && !is_json {
+        return "nobody is traced; --user NAME --start traces a user for 5 minutes\n".into();
+    }
+    let line = |one: &Traced| match is_json {
+        true => serde_json::to_string(one).expect("it has nothing but texts and numbers"),
+        false => {
+            let until = time_of_day(one.until / 1_000);
+            format!("{:?} until {until} UTC, for {:?}", one.user, one.by)
+        }
+    };
+    traced.iter().map(|one| line(one) + "\n").collect()
+}
+
+/// The time of the day, in UTC, of seconds since 1970.
+fn time_of_day(seconds: u64) -> String {
+    let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
+    format!("{hour:02}:{minute:02}:{:02}", seconds % 60)
 }
 
 /// The steps of the user; an error when there are none, and none can come.
@@ -161,6 +216,7 @@ fn follow(server: &Server, user: &str, started: bool, shown: &mut Shown) -> Resu
             patience -= 1;
             if patience == 0 {
                 shown.show(held);
+                eprintln!("{user:?} is traced no more");
                 return Ok(());
             }
         }
@@ -203,14 +259,8 @@ const HEAD: &str =
 
 /// A step as a line of the table.
 fn line(step: &TraceStep, last: Option<u64>) -> String {
-    let seconds = step.time_us / 1_000_000 % 86_400;
-    let time = format!(
-        "{:02}:{:02}:{:02}.{:06}",
-        seconds / 3_600,
-        seconds / 60 % 60,
-        seconds % 60,
-        step.time_us % 1_000_000
-    );
+    let seconds = time_of_day(step.time_us / 1_000_000);
+    let time = format!("{seconds}.{:06}", step.time_us % 1_000_000);
     let after = last.map_or(0, |last| step.time_us.saturating_sub(last)) as f64 / 1_000.0;
     let place = format!("{}/{}", step.node, step.core);
     let mut line = format!(
@@ -248,6 +298,21 @@ fn line(step: &TraceStep, last: Option<u64>) -> String {
 mod tests {
     use super::*;
     use protocol::Status;
+
+    #[test]
+    fn who_is_traced_is_listed_with_who_asked_for_it() {
+        let answer =
+            r#"{"traced":[{"user":"alice","until":1796011201000,"by":"ops","at":1796010901000}]}"#;
+        let Everyone { traced } = serde_json::from_str(answer).expect("an answer");
+        assert_eq!(
+            list(&traced, false),
+            "\"alice\" until 04:00:01 UTC, for \"ops\"\n"
+        );
+        let json = "{\"user\":\"alice\",\"until\":1796011201000,\"by\":\"ops\"}\n";
+        assert_eq!(list(&traced, true), json);
+        assert!(list(&[], false).starts_with("nobody is traced"));
+        assert_eq!(list(&[], true), "");
+    }
 
     #[test]
     fn a_line_says_when_where_and_what() {

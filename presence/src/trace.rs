@@ -36,7 +36,7 @@ pub struct TracedStep {
     pub epoch: Epoch,
     /// The version of the record that the step is about.
     pub version: Version,
-    /// The status that others see, by the record as this core has it.
+    /// The status that others see by that record.
     pub status: Status,
     /// The kind of the step, with what only that kind has.
     pub what: What,
@@ -76,12 +76,12 @@ pub enum What {
     Delivered(u32),
 }
 
-/// A followed user, and the versions that store and bus were asked to take last.
+/// A followed user, and what store and bus were asked to take last since it is followed.
 #[derive(Debug, Default)]
 struct Followed {
     name: Box<str>,
-    storing: Version,
-    publishing: Version,
+    storing: Option<(Version, Status)>,
+    publishing: Option<(Version, Status)>,
 }
 
 /// Who is followed, and the steps that wait.
@@ -146,17 +146,22 @@ impl Core {
         let Some(followed) = followed.find(|it| it.name == user.name) else {
             return;
         };
-        // What store and bus answer is about what they were asked, and not about what came since.
-        let version = match what {
-            What::Stored | What::Fenced | What::NotStored => followed.storing,
-            What::Published | What::NotPublished => followed.publishing,
-            _ => user.record.version,
-        };
+        let newest = Some((user.record.version, user.record.status));
         match what {
-            What::Storing => followed.storing = version,
-            What::Publishing => followed.publishing = version,
+            What::Storing => followed.storing = newest,
+            What::Publishing => followed.publishing = newest,
             _ => {}
         }
+        // What store and bus answer is about what they were asked, and not about what came since.
+        let about = match what {
+            What::Stored | What::Fenced | What::NotStored => followed.storing,
+            What::Published | What::NotPublished => followed.publishing,
+            _ => newest,
+        };
+        // Nobody can tell of which record an answer is that was asked for before the user was followed.
+        let Some((version, status)) = about else {
+            return;
+        };
         if self.trace.steps.len() >= MAX_STEPS {
             self.trace.dropped += 1;
             return;
@@ -167,7 +172,7 @@ impl Core {
             vnode: user.vnode,
             epoch: self.vnodes.newest(user.vnode),
             version,
-            status: user.record.status,
+            status,
             what,
         });
     }

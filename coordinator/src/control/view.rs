@@ -20,18 +20,21 @@ pub enum State {
     Drained,
     /// It came back too often and has to stay for a while first.
     Penalised,
-    /// The node's lease has ended.
+    /// The node ended as it was told to, and is gone.
+    Left,
+    /// The node's lease has ended without that.
     Dead,
 }
 
 impl State {
     /// Every state, each of which has a gauge of its own in the metrics.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Joining,
         Self::Active,
         Self::Draining,
         Self::Drained,
         Self::Penalised,
+        Self::Left,
         Self::Dead,
     ];
 
@@ -44,8 +47,15 @@ impl State {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Penalised => "penalised",
+            Self::Left => "left",
             Self::Dead => "dead",
         }
+    }
+
+    /// Whether the node is gone: what it had under way, and how busy it was, ended with it.
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Left | Self::Dead)
     }
 }
 
@@ -340,6 +350,7 @@ impl Control {
             let vnodes = self.map.as_ref().map_or(0, |map| map.owned_by(id).count());
             let in_map = nodes().find(|node| node.id == *id);
             let state = match self.role(id, member, mono) {
+                None if member.has_left() => State::Left,
                 None => State::Dead,
                 Some(Role::Drained | Role::Leaving) if vnodes > 0 => State::Draining,
                 Some(Role::Drained | Role::Leaving) => State::Drained,
@@ -349,8 +360,7 @@ impl Control {
             };
             let weight = in_map.map_or(0.0, |node| f64::from(node.weight));
             let mut lease = member.lease.clone();
-            if state == State::Dead {
-                // What it had under way, and how busy it was, ended with it.
+            if state.is_gone() {
                 lease.moving = 0;
                 lease.load = Default::default();
             }

@@ -104,11 +104,10 @@ pub(super) fn stale(mut response: Response, seconds: Option<u64>) -> Response {
 }
 
 /// The decoded values of the parameters with one of these names.
-pub(super) fn parameters(query: Option<&str>, names: &[&str]) -> Vec<String> {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-        .filter(|(name, _)| names.contains(&name.as_ref()))
-        .map(|(_, value)| value.into_owned())
-        .collect()
+pub(super) fn parameters(query: Option<&str>, names: &[&str]) -> Result<Vec<String>, Refusal> {
+    let values = program::parameters(query.unwrap_or_default(), names);
+    let values: Option<Vec<String>> = values.collect();
+    values.ok_or_else(|| Refusal::bad_request(format!("{} is not UTF-8", names[0])))
 }
 
 /// The one valid user that the request names.
@@ -125,7 +124,7 @@ pub(super) fn list_of(list: List, query: Option<&str>) -> Result<String, Refusal
 }
 
 fn one_of(query: Option<&str>, names: &[&str]) -> Result<String, Refusal> {
-    let mut values = parameters(query, names);
+    let mut values = parameters(query, names)?;
     match (values.pop(), values.len()) {
         (Some(value), 0) => match protocol::check_user(&value) {
             Ok(()) => Ok(value),

@@ -21,7 +21,7 @@ pub(super) async fn map(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let mut after = answer::parameters(query.as_deref(), &["after"]);
+    let mut after = answer::parameters(query.as_deref(), &["after"])?;
     let after = match (
         after.pop().map(|version| version.parse::<u64>()),
         after.len(),

@@ -41,7 +41,7 @@ pub(super) async fn history(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     app.administrator(&headers).await?;
-    let after = match answer::parameters(query.as_deref(), &["after"]).as_slice() {
+    let after = match answer::parameters(query.as_deref(), &["after"])?.as_slice() {
         [] => 0,
         [after] => (after.parse())
             .map_err(|_| Refusal::bad_request("after must be a time, ms since 1970"))?,

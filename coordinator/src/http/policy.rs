@@ -46,11 +46,12 @@ pub(super) async fn take_back(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let by = app.administrator(&headers).await?;
-    let named = |name| match answer::parameters(query.as_deref(), &[name]).as_slice() {
-        [value] => Some(value.clone()),
-        _ => None,
+    let named = |name| -> Result<Option<String>, Refusal> {
+        let mut values = answer::parameters(query.as_deref(), &[name])?;
+        let value = values.pop();
+        Ok(value.filter(|_| values.is_empty()))
     };
-    let (user, jti, everyone) = (named("user"), named("jti"), named("everyone"));
+    let (user, jti, everyone) = (named("user")?, named("jti")?, named("everyone")?);
     let subject = policy::named(user.as_deref(), jti.as_deref(), everyone.as_deref())?;
     match app.decree(&by, &subject, None).await? {
         Decreed::Nothing => {

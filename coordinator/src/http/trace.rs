@@ -27,7 +27,7 @@ pub(super) async fn steps(
     app.administrator(&headers).await?;
     let policy = app.policy().await;
     let query = query.as_deref();
-    if answer::parameters(query, &["userId", "user"]).is_empty() {
+    if answer::parameters(query, &["userId", "user"])?.is_empty() {
         return Ok(answer::json(&policy::traces(&policy)));
     }
     let user = answer::user_of(query)?;

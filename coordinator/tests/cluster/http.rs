@@ -393,7 +393,12 @@ fn pages_of_allowed_origins_alone_may_read_routes() {
     assert_eq!(status.header("access-control-allow-origin"), None);
     let everyone = Coordinator::start(&redis, "c2", &[]);
     everyone.ready();
-    for (path, status) in [("/route?userId=x", 200), ("/route", 400)] {
+    for (path, status) in [
+        ("/route?userId=x", 200),
+        ("/route", 400),
+        ("/route?userId=%FF", 400),
+        ("/route?userId=x&user=%C3", 400),
+    ] {
         let answer = everyone.ask("GET", path, &[("origin", "https://c.example")], b"");
         assert_eq!(answer.status, status);
         assert_eq!(answer.header("access-control-allow-origin"), Some("*"));

@@ -83,9 +83,14 @@ fn a_node_that_is_told_to_end_leaves_and_one_that_is_not_is_gone() {
     fleet.stop("a");
     let notes = notes_until(&mut fleet, |note| *note == Note::Left(id("a")));
     assert!(!notes.contains(&Note::Dead(id("a"))), "{notes:?}");
+    assert_eq!(fleet.state("a"), State::Left);
     fleet.crash("b");
     let notes = notes_until(&mut fleet, |note| *note == Note::Dead(id("b")));
     assert!(!notes.contains(&Note::Left(id("b"))), "{notes:?}");
+    assert_eq!(fleet.state("b"), State::Dead);
+    fleet.start("a");
+    fleet.step();
+    assert!(!fleet.state("a").is_gone(), "its next life is here");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The steps of a followed user: on the core that owns it, and on one that watches it over a link.
 
-use online_status_presence::{Core, Heard, SessionId, TracedStep, What};
-use protocol::{Cause, CloseCode, FromOwner, ToOwner, Version};
+use online_status_presence::{Core, Heard, SessionId, StoreReply, StoreRequest, TracedStep, What};
+use protocol::{Cause, CloseCode, FromOwner, Status, ToOwner, Version};
 use ring::{Epoch, Map, MapVersion, Vnode};
 
 use crate::support::{self, answer, at, hello, id, node, settings, version, vnodes};
@@ -119,6 +119,47 @@ fn a_change_is_followed_from_its_session_to_a_watcher_on_another_node() {
     a.trace_users(&[]);
     serve(&mut a);
     assert!(!a.has_steps());
+}
+
+/// Takes the write that waits to go to the store; the store answers it with what this gives.
+fn writing(core: &mut Core) -> StoreReply {
+    match core.store_requests(1, |_, _| {}).pop() {
+        Some(StoreRequest::Write { ticket, .. }) => StoreReply::Written(ticket),
+        other => panic!("no write: {other:?}"),
+    }
+}
+
+#[test]
+fn an_answer_of_the_store_tells_of_the_record_that_was_written_and_not_of_the_newest() {
+    let mut a = core("a", 1);
+    let alice = user_of(0);
+    let session = a.connect(&hello(&alice)).expect("its vnode is here");
+    serve(&mut a);
+    support::say(&mut a, session, r#"{"type":"status","status":"away"}"#);
+    let under_way = writing(&mut a);
+    a.trace_users(&[alice.as_str().into()]);
+    a.store_reply(under_way);
+    // Its way had begun before anybody followed it.
+    assert!(steps(&mut a).iter().all(|(what, _)| *what != What::Stored));
+    serve(&mut a);
+    steps(&mut a);
+
+    support::say(
+        &mut a,
+        session,
+        r#"{"type":"status","status":"online","mode":"busy"}"#,
+    );
+    let under_way = writing(&mut a);
+    support::say(&mut a, session, r#"{"type":"status","status":"online"}"#);
+    a.store_reply(under_way);
+    let (told, _) = a.take_steps();
+    let of = |what| {
+        let step = told.iter().find(|step| step.what == what);
+        step.map(|step| (step.version, step.status))
+    };
+    let written = of(What::Storing).expect("it was written");
+    assert_eq!(written.1, Status::Busy);
+    assert_eq!(of(What::Stored), Some(written));
 }
 
 #[test]
