@@ -292,7 +292,14 @@ function plot(plan) {
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const series = plan.lines.map(([label], at) => ({ label, stroke: strokes[at], width: 2, spanGaps: false }));
     drawn = new uPlot({ ...size(), cursor: { y: false }, scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
-      axes: [axis, { ...axis, size: 60 }], series: [{}, ...series] }, data(), place);
+      axes: [{ ...axis, space: 90, values: (_, times) => times.map((at) => new Date(at * 1000).toLocaleTimeString()) }, { ...axis, size: 60 }], series: [{}, ...series] }, undefined, place);
+    draw();
+  };
+  // A coordinator that has just started has few samples, to which the library would choose a scale of years.
+  const draw = () => {
+    drawn.setData(data(), false);
+    const [first, last] = [history.at[0] / 1000, history.at.at(-1) / 1000];
+    if (last) drawn.setScale('x', { min: Math.min(first, last - 300), max: last });
   };
   const update = () => {
     const say = plan.say ?? number;
@@ -301,7 +308,7 @@ function plot(plan) {
       return `${label} ${known.length > 0 ? `${say(known.at(-1))} (most ${say(Math.max(...known))})` : 'none yet'}`;
     });
     caption.textContent = `${plan.title}: ${parts.join(', ')}`;
-    drawn.setData(data());
+    draw();
   };
   make();
   dark.addEventListener('change', make);
