@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use keys::authorities;
+use keys::{authorities, without_user};
 use protocol::policy::NOT_TRACED;
 use serde::de::DeserializeOwned;
 use ureq::{
@@ -71,7 +71,7 @@ impl Server {
         ca: Option<&Path>,
         token_file: Option<&PathBuf>,
     ) -> Result<Self, TopError> {
-        let wrong = || TopError::Url(url.to_owned());
+        let wrong = || TopError::Url(without_user(url));
         let base = web_address(url).ok_or_else(wrong)?;
         let folder = base.path().trim_end_matches('/').to_owned();
         let at = |path: &str| {
@@ -220,6 +220,19 @@ fn of_system() -> Result<Vec<Certificate<'static>>, TopError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_address_is_named_without_its_password() {
+        for url in [
+            "http://ops:hush@c:8090",
+            "ops:hush@c:8090",
+            "ftp://ops:hush@c",
+        ] {
+            let error = Server::new(url, None, None).err().expect("it has a user");
+            let error = error.to_string();
+            assert!(!error.contains("hush") && error.contains("…@c"), "{error}");
+        }
+    }
 
     #[test]
     fn a_file_of_authorities_that_has_none_is_named_with_what_it_has() {

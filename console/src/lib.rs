@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-#[macro_use(print, println)]
+#[macro_use(eprintln)]
 extern crate settings;
 
 mod ask;

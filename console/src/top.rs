@@ -1,6 +1,9 @@
 //! The command `top`: asks for the fleet once, or again and again for the screen.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{ErrorKind, IsTerminal, Write},
+    time::Duration,
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser};
 
@@ -56,6 +59,9 @@ pub enum TopError {
     /// The collector does not take the spans.
     #[error("{0}: {1}; is a collector of OTLP over HTTP there? Its port is 4318 mostly")]
     Collector(String, String),
+    /// Standard output takes no more.
+    #[error("standard output: {0}")]
+    Output(std::io::Error),
     /// There is no screen to draw on.
     #[error("this is no terminal: add --once for a table, or --once --json for programs")]
     NoTerminal,
@@ -129,9 +135,17 @@ pub fn run(arguments: &ArgMatches) -> Result<(), TopError> {
     columns::sort(&mut fleet, view.column, view.reversed);
     if arguments.get_flag("json") {
         let json = serde_json::to_string_pretty(&fleet).expect("all keys are strings");
-        println!("{json}");
+        print(&format!("{json}\n"))
     } else {
-        print!("{}", columns::text(&fleet, view.with_cores));
+        print(&columns::text(&fleet, view.with_cores))
     }
-    Ok(())
+}
+
+/// Writes to standard output, all of it; a reader that went away, like `head`, wants no more.
+pub(crate) fn print(text: &str) -> Result<(), TopError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(TopError::Output(error)),
+        _ => Ok(()),
+    }
 }

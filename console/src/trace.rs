@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     ask::{self, Server},
     otlp::Collector,
-    top::TopError,
+    top::{TopError, print},
 };
 
 /// Between two looks. Nodes bring their steps every half second, so that one look later none is missing
@@ -112,24 +112,23 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
     let is_json = arguments.get_flag("json");
     let Some(user) = text("user") else {
         let Everyone { traced } = server.traces()?;
-        print!("{}", list(&traced, is_json));
-        return Ok(());
+        return print(&list(&traced, is_json));
     };
     if arguments.get_flag("stop") {
         server.trace::<Value>("DELETE", user, "")?;
-        println!("the trace of {user:?} was ended; its steps can be seen for an hour");
-        return Ok(());
+        return print(&format!(
+            "the trace of {user:?} was ended; its steps can be seen for an hour\n"
+        ));
     }
     if let Some(url) = text("otlp") {
         let ca = arguments.get_one::<std::path::PathBuf>("ca");
         let collector = Collector::new(url, ca.map(std::path::PathBuf::as_path))?;
         let told = seen(&server, user)?;
         let (spans, traces) = collector.take(user, &told.steps)?;
-        println!(
-            "{spans} spans in {traces} traces were sent to {}",
+        return print(&format!(
+            "{spans} spans in {traces} traces were sent to {}\n",
             collector.url
-        );
-        return Ok(());
+        ));
     }
     let follows = arguments.get_flag("follow");
     let started = text("start");
@@ -156,10 +155,11 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
     }
     let told = seen(&server, user)?;
     if told.steps.is_empty() && !is_json {
-        println!("{user:?} is traced, and there is no step of it yet; --follow waits for them");
+        print(&format!(
+            "{user:?} is traced, and there is no step of it yet; --follow waits for them\n"
+        ))?;
     }
-    shown.show(told.steps);
-    Ok(())
+    shown.show(told.steps)
 }
 
 /// The users that are traced: a line each, or a line of JSON each.
@@ -207,7 +207,7 @@ fn follow(server: &Server, user: &str, started: bool, shown: &mut Shown) -> Resu
         let key = |step: &TraceStep| (step.node.to_string(), step.seq, step.time_us);
         let keys = told.steps.iter().map(key).collect();
         let before = std::mem::replace(&mut known, keys);
-        shown.show(std::mem::take(&mut held));
+        shown.show(std::mem::take(&mut held))?;
         held = told.steps;
         held.retain(|step| !before.contains(&key(step)));
         if told.until.is_some() {
@@ -215,7 +215,7 @@ fn follow(server: &Server, user: &str, started: bool, shown: &mut Shown) -> Resu
         } else {
             patience -= 1;
             if patience == 0 {
-                shown.show(held);
+                shown.show(held)?;
                 eprintln!("{user:?} is traced no more");
                 return Ok(());
             }
@@ -238,19 +238,22 @@ impl Shown {
         }
     }
 
-    fn show(&mut self, mut steps: Vec<TraceStep>) {
+    fn show(&mut self, mut steps: Vec<TraceStep>) -> Result<(), TopError> {
         TraceStep::sort(&mut steps);
+        let mut lines = Vec::new();
         for step in steps {
             if self.is_json {
-                println!("{}", step.encode());
+                lines.push(step.encode());
                 continue;
             }
             if self.last.is_none() {
-                println!("{HEAD}");
+                lines.push(HEAD.to_owned());
             }
-            println!("{}", line(&step, self.last));
+            lines.push(line(&step, self.last));
             self.last = Some(step.time_us);
         }
+        let lines: String = lines.into_iter().map(|line| line + "\n").collect();
+        print(&lines)
     }
 }
 

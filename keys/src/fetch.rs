@@ -93,7 +93,8 @@ pub(crate) struct Client {
 }
 
 /// What may be shown of an address: what stands before the host may be a password.
-fn without_user(address: &str) -> String {
+#[must_use]
+pub fn without_user(address: &str) -> String {
     match address.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}"),
         None => address.to_owned(),

@@ -59,7 +59,7 @@ impl Watched {
         *waiting += 1;
         if *waiting == 1 {
             self.say(format!(
-                "warning: the Redis master at {address} does not answer ({why}): records of its \
+                "redis: the master at {address} does not answer ({why}): records of its \
                  slots wait at their owners until it or a replica takes them; the other masters are \
                  asked as before"
             ));
@@ -105,7 +105,7 @@ impl Watched {
         let evicting = |health: &Health| health.policy.clone().filter(|_| health.evicting > 0);
         match (evicting(&before), evicting(&self.health)) {
             (before, Some(policy)) if before.as_ref() != Some(&policy) => self.say(format!(
-                "warning: Redis at {address} takes keys away when its memory is full \
+                "redis: {address} takes keys away when its memory is full \
                  (maxmemory-policy is {policy}): leases and records would be lost; set \
                  maxmemory-policy noeviction"
             )),

@@ -118,7 +118,8 @@ impl Table {
                     if !is_said {
                         lines.push(format!("  {}", setting.origin(given)));
                     }
-                    if !setting.is_secret {
+                    // A set of keys in JSON is no PEM.
+                    if !setting.is_secret && !name.ends_with("jwks_file") {
                         let password = format!("{name}_password");
                         let has_one = self.settings().any(|other| other.name() == password);
                         file = Some((&*given.text, has_one.then_some(password)));

@@ -36,6 +36,8 @@ pub(crate) enum ApplyError {
         .0.join("\n")
     )]
     Rights(Vec<String>),
+    #[error("{0}: {1}; nothing was changed, since undo could not take it back")]
+    Unsaved(&'static str, io::Error),
     #[error("{what}: {error}; what had been changed was taken back")]
     Failed { what: String, error: io::Error },
     #[error(
@@ -76,9 +78,10 @@ pub(crate) fn apply(
     if !missing.is_empty() {
         return Err(ApplyError::Rights(missing));
     }
+    // All rights are there by now: a full disk, say.
     record
         .save(host)
-        .map_err(|error| ApplyError::Rights(vec![format!("  {RECORD}: {error}")]))?;
+        .map_err(|error| ApplyError::Unsaved(RECORD, error))?;
     let mut making = Making {
         host,
         former,

@@ -179,6 +179,10 @@ impl Config {
             url.is_empty() || url.starts_with("ws://") || url.starts_with("wss://"),
             format!("server.public_url = {url:?}: it must begin with ws:// or wss://"),
         );
+        rules.rule(
+            !url.contains(|c: char| c.is_whitespace() || c.is_control()),
+            format!("server.public_url = {url:?}: a URL has no spaces and no line ends"),
+        );
         for (name, text) in [
             ("server.public_url", url),
             ("cluster.link_address", &self.share.link_address),
@@ -364,6 +368,16 @@ mod tests {
             (
                 "server-public-url",
                 "https://example.com",
+                "server.public_url",
+            ),
+            (
+                "server-public-url",
+                "wss://a.example/a b",
+                "server.public_url",
+            ),
+            (
+                "server-public-url",
+                "wss://a.example\n",
                 "server.public_url",
             ),
             (
