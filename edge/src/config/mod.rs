@@ -5,7 +5,7 @@
 mod kafka;
 mod table;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use ring::VnodeSet;
 use settings::{Kind, Rules, Table};
@@ -46,6 +46,15 @@ impl Config {
     /// What is wrong with the files that the settings name, and with the keys in them.
     pub(crate) fn check_files(&self) -> Result<(), SettingsError> {
         let mut rules = Rules::default();
+        let data = &self.store.data;
+        let there = data.ancestors().find(|path| path.exists());
+        rules.rule(
+            there.is_none_or(Path::is_dir),
+            format!(
+                "store.data = {}: it must be a directory, and a file is in its place or above it",
+                data.display()
+            ),
+        );
         self.auth.check_files(&mut rules);
         let tls = &self.tls;
         match tls.files() {
@@ -418,6 +427,7 @@ mod tests {
             ("auth-algorithms", "", "auth.algorithms"),
             ("auth-algorithms", "ES256", "auth.algorithms"),
             ("auth-jwks-file", "/nothing/there", "auth.jwks_file"),
+            ("store-data", "/dev/null/data", "store.data"),
             ("kafka-compression", "zip", "kafka.compression"),
         ] {
             let config = load(&[], &[(flag, value)]).expect("the syntax is good");

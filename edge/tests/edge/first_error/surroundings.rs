@@ -84,8 +84,9 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
         "--auth-secret",
         SECRET,
     ];
-    for (flags, parts) in [
+    for (code, flags, parts) in [
         (
+            1,
             &["--listen", "192.0.2.1:8080"][..],
             &[
                 "server.listen = 192.0.2.1:8080: cannot listen there",
@@ -94,19 +95,18 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
             ][..],
         ),
         (
+            2,
             &["--listen", "127.0.0.1:0", "--data", "file"],
-            &[
-                "store.data = file",
-                "a directory that this process may write to",
-            ],
+            &["store.data = file", "it must be a directory"],
         ),
         (
+            1,
             &["--listen", "127.0.0.1:0", "--data", "damaged"],
             &["presence.redb cannot be used: ", "when it is moved away"],
         ),
     ] {
         let output = edge(&folder, &[&with[..], flags].concat(), &[]);
-        assert_said(&said(1, &output), parts);
+        assert_said(&said(code, &output), parts);
     }
     for most in ["10", "64"] {
         let binary = env!("CARGO_BIN_EXE_online-status-edge");
