@@ -52,7 +52,13 @@ impl Busyness {
         let passed = now.saturating_sub(self.at).max(1) as f64;
         if self.cores.is_empty() {
             self.cores.clone_from(&cores);
-            self.threads = (0..cores.len()).map(Thread::of_core).collect();
+            self.threads.resize_with(cores.len(), Thread::default);
+        }
+        // A node takes its lease before its cores start.
+        for (number, thread) in self.threads.iter_mut().enumerate() {
+            if thread.file.is_none() {
+                *thread = Thread::of_core(number);
+            }
         }
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 * 1e6 / passed;
         let sum = |read: fn(&CoreStats) -> u64| cores.iter().map(read).sum::<u64>();
@@ -198,6 +204,29 @@ mod tests {
         // The window slides over looks: what is old is no delivery of now.
         let same = busyness.look(now + SHORTEST, &metrics, None, 7);
         assert_eq!(same.delivery_p50_us, load.delivery_p50_us);
+    }
+
+    #[test]
+    fn how_busy_a_core_is_is_known_though_it_starts_after_the_first_look() {
+        let metrics = Metrics::new(100);
+        let mut busyness = Busyness::default();
+        let mut cpu = |second: u64| {
+            let load = busyness.look(second * SHORTEST, &metrics, None, 7);
+            load.per_core[99].cpu
+        };
+        assert_eq!(cpu(1), None);
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let late = std::thread::Builder::new().name("core-99".into());
+        let late = late.spawn(move || {
+            begin.send(()).expect("somebody waits");
+            // It fails when the other end is gone.
+            let _ = ended.recv();
+        });
+        begun.recv().expect("it begins");
+        assert!(cpu(2).is_some() && cpu(3).is_some());
+        drop(end);
+        late.expect("a thread").join().expect("it does not panic");
     }
 
     #[test]
