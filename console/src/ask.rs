@@ -7,9 +7,10 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use keys::{authorities, without_user};
+use keys::authorities;
 use protocol::policy::NOT_TRACED;
 use serde::de::DeserializeOwned;
+use settings::without_user;
 use ureq::{
     Agent,
     http::{Request, header},
@@ -124,7 +125,7 @@ impl Server {
                 .agent
                 .run(request.body(body.to_owned()).map_err(wrong)?),
         };
-        let mut answer = answer.map_err(|error| failed(error.to_string()))?;
+        let mut answer = answer.map_err(|error| failed(in_words(url, error.to_string())))?;
         let body = answer.body_mut().with_config().limit(MAX_ANSWER);
         let body = body.read_to_vec();
         let body = body.map_err(|error| failed(error.to_string()))?;
@@ -137,6 +138,16 @@ impl Server {
             404 => Err(TopError::Foreign(url, "nothing is at this path".into())),
             status => Err(TopError::Status(url, status, detail(&body))),
         }
+    }
+}
+
+/// Why a server was not reached. What rustls says of one that answers a handshake with anything else names no cause.
+fn in_words(url: &Url, error: String) -> String {
+    match url.scheme() {
+        "https" if error.contains("InvalidContentType") => {
+            format!("it does not speak TLS: http:// may be meant ({error})")
+        }
+        _ => error,
     }
 }
 
@@ -219,6 +230,8 @@ fn of_system() -> Result<Vec<Certificate<'static>>, TopError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     #[test]
@@ -232,6 +245,24 @@ mod tests {
             let error = error.to_string();
             assert!(!error.contains("hush") && error.contains("…@c"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_server_without_tls_is_said_to_be_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let plain = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).expect("the begin of a hello");
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let server = Server::new(&format!("https://{address}"), None, None).expect("good");
+        let error = server.fleet().expect_err("it is plain").to_string();
+        assert!(error.contains("it does not speak TLS: http://"), "{error}");
+        drop(server);
+        plain.join().expect("it does not panic");
     }
 
     #[test]

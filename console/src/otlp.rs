@@ -31,7 +31,8 @@ pub(crate) struct Collector {
 impl Collector {
     /// The collector at `url`.
     pub(crate) fn new(url: &str, ca: Option<&Path>) -> Result<Self, TopError> {
-        let address = Self::address(url).ok_or_else(|| TopError::Otlp(keys::without_user(url)))?;
+        let address =
+            Self::address(url).ok_or_else(|| TopError::Otlp(settings::without_user(url)))?;
         Ok(Self {
             agent: agent(&address, ca)?,
             url: address,

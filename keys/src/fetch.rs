@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use settings::without_user;
 use token::{KeySet, Verifier};
 use ureq::{
     Agent, Proxy,
@@ -90,15 +91,6 @@ pub(crate) struct Client {
     agent: Agent,
     url: Url,
     timeout: Duration,
-}
-
-/// What may be shown of an address: what stands before the host may be a password.
-#[must_use]
-pub fn without_user(address: &str) -> String {
-    match address.rsplit_once('@') {
-        Some((_, rest)) => format!("…@{rest}"),
-        None => address.to_owned(),
-    }
 }
 
 impl Client {

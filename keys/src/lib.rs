@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 pub use crate::{
     auth::AuthSettings,
-    fetch::{FetchError, SourceError, without_user},
+    fetch::{FetchError, SourceError},
     rounds::{MAX_WAITING, NoWait},
 };
 use crate::{

@@ -24,7 +24,7 @@ pub use crate::{
     command_line::ConfigAction,
     documents::{documents_command, write_documents},
     kinds::{Bytes, Kind, List, Literal, Secret},
-    read::{SettingsError, file_advice},
+    read::{SettingsError, file_advice, without_user},
     rules::{Rules, is_origin_of},
     sources::{File, Sources},
     table::{Section, Setting, Table},

@@ -67,35 +67,40 @@ impl Table {
         given
     }
 
-    /// A line for each setting that more than one source gives, with other values: which counts, and which do not.
+    /// A line for each setting that more than one of file, environment and flags gives, with other values: which counts,
+    /// and which do not. Names of one variable are told by [`Table::disagreeing`].
     #[must_use]
     pub fn overridden(&self, sources: &Sources) -> Vec<String> {
         let of_file = self.given_in_file(sources, &mut Vec::new());
         let (given, _) = self.given(sources);
-        let mut lines = Vec::new();
-        for ((setting, in_file), given) in self.settings().zip(of_file).zip(given) {
-            let variables = setting.variables().filter_map(|name| {
-                let text = sources.environment.get(&name)?.clone();
-                let place = Place::Variable(name);
-                Some(Given { text, place })
-            });
-            let others: Vec<String> = [in_file]
-                .into_iter()
-                .filter(|given| given.place != Place::Default)
-                .chain(variables)
-                .filter(|other| other.place != given.place && other.text != given.text)
-                .map(|other| other.place.to_string())
-                .collect();
-            if !others.is_empty() {
-                lines.push(format!(
-                    "{} comes from {}; {} says otherwise and does not count",
-                    setting.name(),
-                    given.place,
-                    others.join(" and ")
-                ));
-            }
-        }
-        lines
+        let all = self.settings().zip(of_file).zip(given);
+        all.filter_map(|((setting, in_file), given)| {
+            let variable = self.variables_of(setting, sources).pop();
+            let others = [in_file].into_iter().chain(variable);
+            in_vain(setting, &given, others)
+        })
+        .collect()
+    }
+
+    /// A line for each setting that the environment gives under two names, with other values: which counts, and which
+    /// does not.
+    #[must_use]
+    pub fn disagreeing(&self, sources: &Sources) -> Vec<String> {
+        let line = |setting: &Setting| {
+            let mut others = self.variables_of(setting, sources);
+            in_vain(setting, &others.pop()?, others)
+        };
+        self.settings().filter_map(line).collect()
+    }
+
+    /// What the environment gives for a setting under each of its names; the last one counts.
+    fn variables_of(&self, setting: &Setting, sources: &Sources) -> Vec<Given> {
+        let given = setting.variables().filter_map(|name| {
+            let text = sources.environment.get(&name)?.clone();
+            let place = Place::Variable(name);
+            Some(Given { text, place })
+        });
+        given.collect()
     }
 
     /// The program and `error`, and below each of its lines, for the settings that this names, where
@@ -134,6 +139,31 @@ impl Table {
     }
 }
 
+/// That `given` counts for a setting, and those of the others that say something else do not, if there are some.
+fn in_vain(
+    setting: &Setting,
+    given: &Given,
+    others: impl IntoIterator<Item = Given>,
+) -> Option<String> {
+    let others: Vec<String> = others
+        .into_iter()
+        .filter(|other| other.place != Place::Default)
+        .filter(|other| other.place != given.place && other.text != given.text)
+        .map(|other| other.place.to_string())
+        .collect();
+    let (says, does) = match others.len() {
+        0 => return None,
+        1 => ("says", "does"),
+        _ => ("say", "do"),
+    };
+    Some(format!(
+        "{} comes from {}; {} {says} otherwise and {does} not count",
+        setting.name(),
+        given.place,
+        others.join(" and ")
+    ))
+}
+
 impl Setting {
     fn origin(&self, Given { text, place }: &Given) -> String {
         let (name, section, key) = (self.name(), self.section, self.key);
@@ -154,23 +184,33 @@ impl Setting {
     }
 
     fn shown(&self, text: &str) -> String {
+        let user = text.split_once('@').map(|(user, _)| user);
+        // A name like alice@a.example is none.
+        let is_address = text.contains("://") || user.is_some_and(|user| user.contains(':'));
         if self.is_secret {
             "(hidden)".to_owned()
-        } else {
+        } else if is_address {
             format!("{:?}", without_user(text))
+        } else {
+            format!("{text:?}")
         }
     }
 }
 
-/// What may be shown of an address like `https://user:password@host/`: what stands before the host may be a password.
-fn without_user(address: &str) -> String {
-    let Some((scheme, rest)) = address.split_once("://") else {
+/// What may be shown of an address, for what stands before its host may be a password. An address that is wrong may
+/// have a password in it with what ends a host elsewhere, so that the last `@` counts.
+#[must_use]
+pub fn without_user(address: &str) -> String {
+    let start = address.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = address.split_at(start);
+    let Some(at) = rest.rfind('@') else {
         return address.to_owned();
     };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://…{}", &rest[at..]),
-        None => address.to_owned(),
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let is_in_path = start > 0 && !host.contains('@') && !rest[..at].contains(':');
+    match is_in_path {
+        true => address.to_owned(),
+        false => format!("{scheme}…{}", &rest[at..]),
     }
 }
 
@@ -252,13 +292,13 @@ mod tests {
     #[test]
     fn of_an_address_no_user_is_shown() {
         for (given, shown) in [
-            (
-                "https://alice:hush@a.example/b@c",
-                "https://…@a.example/b@c",
-            ),
+            ("https://alice:hush@a.example/b", "https://…@a.example/b"),
             ("http://hush@a.example", "http://…@a.example"),
+            ("http://alice:hu/s@h@a.example", "http://…@a.example"),
+            ("alice:hush@a.example:80", "…@a.example:80"),
+            ("hush@a.example:80", "…@a.example:80"),
             ("https://a.example/b@c", "https://a.example/b@c"),
-            ("alice@a.example", "alice@a.example"),
+            ("a.example/b", "a.example/b"),
         ] {
             assert_eq!(without_user(given), shown);
         }
@@ -374,11 +414,16 @@ mod tests {
         assert_eq!(
             table.overridden(&more),
             [
-                "node.id comes from ONLINE_STATUS_NODE_ID; NODE_ID says otherwise and does not count",
-                "node.most comes from --node-most; f.toml, line 2 and ONLINE_STATUS_NODE_MOST says \
-                 otherwise and does not count",
+                "node.most comes from --node-most; f.toml, line 2 and ONLINE_STATUS_NODE_MOST say \
+                 otherwise and do not count",
             ]
         );
+        let names =
+            "node.id comes from ONLINE_STATUS_NODE_ID; NODE_ID says otherwise and does not count";
+        assert_eq!(table.disagreeing(&more), [names]);
+        assert_eq!(table.disagreeing(&one), [""; 0]);
+        let alike = [("NODE_ID", "n7"), ("ONLINE_STATUS_NODE_ID", "n7")];
+        assert_eq!(table.disagreeing(&sources(file, &alike, &[])), [""; 0]);
     }
 
     #[test]
