@@ -69,12 +69,13 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
         Action::Config(ConfigAction::Default) => print!("{}", TABLE.default_file()),
         Action::Config(ConfigAction::Doc) => print!("{}", TABLE.reference()),
         Action::Config(ConfigAction::Check) => {
-            if let Some(line) = TABLE.service_links(sources) {
-                eprintln!("{line}");
-            }
+            let lines = TABLE.service_links(sources).into_iter();
+            (lines.chain(TABLE.disagreeing(sources))).for_each(|line| eprintln!("{line}"));
             let config = load(sources)?;
+            let notes = run::check(&config)?;
             print!("{}", TABLE.in_effect(&config.show()));
             (TABLE.overridden(sources).iter()).for_each(|line| println!("# {line}"));
+            notes.iter().for_each(|line| println!("# {line}"));
             let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
             lines.iter().for_each(|line| println!("# {line}"));
         }
@@ -83,6 +84,9 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
             program::log::start(&config.log).map_err(RunError::System)?;
             if let Some(line) = TABLE.service_links(sources) {
                 warn!(event = "variables_left_aside", "{line}");
+            }
+            for line in TABLE.disagreeing(sources) {
+                warn!(event = "variables_disagree", "{line}");
             }
             run::run(config)?;
         }

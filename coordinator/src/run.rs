@@ -8,7 +8,7 @@ use std::{
 
 use coordinator::control::Control;
 use keys::{Keys, KeysError};
-use program::{Condition, ListenError, Service, TooFewFiles};
+use program::{AGAIN, Condition, ListenError, Service, TooFewFiles};
 use redis_store::{Link, OptionsError};
 use token::DEVELOPMENT_SECRET;
 use tokio::{
@@ -67,6 +67,37 @@ pub(crate) enum RunError {
     Failed(&'static str),
 }
 
+/// Looks, without a start, at what one would refuse here; what else there is to know of one.
+pub(crate) fn check(config: &Config) -> Result<Vec<String>, RunError> {
+    let own = &config.coordinator;
+    let mut notes = Vec::new();
+    if is_development(config)? {
+        notes.push(
+            "auth.secret (JWT_SECRET) is not set: a coordinator that is a service does not start, and of \
+             another one no token is needed"
+                .to_owned(),
+        );
+    }
+    let descriptors = program::connections(RESERVED_DESCRIPTORS)?;
+    let wanted = own.max_connections;
+    notes.extend(program::few_connections(
+        descriptors,
+        "coordinator.max_connections",
+        wanted,
+    ));
+    notes.extend(program::may_listen("coordinator.listen", own.listen)?);
+    Ok(notes)
+}
+
+/// Whether there is no key for tokens, so that none is needed; refused where other hosts reach the coordinator.
+fn is_development(config: &Config) -> Result<bool, RunError> {
+    let listen = config.coordinator.listen;
+    match config.auth.options().has_no_key() {
+        true if !listen.ip().is_loopback() => Err(RunError::Development(listen)),
+        development => Ok(development),
+    }
+}
+
 /// Runs the coordinator until a signal ends it.
 pub(crate) fn run(config: Config) -> Result<(), RunError> {
     let descriptors = program::connections(RESERVED_DESCRIPTORS)?;
@@ -83,11 +114,8 @@ pub(crate) fn run(config: Config) -> Result<(), RunError> {
 async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
     let own = &config.coordinator;
     let mut options = config.auth.options();
-    let development = options.has_no_key();
+    let development = is_development(&config)?;
     if development {
-        if !own.listen.ip().is_loopback() {
-            return Err(RunError::Development(own.listen));
-        }
         if program::is_service() {
             return Err(RunError::DevelopmentService);
         }
@@ -191,11 +219,17 @@ async fn serve(config: Config, descriptors: u64) -> Result<(), RunError> {
         // It ends within its own time.
         let _ = (&mut parts.server).await;
     };
-    // A second signal ends it at once.
-    let mut again = Signals::new()?;
+    let again = async {
+        sleep(AGAIN).await;
+        // It hears those that come from now on.
+        match Signals::new() {
+            Ok(mut signals) => signals.told_to_stop().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = finish => info!(event = "stopped", "done"),
-        () = again.told_to_stop() => {
+        () = again => {
             warn!(event = "stopped_at_once", "told twice to stop: ending now");
         }
     }

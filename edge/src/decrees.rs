@@ -57,6 +57,11 @@ impl Decrees {
         })
     }
 
+    /// Whether what the data folder has can be read.
+    pub(crate) fn check(data: &Path) -> Result<(), DecreeError> {
+        read(&data.join(FILE)).map(drop)
+    }
+
     /// What is in force.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.keys.policy()

@@ -51,7 +51,7 @@ use tracing::warn;
 use crate::{
     cli::{Action, Invocation},
     config::{Config, DEVELOPMENT_SECRET, SettingsError, Sources, TABLE},
-    start::StartError,
+    start::{Mode, StartError},
 };
 
 fn main() -> ExitCode {
@@ -83,12 +83,15 @@ fn keep_pages_small() -> std::io::Result<()> {
 /// Begins the log, and says in it what came up before.
 fn start_log(
     config: &Config,
-    service_links: Option<&str>,
+    sources: &Sources,
     has_small_pages: std::io::Result<()>,
 ) -> Result<(), StartError> {
     program::log::start(&config.log)?;
-    if let Some(line) = service_links {
+    if let Some(line) = TABLE.service_links(sources) {
         warn!(event = "variables_left_aside", "{line}");
+    }
+    for line in TABLE.disagreeing(sources) {
+        warn!(event = "variables_disagree", "{line}");
     }
     if let Err(error) = has_small_pages {
         warn!(
@@ -123,10 +126,9 @@ fn act(
         print!("{}", TABLE.reference());
         return Ok(ExitCode::SUCCESS);
     }
-    let service_links = TABLE.service_links(sources);
-    let is_run = matches!(invocation.action, Action::Run(_));
-    if let Some(line) = service_links.as_ref().filter(|_| !is_run) {
-        eprintln!("{line}");
+    if !matches!(invocation.action, Action::Run(_)) {
+        let lines = TABLE.service_links(sources).into_iter();
+        (lines.chain(TABLE.disagreeing(sources))).for_each(|line| eprintln!("{line}"));
     }
     let config = Config::load(sources)?;
     if invocation.action == Action::Token {
@@ -146,7 +148,7 @@ fn act(
         Action::CheckToken => return Ok(check_token(&config, invocation)),
         Action::Run(mode) => {
             config.check_mode(mode)?;
-            start_log(&config, service_links.as_deref(), has_small_pages)?;
+            start_log(&config, sources, has_small_pages)?;
             start::run(config, mode)?;
         }
         Action::Config(_) | Action::Token => check(&config, sources)?,
@@ -155,10 +157,20 @@ fn act(
 }
 
 fn check(config: &Config, sources: &Sources) -> Result<(), Failure> {
-    start::check_development(config)?;
-    if config.redis.url.is_set() {
+    let has = [config.redis.url.is_set(), !config.kafka.brokers.is_empty()];
+    if has[0] {
         config.check_links()?;
     }
+    let is_any = has.contains(&true);
+    let lacks = is_any.then(|| config.check_mode(Mode::Cluster));
+    let (mode, lacks) = match lacks {
+        Some(Ok(())) => (Mode::Cluster, Vec::new()),
+        Some(Err(lacks)) if !has.contains(&false) => return Err(lacks.into()),
+        // The one that is there may be another program's variable.
+        Some(Err(SettingsError(lacks))) => (Mode::Standalone, lacks),
+        None => (Mode::Standalone, Vec::new()),
+    };
+    let notes = start::check(config, mode)?;
     print!("{}", TABLE.in_effect(&config.show()));
     (TABLE.overridden(sources).iter()).for_each(|line| println!("# {line}"));
     println!(
@@ -182,6 +194,10 @@ fn check(config: &Config, sources: &Sources) -> Result<(), Failure> {
          # + take-over + presence.grace; those who come back are not shown offline at all.",
         config.node_ghost_bound()
     );
+    notes.iter().for_each(|line| println!("# {line}"));
+    for line in lacks {
+        println!("# `online-status-edge run` refuses this, `standalone` does not: {line}");
+    }
     if config.redis.url.is_set() {
         let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
         lines.iter().for_each(|line| println!("# {line}"));

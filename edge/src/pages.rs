@@ -178,7 +178,7 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     }
 }
 
-/// Whether the edge is ready, as an HTTP status and a text. One that cannot publish goes on serving its
+/// Whether the edge is ready, as an HTTP status and a text. One that cannot store or publish goes on serving its
 /// own watchers, so that it stays ready; it says so.
 pub(crate) fn readiness(shared: &Shared) -> (u16, String) {
     if shared.is_leaving() {
@@ -188,10 +188,8 @@ pub(crate) fn readiness(shared: &Shared) -> (u16, String) {
     } else if !shared.is_ready() {
         (503, "starting".into())
     } else {
-        match shared.place.as_ref().and_then(|place| place.trouble()) {
-            Some(trouble) => (200, format!("ready; {trouble}")),
-            None => (200, "ready".into()),
-        }
+        let ready = vec!["ready".to_owned()];
+        (200, [ready, shared.troubles()].concat().join("; "))
     }
 }
 

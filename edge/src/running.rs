@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use program::{Condition, Service};
+use program::{AGAIN, Condition, Service};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
@@ -46,6 +46,7 @@ pub(crate) fn until_end(shared: &Arc<Shared>, running: &AtomicUsize) -> Result<(
         for signal in signals.0.pending() {
             match signal {
                 SIGHUP => service.reload(|| reload(shared)),
+                _ if stopping.is_some_and(|since| since.elapsed() < AGAIN) => {}
                 _ if stopping.is_some() => {
                     warn!(event = "stopped_at_once", "told twice to stop: ending now");
                     return Ok(());

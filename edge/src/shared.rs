@@ -17,6 +17,7 @@ use crate::{
     decrees::Decrees,
     forwarded::Client,
     metrics::Metrics,
+    store::Failing,
     surveys::Surveys,
     tls,
     trace::Traces,
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     /// The node's place in the cluster; `None` of a standalone edge.
     pub(crate) place: Option<Arc<Place>>,
+    failing: Arc<Failing>,
     /// What clients are told to connect to.
     pub(crate) public_url: String,
     pub(crate) gate: Arc<Gate>,
@@ -99,6 +101,7 @@ pub(crate) struct SharedParts {
     pub(crate) vnodes: VnodeCount,
     pub(crate) epoch: Epoch,
     pub(crate) place: Option<Arc<Place>>,
+    pub(crate) failing: Arc<Failing>,
     pub(crate) public_url: String,
     pub(crate) limits: Limits,
     pub(crate) decrees: Option<Decrees>,
@@ -121,6 +124,7 @@ impl Shared {
             cores: parts.cores,
             epoch: parts.epoch,
             place: parts.place,
+            failing: parts.failing,
             public_url: parts.public_url,
             gate: Gate::new(parts.limits),
             decrees: parts.decrees,
@@ -176,6 +180,16 @@ impl Shared {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.starting.load(Ordering::Relaxed) == 0 && self.keys.are_ready() && !self.is_leaving()
+    }
+
+    /// What is wrong with the store, the bus or the links, while sessions are served all the same; one text each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let place = self.place.as_ref();
+        let unrenewed = place.and_then(|place| place.unrenewed.load_full());
+        let unstored = unrenewed.or_else(|| self.failing.load_full());
+        let unstored = unstored.map(|why| format!("not storing: {why}"));
+        let bus = place.and_then(|place| place.trouble());
+        unstored.into_iter().chain(bus).collect()
     }
 
     /// Where the user's clients connect: node, address, epoch and version of the map; `None` while

@@ -2,6 +2,7 @@
 //! and all vnodes, or as a node of a cluster.
 
 mod backend;
+mod check;
 mod core_thread;
 mod error;
 mod greeting;
@@ -23,7 +24,7 @@ use self::{
     greeting::announce,
     limits::{limits, settings},
 };
-pub(crate) use self::{error::StartError, limits::memory_limit};
+pub(crate) use self::{check::check, error::StartError, limits::memory_limit};
 use crate::{
     admin, clock, cluster,
     config::{Config, DEVELOPMENT_SECRET, Secret},
@@ -53,8 +54,8 @@ pub(crate) enum Mode {
 pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
     clock::mono_us();
     let development = takes_development_secret(&mut config)?;
-    let cpus = take_cores(&mut config)?;
-    let cores = config.server.cores as usize;
+    let (cpus, cores) = cores(&config)?;
+    config.server.cores = cores as u64;
     let connections = program::connections(RESERVED_DESCRIPTORS + 16 * cores as u64)?;
     crate::send_ring::SendRing::new().map_err(StartError::Uring)?;
     let limits = limits(&config, connections as usize);
@@ -118,6 +119,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
         vnodes,
         epoch: backend.owned.map_or(Epoch::default(), |(epoch, _)| epoch),
         place,
+        failing: backend.failing,
         public_url,
         limits,
         config,
@@ -174,7 +176,7 @@ pub(crate) fn run(mut config: Config, mode: Mode) -> Result<(), StartError> {
 ///
 /// # Errors
 /// The address that others reach.
-pub(crate) fn check_development(config: &Config) -> Result<(), StartError> {
+fn check_development(config: &Config) -> Result<(), StartError> {
     let server = &config.server;
     let addresses = [
         ("server.listen", server.listen),
@@ -201,8 +203,8 @@ fn takes_development_secret(config: &mut Config) -> Result<bool, StartError> {
     Ok(true)
 }
 
-/// The CPUs that the cores are pinned to, and in `server.cores` how many cores there are.
-fn take_cores(config: &mut Config) -> Result<Vec<usize>, StartError> {
+/// The CPUs that the cores are pinned to, and how many cores there are.
+fn cores(config: &Config) -> Result<(Vec<usize>, usize), StartError> {
     let cpus = allowed_cpus();
     let cores = match config.server.cores as usize {
         0 => cpus.len().min(64),
@@ -211,8 +213,7 @@ fn take_cores(config: &mut Config) -> Result<Vec<usize>, StartError> {
         }
         cores => cores,
     };
-    config.server.cores = cores as u64;
-    Ok(cpus)
+    Ok((cpus, cores))
 }
 
 /// The sockets that the edge listens on.

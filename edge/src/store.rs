@@ -7,6 +7,7 @@ mod packed;
 mod redis;
 mod remote;
 
+use arc_swap::ArcSwapOption;
 use presence::{StoreReply, StoreRequest};
 
 pub(crate) use self::{
@@ -15,6 +16,9 @@ pub(crate) use self::{
     redis::Redis,
     remote::remote,
 };
+
+/// Why a store failed what it was asked last; `None` = it did not, or was not asked yet.
+pub(crate) type Failing = ArcSwapOption<String>;
 
 /// A core's handle to a store.
 pub(crate) trait Store {

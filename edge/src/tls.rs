@@ -297,7 +297,8 @@ fn wrong_certificate(error: &webpki::Error) -> String {
     )
 }
 
-/// Says it when clients will refuse the chain, since its own certificate has ended or not begun, or has no name. It
+/// Says it when clients will refuse the chain, since its own certificate has ended or not begun, can never be good, or
+/// has no name. It
 /// is used all the same: it may be this host's clock that is wrong, or clients of its own kind.
 fn say_when_refused(setting: &str, path: &Path, certified: &CertifiedKey) {
     let own = certified.cert.first();
@@ -316,6 +317,7 @@ fn say_when_refused(setting: &str, path: &Path, certified: &CertifiedKey) {
             let hours = not_before.as_secs().saturating_sub(time.as_secs()) / 3_600;
             format!("it begins in {hours} h by this host's clock")
         }
+        Some(webpki::Error::InvalidCertValidity) => "it ends before it begins".to_owned(),
         _ if has_no_name(&own) => "it has no name of a host (subjectAltName)".to_owned(),
         _ => return,
     };

@@ -14,8 +14,8 @@ mod trouble;
 
 pub use crate::{
     descriptors::{TooFewFiles, connections, few_connections, open_files},
-    listen::{LISTEN_PATIENCE, ListenError, listen},
+    listen::{LISTEN_PATIENCE, ListenError, listen, may_listen},
     query::parameters,
-    service::{Condition, START_PATIENCE, Service, is_service},
+    service::{AGAIN, Condition, START_PATIENCE, Service, is_service},
     trouble::{Trouble, Turn},
 };

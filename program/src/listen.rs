@@ -4,7 +4,7 @@
 use std::{
     fmt,
     io::{self, ErrorKind},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     thread,
     time::{Duration, Instant},
 };
@@ -67,6 +67,28 @@ pub fn listen<T>(
     }
 }
 
+/// Whether `address` can be taken, by taking it for a moment; when another process has it now, a line that says so.
+///
+/// # Errors
+/// The kernel's word on an address that it would not give later either.
+pub fn may_listen(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<Option<String>, ListenError> {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(Some(format!(
+            "{setting} = {address} is in use now, and a start waits up to {} s for it",
+            LISTEN_PATIENCE.as_secs()
+        ))),
+        Err(error) => Err(ListenError {
+            setting,
+            address,
+            error,
+        }),
+    }
+}
+
 /// The advice to print for an error of the kernel at an address.
 struct Fix<'a>(SocketAddr, &'a io::Error);
 
@@ -97,8 +119,6 @@ impl fmt::Display for Fix<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
 
     fn free() -> SocketAddr {
@@ -119,6 +139,20 @@ mod tests {
         })
         .expect("it gets free");
         ends.join().expect("no panic");
+    }
+
+    #[test]
+    fn an_address_is_tried_and_let_go() {
+        let may = |address| may_listen("server.listen", address);
+        let address = free();
+        assert_eq!(may(address).expect("it is free"), None);
+        let holder = TcpListener::bind(address).expect("it is free still");
+        let line = may(address).expect("it gets free one day");
+        assert!(line.is_some_and(|line| line.contains("is in use now")));
+        drop(holder);
+        let foreign = "192.0.2.1:80".parse().expect("an address");
+        let error = may(foreign).expect_err("no address of this host");
+        assert!(error.to_string().contains("`ip address` lists"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,10 @@ use sd_notify::NotifyState;
 /// no reason to end the program, nor to hold up the boot.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A signal to end that comes so soon after another one is the same: `timeout` of coreutils sends each twice, to its
+/// program and to its group. A later one ends the program at once.
+pub const AGAIN: Duration = Duration::from_millis(100);
+
 /// Whether a service manager has started this program and waits for its word.
 #[must_use]
 pub fn is_service() -> bool {

@@ -1,6 +1,6 @@
 //! The process: its command line, its start and its end.
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 use redis_store::testing::RedisServer;
 use rustix::process::Signal;
@@ -54,6 +54,25 @@ fn told_to_stop_it_is_not_ready_and_does_not_lead_but_answers_on_until_balancers
     assert_eq!(coordinator.get("/route?userId=bob").status, 200);
     assert_eq!(coordinator.get("/healthz").status, 200);
     assert_eq!(coordinator.wait(), Some(0));
+}
+
+#[test]
+fn a_second_word_to_stop_ends_it_at_once() {
+    let redis = RedisServer::start();
+    let delay = ["--coordinator-shutdown-delay", "10m"];
+    let mut coordinator = Coordinator::start(&redis, "c1", &delay);
+    let _a = Edge::start(&redis, "a");
+    coordinator.ready();
+    coordinator.signal(Signal::TERM);
+    until("it is not ready", || {
+        (coordinator.get("/readyz").status == 503).then_some(())
+    });
+    // Sooner, it would be the same word.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    coordinator.signal(Signal::TERM);
+    assert_eq!(coordinator.wait(), Some(0));
+    let log = coordinator.log();
+    assert!(log.contains("\"event\":\"stopped_at_once\""), "{log}");
 }
 
 #[test]
@@ -288,7 +307,7 @@ fn every_mistake_names_the_program_its_place_its_value_and_what_to_do() {
     )
     .expect("a file");
     let redis = ["--redis-url", "redis://h"];
-    for (code, flags, parts) in [
+    let cases = [
         (
             2,
             &[][..],
@@ -348,14 +367,18 @@ fn every_mistake_names_the_program_its_place_its_value_and_what_to_do() {
                 "set JWT_SECRET",
             ],
         ),
-    ] {
+    ];
+    let commands = [&["run"][..], &["config", "check"]];
+    for (words, (code, flags, parts)) in
+        (commands.into_iter()).flat_map(|words| cases.map(|case| (words, case)))
+    {
         let mut command = command();
         if code == 1 && flags[1].starts_with("192") {
             command.env("JWT_SECRET", SECRET);
         }
         let output = command
             .current_dir(&folder)
-            .arg("run")
+            .args(words)
             .args(flags)
             .output()
             .expect("it runs");
@@ -369,6 +392,17 @@ fn every_mistake_names_the_program_its_place_its_value_and_what_to_do() {
         for part in parts {
             assert!(error.contains(part), "without {part:?}: {error}");
         }
+    }
+    for words in ["run", "config check"] {
+        let line = format!("ulimit -n 64; exec \"$0\" {words} --listen 127.0.0.1:0 \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &line, env!("CARGO_BIN_EXE_online-status-coordinator")])
+            .args(redis)
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("the limit of open files is 64"), "{error}");
     }
     std::fs::remove_dir_all(&folder).expect("it was made");
 }

@@ -1,7 +1,10 @@
 //! Keeps the node's lease and map: carries out the steps of `presence::Membership` on Redis and
 //! brings it the answers. It decides nothing itself.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use keys::Keys;
 use presence::{Found, Membership, Renewal, Step};
@@ -119,6 +122,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
             Some(answer) = answers.recv() => match answer {
                 Answer::Renewed { sent, renewal } => {
                     let error = renewal.as_ref().err().map(ToString::to_string);
+                    place.unrenewed.store(error.clone().map(Arc::new));
                     match no_lease.turn(error) {
                         Some(Turn::Begins(error)) => warn!(
                             event = "lease_not_renewed",

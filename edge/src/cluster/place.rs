@@ -21,6 +21,7 @@ use crate::{
     links::{self, Links},
     mesh::Wakeup,
     metrics::{Latency, Metrics},
+    store::Failing,
 };
 
 /// What the node tells its cores.
@@ -58,6 +59,7 @@ pub(crate) struct StoreStats {
     pub(crate) flush: Mutex<Latency>,
     pub(crate) failures: AtomicU64,
     pub(crate) trimmed: AtomicU64,
+    pub(crate) failing: Arc<Failing>,
 }
 
 /// A change that waits so long for the brokers, ms, is late: they confirm within some tens of ms, and
@@ -89,6 +91,8 @@ pub(crate) struct Place {
     reads: AtomicU64,
     lease_until: AtomicU64,
     lease_lapses: AtomicBool,
+    /// Why the lease could not be renewed the last time.
+    pub(crate) unrenewed: Failing,
     pub(crate) resyncs: AtomicU64,
     pub(crate) stalls: AtomicU64,
     /// Times the map that was there could not be used.
@@ -140,6 +144,7 @@ impl Place {
             reads: AtomicU64::new(0),
             lease_until: AtomicU64::new(0),
             lease_lapses: AtomicBool::new(false),
+            unrenewed: Failing::empty(),
             resyncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             unusable_maps: AtomicU64::new(0),

@@ -113,7 +113,7 @@ impl Config {
     }
 
     /// Where an edge listens; the last one in a cluster alone, when there is a key for links.
-    fn addresses(&self) -> [(&'static str, SocketAddr); 3] {
+    pub(crate) fn addresses(&self) -> [(&'static str, SocketAddr); 3] {
         [
             ("server.listen", self.server.listen),
             ("server.admin_listen", self.server.admin_listen),

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     mesh::Wakeup,
     metrics::Metrics,
-    store::{self, Store},
+    store::{self, Failing, Store},
     surveys::Surveys,
     trace::Traces,
 };
@@ -26,11 +26,13 @@ pub(super) struct Backend {
     /// The epoch and first sequence of all vnodes, when all are this edge's.
     pub(super) owned: Option<(Epoch, u64)>,
     pub(super) end: Option<cluster::End>,
+    pub(super) failing: Arc<Failing>,
 }
 
 pub(super) fn standalone(config: &Config, wakeups: &[Arc<Wakeup>]) -> Result<Backend, StartError> {
     let retention = config.store.retention.as_millis() as u64;
-    let (stores, epoch, seq) = open_store(config, retention, wakeups)?;
+    let failing = Arc::default();
+    let (stores, epoch, seq) = open_store(config, retention, wakeups, &failing)?;
     let bus = |_| Box::new(bus::Embedded::default()) as Box<dyn Bus + Send>;
     Ok(Backend {
         stores,
@@ -38,6 +40,7 @@ pub(super) fn standalone(config: &Config, wakeups: &[Arc<Wakeup>]) -> Result<Bac
         links: wakeups.iter().map(|_| None).collect(),
         owned: Some((epoch, seq)),
         end: None,
+        failing,
     })
 }
 
@@ -61,6 +64,7 @@ pub(super) fn clustered(
         links: links.collect(),
         owned: None,
         end: Some(cluster.end),
+        failing: Arc::clone(&cluster.place.store_stats.failing),
     })
 }
 
@@ -70,6 +74,7 @@ fn open_store(
     config: &Config,
     retention: u64,
     wakeups: &[Arc<Wakeup>],
+    failing: &Arc<Failing>,
 ) -> Result<Stores, StartError> {
     if config.store.data.as_os_str().is_empty() {
         let memory = |_| Box::new(store::Memory::new(retention)) as Box<dyn Store + Send>;
@@ -80,7 +85,8 @@ fn open_store(
         let epoch = Epoch::new((now / DAY) as u32);
         return Ok((wakeups.iter().map(memory).collect(), epoch, now % DAY * 64));
     }
-    let (handles, epoch) = store::Durable::open(&config.store.data, retention, wakeups)?;
+    let (data, failing) = (&config.store.data, Arc::clone(failing));
+    let (handles, epoch) = store::Durable::open(data, retention, wakeups, failing)?;
     let boxed = |handle| Box::new(handle) as Box<dyn Store + Send>;
     Ok((handles.into_iter().map(boxed).collect(), epoch, 0))
 }

@@ -1,16 +1,27 @@
 //! The store in a directory (redb): records outlive a restart and a `kill -9`. One thread owns the
 //! database and commits each batch before it answers; cores hand it requests and poll the answers.
 
-use std::{ops::Bound, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    ops::Bound,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use presence::{StoreReply, StoreRequest};
 use protocol::{Status, Stored};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition,
+};
 use ring::{Epoch, Vnode};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{error, info, warn};
 
-use super::remote::{Answers, Batch, Handle, Outlet, remote};
+use super::{
+    Failing,
+    remote::{Answers, Batch, Handle, Outlet, remote},
+};
 use crate::mesh::Wakeup;
 
 /// The table of records, by vnode and user.
@@ -25,7 +36,7 @@ const DAY: u64 = 86_400_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("store.data = {0}: {1}; it must be a directory that this process may write to")]
-    Directory(String, std::io::Error),
+    Directory(String, io::Error),
     #[error(
         "store.data = {0}: another process has its database open; end that, or give another directory"
     )]
@@ -34,6 +45,23 @@ pub(crate) enum OpenError {
         "store.data = {0}: its file presence.redb cannot be used: {1}; when it is moved away all begins anew"
     )]
     Database(String, redb::Error),
+}
+
+impl OpenError {
+    fn directory(directory: &Path, error: io::Error) -> Self {
+        Self::Directory(directory.display().to_string(), error)
+    }
+
+    fn of(directory: &Path, error: redb::Error) -> Self {
+        let shown = directory.display().to_string();
+        match error {
+            redb::Error::DatabaseAlreadyOpen => Self::Taken(shown),
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Self::Directory(shown, error)
+            }
+            error => Self::Database(shown, error),
+        }
+    }
 }
 
 /// The store in a database in a directory.
@@ -46,18 +74,11 @@ impl Durable {
         directory: &Path,
         retention: u64,
         wakeups: &[Arc<Wakeup>],
+        failing: Arc<Failing>,
     ) -> Result<(Vec<Handle>, Epoch), OpenError> {
-        let shown = directory.display().to_string();
-        std::fs::create_dir_all(directory)
-            .map_err(|error| OpenError::Directory(shown.clone(), error))?;
-        let wrong = |error: redb::Error| match error {
-            redb::Error::DatabaseAlreadyOpen => OpenError::Taken(shown.clone()),
-            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                OpenError::Directory(shown.clone(), error)
-            }
-            error => OpenError::Database(shown.clone(), error),
-        };
-        let file = directory.join("presence.redb");
+        let wrong = |error| OpenError::of(directory, error);
+        fs::create_dir_all(directory).map_err(|error| OpenError::directory(directory, error))?;
+        let file = file_in(directory);
         let open = move || Database::create(&file);
         let database = open().map_err(|error| wrong(error.into()))?;
         let boot = count_boot(&database, crate::clock::wall_ms() / DAY).map_err(wrong)?;
@@ -69,6 +90,7 @@ impl Durable {
             trimmed: 0,
             unwritten: false,
             unread: false,
+            failing,
         };
         let Outlet {
             mut requests,
@@ -77,9 +99,60 @@ impl Durable {
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || keeper.run(&mut requests, &answers))
-            .map_err(|error| OpenError::Directory(shown.clone(), error))?;
+            .map_err(|error| OpenError::directory(directory, error))?;
         Ok((handles, Epoch::new(boot as u32)))
     }
+
+    /// Looks whether the database in `directory` could be opened, or made, and changes nothing; whether another
+    /// process has it open now.
+    pub(crate) fn check(directory: &Path) -> Result<bool, OpenError> {
+        let denied = |error| OpenError::directory(directory, error);
+        may_write_in(directory).map_err(denied)?;
+        let file = file_in(directory);
+        match fs::File::options().read(true).write(true).open(&file) {
+            Ok(found) if found.metadata().map_err(denied)?.len() > 0 => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(denied(error)),
+            // It will be made.
+            _ => return Ok(false),
+        }
+        match ReadOnlyDatabase::open(&file) {
+            Err(DatabaseError::DatabaseAlreadyOpen) => Ok(true),
+            // A start mends what a process that was killed has left.
+            Ok(_) | Err(DatabaseError::RepairAborted) => Ok(false),
+            Err(error) => Err(OpenError::of(directory, error.into())),
+        }
+    }
+}
+
+fn file_in(directory: &Path) -> PathBuf {
+    directory.join("presence.redb")
+}
+
+/// Whether files can be made in a directory, or else in that above it where it would be made.
+fn may_write_in(directory: &Path) -> io::Result<()> {
+    let directory = std::path::absolute(directory)?;
+    let is_there = |path: &&Path| !fs::metadata(path).is_err_and(|error| is_missing(&error));
+    let there = directory.ancestors().find(is_there).unwrap_or(&directory);
+    // A file without a name is gone with its descriptor.
+    let mut options = fs::File::options();
+    let made = options
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(there);
+    match made {
+        Ok(_) => Ok(()),
+        // A file system without such files.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            let named = there.join(".online-status-check");
+            fs::File::create_new(&named)?;
+            fs::remove_file(&named)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// Counts this opening, from `today` on (days since 1970): so the versions of a database that was
@@ -108,6 +181,7 @@ struct Keeper {
     /// Whether the last of the writes, and of the reads, failed.
     unwritten: bool,
     unread: bool,
+    failing: Arc<Failing>,
 }
 
 impl Keeper {
@@ -122,7 +196,11 @@ impl Keeper {
                 batches.push(next);
             }
             let works = self.works();
-            for (core, replies) in self.execute(&batches) {
+            let done = self.execute(&batches);
+            if self.works() {
+                self.failing.store(None);
+            }
+            for (core, replies) in done {
                 answers.give(core, replies);
             }
             match (works, self.works()) {
@@ -180,10 +258,11 @@ impl Keeper {
             self.database = Some(database);
             Ok(done)
         });
-        if let Err(error) = &done
-            && self.works()
-        {
-            error!(event = "store_failed", "store: {error}");
+        if let Err(error) = &done {
+            if self.works() {
+                error!(event = "store_failed", "store: {error}");
+            }
+            self.failing.store(Some(Arc::new(error.to_string())));
         }
         done.ok()
     }
@@ -309,10 +388,7 @@ fn connected(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use presence::Ticket;
     use protocol::Record;
@@ -383,6 +459,7 @@ mod tests {
             trimmed: 0,
             unwritten: false,
             unread: false,
+            failing: Arc::default(),
         };
         (keeper, full, path)
     }

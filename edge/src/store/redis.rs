@@ -108,22 +108,23 @@ impl Redis {
         let (askers, ops) = self.operations(batch);
         let mut askers: Vec<Option<Asker>> = askers.into_iter().map(Some).collect();
         let started = clock::mono_us();
-        let mut failed = false;
+        let mut failed = None;
         let take = |done: redis_store::Answers| {
             let mut replies: Vec<Vec<StoreReply>> = vec![Vec::new(); answers.cores()];
             let mut failures = replies.clone();
             for (at, result) in done {
-                let replies = if result.is_ok() {
-                    &mut replies
-                } else {
-                    &mut failures
+                let replies = match &result {
+                    Ok(_) => &mut replies,
+                    Err(error) => {
+                        failed = Some(error.to_string());
+                        &mut failures
+                    }
                 };
                 let asker = askers[at].take().expect("each operation is answered once");
                 answer(asker, result, replies, owned);
             }
             answers.give_all(replies);
             if failures.iter().any(|failures| !failures.is_empty()) {
-                failed = true;
                 let answers = answers.clone();
                 spawn_local(async move {
                     sleep(FAILED).await;
@@ -144,9 +145,11 @@ impl Redis {
             .lock()
             .expect("nobody panics with this lock")
             .record(took);
-        if failed {
+        if failed.is_some() {
             self.stats.failures.fetch_add(1, Ordering::Relaxed);
         }
+        // What failed is asked again, so that this ends with the trouble.
+        self.stats.failing.store(failed.map(Arc::new));
         for bad in self.link.take_bad_records() {
             let redis_store::BadRecord {
                 vnode,

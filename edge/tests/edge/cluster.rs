@@ -361,6 +361,22 @@ fn until_ready_says(edge: &mut Edge, words: &str) {
 }
 
 #[test]
+fn an_edge_whose_redis_is_away_serves_its_own_and_says_so_until_it_is_back() {
+    let mut cluster = Cluster::start();
+    let mut watcher = cluster.edge.user(&user("watcher", 0));
+    until_ready_says(&mut cluster.edge, "ready");
+    cluster.redis.stop();
+    cluster.edge.until("not storing", |edge| {
+        let (status, body) = edge.get_admin("/readyz");
+        assert_eq!(status, 200, "its own watchers are served");
+        body.starts_with("ready; not storing: ")
+    });
+    assert_serves(&cluster.edge, &mut watcher, "without");
+    cluster.redis.start_again();
+    until_ready_says(&mut cluster.edge, "ready");
+}
+
+#[test]
 fn an_edge_that_is_connected_and_publishes_nothing_serves_its_own_and_says_why() {
     let mut cluster = Cluster::start();
     let mut watcher = cluster.edge.user(&user("watcher", 0));

@@ -96,6 +96,15 @@ impl Edge {
         Self::start_as(&mut shell, &[&secret[..], flags].concat())
     }
 
+    /// Starts one that a file that may not grow is an error for, and not its end.
+    pub(crate) fn start_on_a_disk(flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let line = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        shell.args(["-c", line, env!("CARGO_BIN_EXE_online-status-edge")]);
+        let secret = ["--auth-secret", SECRET];
+        Self::start_as(&mut shell, &[&secret[..], flags].concat())
+    }
+
     /// Starts one whose output nobody reads any more.
     pub(crate) fn start_unheard(flags: &[&str]) -> Self {
         let command = &mut Command::new(env!("CARGO_BIN_EXE_online-status-edge"));
@@ -283,6 +292,14 @@ impl Edge {
         let pid = Some(Pid::from_child(&self.child));
         let former = prlimit(pid, Resource::Nofile, limit).expect("it runs");
         former.current.expect("a limit")
+    }
+
+    /// Lets the process write no file beyond so many bytes from now on; `None` = any file.
+    pub(crate) fn limit_files(&self, most: Option<u64>) {
+        use rustix::process::{Resource, getrlimit, prlimit};
+        let mut limit = getrlimit(Resource::Fsize);
+        limit.current = most;
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it runs");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -27,6 +27,31 @@ fn sigterm_closes_every_session_with_1001() {
 }
 
 #[test]
+fn a_signal_that_is_sent_twice_is_one_and_a_later_one_ends_it_at_once() {
+    let folder = Folder::new();
+    let log = folder.0.join("log");
+    for (rate, is_later) in [("5000", false), ("1", true)] {
+        let flags = ["--auth-secret", SECRET, "--server-drain-timeout", "10m"];
+        let rate = ["--server-drain-rate", rate, "--log-format", "json"];
+        let mut edge = Edge::start_logged(&log, &[flags, rate].concat());
+        let _sessions: Vec<Client> = (0..600).map(|n| edge.user(&n.to_string())).collect();
+        edge.signal(Signal::STOP);
+        edge.signal(Signal::TERM);
+        edge.signal(Signal::INT);
+        edge.signal(Signal::CONT);
+        if is_later {
+            edge.until("it drains", |edge| edge.get_admin("/readyz").0 == 503);
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            edge.signal(Signal::TERM);
+        }
+        assert_eq!(edge.wait(), Some(0));
+        let log = std::fs::read_to_string(&log).expect("a log");
+        let at_once = "\"event\":\"stopped_at_once\"";
+        assert_eq!(log.contains(at_once), is_later, "{log}");
+    }
+}
+
+#[test]
 fn an_edge_whose_output_nobody_reads_goes_on() {
     let folder = Folder::new();
     let (certificate, key) = crate::tls::in_files(&folder, &crate::tls::certificate());
@@ -250,9 +275,42 @@ fn a_database_that_is_broken_or_in_use_is_said_so() {
         );
     };
     second("another process has its database open");
+    // An edge that runs has its settings checked.
+    let check = edge(&["config", "check", "--data", data]);
+    let text = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(
+        check.status.success() && text.contains("another process has its database open now"),
+        "{text}"
+    );
     drop(first);
+    let check = edge(&["config", "check", "--data", data]);
+    assert!(check.status.success(), "what it left is mended by a start");
     folder.file("presence.redb", "nonsense".repeat(1_000));
     second("presence.redb cannot be used");
+}
+
+#[test]
+fn an_edge_whose_disk_is_full_stays_ready_and_says_so_until_it_is_not() {
+    let folder = Folder::new();
+    let data = folder.0.to_str().expect("UTF-8");
+    let mut edge = Edge::start_on_a_disk(&["--data", data]);
+    edge.user("alice").works();
+    edge.until("it is ready", |edge| {
+        edge.get_admin("/readyz").1.trim_end() == "ready"
+    });
+    edge.limit_files(Some(4_096));
+    let mut bob = edge.user("bob");
+    edge.until("it says why", |edge| {
+        let (status, text) = edge.get_admin("/readyz");
+        assert_eq!(status, 200, "{text}");
+        text.starts_with("ready; not storing: ") && text.contains("File too large")
+    });
+    bob.works();
+    edge.limit_files(None);
+    edge.until("it stores again", |edge| {
+        edge.get_admin("/readyz").1.trim_end() == "ready"
+    });
+    bob.works();
 }
 
 #[test]

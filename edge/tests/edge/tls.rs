@@ -245,6 +245,7 @@ fn a_certificate_of_another_time_is_named_with_what_to_do_and_used_all_the_same(
     for (name, from, until, what) in [
         ("ended", 2020, 2021, "it ended"),
         ("early", 2990, 2991, "it begins in"),
+        ("never", 2991, 2020, "it ends before it begins"),
     ] {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");
         params.not_before = rcgen::date_time_ymd(from, 1, 1);

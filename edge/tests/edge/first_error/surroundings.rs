@@ -16,13 +16,7 @@ fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_not
         "ws://edge-1.example:8080/socket",
     ];
     assert_said(&said(2, &output), &parts);
-    let cluster = [
-        "run",
-        "--redis-url",
-        "redis://h",
-        "--kafka-brokers",
-        "h:9092",
-    ];
+    let cluster = ["--redis-url", "redis://h", "--kafka-brokers", "h:9092"];
     for (flags, parts) in [
         (&["--node-id", "a b"][..], &["node.id = \"a b\""][..]),
         (
@@ -66,10 +60,27 @@ fn what_a_cluster_lacks_is_said_all_at_once_and_that_a_standalone_edge_lacks_not
             &["kafka.username is not set: PLAIN needs it"],
         ),
     ] {
-        let output = edge(&folder, &[&cluster[..], flags].concat(), &[]);
-        assert_said(&said(2, &output), parts);
+        for command in COMMANDS {
+            let output = edge(&folder, &[command, &cluster, flags].concat(), &[]);
+            assert_said(&said(2, &output), parts);
+        }
     }
+    // With one of the two alone it may be a standalone edge that is meant.
+    let output = edge(
+        &folder,
+        &["config", "check", "--redis-url", "redis://127.0.0.1:1"],
+        &[],
+    );
+    said(0, &output);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let line = "# `online-status-edge run` refuses this, `standalone` does not: kafka.brokers (KAFKA_BROKERS) is not set";
+    assert!(text.contains(line), "{text}");
 }
+
+/// A start, and the check of its settings, which has to refuse the same. Of a cluster's, with the flags of one.
+const COMMANDS: [&[&str]; 2] = [&["run"], &["config", "check"]];
+/// The same of a standalone edge.
+const STANDALONE: [&[&str]; 2] = [&["standalone"], &["config", "check"]];
 
 #[test]
 fn what_this_host_does_not_allow_is_said_with_what_to_do() {
@@ -77,8 +88,9 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
     folder.file("file", "");
     std::fs::create_dir(folder.0.join("damaged")).expect("a folder");
     folder.file("damaged/presence.redb", [7; 5_000]);
+    std::fs::create_dir(folder.0.join("decreed")).expect("a folder");
+    folder.file("decreed/policy.json", "[]");
     let with = [
-        "standalone",
         "--server-admin-listen",
         "127.0.0.1:0",
         "--auth-secret",
@@ -104,16 +116,37 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
             &["--listen", "127.0.0.1:0", "--data", "damaged"],
             &["presence.redb cannot be used: ", "when it is moved away"],
         ),
+        // No file can be made there, root's neither.
+        (
+            1,
+            &["--listen", "127.0.0.1:0", "--data", "/sys/kernel/data"],
+            &["store.data = /sys/kernel/data: ", "may write to"],
+        ),
+        (
+            1,
+            &["--listen", "127.0.0.1:0", "--data", "decreed"],
+            &["store.data: \"decreed/policy.json\"", "cannot be read"],
+        ),
     ] {
-        let output = edge(&folder, &[&with[..], flags].concat(), &[]);
-        assert_said(&said(code, &output), parts);
+        for command in STANDALONE {
+            let output = edge(&folder, &[command, &with, flags].concat(), &[]);
+            assert_said(&said(code, &output), parts);
+        }
     }
-    for most in ["10", "64"] {
+    // A check makes nothing.
+    let new = ["config", "check", "--data", "new/data"];
+    said(0, &edge(&folder, &[&new, &with[..]].concat(), &[]));
+    assert!(!folder.0.join("new").exists());
+    for (most, command) in
+        (["10", "64"].into_iter()).flat_map(|most| STANDALONE.map(|it| (most, it)))
+    {
         let binary = env!("CARGO_BIN_EXE_online-status-edge");
-        let line = format!("ulimit -n {most}; exec \"$0\" standalone --listen 127.0.0.1:0 \"$@\"");
+        let line = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
         let output = Command::new("sh")
             .args(["-c", &line, binary])
-            .args(&with[1..])
+            .args(command)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(with)
             .current_dir(&folder.0)
             .output();
         let parts = [
@@ -128,24 +161,23 @@ fn what_this_host_does_not_allow_is_said_with_what_to_do() {
     }
     // The most that may be set are 64.
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < 64) {
-        let output = edge(
-            &folder,
-            &[&with[..], &["--server-cores", "64"]].concat(),
-            &[],
-        );
         let parts = [
             "server.cores = 64: more than the",
             "server.pin = false",
             "comes from --server-cores",
         ];
-        assert_said(&said(1, &output), &parts);
+        for command in STANDALONE {
+            let most = ["--server-cores", "64"];
+            let output = edge(&folder, &[command, &with, &most].concat(), &[]);
+            assert_said(&said(1, &output), &parts);
+        }
     }
     // Under the public secret everybody is an administrator.
     for (flag, setting) in [
         ("--listen", "server.listen"),
         ("--server-admin-listen", "server.admin_listen"),
     ] {
-        for command in [&["standalone"][..], &["config", "check"]] {
+        for command in STANDALONE {
             let output = edge(&folder, &[command, &[flag, "0.0.0.0:0"]].concat(), &[]);
             let is = format!("{setting} = 0.0.0.0:0 is not a loopback address");
             let parts = [&*is, "set JWT_SECRET", "openssl rand -base64 32"];
@@ -334,6 +366,29 @@ fn a_source_that_does_not_count_is_named_by_config_check() {
     let line = "# store.data comes from --store-data; ONLINE_STATUS_STORE_DATA says otherwise and does not count\n";
     assert!(text.contains(line), "{text}");
     assert!(!check(&[]).contains("does not count"));
+}
+
+#[test]
+fn two_names_of_one_setting_that_disagree_are_said_at_a_start_and_by_config_check() {
+    let folder = Folder::new();
+    let (one, other) = ("hunter2 hunter2 hunter2 hunter2 hunter2", SECRET);
+    let both = [("JWT_SECRET", one), ("ONLINE_STATUS_AUTH_SECRET", other)];
+    let both = both.map(|(name, value)| (name, OsString::from(value)));
+    let line = "auth.secret comes from ONLINE_STATUS_AUTH_SECRET; JWT_SECRET says otherwise and does not count";
+    // No host has that address, so that it ends.
+    let start = ["standalone", "--listen", "192.0.2.1:8080"];
+    for (code, arguments) in [
+        (1, &start[..]),
+        (0, &["config", "check"]),
+        (0, &["token", "--user", "alice"]),
+    ] {
+        let text = said(code, &edge(&folder, arguments, &both));
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert_eq!(text.contains("variables_disagree"), code == 1, "{text}");
+    }
+    let alike = [both[0].clone(), (both[1].0, both[0].1.clone())];
+    let text = said(0, &edge(&folder, &["config", "check"], &alike));
+    assert!(text.is_empty(), "{text}");
 }
 
 #[test]
