@@ -36,6 +36,11 @@ pub(crate) enum ApplyError {
         .0.join("\n")
     )]
     Rights(Vec<String>),
+    #[error(
+        "there is no room to write, and nothing was changed:\n{}\nMake some, then apply again",
+        .0.join("\n")
+    )]
+    Room(Vec<String>),
     #[error("{0}: {1}; nothing was changed, since undo could not take it back")]
     Unsaved(&'static str, io::Error),
     #[error("{what}: {error}; what had been changed was taken back")]
@@ -74,11 +79,12 @@ pub(crate) fn apply(
     let values = changes.iter().filter_map(|change| change.path());
     let link = record.files.contains_key(BOOT_UNIT).then_some(ENABLED);
     let files = record.files.keys().map(String::as_str).chain(link);
-    let missing = missing_rights(host, values, files);
-    if !missing.is_empty() {
-        return Err(ApplyError::Rights(missing));
+    match unwritable(host, values, files) {
+        Ok(()) => {}
+        Err(Unwritable { lines, is_full }) if is_full => return Err(ApplyError::Room(lines)),
+        Err(Unwritable { lines, .. }) => return Err(ApplyError::Rights(lines)),
     }
-    // All rights are there by now: a full disk, say.
+    // A file can be made by now, which is not to say that there is room for what is in it.
     record
         .save(host)
         .map_err(|error| ApplyError::Unsaved(RECORD, error))?;
@@ -195,24 +201,42 @@ fn is_enabled(host: &Host) -> bool {
         .is_ok_and(|to| to == Path::new(LINKED) || to == Path::new(BOOT_UNIT))
 }
 
-/// Those of the values and files, and of the record, that cannot be written. It is asked before anything is.
-fn missing_rights<'a>(
+/// What cannot be written.
+struct Unwritable {
+    /// A line for each value or file, with the reason.
+    lines: Vec<String>,
+    /// A disk is full, which no right mends.
+    is_full: bool,
+}
+
+/// Whether the values and files, and the record, can be written. It is asked before anything is.
+fn unwritable<'a>(
     host: &Host,
     values: impl Iterator<Item = &'a str>,
     files: impl Iterator<Item = &'a str>,
-) -> Vec<String> {
-    let mut missing = Vec::new();
-    for path in values {
-        if let Err(error) = OpenOptions::new().write(true).open(host.at(path)) {
-            missing.push(format!("  {path}: {error}"));
+) -> Result<(), Unwritable> {
+    let value = |path: &str| OpenOptions::new().write(true).open(host.at(path)).map(drop);
+    let values = values.map(|path| (path, value(path)));
+    let files = files.chain([RECORD]);
+    let files = files.map(|path| (path, may_write(host, path)));
+    let mut found = Unwritable {
+        lines: Vec::new(),
+        is_full: false,
+    };
+    for (path, tried) in values.chain(files) {
+        if let Err(error) = tried {
+            found.lines.push(format!("  {path}: {error}"));
+            let kind = error.kind();
+            found.is_full |= matches!(
+                kind,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
         }
     }
-    for path in files.chain([RECORD]) {
-        if let Err(error) = may_write(host, path) {
-            missing.push(format!("  {path}: {error}"));
-        }
+    match found.lines.is_empty() {
+        true => Ok(()),
+        false => Err(found),
     }
-    missing
 }
 
 type Failed = (String, io::Error);
@@ -455,15 +479,17 @@ fn may_undo(host: &Host, record: &Record) -> Result<(), String> {
         values.filter(|path| read_value(host, path).is_some_and(|now| is_made(record, path, &now)));
     let files = record.files.keys().map(String::as_str);
     let files = files.filter(|path| host.exists(path));
-    let missing = missing_rights(host, made, files);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "there is no right to change this host, and nothing was taken back:\n{}\n\
-         As root it goes, where what is read-only is mounted writable",
-        missing.join("\n")
-    ))
+    unwritable(host, made, files).map_err(|Unwritable { lines, is_full }| {
+        let (lacks, advice) = match is_full {
+            true => ("room to write", "Make some, then undo again"),
+            false => (
+                "right to change this host",
+                "As root it goes, where what is read-only is mounted writable",
+            ),
+        };
+        let lines = lines.join("\n");
+        format!("there is no {lacks}, and nothing was taken back:\n{lines}\n{advice}")
+    })
 }
 
 /// Whether two texts are the same value.

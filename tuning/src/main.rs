@@ -103,7 +103,8 @@ struct Apply {
     /// Make the changes.
     #[arg(long, conflicts_with = "out_script")]
     yes: bool,
-    /// Write them as a shell script with `apply` and `undo`, instead. A file that is no such script is kept.
+    /// Write them as a shell script with `apply` and `undo`, instead; `-` is the standard output. A file that is no
+    /// such script is kept.
     #[arg(long, value_name = "FILE")]
     out_script: Option<PathBuf>,
     /// Leave kernel parameters to sysctl.d, where a later file wins, but for those of modules.
@@ -306,12 +307,21 @@ fn write_script(
     Ok(())
 }
 
+/// What the units have now for which a line of theirs is another one.
+fn limits_of_units(items: &[Item], line: &str) -> String {
+    let is_of = |item: &&Item| matches!(&item.mend, Mend::Unit { line: own } if own == line);
+    let current = items.iter().filter(|item| !item.passed).filter(is_of);
+    let mut current: Vec<&str> = current.filter_map(|item| item.current.as_deref()).collect();
+    current.dedup();
+    current.join(", ")
+}
+
 /// The changes, and what a person has to do.
 fn show(changes: &[Change], items: &[Item], groups: &[Group]) {
     let rows = changes.iter().map(|change| {
         let (now, then) = match &change.what {
             Kind::Value { before, after, .. } => (before.clone(), after.clone()),
-            Kind::Unit { line } => (String::new(), line.clone()),
+            Kind::Unit { line } => (limits_of_units(items, line), line.clone()),
             Kind::Run { words, undo } => (undo.join(" "), words.join(" ")),
         };
         let subject = match &change.what {
@@ -367,7 +377,14 @@ fn undo(host: &Host) -> Result<(), String> {
     done.iter().for_each(|what| println!("{what}"));
     kept.iter()
         .for_each(|what| println!("left as it is: {what}"));
-    if done.is_empty() && kept.is_empty() {
+    let mut scripts = apply::made(host);
+    scripts.retain(|path| !kept.iter().any(|line| line.contains(path)));
+    if !scripts.is_empty() {
+        println!(
+            "left as they are: {}: a script of --out-script has made them, and its own undo takes back what it did",
+            scripts.join(", ")
+        );
+    } else if done.is_empty() && kept.is_empty() {
         println!("nothing was changed by online-status-tuning");
     }
     Ok(())

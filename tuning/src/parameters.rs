@@ -123,7 +123,7 @@ fn parameters(sessions: u64) -> Vec<Parameter> {
             AtLeast(sessions * 2),
             Warn,
             IP,
-            "pages before the kernel squeezes all sockets",
+            "pages that all sockets hold before the kernel takes memory from them (the pressure)",
         ),
         (
             Network,
@@ -185,14 +185,19 @@ fn item(parameter: &Parameter, current: &str) -> Item {
     let fields: Vec<&str> = current.split_whitespace().collect();
     let number = |n: usize| fields.get(n).and_then(|value| value.parse::<u64>().ok());
     let value = number(parameter.field);
+    // Of several numbers, which one.
+    let which = match (fields.len(), parameter.field) {
+        (..2, _) => String::new(),
+        (_, field) => format!("number {} ", field + 1),
+    };
     let (required, wanted, passed) = match parameter.bound {
         Bound::AtLeast(least) => (
-            format!(">= {least}"),
+            format!("{which}>= {least}"),
             least,
             value.is_some_and(|value| value >= least),
         ),
         Bound::AtMost(most) => (
-            format!("<= {most}"),
+            format!("{which}<= {most}"),
             most,
             value.is_some_and(|value| value <= most),
         ),
@@ -241,6 +246,7 @@ mod tests {
     #[test]
     fn of_several_numbers_the_later_ones_grow_with_the_one_that_is_raised() {
         let memory = look("net.ipv4.tcp_mem", "100\t200000\t300000", 150_000);
+        assert_eq!(memory.required, "number 2 >= 300000");
         assert_eq!(
             memory.fix(),
             "sysctl -w 'net.ipv4.tcp_mem = 100 300000 300000'"

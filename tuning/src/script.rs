@@ -99,8 +99,14 @@ pub(crate) enum Target {
     Stream,
 }
 
+/// The path that stands for the standard output.
+const STANDARD: &str = "-";
+
 /// Whether a script may be written there; else why not.
 pub(crate) fn target(path: &Path) -> Result<Target, String> {
+    if path == Path::new(STANDARD) {
+        return Ok(Target::Stream);
+    }
     let about = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Target::Free),
         about => about.map_err(|error| error.to_string())?,
@@ -126,6 +132,12 @@ pub(crate) fn target(path: &Path) -> Result<Target, String> {
 
 /// Writes a script so that it is there whole or not at all, or into a stream.
 pub(crate) fn write(path: &Path, target: &Target, text: &str) -> io::Result<()> {
+    if path == Path::new(STANDARD) {
+        let mut stream = io::stdout().lock();
+        return stream
+            .write_all(text.as_bytes())
+            .and_then(|()| stream.flush());
+    }
     if *target == Target::Stream {
         let mut stream = fs::OpenOptions::new().write(true).open(path)?;
         return stream.write_all(text.as_bytes());

@@ -21,6 +21,9 @@ problem() { problems="$problems  $*
 "; }
 stop_at_problems() {
   [ -z "$problems" ] || {
+    case $problems in
+    *'No space left'* | *'quota exceeded'*) set -- "There is no room to write: make some, then go on" ;;
+    esac
     say "nothing was changed:
 $problems$1"
     tidy
@@ -47,7 +50,7 @@ folders=
 folder_of() {
   folder=$(dirname "$1")
   if [ ! -d "$ROOT$folder" ]; then
-    mkdir -p "$ROOT$folder" 2>/dev/null || { problem "$folder cannot be made"; return 1; }
+    why=$(mkdir -p "$ROOT$folder" 2>&1) || { problem "$folder cannot be made: ${why##*: }"; return 1; }
     folders="$folder $folders"
   fi
 }
@@ -57,7 +60,7 @@ stage() {
       problem "$1 is there, and not of this script: move it away, or undo what has made it"
   fi
   folder_of "$1" || return
-  (text "$1" >"$(new "$1")" && chmod 644 "$(new "$1")") 2>/dev/null || problem "$1 cannot be written"
+  why=$( (text "$1" >"$(new "$1")" && chmod 644 "$(new "$1")") 2>&1) || problem "$1 cannot be written: ${why##*: }"
 }
 stage_link() {
   [ -n "$LINK" ] || return 0
@@ -124,7 +127,7 @@ undo_value() {
 # Whether a file can be made, and so removed, where this one is.
 undo_file() {
   [ -e "$ROOT$1" ] || return 0
-  (: >"$(new "$1")") 2>/dev/null || problem "$1 cannot be removed"
+  why=$( (: >"$(new "$1")") 2>&1) || problem "$1 cannot be removed: ${why##*: }"
   remove_new "$1"
 }
 failed=0

@@ -170,6 +170,9 @@ fn without_yes_it_shows_each_change_with_its_reason_and_changes_nothing() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    let limit = said.lines().find(|line| line.starts_with("LimitNOFILE"));
+    let words: Vec<&str> = limit.expect("a row").split_whitespace().collect();
+    assert_eq!(words[1..3], ["65536", "LimitNOFILE=111000"]);
 }
 
 #[test]
@@ -741,15 +744,25 @@ fn out_script_loses_neither_a_file_nor_the_way_back_of_an_earlier_script() {
     fs::rename(&real, &script.path).expect("one folder");
     let folder = tree.0.to_str().expect("UTF-8");
     assert!(bad(&tree.run(&["apply", "--out-script", folder])).contains("it is a folder"));
-    let output = tree.run(&["apply", "--out-script", "/dev/stdout"]);
-    assert_eq!(output.stdout, first);
-    assert!(String::from_utf8_lossy(&output.stderr).contains(" changes; with apply"));
+    for stream in ["/dev/stdout", "-"] {
+        let output = tree.command(&["apply", "--out-script", stream]);
+        let output = { output }.current_dir(&tree.0).output().expect("it runs");
+        assert_eq!(output.stdout, first);
+        assert!(String::from_utf8_lossy(&output.stderr).contains(" changes; with apply"));
+        assert!(!tree.has(stream.trim_start_matches('/')));
+    }
+    assert!(good(&tree.run(&["undo"])).contains("nothing was changed by"));
     // Where an administrator's file is in its way, it would stop there.
     tree.write(SYSCTL, "vm.swappiness = 1\n");
     assert!(bad(&script.write(&tree)).contains("online-status-tuning has not made it"));
     fs::remove_file(tree.0.join(SYSCTL)).expect("it was written");
 
     good(&script.run(&tree, "apply"));
+    let said = good(&tree.run(&["undo"]));
+    assert!(
+        said.contains(SYSCTL) && said.contains("a script of --out-script has made them"),
+        "{said}"
+    );
     assert!(good(&script.write(&tree)).contains("stays as it is"));
     tree.write("proc/sys/net/core/somaxconn", "1\n");
     let more = ["apply", "--yes", "--sessions", "1000000"];
@@ -1208,7 +1221,11 @@ fn the_kernels_own_values_are_changed_read_back_and_undone() {
         "$PROGRAM" apply --only network --out-script /var/lib/script
         if sh /var/lib/script apply; then exit 1; fi
         [ "$(value)" = "$before" ]
-        mount -o remount,rw /etc/sysctl.d
+        mount -o remount,rw,nr_inodes=1 /etc/sysctl.d
+        if "$PROGRAM" apply --yes --only network; then exit 1; fi
+        if sh /var/lib/script apply; then exit 1; fi
+        [ "$(value)" = "$before" ]
+        mount -o remount,nr_inodes=100 /etc/sysctl.d
         sh /var/lib/script apply
         [ "$(value)" = 16384 ]
         mount -o remount,ro /etc/sysctl.d
@@ -1261,7 +1278,8 @@ fn the_kernels_own_values_are_changed_read_back_and_undone() {
         println!("skipped: this user may not make namespaces");
         return;
     }
-    assert_eq!(said.matches("Read-only file system").count(), 2, "{said}");
+    assert_eq!(said.matches("Read-only file system").count(), 4, "{said}");
+    assert_eq!(said.matches("o room to write").count(), 2, "{said}");
     assert!(
         said.contains("90-online-status.conf cannot be written"),
         "{said}"
