@@ -5,9 +5,10 @@ use protocol::{Mode, Record, Status, Version};
 use serde_json::Value;
 
 use super::{
+    agenda::Event,
     freshness::FRESH,
     plan::{Fault, GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
-    world::{Event, World},
+    world::World,
 };
 use crate::{client::Frame, kept};
 

@@ -8,9 +8,10 @@ use protocol::Activity;
 use serde_json::{Value, json};
 
 use super::{
+    agenda::Event,
     plan::{GRACE, HEARTBEAT, LATENCY, TIMEOUT},
     process::{FromClient, In},
-    world::{Event, World},
+    world::World,
 };
 use crate::client::{Frame, View};
 

@@ -8,9 +8,11 @@ use coordinator::control::{Control, Now, Observation, Options, Reading, Stored, 
 use ring::Vnode;
 
 use super::{
+    agenda::Event,
     plan::{CLOSED, Fault, LEASE, POLL, RESPONSE},
     redis::{Answer, Command},
-    world::{End, Event, World},
+    store::End,
+    world::World,
 };
 
 /// What reaches a coordinator.

@@ -1,10 +1,11 @@
 //! What goes wrong in a run, by its seed, and how it is healed again.
 
 use super::{
+    agenda::Event,
     coordinators::{Coordinator, ToCoordinator},
     plan::Fault,
     process::In,
-    world::{Event, World},
+    world::World,
 };
 
 /// How long a process has to hear what it missed, ms.

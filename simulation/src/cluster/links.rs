@@ -1,10 +1,7 @@
 //! The connections to the store by which it tells whose process lives, and what may be wrong with
 //! them. They draw from a random stream of their own: they take nothing from the other faults.
 
-use super::{
-    faults::Heal,
-    world::{Event, World},
-};
+use super::{agenda::Event, faults::Heal, world::World};
 
 /// How long a node may take to learn that it was taken for dead, ms, when its connection is back.
 const LEARNS: u64 = 4_000;

@@ -2,6 +2,7 @@
 //! networks, store, bus and clients, all from one seed. It owns the truth about who is there, and
 //! checks every invariant against what watchers, store and topic are told.
 
+mod agenda;
 mod bus;
 mod checks;
 mod client;
@@ -14,6 +15,7 @@ mod mesh;
 mod plan;
 mod process;
 mod redis;
+mod store;
 mod takeovers;
 mod truth;
 mod witness;

@@ -11,6 +11,41 @@ const WRITTEN: u64 = RESPONSE + 200;
 /// How long a process that has seen that the store is another one may not have acted on it.
 const ACTED: u64 = 500;
 
+/// What the store has accepted of one vnode. Processes are named by their number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// The newest epoch under which the vnode was claimed or written since the store last lost something.
+    pub(crate) epoch: Epoch,
+    /// The process that did so under that epoch.
+    pub(crate) by: usize,
+    /// The process that claimed the vnode last, whether the store still knows or not.
+    pub(crate) taken_by: usize,
+    /// When `by` took the vnode, or claimed it once more because the store had lost that, ms.
+    pub(crate) at: u64,
+    /// When `by` took the vnode, ms: from then on it waits for the users.
+    pub(crate) since: u64,
+    /// The highest epoch there ever was, whatever the store has lost since.
+    pub(crate) highest: Epoch,
+    /// The process that released the vnode last knew by then of all that the store has lost.
+    pub(crate) sound: bool,
+    /// `taken_by` has released the vnode or was fenced since, whether the store still knows or not.
+    pub(crate) let_go: bool,
+}
+
+impl Accepted {
+    /// Of a vnode that nobody has claimed.
+    pub(crate) const NOTHING: Self = Self {
+        epoch: Epoch::new(0),
+        by: usize::MAX,
+        taken_by: usize::MAX,
+        at: 0,
+        since: 0,
+        highest: Epoch::new(0),
+        sound: true,
+        let_go: false,
+    };
+}
+
 impl World {
     /// I1 and what a takeover by force forgives, when the store is about to do something.
     pub(crate) fn before_store(&mut self, pid: usize, command: &Command) {

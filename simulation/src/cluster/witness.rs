@@ -5,9 +5,44 @@ use protocol::{Activity, CloseCode, Mode};
 use ring::{Epoch, Vnode};
 use serde_json::Value;
 
-use super::{truth::Held, world::World};
+use super::{
+    truth::{Held, Truth},
+    world::World,
+};
 
 impl World {
+    /// Brings what the truth says of a user up to now.
+    pub(crate) fn pass(&mut self, user: usize) {
+        let vnode = self.count().vnode(&format!("u{user}"));
+        let processes = &self.processes;
+        let accepted = self.accepted[vnode.index()];
+        // Who does not reach the store hears of a successor from the bus alone, unless that was deleted.
+        let away = self.store.away;
+        let links = self.plan.links.then_some(&self.mesh);
+        let mute = processes
+            .get(accepted.by)
+            .is_some_and(|owner| links.map_or(owner.kafka_cut, |mesh| mesh.is_cut(accepted.by)));
+        self.truths[user].pass(self.now, |pid| {
+            let process = &processes[pid];
+            let deaf = (mute && process.redis_cut) || (away && process.missed);
+            let deaf = deaf && accepted.by != pid;
+            process.gone.or(deaf.then_some(accepted.at))
+        });
+    }
+
+    pub(crate) fn pass_all(&mut self) {
+        for user in 0..self.truths.len() {
+            self.pass(user);
+        }
+    }
+
+    /// The truth about a client's user, as of now.
+    pub(super) fn truth_of(&mut self, client: usize) -> &mut Truth {
+        let user = self.user(&self.clients[client].name);
+        self.pass(user);
+        &mut self.truths[user]
+    }
+
     /// A client has read its welcome; whether its session's process has the vnode.
     pub(super) fn truth_begins(&mut self, client: usize, process: usize) -> bool {
         // A session of a process that has lost the vnode already is soon cut off.

@@ -1,104 +1,26 @@
-//! One run of the cluster: everything that is under way, in the order of its time.
+//! One run of the cluster: what there is in it, and how it passes from the first event to the last check.
+//! Each kind of event has a file of its own.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BinaryHeap},
-};
+use std::collections::BTreeMap;
 
 use presence::How;
 use protocol::{Event as BusEvent, Status};
-use ring::{Epoch, Vnode, VnodeCount};
+use ring::VnodeCount;
 
 use super::{
+    agenda::{Agenda, Event},
     bus::Kafka,
-    client::{Client, ToClient},
-    coordinators::{Coordinator, ToCoordinator},
-    faults::Heal,
+    client::Client,
+    coordinators::Coordinator,
     freshness::Changes,
     mesh::Mesh,
-    plan::{Fault, GRACE, Plan, RESPONSE},
-    process::{In, Process},
-    redis::{Answer, Command, Redis},
+    plan::{GRACE, Plan},
+    process::Process,
+    redis::Redis,
+    takeovers::Accepted,
     truth::Truth,
 };
 use crate::random::Random;
-
-/// How long maps may be lost after the store has lost something.
-const LOST_MAPS: u64 = 5_000;
-
-/// A program that asks the store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    Process(usize),
-    Coordinator(usize),
-}
-
-/// An event of the simulated time.
-pub(crate) enum Event {
-    Process(usize, In),
-    Client(usize, u64, ToClient),
-    Dial(usize, u64),
-    Watchdog(usize, u64),
-    WatchAgain(usize, u64),
-    Coordinator(usize, u64, ToCoordinator),
-    /// A request of a program reaches the store.
-    Store(End, u64, u64, Command),
-    Heal(Heal),
-    /// A process makes its connection to the store (`true`), or the store notices its end.
-    Link(usize, bool),
-    /// A user was shown offline at that time, and seemed not to be.
-    Doubt(usize, u64, String),
-    /// A node that has left joins again.
-    Rejoin(usize),
-}
-
-struct Entry {
-    at: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    /// Orders events so that the heap gives the earliest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.order).cmp(&(self.at, self.order))
-    }
-}
-
-/// What the store has accepted of one vnode. Processes are named by their number.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Accepted {
-    /// The newest epoch under which the vnode was claimed or written since the store last lost something.
-    pub(crate) epoch: Epoch,
-    /// The process that did so under that epoch.
-    pub(crate) by: usize,
-    /// The process that claimed the vnode last, whether the store still knows or not.
-    pub(crate) taken_by: usize,
-    /// When `by` took the vnode, or claimed it once more because the store had lost that, ms.
-    pub(crate) at: u64,
-    /// When `by` took the vnode, ms: from then on it waits for the users.
-    pub(crate) since: u64,
-    /// The highest epoch there ever was, whatever the store has lost since.
-    pub(crate) highest: Epoch,
-    /// The process that released the vnode last knew by then of all that the store has lost.
-    pub(crate) sound: bool,
-    /// `taken_by` has released the vnode or was fenced since, whether the store still knows or not.
-    pub(crate) let_go: bool,
-}
 
 /// A run in progress: every process, client, store and bus of it.
 pub struct World {
@@ -114,13 +36,7 @@ pub struct World {
     pub(crate) now: u64,
     /// The wall clocks' time at the world's 0, ms since 1970.
     pub(crate) wall: u64,
-    events: BinaryHeap<Entry>,
-    order: u64,
-    tickets: u64,
-    /// By process and lane to it: when the last input that is under way arrives, ms. A lane keeps its order.
-    lanes: BTreeMap<(usize, u64), u64>,
-    /// The same by a client's connection and whether it is the way to the server.
-    wires: BTreeMap<(u64, bool), u64>,
+    pub(super) agenda: Agenda,
     pub(crate) store: Redis,
     pub(crate) bus: Kafka,
     pub(crate) processes: Vec<Process>,
@@ -159,16 +75,6 @@ impl World {
                 clients.push(Client::new(format!("u{n}")));
             }
         }
-        let nobody = Accepted {
-            epoch: Epoch::default(),
-            by: usize::MAX,
-            taken_by: usize::MAX,
-            at: 0,
-            since: 0,
-            highest: Epoch::default(),
-            sound: true,
-            let_go: false,
-        };
         let mut world = Self {
             random,
             links: Random::new(plan.seed ^ 0x0011_4c5e),
@@ -176,11 +82,7 @@ impl World {
             trace,
             now: 10_000,
             wall: 1_790_000_000_000,
-            events: BinaryHeap::new(),
-            order: 0,
-            tickets: 0,
-            lanes: BTreeMap::new(),
-            wires: BTreeMap::new(),
+            agenda: Agenda::default(),
             store: Redis::new(plan.vnodes),
             bus: Kafka::new(),
             processes: Vec::new(),
@@ -195,7 +97,7 @@ impl World {
             store_changed: 0,
             losses: 0,
             made: BTreeMap::new(),
-            accepted: vec![nobody; plan.vnodes],
+            accepted: vec![Accepted::NOTHING; plan.vnodes],
             changes: vec![Changes::new(); plan.users as usize],
             plan,
         };
@@ -259,8 +161,7 @@ impl World {
 
     fn run_until(&mut self, end: u64) {
         let mut look = self.now;
-        while self.events.peek().is_some_and(|entry| entry.at <= end) {
-            let Entry { at, event, .. } = self.events.pop().expect("it was just seen");
+        while let Some((at, event)) = self.agenda.next_until(end) {
             self.now = at.max(self.now);
             self.happen(event);
             if self.now >= look + 500 {
@@ -303,38 +204,6 @@ impl World {
         }
     }
 
-    pub(crate) fn schedule(&mut self, at: u64, event: Event) {
-        self.order += 1;
-        let order = self.order;
-        self.events.push(Entry { at, order, event });
-    }
-
-    pub(crate) fn later(&mut self, delay: u64, pid: usize, input: In) {
-        self.schedule(self.now + delay, Event::Process(pid, input));
-    }
-
-    pub(crate) fn at(&mut self, at: u64, pid: usize, input: In) {
-        self.schedule(at, Event::Process(pid, input));
-    }
-
-    /// When something that is sent now arrives on a way that keeps its order.
-    pub(crate) fn in_order(&mut self, pid: usize, lane: u64, delay: u64) -> u64 {
-        let last = self.lanes.entry((pid, lane)).or_default();
-        *last = (self.now + delay).max(*last);
-        *last
-    }
-
-    pub(crate) fn wire(&mut self, conn: u64, to_server: bool, delay: u64) -> u64 {
-        let last = self.wires.entry((conn, to_server)).or_default();
-        *last = (self.now + delay).max(*last);
-        *last
-    }
-
-    pub(crate) fn next_ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
-    }
-
     pub(crate) fn count(&self) -> VnodeCount {
         VnodeCount::new(self.plan.vnodes).expect("a power of two")
     }
@@ -347,191 +216,6 @@ impl World {
         name[1..].parse().expect("users are called u and a number")
     }
 
-    pub(crate) fn start_process(&mut self, name: usize) {
-        let pid = self.processes.len();
-        let boot = 1 + self.random.bits() % (1 << 40);
-        let cores = 1 + self.random.below(2) as usize;
-        let weight = if self.plan.seed.is_multiple_of(5) {
-            100 + 50 * name as u32
-        } else {
-            100
-        };
-        let mono = self.random.below(1_000_000);
-        let time = presence::Now {
-            mono_us: (mono + self.now) * 1_000,
-            wall_ms: self.wall + self.now,
-        };
-        let mut process = Process::new(name, boot, cores, weight, &self.plan, mono, time);
-        for seat in process.seats.iter_mut().filter(|_| self.plan.links) {
-            seat.core.hear_by_links(false);
-        }
-        self.note(|| format!("n{name} starts as p{pid} with {cores} cores, boot {boot}"));
-        self.processes.push(process);
-        if self.plan.has(Fault::Clocks) {
-            self.processes[pid].wall = self.random.below(400) as i64 - 200;
-        }
-        self.names[name] = Some(pid);
-        for core in 0..cores {
-            self.later(100, pid, In::Tick(core));
-        }
-        self.later(1, pid, In::Steps(true));
-        self.later(2, pid, In::Consume);
-        if self.plan.links {
-            self.later(2, pid, In::DialLinks);
-        }
-        self.links_itself(pid);
-        self.look_who_is_gone();
-    }
-
-    /// Sends a request to the store, which travels for a while.
-    pub(crate) fn send_command(&mut self, end: End, ticket: u64, command: Command) {
-        let at = self.now + self.random.below(self.store.delay + 1);
-        let life = self.life(end);
-        self.schedule(at, Event::Store(end, life, ticket, command));
-    }
-
-    fn life(&self, end: End) -> u64 {
-        match end {
-            End::Process(_) => 0,
-            End::Coordinator(n) => self.coordinators[n].life,
-        }
-    }
-
-    fn is_cut(&self, end: End) -> bool {
-        match end {
-            End::Process(pid) => self.processes[pid].redis_cut,
-            End::Coordinator(n) => self.coordinators[n].redis_cut,
-        }
-    }
-
-    fn reach_store(&mut self, end: End, life: u64, ticket: u64, command: Command) {
-        if self.is_cut(end) {
-            return;
-        }
-        if self.store.away {
-            self.answer(end, life, ticket, None);
-            return;
-        }
-        if let End::Process(pid) = end {
-            self.before_store(pid, &command);
-        }
-        let map = match &command {
-            Command::WriteMap { map, .. } => Some((self.store.map().cloned(), map.clone())),
-            _ => None,
-        };
-        let noted = self.trace.then(|| command.clone());
-        let answer = self.store.execute(self.now, command);
-        match (noted, &answer) {
-            (
-                Some(Command::Write {
-                    vnode,
-                    epoch,
-                    user,
-                    stored,
-                }),
-                Answer::Done | Answer::Fenced(_),
-            ) => {
-                self.note(|| {
-                    format!(
-                        "the store {} {user} {} {} {:?} {:?} connected: {} of vnode {vnode} under {epoch} from {end:?}",
-                        if matches!(answer, Answer::Done) { "has" } else { "refuses" },
-                        stored.record.status,
-                        stored.record.version,
-                        stored.record.text,
-                        stored.mode,
-                        stored.connected
-                    )
-                });
-            }
-            (Some(Command::Read { user, .. }), Answer::Record(epoch, record)) => {
-                self.note(|| {
-                    format!("the store tells {end:?} of {user} under {epoch}: {record:?}")
-                });
-            }
-            (Some(Command::Release { vnode, epoch }), Answer::Done) => {
-                self.note(|| format!("vnode {vnode} is released under {epoch} by {end:?}"));
-            }
-            _ => {}
-        }
-        if let (Some((before, map)), Answer::Done) = (map, &answer) {
-            self.note(|| {
-                let share = |node: &ring::Node| {
-                    format!(
-                        ", {} {} {}",
-                        node.id,
-                        node.boot,
-                        map.owned_by(&node.id).count()
-                    )
-                };
-                let shares: String = map.nodes().iter().map(share).collect();
-                format!("map {} is written{shares}", map.version())
-            });
-            // Who writes after a loss has read a map that others have lost, or the other way round.
-            if self.now >= self.store_changed + LOST_MAPS {
-                self.check_map(before.as_ref(), &map);
-            }
-            for pid in 0..self.processes.len() {
-                if !self.processes[pid].redis_cut && self.random.below(8) > 0 {
-                    let delay = self.random.below(20);
-                    self.later(delay, pid, In::Hint);
-                }
-            }
-        }
-        if self.store.lossy == 0 || !self.random.once_in(self.store.lossy) {
-            self.answer(end, life, ticket, Some(answer));
-        }
-    }
-
-    fn answer(&mut self, end: End, life: u64, ticket: u64, answer: Option<Answer>) {
-        let delay = self.random.below(self.store.delay + 1);
-        match end {
-            End::Process(pid) => self.later(delay, pid, In::Answer(ticket, answer)),
-            End::Coordinator(n) => {
-                let answer = ToCoordinator::Answer(ticket, answer);
-                self.schedule(self.now + delay, Event::Coordinator(n, life, answer));
-            }
-        }
-    }
-
-    /// What the store has is about to be older, or gone.
-    pub(crate) fn store_is_changed(&mut self) {
-        for accepted in &mut self.accepted {
-            accepted.epoch = Epoch::default();
-        }
-        self.store_trouble = self.now + 10_000;
-        self.store_changed = self.now;
-        self.losses += 1;
-        self.pass_all();
-        self.absent_are_lost();
-    }
-
-    /// Nobody has in memory what those who are not there had set, nor what those had who came while
-    /// the store did not answer, or have come so lately that it was not read, nor those of a vnode
-    /// that has just been taken.
-    pub(crate) fn absent_are_lost(&mut self) {
-        let away = self.store.away || self.now < self.store.back_at + RESPONSE;
-        let unread = if away {
-            self.store.away_since
-        } else {
-            self.now
-        };
-        for index in 0..self.truths.len() {
-            let vnode = self.count().vnode(&format!("u{index}"));
-            let accepted = &self.accepted[vnode.index()];
-            let owner = accepted.taken_by;
-            // Its owner has not read what it took.
-            let fresh = self.now < accepted.at + RESPONSE;
-            let truth = &mut self.truths[index];
-            let absent = fresh || truth.rightly_offline >= unread && !truth.is_hiding_at(owner);
-            truth.lost |= absent;
-            truth.mode_lost |= absent;
-        }
-    }
-
-    pub(crate) fn store_works(&self) -> bool {
-        self.store_trouble < self.now
-    }
-
     pub(crate) fn append(&mut self, partition: usize, event: BusEvent<'static>) {
         self.note(|| {
             format!(
@@ -540,38 +224,6 @@ impl World {
             )
         });
         self.bus.logs[partition].events.push(event);
-    }
-
-    /// Brings what the truth says of a user up to now.
-    pub(crate) fn pass(&mut self, user: usize) {
-        let vnode = self.count().vnode(&format!("u{user}"));
-        let processes = &self.processes;
-        let accepted = self.accepted[vnode.index()];
-        // Who does not reach the store hears of a successor from the bus alone, unless that was deleted.
-        let away = self.store.away;
-        let links = self.plan.links.then_some(&self.mesh);
-        let mute = processes
-            .get(accepted.by)
-            .is_some_and(|owner| links.map_or(owner.kafka_cut, |mesh| mesh.is_cut(accepted.by)));
-        self.truths[user].pass(self.now, |pid| {
-            let process = &processes[pid];
-            let deaf = (mute && process.redis_cut) || (away && process.missed);
-            let deaf = deaf && accepted.by != pid;
-            process.gone.or(deaf.then_some(accepted.at))
-        });
-    }
-
-    pub(crate) fn pass_all(&mut self) {
-        for user in 0..self.truths.len() {
-            self.pass(user);
-        }
-    }
-
-    /// The truth about a client's user, as of now.
-    pub(super) fn truth_of(&mut self, client: usize) -> &mut Truth {
-        let user = self.user(&self.clients[client].name);
-        self.pass(user);
-        &mut self.truths[user]
     }
 
     pub(crate) fn calm_for(&self, ms: u64) -> bool {
@@ -593,11 +245,5 @@ impl World {
         if self.trace {
             println!("{:>8} {}", self.now, what());
         }
-    }
-
-    /// The vnode of a user, for traces.
-    #[must_use]
-    pub fn vnode_of(&self, user: &str) -> Vnode {
-        self.count().vnode(user)
     }
 }

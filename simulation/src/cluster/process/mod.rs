@@ -3,6 +3,7 @@
 //! and the clients. Its network is the world's.
 
 mod events;
+mod life;
 mod membership;
 mod requests;
 mod sockets;
@@ -12,22 +13,13 @@ use std::{
     sync::Arc,
 };
 
-use presence::{
-    Core, Membership, Now, PeerMessage, SessionId, Settings, StoreReply, Ticket, WatchBudget,
-};
+use presence::{Core, Membership, Now, PeerMessage, SessionId, StoreReply, Ticket};
 use protocol::Event;
-use ring::{CoreId, Epoch, Map, MapVersion, NodeId, Vnode, VnodeCount};
+use ring::{CoreId, Epoch, Map, MapVersion, NodeId, Vnode};
 
 pub(crate) use self::sockets::FromClient;
 use self::{events::Sending, membership::Reading, requests::Asked, sockets::Conn};
-use super::{
-    bus::PARTITIONS,
-    client::ToClient,
-    mesh::Say,
-    plan::{GRACE, HEARTBEAT, LEASE, Plan, RESPONSE, TIMEOUT},
-    redis::Answer,
-    world::World,
-};
+use super::{mesh::Say, plan::RESPONSE, redis::Answer, world::World};
 
 /// Requests and events of a core that may be under way.
 const ROOM: usize = 64;
@@ -129,121 +121,26 @@ pub(crate) struct Process {
     listens: bool,
 }
 
-impl Process {
-    pub(crate) fn new(
-        name: usize,
-        boot: u64,
-        cores: usize,
-        weight: u32,
-        plan: &Plan,
-        mono: u64,
-        now: Now,
-    ) -> Self {
-        let id = NodeId::parse(&format!("n{name}")).expect("a good name");
-        let count = VnodeCount::new(plan.vnodes).expect("a power of two");
-        let (change_rate, change_burst) = match plan.change_rate {
-            Some(rate) => (rate, 1),
-            None => crate::pace(boot),
-        };
-        let seat = |n: usize| {
-            let mut core = Core::new(
-                Settings {
-                    node: (*id).into(),
-                    core: CoreId::new(n as u16),
-                    cores: cores as u16,
-                    vnodes: count,
-                    seed: boot,
-                    cluster: true,
-                    starts_empty: None,
-                    grace: GRACE,
-                    clean_close_grace: 0,
-                    heartbeat: HEARTBEAT,
-                    heartbeat_timeout: TIMEOUT,
-                    store_patience: 1_000,
-                    max_devices: 100,
-                    max_watches: 1_000,
-                    newest_wins: false,
-                    watches: WatchBudget::new(u64::MAX),
-                    outbox: 1 << 20,
-                    max_message: 16_384,
-                    message_rate: 1_000,
-                    message_burst: 1_000,
-                    change_rate,
-                    change_burst,
-                    flush: 0,
-                    byte_rate: 1 << 20,
-                    byte_burst: 1 << 24,
-                },
-                now,
-            );
-            for vnode in count.all() {
-                let home = vnode.index() % cores;
-                if home != n {
-                    core.at_home_on(vnode, CoreId::new(home as u16));
-                }
-            }
-            Seat {
-                core,
-                news: VecDeque::new(),
-                followed: None,
-                told: (MapVersion::default(), 0),
-                told_stall: false,
-                pump_due: false,
-                asked: 0,
-                publishing: 0,
-                sessions: BTreeMap::new(),
-                lost: BTreeMap::new(),
-            }
-        };
-        Self {
-            name,
-            boot,
-            weight,
-            alive: true,
-            gone_quietly: false,
-            stalled: false,
-            stood_still: false,
-            backlog: BTreeMap::new(),
-            leaving: false,
-            mono,
-            wall: 0,
-            seats: (0..cores).map(seat).collect(),
-            id,
-            member: Membership::new(LEASE),
-            conns: BTreeMap::new(),
-            redis_cut: false,
-            kafka_cut: false,
-            kafka_back: 0,
-            kafka_late: false,
-            gone: None,
-            was_gone: None,
-            back: 0,
-            missed: false,
-            losses: (0, 0),
-            asked: BTreeMap::new(),
-            reading: None,
-            rounds: 0,
-            stalled_flag: false,
-            read_wanted: false,
-            highest_met: Epoch::default(),
-            interest: BTreeMap::new(),
-            out: (0..PARTITIONS).map(|_| VecDeque::new()).collect(),
-            positions: None,
-            listens: false,
-        }
+impl Seat {
+    /// The map that the core follows, and how many vnodes are on their way.
+    fn progress(&self) -> (MapVersion, usize) {
+        let map = self.followed.as_ref();
+        let moving = self.core.vnodes_loading() + self.core.vnodes_leaving();
+        (
+            map.map_or(MapVersion::default(), |map| map.version()),
+            moving,
+        )
     }
+}
 
+impl Process {
     /// The map that all cores follow, and how many vnodes are on their way.
     pub(crate) fn progress(&self) -> (MapVersion, usize) {
-        let followed = |seat: &Seat| {
-            seat.followed
-                .as_ref()
-                .map_or(MapVersion::default(), |m| m.version())
-        };
-        let moving = |seat: &Seat| seat.core.vnodes_loading() + seat.core.vnodes_leaving();
+        let seats = self.seats.iter().map(Seat::progress);
+        let (maps, moving): (Vec<_>, Vec<_>) = seats.unzip();
         (
-            self.seats.iter().map(followed).min().unwrap_or_default(),
-            self.seats.iter().map(moving).sum(),
+            maps.into_iter().min().unwrap_or_default(),
+            moving.iter().sum(),
         )
     }
 
@@ -428,12 +325,8 @@ impl World {
         }
         let process = &mut self.processes[pid];
         let seat = &mut process.seats[n];
-        let followed = seat
-            .followed
-            .as_ref()
-            .map_or(MapVersion::default(), |m| m.version());
-        let moving = seat.core.vnodes_loading() + seat.core.vnodes_leaving();
-        let news = std::mem::replace(&mut seat.told, (followed, moving)) != (followed, moving);
+        let progress = seat.progress();
+        let news = std::mem::replace(&mut seat.told, progress) != progress;
         if met > process.highest_met || news {
             process.highest_met = process.highest_met.max(met);
             self.notify(pid);
@@ -485,39 +378,6 @@ impl World {
                 let delay = self.random.below(20);
                 let at = self.in_order(pid, 30 + 10 * to as u64 + n as u64, delay);
                 self.at(at, pid, In::Peer(to, n, message));
-            }
-        }
-    }
-
-    /// Ends a process; `told`: its sockets are closed by the kernel, else its host is gone.
-    pub(crate) fn end_process(&mut self, pid: usize, told: bool, what: &str) {
-        self.note(|| format!("p{pid} {what}"));
-        let process = &mut self.processes[pid];
-        process.alive = false;
-        process.stalled = false;
-        process.backlog.clear();
-        process.asked.clear();
-        process.gone.get_or_insert(self.now);
-        let conns = std::mem::take(&mut process.conns);
-        let mut out = std::mem::take(&mut process.out);
-        let cut = process.kafka_cut || self.bus.away;
-        for (conn, state) in conns {
-            self.loses_process(state.client, conn);
-            if told {
-                self.send_down(state.client, conn, ToClient::End);
-            }
-        }
-        if told {
-            self.is_unlinked(pid);
-        }
-        self.end_links(pid, told);
-        // What was on its way to the brokers may arrive.
-        for (partition, queue) in out.iter_mut().enumerate() {
-            let arrive = self.random.below(queue.len() as u64 + 1) as usize;
-            for sending in queue.drain(..arrive) {
-                if !cut {
-                    self.append(partition, sending.event);
-                }
             }
         }
     }

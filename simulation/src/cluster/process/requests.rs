@@ -9,7 +9,8 @@ use crate::cluster::{
     checks::GIVEN,
     plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
     redis::{Answer, Command},
-    world::{End, World},
+    store::End,
+    world::World,
 };
 
 /// How long ago a user may have left to be adopted all the same: a change that is this old has
