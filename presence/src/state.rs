@@ -474,7 +474,9 @@ impl Core {
         {
             user.knowledge = Knowledge::Provisional;
             let before = user.record.clone();
-            if self.reconcile(slot) | self.is_of_a_former_epoch(slot) {
+            // Others may have the version with the text of before.
+            let new_text = user.owned().chose_text;
+            if self.reconcile(slot) | new_text | self.is_of_a_former_epoch(slot) {
                 self.restamp(slot, Cause::Connect);
             }
             self.known(slot, &before);

@@ -291,3 +291,25 @@ fn who_came_and_said_goodbye_before_its_vnode_was_claimed_is_not_waited_for() {
     assert_eq!(written, [(Epoch::new(1), Status::Offline, false)]);
     assert_eq!(bench.published(), [Status::Offline]);
 }
+
+#[test]
+fn what_an_invisible_user_wrote_before_the_store_failed_has_a_version_of_its_own() {
+    let mut bench = Bench::new(settings("b", 2), false);
+    let interest = PeerMessage::Interest(USER.into());
+    bench.core.peer_message(WATCHING, interest);
+    bench.store(true, &[]);
+    let record = Record {
+        version: version(1, 5),
+        ..Record::default()
+    };
+    let event = Event::of(USER, &record, vnode_of(USER), "c", Cause::Close);
+    bench.core.bus_event(&event);
+    assert_eq!(shown(&mut bench), Some((Status::Offline, version(1, 5))));
+    bench.comes();
+    let session = bench.connect();
+    let wish = r#"{"type":"status","mode":"invisible","text":"home"}"#;
+    say(&mut bench.core, session, wish);
+    bench.store(false, &[]);
+    let next = shown(&mut bench).expect("the other core is told");
+    assert!(next.1 > version(1, 5), "{next:?} has another text");
+}
