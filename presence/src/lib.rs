@@ -4,10 +4,12 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod attendance;
 mod core;
 mod counters;
 mod departure;
 mod fanout;
+mod learning;
 mod lifetime;
 mod links;
 mod membership;

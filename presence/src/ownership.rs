@@ -1,11 +1,12 @@
 //! Which vnodes this core takes and leaves: claims with the store, adoption, departure, fencing.
 //! It owns the order of these steps; who should own what is the map's business.
 
-use protocol::{Cause, Event, Mode, Status, Stored};
+use protocol::{Cause, Event, Mode, Stored};
 use ring::{CoreId, Epoch, Map, NodeId, Vnode};
 
 use crate::{
     Core,
+    learning::unless_gone,
     trace::Heard,
     user::{Knowledge, Return},
     vnodes::{Owner, Stage},
@@ -436,26 +437,5 @@ impl Core {
                 self.store_mark(slot);
             }
         }
-    }
-}
-
-/// What the store has of a user that its owner does not know, who has had the vnode
-/// `loaded_under` that epoch: the owner saw the user leave, wrote that, and forgot it. A store that has it as connected
-/// went back, as a replica does that takes over without the last writes.
-pub(crate) fn unless_gone(loaded_under: Option<Epoch>, stored: Stored) -> Stored {
-    let version = stored.record.version;
-    if !stored.connected || loaded_under.is_none_or(|epoch| epoch < version.epoch()) {
-        return stored;
-    }
-    let mut record = stored.record;
-    if record.status != Status::Offline {
-        record.status = Status::Offline;
-        record.since = record.last_seen;
-    }
-    record.devices = 0;
-    Stored {
-        record,
-        connected: false,
-        ..stored
     }
 }

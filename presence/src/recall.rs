@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use protocol::{Cause, Status, Stored};
 use ring::{Epoch, Vnode};
 
-use crate::{Core, StoreRequest, ownership::unless_gone, user::Knowledge, vnodes::Stage};
+use crate::{Core, StoreRequest, learning::unless_gone, user::Knowledge, vnodes::Stage};
 
 /// Between two looks whether somebody has the vnode since its release, ms of the core's clock.
 const LOOK: u64 = 1_000;

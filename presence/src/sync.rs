@@ -7,7 +7,7 @@ use ring::{Epoch, Vnode};
 
 use crate::{
     Core,
-    ownership::unless_gone,
+    learning::unless_gone,
     trace::{Heard, What},
     transfer::Transfer,
     user::Knowledge,

@@ -60,13 +60,9 @@ impl World {
             let claimed = self.accepted[vnode.index()].epoch >= record.version.epoch();
             let stored = self.store.stored(vnode, user);
             let unread = !claimed && stored.is_some_and(|stored| stored.mode == Mode::Invisible);
-            // Who has lost the vnode does what the user wants all the same.
-            let accepted = self.accepted[vnode.index()].epoch;
-            let hidden = self.truths[self.user(user)].hidden_by == Some(pid)
-                && record.version.epoch() < accepted;
             let now_made = epoch == Some(record.version.epoch())
                 && !unread
-                && !hidden
+                && !self.is_hidden_by(user, pid, record.version)
                 && !self.was_offline(&key)
                 && self.knows_the_owner(pid, vnode);
             if now_made && rightly + SHORT < self.now {
@@ -188,6 +184,13 @@ impl World {
         );
     }
 
+    /// Whether a process that has lost the vnode made the version, and was told that the user is to be
+    /// invisible: it does what the user wants all the same.
+    fn is_hidden_by(&self, user: &str, pid: usize, version: Version) -> bool {
+        let accepted = self.accepted[self.count().vnode(user).index()].epoch;
+        self.truths[self.user(user)].hidden_by == Some(pid) && version.epoch() < accepted
+    }
+
     /// Whether the state before this one, under the same epoch, was offline too: who has lost the
     /// vnode and does not know it yet shows nobody anything new.
     fn was_offline(&self, key: &(String, u64)) -> bool {
@@ -232,7 +235,11 @@ impl World {
         let text = record["text"].as_str().unwrap_or_default();
         let content = (Status::Offline, 0, text.into());
         let key = (user.clone(), version);
-        let known = seq == 0 || self.was_offline(&key) || self.made.insert(key, content).is_some();
+        let hidden = Version::from_u64(version).is_some_and(|it| self.is_hidden_by(&user, pid, it));
+        let known = seq == 0
+            || hidden
+            || self.was_offline(&key)
+            || self.made.insert(key, content).is_some();
         // It was right when it was made; news of it may be late.
         // Who reaches neither store nor bus can only show what it knows.
         let late = slow || !self.calm_for(TRANSIT);
