@@ -10,7 +10,7 @@ use rdkafka::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{admin, health::Notes};
+use crate::{admin, health::Base, notes::Notes};
 
 /// A line of librdkafka's log. Left out are hints about properties, since one set of `extra`
 /// serves both clients and each has properties that the other does not use, and lines about
@@ -69,10 +69,11 @@ impl Rescue {
 }
 
 /// An error that is no message's and no partition's.
-pub(crate) fn on_error(notes: &Notes, connected: &AtomicBool, error: &KafkaError, reason: &str) {
+pub(crate) fn on_error(base: &Base, error: &KafkaError, reason: &str) {
+    let notes = &base.notes;
     match error.rdkafka_error_code() {
         // The errors before it say why.
-        Some(RDKafkaErrorCode::AllBrokersDown) => connected.store(false, Relaxed),
+        Some(RDKafkaErrorCode::AllBrokersDown) => base.connected.store(false, Relaxed),
         _ if reason.is_empty() => notes.error(&error.to_string()),
         _ => notes.error(reason),
     }

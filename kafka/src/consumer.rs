@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Event, EventError};
+use protocol::Event;
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -20,13 +20,13 @@ use rdkafka::{
     message::BorrowedMessage,
     types::RDKafkaErrorCode,
 };
-use ring::Vnode;
 
 use crate::{
     admin::{self, Question, TopicId},
-    client::{self, Rescue, Statistics},
+    client::{self, Rescue},
     error::{OpenError, open_error},
     health::{ConsumerHealth, Running, now_ms},
+    message::{BadMessage, check},
     options::Options,
     rights::Right,
     topic::{self, Found, Missing, Range},
@@ -52,40 +52,6 @@ pub trait Sink: Send {
 
     /// The calls before this one made up a batch; nothing else may come for a while.
     fn idle(&mut self);
-}
-
-/// Why a message of the topic is passed over.
-#[derive(Debug, thiserror::Error)]
-pub enum BadMessage {
-    /// The message has no key.
-    #[error("a message has no key; an event's key is its user")]
-    NoKey,
-    /// The message has no value: a tombstone of a compacted topic.
-    #[error("a message has no value")]
-    NoValue,
-    /// An event without a signature, where there has to be one.
-    #[error(
-        "an event is not signed: who wrote it has none of kafka.event_keys, or is an edge that has none \
-         yet (kafka.unsigned_events)"
-    )]
-    Unsigned,
-    /// An event with a signature of none of the cluster's keys.
-    #[error("an event's signature is of none of kafka.event_keys")]
-    Signature,
-    /// The message's value is not an event.
-    #[error(transparent)]
-    Event(#[from] EventError),
-    /// A key that is not the event's user.
-    #[error("an event's key is not its user")]
-    KeyDiffers,
-    /// A vnode that is not the user's: a writer with another count of vnodes.
-    #[error("an event has the vnode {found}; its user's is {expected}")]
-    Vnode {
-        /// The vnode that the event names.
-        found: Vnode,
-        /// The vnode of the event's user.
-        expected: Vnode,
-    },
 }
 
 /// The reader of every partition of the topic, on a thread of its own. One for each process.
@@ -129,10 +95,7 @@ impl Consumer {
             .name("kafka-consumer".into())
             .spawn(move || {
                 let health = Arc::clone(&reader.health);
-                let _running = Running {
-                    running: &health.running,
-                    notes: &health.notes,
-                };
+                let _running = Running(&health.base);
                 while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                     reader.turn();
                 }
@@ -158,7 +121,10 @@ impl Consumer {
         if self.stop.send(()).is_ok() {
             let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             if done.recv_timeout(STOP_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                self.health.notes.error("the consumer did not stop in time");
+                self.health
+                    .base
+                    .notes
+                    .error("the consumer did not stop in time");
             }
         }
     }
@@ -179,7 +145,7 @@ fn make(options: &Options, health: &Arc<ConsumerHealth>) -> Result<Client, OpenE
         fresh: AtomicBool::new(false),
     };
     BaseConsumer::from_config_and_context(&options.consumer(), callbacks)
-        .map_err(|error| open_error(&error, &health.notes))
+        .map_err(|error| open_error(&error, &health.base.notes))
 }
 
 /// The state of the consumer's thread.
@@ -246,7 +212,7 @@ impl Reader {
                 Ok(()) => self.looking.wait = self.options.metadata_interval,
                 Err(why) => {
                     if let Some(why) = why {
-                        self.health.notes.error(&why);
+                        self.health.base.notes.error(&why);
                     }
                 }
             }
@@ -257,7 +223,7 @@ impl Reader {
         rescue.attempt(
             self.client.client(),
             &self.options.brokers,
-            &self.health.notes,
+            &self.health.base.notes,
         );
         self.measure_lag();
         self.compare_identity();
@@ -272,18 +238,20 @@ impl Reader {
         let count = match topic::look_up(
             self.client.client(),
             &self.options.topic,
-            &self.health.notes,
+            &self.health.base.notes,
         ) {
             Found::Partitions(count) => count,
             Found::Missing => {
                 self.forget()?;
-                self.looking.missing.wait(&self.options, &self.health.notes);
+                self.looking
+                    .missing
+                    .wait(&self.options, &self.health.base.notes);
                 return Err(None);
             }
             Found::Unknown(why) => return Err(why),
         };
         self.looking.missing.resolved();
-        self.health.connected.store(true, Relaxed);
+        self.health.base.connected.store(true, Relaxed);
         if (count as usize) < self.positions.len() {
             self.looking.another = true;
         }
@@ -311,7 +279,7 @@ impl Reader {
         if !self.positions.is_empty() {
             self.client.unassign().map_err(|error| error.to_string())?;
             self.positions.clear();
-            self.health.partitions.store(0, Relaxed);
+            self.health.base.partitions.store(0, Relaxed);
         }
         Ok(())
     }
@@ -329,7 +297,7 @@ impl Reader {
             .map_err(|error| error.to_string())?;
         let (before, now) = (self.positions.len(), positions.len());
         let health = &self.health;
-        health.notes.change(&if before == now {
+        health.base.notes.change(&if before == now {
             format!("events of {topic} may have been missed; reading on")
         } else {
             let set = self.options.partitions;
@@ -339,7 +307,7 @@ impl Reader {
             };
             format!("reading {now} partitions of {topic}, {before} before{differs}")
         });
-        health.partitions.store(now as i32, Relaxed);
+        health.base.partitions.store(now as i32, Relaxed);
         health.gaps.fetch_add(1, Relaxed);
         self.positions = positions;
         (self.looking.reset, self.looking.another) = (false, false);
@@ -367,7 +335,7 @@ impl Reader {
             (Ok(id), Some(known)) if id != known => {
                 let topic = &self.options.topic;
                 let text = format!("the topic {topic} was deleted and made again");
-                self.health.notes.change(&text);
+                self.health.base.notes.change(&text);
                 identity.id = Some(id);
                 self.looking.another = true;
                 self.looking.wait = Duration::ZERO;
@@ -428,10 +396,10 @@ impl Reader {
                     self.looking.reset = true;
                     self.look_soon();
                 }
-                Err(error) => self.health.notes.error(&error.to_string()),
+                Err(error) => self.health.base.notes.error(&error.to_string()),
             },
             KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                let notes = &self.health.notes;
+                let notes = &self.health.base.notes;
                 notes.error(&format!("{code}: {}", notes.rights.missing(Right::Read)));
             }
             // Said by the client's own error callback; librdkafka goes on trying.
@@ -495,25 +463,6 @@ fn take(
     }
 }
 
-fn check<'a>(
-    key: &[u8],
-    value: Option<&'a [u8]>,
-    options: &Options,
-) -> Result<Event<'a>, BadMessage> {
-    let value = value.ok_or(BadMessage::NoValue)?;
-    options.event_keys.check(value)?;
-    let event = Event::decode(value)?;
-    if event.user.as_bytes() != key {
-        return Err(BadMessage::KeyDiffers);
-    }
-    let expected = options.vnodes.vnode(&event.user);
-    if event.vnode != expected {
-        let found = event.vnode;
-        return Err(BadMessage::Vnode { found, expected });
-    }
-    Ok(event)
-}
-
 /// The callbacks of librdkafka; they run on the consumer's thread.
 struct Callbacks {
     topic: String,
@@ -528,29 +477,20 @@ impl ConsumerContext for Callbacks {}
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        client::on_log(&self.health.notes, level, facility, line);
+        client::on_log(&self.health.base.notes, level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::on_error(&self.health.notes, &self.health.connected, &error, reason);
+        client::on_error(&self.health.base, &error, reason);
     }
 
     fn stats_raw(&self, json: &[u8]) {
-        match Statistics::decode(json) {
-            Ok(statistics) => {
-                let health = &*self.health;
-                health.connected.store(statistics.connected(), Relaxed);
-                self.rescue.see(&statistics);
-                let seeks = health.partitions.load(Relaxed) == 0;
-                let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
-                reach.see(&statistics, seeks, &health.notes);
-                drop(reach);
-                let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-                ends.clear();
-                ends.extend(statistics.ends(&self.topic));
-                self.fresh.store(true, Relaxed);
-            }
-            Err(error) => self.health.notes.error(&format!("statistics: {error}")),
+        if let Some(statistics) = self.health.base.see(json) {
+            self.rescue.see(&statistics);
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.clear();
+            ends.extend(statistics.ends(&self.topic));
+            self.fresh.store(true, Relaxed);
         }
     }
 }

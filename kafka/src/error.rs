@@ -2,7 +2,7 @@
 
 use rdkafka::error::KafkaError;
 
-use crate::{health::Notes, options::RESERVED};
+use crate::{notes::Notes, options::RESERVED};
 
 /// Why a producer or consumer cannot be opened. None of these goes away by itself.
 #[derive(Debug, thiserror::Error)]

@@ -17,8 +17,11 @@ mod consumer;
 mod error;
 mod health;
 mod hints;
+mod message;
+mod notes;
 mod options;
 mod producer;
+mod reach;
 mod rights;
 mod security;
 mod signature;
@@ -27,9 +30,10 @@ pub mod testing;
 mod topic;
 
 pub use crate::{
-    consumer::{BadMessage, Consumer, Sink},
+    consumer::{Consumer, Sink},
     error::OpenError,
     health::{ConsumerHealth, ConsumerStats, LastError, ProducerHealth, ProducerStats},
+    message::BadMessage,
     options::{Compression, Options, Said, is_secret},
     producer::{Full, Producer, Report, Reports},
     security::{Mechanism, Oidc, Security, SecurityProtocol},

@@ -14,7 +14,7 @@ use crate::{
     EventKeys, Security,
     built::Built,
     error::{OpenError, open_error},
-    health::Notes,
+    notes::Notes,
     security::SecurityProtocol,
 };
 
@@ -547,7 +547,7 @@ mod tests {
         options.extra = vec![("no.such.password".into(), "quiet".into())];
         let health = crate::ProducerHealth::new(&options);
         let error = options.producer().create_native_config().err();
-        let error = open_error(&error.expect("unknown"), &health.notes).to_string();
+        let error = open_error(&error.expect("unknown"), &health.base.notes).to_string();
         assert!(error.contains("no.such.password"), "{error}");
         assert!(!error.contains("quiet"), "{error}");
     }

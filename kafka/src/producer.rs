@@ -26,7 +26,7 @@ use rdkafka::{
 use ring::Vnode;
 
 use crate::{
-    client::{self, Rescue, Statistics},
+    client::{self, Rescue},
     error::{OpenError, open_error},
     health::{ProducerHealth, Running},
     options::Options,
@@ -128,10 +128,7 @@ impl Producer {
         thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || {
-                let _running = Running {
-                    running: &shared.health.running,
-                    notes: &shared.health.notes,
-                };
+                let _running = Running(&shared.health.base);
                 run(&shared, &stopped, &tell_done);
             })?;
         Ok(producer)
@@ -153,7 +150,7 @@ impl Producer {
     ) -> Result<(), Full> {
         let shared = &*self.shared;
         let health = &*shared.health;
-        let partitions = health.partitions.load(Relaxed);
+        let partitions = health.base.partitions.load(Relaxed);
         let client = shared.client.load();
         let (1.., Some(client)) = (partitions, &*client) else {
             health.unready.fetch_add(1, Relaxed);
@@ -178,7 +175,10 @@ impl Producer {
                 &health.unready
             }
             _ => {
-                health.notes.error(&format!("an event is refused: {error}"));
+                health
+                    .base
+                    .notes
+                    .error(&format!("an event is refused: {error}"));
                 &health.unready
             }
         }
@@ -200,7 +200,7 @@ impl Producer {
         if self.stop.send(flush).is_ok() {
             let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             if done.recv_timeout(flush + STOP_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let notes = &self.shared.health.notes;
+                let notes = &self.shared.health.base.notes;
                 notes.error("the producer did not stop in time");
             }
         }
@@ -238,7 +238,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
                 next_make = now + RETRY;
                 match shared.make() {
                     Ok(client) => shared.client.store(Some(Arc::new(client))),
-                    Err(error) => shared.health.notes.error(&error.to_string()),
+                    Err(error) => shared.health.base.notes.error(&error.to_string()),
                 }
             } else {
                 thread::sleep(TURN);
@@ -248,7 +248,7 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<Duration>, done: &mpsc::Sender<
         shared.look_when_due(&client, &mut looking);
         client.poll(TURN);
         client.context().flush_batch();
-        let (rescue, notes) = (&client.context().rescue, &shared.health.notes);
+        let (rescue, notes) = (&client.context().rescue, &shared.health.base.notes);
         rescue.attempt(client.client(), &shared.options.brokers, notes);
         if let Some((code, reason)) = client.client().fatal_error() {
             notes.error(&format!("the producer is made again: {code}: {reason}"));
@@ -295,7 +295,7 @@ impl Shared {
             }),
         };
         BaseProducer::from_config_and_context(&self.options.producer(), callbacks)
-            .map_err(|error| open_error(&error, &self.health.notes))
+            .map_err(|error| open_error(&error, &self.health.base.notes))
     }
 
     /// Learns how many partitions the topic has, when it is time for that.
@@ -309,27 +309,27 @@ impl Shared {
         }
         looking.wait = RETRY;
         // Waiting for a broker that is away would hold reports back.
-        if health.partitions.load(Relaxed) == 0 || health.connected.load(Relaxed) {
-            match topic::look_up(client.client(), &self.options.topic, &health.notes) {
+        if health.base.partitions.load(Relaxed) == 0 || health.base.connected.load(Relaxed) {
+            match topic::look_up(client.client(), &self.options.topic, &health.base.notes) {
                 Found::Partitions(count) => {
                     looking.wait = self.options.metadata_interval;
                     looking.missing.resolved();
-                    health.connected.store(true, Relaxed);
-                    let used = health.partitions.load(Relaxed);
+                    health.base.connected.store(true, Relaxed);
+                    let used = health.base.partitions.load(Relaxed);
                     let count = looking.usable(used, count, self.options.metadata_interval);
-                    if health.partitions.swap(count, Relaxed) != count {
+                    if health.base.partitions.swap(count, Relaxed) != count {
                         let topic = &self.options.topic;
-                        let notes = &health.notes;
+                        let notes = &health.base.notes;
                         notes.change(&format!("publishing to {count} partitions of {topic}"));
                     }
                 }
                 Found::Missing => {
-                    health.partitions.store(0, Relaxed);
+                    health.base.partitions.store(0, Relaxed);
                     let missing = &mut looking.missing;
-                    missing.create(client.client(), &self.options, &health.notes);
+                    missing.create(client.client(), &self.options, &health.base.notes);
                 }
                 // Events for the partitions that were known wait in the queue.
-                Found::Unknown(Some(why)) => health.notes.error(&why),
+                Found::Unknown(Some(why)) => health.base.notes.error(&why),
                 Found::Unknown(None) => {}
             }
         }
@@ -357,7 +357,7 @@ impl Shared {
         client.context().flush_batch();
         let waiting = self.health.stats().waiting();
         if waiting > 0 {
-            let notes = &self.health.notes;
+            let notes = &self.health.base.notes;
             notes.error(&format!("{waiting} events were left without a report"));
         }
         client
@@ -395,7 +395,7 @@ impl Callbacks {
             batch.reports.clear();
         }
         if let Some((error, count)) = batch.failures.take() {
-            let notes = &self.health.notes;
+            let notes = &self.health.base.notes;
             let why = match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
                     format!(": {}", notes.rights.missing(Right::Write))
@@ -443,24 +443,16 @@ impl ProducerContext for Callbacks {
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        client::on_log(&self.health.notes, level, facility, line);
+        client::on_log(&self.health.base.notes, level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::on_error(&self.health.notes, &self.health.connected, &error, reason);
+        client::on_error(&self.health.base, &error, reason);
     }
 
     fn stats_raw(&self, json: &[u8]) {
-        match Statistics::decode(json) {
-            Ok(statistics) => {
-                let health = &*self.health;
-                health.connected.store(statistics.connected(), Relaxed);
-                self.rescue.see(&statistics);
-                let seeks = health.partitions.load(Relaxed) == 0;
-                let mut reach = health.reach.lock().unwrap_or_else(PoisonError::into_inner);
-                reach.see(&statistics, seeks, &health.notes);
-            }
-            Err(error) => self.health.notes.error(&format!("statistics: {error}")),
+        if let Some(statistics) = self.health.base.see(json) {
+            self.rescue.see(&statistics);
         }
     }
 }

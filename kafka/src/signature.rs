@@ -10,7 +10,7 @@ use std::fmt;
 use aws_lc_rs::{constant_time, hmac};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::consumer::BadMessage;
+use crate::message::BadMessage;
 
 /// What stands before the signature, and behind it.
 const BEFORE: &[u8] = br#","mac":""#;

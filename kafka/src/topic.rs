@@ -13,7 +13,7 @@ use rdkafka::{
 
 use crate::{
     admin::{self, NewTopic, Refusal},
-    health::Notes,
+    notes::Notes,
     options::Options,
     rights::Right,
 };
