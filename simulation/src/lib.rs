@@ -13,6 +13,47 @@ mod world;
 
 pub use world::{Plan, World};
 
+use presence::{Settings, WatchBudget};
+use ring::{CoreId, VnodeCount};
+
+/// Between two pings of a session, ms.
+const HEARTBEAT: u64 = 4_000;
+/// How long a ping may be unanswered, ms.
+const TIMEOUT: u64 = 2_000;
+
+/// The settings of one core of `cores`, with limits that no client here meets; `seed` also decides how many
+/// changes its watchers are told.
+fn settings(node: &str, core: usize, cores: usize, vnodes: VnodeCount, seed: u64) -> Settings {
+    let (change_rate, change_burst) = pace(seed);
+    Settings {
+        node: node.into(),
+        core: CoreId::new(core as u16),
+        cores: cores as u16,
+        vnodes,
+        seed,
+        cluster: false,
+        starts_empty: None,
+        grace: 0,
+        clean_close_grace: 0,
+        heartbeat: HEARTBEAT,
+        heartbeat_timeout: TIMEOUT,
+        store_patience: 1_000,
+        max_devices: 100,
+        max_watches: 1_000,
+        newest_wins: false,
+        watches: WatchBudget::new(u64::MAX),
+        outbox: 1 << 20,
+        max_message: 16_384,
+        message_rate: 1_000,
+        message_burst: 1_000,
+        change_rate,
+        change_burst,
+        flush: 0,
+        byte_rate: 1 << 20,
+        byte_burst: 1 << 24,
+    }
+}
+
 /// How many changes of a user a second its watchers are told, and at once, by a random number; a third
 /// have no limit. Far fewer than in earnest, so that most changes are held back.
 fn pace(random: u64) -> (u32, u32) {

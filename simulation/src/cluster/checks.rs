@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::{
     agenda::Event,
     freshness::FRESH,
-    plan::{Fault, GRACE, HEARTBEAT, LATENCY, LEASE, POLL, TIMEOUT, TIMERS},
+    plan::{Fault, GRACE, LATENCY, LEASE, POLL, TIMERS},
     world::World,
 };
-use crate::{client::Frame, kept};
+use crate::{HEARTBEAT, TIMEOUT, client::Frame, kept};
 
 /// How long a client and its server may see the same end or beginning apart.
 const SHORT: u64 = 100;

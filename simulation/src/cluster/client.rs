@@ -9,11 +9,14 @@ use serde_json::{Value, json};
 
 use super::{
     agenda::Event,
-    plan::{GRACE, HEARTBEAT, LATENCY, TIMEOUT},
+    plan::{GRACE, LATENCY},
     process::{FromClient, In},
     world::World,
 };
-use crate::client::{Frame, View};
+use crate::{
+    HEARTBEAT, TIMEOUT,
+    client::{Frame, View},
+};
 
 /// How long a client waits for a sign of life beyond the server's pings.
 const PATIENCE: u64 = 3_000;

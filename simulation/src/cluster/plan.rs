@@ -6,8 +6,6 @@ use crate::random::Random;
 /// The TTL of a node's lease, ms.
 pub(crate) const LEASE: u64 = 2_000;
 pub(crate) const GRACE: u64 = 6_000;
-pub(crate) const HEARTBEAT: u64 = 4_000;
-pub(crate) const TIMEOUT: u64 = 2_000;
 /// How long a process waits for an answer of the store.
 pub(crate) const RESPONSE: u64 = 1_000;
 /// Time between two looks of a coordinator, ms.

@@ -2,8 +2,9 @@
 
 use protocol::Status;
 
-use super::{GRACE, HEARTBEAT, TIMEOUT, TRANSIT, World, vnodes};
+use super::{GRACE, TRANSIT, World, vnodes};
 use crate::{
+    HEARTBEAT, TIMEOUT,
     client::{Frame, frames},
     kept,
 };

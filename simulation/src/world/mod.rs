@@ -9,11 +9,12 @@ mod clients;
 
 use std::collections::BTreeMap;
 
-use presence::{Core, How, Now, Settings, WatchBudget};
+use presence::{Core, How, Now, Settings};
 use protocol::Status;
 use ring::{CoreId, Epoch, VnodeCount};
 
 use crate::{
+    HEARTBEAT, TIMEOUT,
     client::Client,
     node::{SimBus, SimMesh, SimStore},
     random::Random,
@@ -21,8 +22,6 @@ use crate::{
 };
 
 const GRACE: u64 = 3_000;
-const HEARTBEAT: u64 = 4_000;
-const TIMEOUT: u64 = 2_000;
 /// Seconds within which those who promise it say something: no more than a heartbeat, so that the
 /// bounds are the same for all.
 const ALIVE: u16 = 4;
@@ -140,41 +139,19 @@ impl World {
     /// Starts (again) with no memory but the store.
     fn start(&mut self) {
         let cores = 1 + (self.plan.seed % 3) as u16;
-        let (change_rate, change_burst) = crate::pace(self.plan.seed / 5);
         self.epoch += 1;
         let now = self.time();
         self.cores = (0..cores)
             .map(|core| {
-                let mut core = Core::new(
-                    Settings {
-                        node: "sim".into(),
-                        core: CoreId::new(core),
-                        cores,
-                        vnodes: vnodes(),
-                        seed: self.plan.seed,
-                        cluster: false,
-                        starts_empty: self.in_memory.then(|| Epoch::new(self.epoch)),
-                        grace: GRACE,
-                        clean_close_grace: 0,
-                        heartbeat: HEARTBEAT,
-                        heartbeat_timeout: TIMEOUT,
-                        store_patience: 1_000,
-                        max_devices: 100,
-                        max_watches: 1_000,
-                        newest_wins: false,
-                        watches: WatchBudget::new(u64::MAX),
-                        outbox: 1 << 20,
-                        max_message: 16_384,
-                        message_rate: 1_000,
-                        message_burst: 1_000,
-                        change_rate,
-                        change_burst,
-                        flush: 0,
-                        byte_rate: 1 << 20,
-                        byte_burst: 1 << 24,
-                    },
-                    now,
-                );
+                let (change_rate, change_burst) = crate::pace(self.plan.seed / 5);
+                let settings = Settings {
+                    starts_empty: self.in_memory.then(|| Epoch::new(self.epoch)),
+                    grace: GRACE,
+                    change_rate,
+                    change_burst,
+                    ..crate::settings("sim", core.into(), cores.into(), vnodes(), self.plan.seed)
+                };
+                let mut core = Core::new(settings, now);
                 let id = core.id().get();
                 for vnode in vnodes().all() {
                     let owner = vnode.get() % cores;

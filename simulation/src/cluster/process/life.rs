@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use presence::{Core, Membership, Now, Settings, WatchBudget};
+use presence::{Core, Membership, Now, Settings};
 use ring::{CoreId, Epoch, MapVersion, NodeId, VnodeCount};
 
 use super::{In, Process, Seat};
 use crate::cluster::{
     bus::PARTITIONS,
     client::ToClient,
-    plan::{Fault, GRACE, HEARTBEAT, LEASE, Plan, TIMEOUT},
+    plan::{Fault, GRACE, LEASE, Plan},
     world::World,
 };
 
@@ -25,41 +25,16 @@ impl Process {
     ) -> Self {
         let id = NodeId::parse(&format!("n{name}")).expect("a good name");
         let count = VnodeCount::new(plan.vnodes).expect("a power of two");
-        let (change_rate, change_burst) = match plan.change_rate {
-            Some(rate) => (rate, 1),
-            None => crate::pace(boot),
-        };
         let seat = |n: usize| {
-            let mut core = Core::new(
-                Settings {
-                    node: (*id).into(),
-                    core: CoreId::new(n as u16),
-                    cores: cores as u16,
-                    vnodes: count,
-                    seed: boot,
-                    cluster: true,
-                    starts_empty: None,
-                    grace: GRACE,
-                    clean_close_grace: 0,
-                    heartbeat: HEARTBEAT,
-                    heartbeat_timeout: TIMEOUT,
-                    store_patience: 1_000,
-                    max_devices: 100,
-                    max_watches: 1_000,
-                    newest_wins: false,
-                    watches: WatchBudget::new(u64::MAX),
-                    outbox: 1 << 20,
-                    max_message: 16_384,
-                    message_rate: 1_000,
-                    message_burst: 1_000,
-                    change_rate,
-                    change_burst,
-                    flush: 0,
-                    byte_rate: 1 << 20,
-                    byte_burst: 1 << 24,
-                },
-                now,
-            );
+            let mut settings = Settings {
+                cluster: true,
+                grace: GRACE,
+                ..crate::settings(&id, n, cores, count, boot)
+            };
+            if let Some(rate) = plan.change_rate {
+                (settings.change_rate, settings.change_burst) = (rate, 1);
+            }
+            let mut core = Core::new(settings, now);
             for vnode in count.all() {
                 let home = vnode.index() % cores;
                 if home != n {

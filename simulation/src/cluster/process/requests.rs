@@ -7,11 +7,12 @@ use ring::{Epoch, Vnode};
 use super::{FAILED, In, Process, ROOM, Seat};
 use crate::cluster::{
     checks::GIVEN,
-    plan::{GRACE, HEARTBEAT, LEASE, RESPONSE, TIMEOUT},
+    plan::{GRACE, LEASE, RESPONSE},
     redis::{Answer, Command},
     store::End,
     world::World,
 };
+use crate::{HEARTBEAT, TIMEOUT};
 
 /// How long ago a user may have left to be adopted all the same: a change that is this old has
 /// reached store and bus, whatever became of its writer.
