@@ -9,7 +9,7 @@ mod sockets;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::poll_fn,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -23,6 +23,7 @@ use presence::{Answer, Core, PeerMessage, SessionId};
 use protocol::{CloseCode, Policy};
 use ring::CoreId;
 use token::Claims;
+use tokio::sync::oneshot;
 
 use self::deadlines::Deadline;
 pub(crate) use self::sockets::Conn;
@@ -48,13 +49,6 @@ const SCRATCH: usize = 64 << 10;
 pub(crate) enum CoreMessage {
     Connection(Box<Handoff>),
     Peer(PeerMessage),
-}
-
-/// A question to the core that an HTTP request waits for.
-#[derive(Default)]
-struct Question {
-    answer: Option<Answer>,
-    waker: Option<Waker>,
 }
 
 pub(crate) struct Worker {
@@ -85,8 +79,8 @@ pub(crate) struct Worker {
     deadlines: RefCell<slab::Slab<Deadline>>,
     /// Sessions that were sent a close frame, oldest first.
     closing: RefCell<VecDeque<(u64, SessionId)>>,
-    questions: RefCell<HashMap<u64, Question>>,
-    next_question: Cell<u64>,
+    /// Who waits for the answers to questions, by ticket.
+    questions: RefCell<slab::Slab<oneshot::Sender<Answer>>>,
     /// Up to which index of `conns` a shutdown has told the sessions.
     drained_to: Cell<u32>,
     ready: Cell<bool>,
@@ -125,7 +119,6 @@ impl Worker {
             deadlines: RefCell::default(),
             closing: RefCell::default(),
             questions: RefCell::default(),
-            next_question: Cell::new(0),
             drained_to: Cell::new(0),
             ready: Cell::new(false),
             policy: RefCell::default(),
@@ -352,32 +345,15 @@ impl Worker {
 
     /// The records of `users`, in order; `None` when they cannot be read.
     pub(crate) async fn ask(&self, users: &[&str]) -> Answer {
-        let ticket = self.next_question.get();
-        self.next_question.set(ticket + 1);
-        self.questions
-            .borrow_mut()
-            .insert(ticket, Question::default());
+        let (asker, answer) = oneshot::channel();
+        let ticket = self.questions.borrow_mut().insert(asker) as u64;
         {
             let mut core = self.core.borrow_mut();
             core.at(clock::now());
             core.ask(ticket, users);
         }
         self.schedule_pump();
-        poll_fn(|context| {
-            let mut questions = self.questions.borrow_mut();
-            let question = questions.get_mut(&ticket).expect("it was asked above");
-            match question.answer.take() {
-                Some(answer) => {
-                    questions.remove(&ticket);
-                    Poll::Ready(answer)
-                }
-                None => {
-                    question.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        answer.await.expect("the core answers each question")
     }
 
     /// Moves outputs to where they go; `true` when more waits.
@@ -394,12 +370,9 @@ impl Worker {
             node.note_progress(&self.core);
         }
         while let Some(answer) = { self.core.borrow_mut().next_answer() } {
-            if let Some(question) = self.questions.borrow_mut().get_mut(&answer.ticket) {
-                question.answer = Some(answer);
-                if let Some(waker) = question.waker.take() {
-                    waker.wake();
-                }
-            }
+            let asker = self.questions.borrow_mut().remove(answer.ticket as usize);
+            // Who asked may be gone.
+            let _ = asker.send(answer);
         }
         let more = self.pump_sockets();
         self.wake_for_flush();
