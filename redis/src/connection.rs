@@ -7,13 +7,13 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, RedisResult,
-    TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisError,
+    RedisResult, TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection, PubSub},
     cluster_routing::Slot,
     io::tcp::TcpSettings,
 };
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 use crate::{
     cluster::{self, Cluster},
@@ -22,6 +22,9 @@ use crate::{
     sentinel::Sentinels,
     server::{self, Server},
 };
+
+/// The longest refusal that is read, bytes.
+const MOST_SAID: u64 = 2_048;
 
 /// A connection to the store; clones share it.
 #[derive(Clone)]
@@ -147,6 +150,19 @@ impl Connector {
     /// A new connection, to a server that takes writes as far as it says. Whether a single node is
     /// a cluster's is asked each time: a server may be replaced by a cluster.
     pub(crate) async fn connect(&self) -> Result<Connection, Unusable> {
+        match self.try_connect().await {
+            Err(Unusable::Failed(error)) if error.is_connection_dropped() => {
+                let limit = timeout(self.limit, refusal(&self.clients[0]));
+                Err(match limit.await.ok().flatten() {
+                    Some(said) => Unusable::Server(said),
+                    None => Unusable::Failed(error),
+                })
+            }
+            done => done,
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connection, Unusable> {
         if let Way::Cluster = self.way {
             return self.connect_cluster().await;
         }
@@ -214,6 +230,24 @@ impl Connector {
             Way::One | Way::Cluster => self.limit,
         }
     }
+}
+
+/// What a server that lets nobody in says to whoever connects, before it closes the connection: it is
+/// in protected mode, or has as many clients as it may. The library writes first, and the reset that
+/// answers this takes the words away.
+async fn refusal(client: &Client) -> Option<String> {
+    let ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr() else {
+        return None;
+    };
+    let socket = TcpStream::connect((host.as_str(), *port)).await.ok()?;
+    let mut said = String::new();
+    socket
+        .take(MOST_SAID)
+        .read_to_string(&mut said)
+        .await
+        .ok()?;
+    let said = said.strip_prefix('-')?.lines().next()?;
+    Some(format!("it says to whoever connects: {said}"))
 }
 
 /// What the server says of itself, by `INFO`, else by `HELLO`; one that allows neither says nothing.

@@ -265,7 +265,7 @@ impl Link {
             Err(unusable) => {
                 self.shared.counts.failed_connects.fetch_add(1, Relaxed);
                 let error = match unusable {
-                    Unusable::Failed(error) => self.unavailable(&error),
+                    Unusable::Failed(error) => self.unavailable(&error, self.advice(&error)),
                     Unusable::Server(why) => {
                         self.watched(|watched| watched.unusable(Some(&why)));
                         self.unusable(&why)
@@ -298,7 +298,7 @@ impl Link {
             }
             Err(error) => {
                 self.give_up(generation).await;
-                Err(self.unavailable(&error))
+                Err(self.unavailable(&error, ""))
             }
         }
     }
@@ -374,24 +374,27 @@ impl Link {
         StoreError::Unavailable(format!("Redis at {} cannot be used: {why}", self.address()))
     }
 
-    /// What to change in the URL, where the error says so.
+    /// What to change in the URL, where the error of a connection's start says so.
     fn advice(&self, error: &RedisError) -> &'static str {
         let is_login = error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
-        match is_login {
-            true => {
+        let was_closed = error.is_connection_dropped() && !error.is_connection_refusal();
+        match self.shared.target.uses_tls() {
+            _ if is_login => {
                 "; REDIS_URL has to have the user and the password: redis://user:password@host:6379, or \
                  redis://:password@host:6379"
             }
-            false if error.is_timeout() && self.shared.target.uses_tls() => {
+            true if error.is_timeout() => {
                 "; where that port does not speak TLS, REDIS_URL has to begin with redis://"
             }
-            false => "",
+            false if was_closed => {
+                "; where that port speaks TLS, REDIS_URL has to begin with rediss://"
+            }
+            _ => "",
         }
     }
 
-    fn unavailable(&self, error: &RedisError) -> StoreError {
-        let advice = self.advice(error);
+    fn unavailable(&self, error: &RedisError, advice: &str) -> StoreError {
         let text = format!(
             "Redis at {} cannot be used: {error}{advice}",
             self.address()
