@@ -250,7 +250,7 @@ fn queue(node: &Node) -> u64 {
 
 fn lease(node: &Node) -> String {
     match node.lease_age {
-        _ if node.lease_missing => format!("-{}s", node.unseen),
+        _ if node.lease_missing => format!("none {}s", node.unseen),
         Some(ms) => format!("{:.1}s", ms as f64 / 1e3),
         None => String::new(),
     }
@@ -348,7 +348,7 @@ mod tests {
             "c1 (leads)  map 7  3 of 3 nodes  60 sessions",
             "this is 9 s old",
             "1.2s",
-            "-4s",
+            "none 4s",
             "300M",
             "1.50",
         ] {

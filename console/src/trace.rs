@@ -124,6 +124,9 @@ pub fn run_trace(arguments: &ArgMatches) -> Result<(), TopError> {
         let ca = arguments.get_one::<std::path::PathBuf>("ca");
         let collector = Collector::new(url, ca.map(std::path::PathBuf::as_path))?;
         let told = seen(&server, user)?;
+        if told.steps.is_empty() {
+            return print(&format!("{user:?} has no step yet; nothing was sent\n"));
+        }
         let (spans, traces) = collector.take(user, &told.steps)?;
         return print(&format!(
             "{spans} spans in {traces} traces were sent to {}\n",

@@ -113,10 +113,11 @@ impl App {
         Arc::clone(&self.shown.picture.borrow())
     }
 
-    /// What administrators have decreed so far, whichever coordinator they asked.
-    async fn policy(&self) -> Arc<Policy> {
+    /// What administrators have decreed so far, whichever coordinator they asked, and for how many
+    /// seconds that may be outdated.
+    async fn policy(&self) -> (Arc<Policy>, Option<u64>) {
         self.looks.look().await;
-        self.keys.policy()
+        (self.keys.policy(), self.stale(&self.picture()))
     }
 
     /// For how many seconds the picture may be outdated.

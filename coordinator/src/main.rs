@@ -76,7 +76,9 @@ fn act(action: Action, sources: &Sources) -> Result<(), Failure> {
             print!("{}", TABLE.in_effect(&config.show()));
             (TABLE.overridden(sources).iter()).for_each(|line| println!("# {line}"));
             notes.iter().for_each(|line| println!("# {line}"));
-            let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
+            let vnodes = config.cluster.count().expect("it was checked");
+            let lines =
+                redis_store::inspect(config.redis.options(), vnodes).map_err(Failure::Store)?;
             lines.iter().for_each(|line| println!("# {line}"));
         }
         Action::Run => {

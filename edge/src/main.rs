@@ -199,7 +199,8 @@ fn check(config: &Config, sources: &Sources) -> Result<(), Failure> {
         println!("# `online-status-edge run` refuses this, `standalone` does not: {line}");
     }
     if config.redis.url.is_set() {
-        let lines = redis_store::inspect(config.redis.options()).map_err(Failure::Store)?;
+        let vnodes = config.cluster.count().expect("checked with the rest");
+        let lines = redis_store::inspect(config.redis.options(), vnodes).map_err(Failure::Store)?;
         lines.iter().for_each(|line| println!("# {line}"));
     }
     Ok(())

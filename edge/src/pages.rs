@@ -178,18 +178,20 @@ pub(crate) fn health(shared: &Shared, request: &Request) -> Option<Response> {
     }
 }
 
-/// Whether the edge is ready, as an HTTP status and a text. One that cannot store or publish goes on serving its
-/// own watchers, so that it stays ready; it says so.
+/// Whether the edge is ready, as an HTTP status and a text, with what is wrong. One that cannot store or publish goes
+/// on serving its own watchers, so that it stays ready.
 pub(crate) fn readiness(shared: &Shared) -> (u16, String) {
     if shared.is_leaving() {
         (503, "draining".into())
     } else if !shared.keys.are_ready() {
         (503, NO_KEYS.into())
-    } else if !shared.is_ready() {
-        (503, "starting".into())
     } else {
-        let ready = vec!["ready".to_owned()];
-        (200, [ready, shared.troubles()].concat().join("; "))
+        let (status, what) = match shared.is_ready() {
+            true => (200, "ready"),
+            false => (503, "starting"),
+        };
+        let what = vec![what.to_owned()];
+        (status, [what, shared.troubles()].concat().join("; "))
     }
 }
 

@@ -182,14 +182,17 @@ impl Shared {
         self.starting.load(Ordering::Relaxed) == 0 && self.keys.are_ready() && !self.is_leaving()
     }
 
-    /// What is wrong with the store, the bus or the links, while sessions are served all the same; one text each.
+    /// What is wrong with the map, the store, the bus or the links; one text each. Sessions that are
+    /// there are served all the same.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let place = self.place.as_ref();
+        let map = place.and_then(|place| place.map_left_aside.load_full());
+        let map = map.map(|why| format!("the map in Redis is left aside: {why}"));
         let unrenewed = place.and_then(|place| place.unrenewed.load_full());
         let unstored = unrenewed.or_else(|| self.failing.load_full());
         let unstored = unstored.map(|why| format!("not storing: {why}"));
         let bus = place.and_then(|place| place.trouble());
-        unstored.into_iter().chain(bus).collect()
+        map.into_iter().chain(unstored).chain(bus).collect()
     }
 
     /// Where the user's clients connect: node, address, epoch and version of the map; `None` while

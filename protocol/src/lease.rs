@@ -90,6 +90,9 @@ pub struct Lease {
     /// Vnodes that the node gets before others, in the syntax of `ASSIGNED_VNODES`; empty = none.
     #[serde(default)]
     pub pins: String,
+    /// The number of vnodes that the node spreads users over; 0 = it does not say.
+    #[serde(default)]
+    pub vnodes: u32,
     /// Whether the node asks for all its vnodes to be moved away.
     #[serde(default)]
     pub draining: bool,
@@ -162,6 +165,7 @@ mod tests {
             cores: 2,
             weight: 200,
             pins: "0-9".into(),
+            vnodes: 4_096,
             draining: true,
             map_version: 7,
             highest_epoch: 3,

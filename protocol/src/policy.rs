@@ -169,7 +169,7 @@ fn is_zero(number: &u64) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The value is not the JSON of an entry.
-    #[error("it is no entry: {0}")]
+    #[error("it cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
     /// The name of a user breaks the rules of [`check_user`].
     #[error("{0}")]
@@ -187,7 +187,10 @@ pub enum PolicyError {
     #[error("a list has at most {MAX_LISTED} users")]
     TooMany,
     /// The request follows a user for no time, or for too long.
-    #[error("\"minutes\" must be 1 to {}", TRACE_MINUTES.0)]
+    #[error(
+        "the body must be {{\"minutes\":N}}, with N a whole number from 1 to {}, or empty",
+        TRACE_MINUTES.0
+    )]
     TraceTime,
     /// As many users are followed as may be.
     #[error(
@@ -278,7 +281,10 @@ pub fn trace(body: &[u8], by: &str, now: u64) -> Result<Entry, PolicyError> {
     }
     let asked = match body.trim_ascii() {
         [] => None,
-        body => serde_json::from_slice::<Asked>(body)?.minutes,
+        body => {
+            let asked = serde_json::from_slice::<Asked>(body);
+            asked.map_err(|_| PolicyError::TraceTime)?.minutes
+        }
     };
     let minutes = asked.unwrap_or(TRACE_MINUTES.1);
     if !(1..=TRACE_MINUTES.0).contains(&minutes) {

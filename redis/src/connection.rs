@@ -69,6 +69,8 @@ pub(crate) enum Unusable {
     Failed(RedisError),
     /// There is a server, and it is none to use.
     Server(String),
+    /// There is a server, and it lets nobody in.
+    Closed(String),
 }
 
 impl From<RedisError> for Unusable {
@@ -154,7 +156,7 @@ impl Connector {
             Err(Unusable::Failed(error)) if error.is_connection_dropped() => {
                 let limit = timeout(self.limit, refusal(&self.clients[0]));
                 Err(match limit.await.ok().flatten() {
-                    Some(said) => Unusable::Server(said),
+                    Some(said) => Unusable::Closed(said),
                     None => Unusable::Failed(error),
                 })
             }

@@ -270,6 +270,7 @@ impl Link {
                         self.watched(|watched| watched.unusable(Some(&why)));
                         self.unusable(&why)
                     }
+                    Unusable::Closed(said) => self.unusable(&said),
                 };
                 state.blocked = Some((Instant::now() + backoff(state.failures), error.clone()));
                 state.failures = state.failures.saturating_add(1);

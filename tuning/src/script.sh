@@ -131,6 +131,7 @@ undo_file() {
   remove_new "$1"
 }
 failed=0
+taken=
 take_value() {
   if [ ! -f "$ROOT$2" ]; then
     say "left as it is: $2: this host does not have it any more"
@@ -138,6 +139,7 @@ take_value() {
   fi
   is=$(now "$2")
   if [ "$is" = "$(bare "$2" "$4")" ]; then
+    taken=yes
     put "$2" "$3" || { say "$2: $3 could not be written"; failed=1; }
   elif [ "$is" != "$(bare "$2" "$3")" ]; then
     say "left as it is: $2 = $is: somebody has changed it since"
@@ -146,6 +148,7 @@ take_value() {
 take_run() { eval "$2" >/dev/null || { say "$2 failed"; failed=1; }; }
 take_file() {
   if [ ! -e "$ROOT$1" ] && [ ! -L "$ROOT$1" ]; then return; fi
+  taken=yes
   if [ ! -L "$ROOT$1" ] && [ "$(cat "$ROOT$1")" = "$(text "$1")" ]; then
     rm -f "$ROOT$1" || failed=1
     case $(dirname "$1") in *.service.d) rmdir "$ROOT$(dirname "$1")" 2>/dev/null ;; esac
@@ -183,6 +186,7 @@ undo)
   runs take_run
   if [ -n "$LINK" ] && [ "$(readlink "$ROOT$LINK")" = "$TARGET" ]; then rm -f "$ROOT$LINK" || failed=1; fi
   files take_file
+  [ -n "$taken" ] || say "nothing of this script is here to be taken back"
   reload
   if [ -e "$ROOT/var/lib/online-status-tuning/changes.json" ]; then
     say "what the unit of this script made at a boot: online-status-tuning undo takes it back"

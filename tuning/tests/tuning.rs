@@ -546,7 +546,10 @@ fn the_script_makes_the_same_changes_and_takes_them_back() {
     }
     good(&script.run(&tree, "undo"));
     assert_eq!(tree.files(), before);
-    assert!(good(&script.run(&tree, "undo")).is_empty());
+    let again = script.run(&tree, "undo");
+    assert!(good(&again).is_empty());
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(said.contains("nothing of this script is here"), "{said}");
 }
 
 #[test]

@@ -20,10 +20,10 @@ impl Control {
         mono: u64,
         notes: &mut Vec<Note>,
     ) {
-        leases.retain(|lease| match wrong_with(lease) {
+        let vnodes = self.options.vnodes.get();
+        leases.retain(|lease| match wrong_with(lease, vnodes) {
             None => true,
             Some(what) => {
-                let what = what.to_owned();
                 self.problems
                     .push(Problem::lease((lease.node.clone(), what)));
                 false
@@ -127,15 +127,23 @@ impl Control {
     }
 }
 
-/// The reason for which a lease is ignored; `None` for a good one.
-fn wrong_with(lease: &Lease) -> Option<&'static str> {
-    if NodeId::parse(&lease.node).is_err() {
-        Some("its name is none")
-    } else if lease.address.is_empty() || lease.address.len() > MAX_ADDRESS {
-        Some("its address is empty or longer than 2048 bytes")
-    } else if lease.map_version > MAX_VERSION || lease.highest_epoch > MAX_EPOCH {
-        Some("its map version or epoch cannot be")
-    } else {
-        None
+/// The reason for which a lease is ignored by a coordinator with that many vnodes; `None` for a good one.
+fn wrong_with(lease: &Lease, vnodes: usize) -> Option<String> {
+    let said = lease.vnodes as usize;
+    if said != 0 && said != vnodes {
+        // It would follow no map, and serve none of the users that one gives to it.
+        return Some(format!(
+            "its cluster.vnodes is {said}, and the coordinators' {vnodes}"
+        ));
     }
+    let what = if NodeId::parse(&lease.node).is_err() {
+        "its name is none"
+    } else if lease.address.is_empty() || lease.address.len() > MAX_ADDRESS {
+        "its address is empty or longer than 2048 bytes"
+    } else if lease.map_version > MAX_VERSION || lease.highest_epoch > MAX_EPOCH {
+        "its map version or epoch cannot be"
+    } else {
+        return None;
+    };
+    Some(what.to_owned())
 }

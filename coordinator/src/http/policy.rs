@@ -25,7 +25,9 @@ pub(super) async fn revocations(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     app.administrator(&headers).await?;
-    Ok(answer::json(&policy::revocations(&*app.policy().await)))
+    let (policy, stale) = app.policy().await;
+    let shown = answer::json(&policy::revocations(&policy));
+    Ok(answer::stale(shown, stale))
 }
 
 pub(super) async fn revoke(
@@ -69,7 +71,9 @@ pub(super) fn lists(list: List) -> MethodRouter<Arc<App>> {
     let read = move |State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap| async move {
         app.administrator(&headers).await?;
         let name = answer::list_of(list, query.as_deref())?;
-        Ok::<_, Refusal>(answer::json(&list.shown(&*app.policy().await, &name)))
+        let (policy, stale) = app.policy().await;
+        let shown = answer::json(&list.shown(&policy, &name));
+        Ok::<_, Refusal>(answer::stale(shown, stale))
     };
     let write = move |State(app): State<Arc<App>>,
                       RawQuery(query): RawQuery,

@@ -25,10 +25,11 @@ pub(super) async fn steps(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     app.administrator(&headers).await?;
-    let policy = app.policy().await;
+    let (policy, stale) = app.policy().await;
     let query = query.as_deref();
     if answer::parameters(query, &["userId", "user"])?.is_empty() {
-        return Ok(answer::json(&policy::traces(&policy)));
+        let shown = answer::json(&policy::traces(&policy));
+        return Ok(answer::stale(shown, stale));
     }
     let user = answer::user_of(query)?;
     let steps = app.link.trace(&user).await;

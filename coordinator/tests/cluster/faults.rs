@@ -8,7 +8,7 @@ use redis_store::{
 };
 use rustix::process::Signal;
 
-use crate::common::{Coordinator, Edge, until};
+use crate::common::{Coordinator, Edge, admin, until};
 
 /// Two coordinators, the leader first.
 fn pair(redis: &RedisServer) -> (Coordinator, Coordinator) {
@@ -171,6 +171,18 @@ fn without_the_store_it_answers_from_its_last_map_and_says_so() {
             coordinator.json(path)["stale"].as_u64() >= Some(1),
             "{path}"
         );
+    }
+    let auth = admin();
+    let auth = [("authorization", auth.as_str())];
+    for path in [
+        "/revocations",
+        "/blocks?user=a",
+        "/groups?group=a",
+        "/trace",
+    ] {
+        let answer = coordinator.ask("GET", path, &auth, b"");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert!(answer.header("online-status-stale").is_some(), "{path}");
     }
     let ready = coordinator.get("/readyz");
     assert_eq!(ready.status, 200);

@@ -105,6 +105,7 @@ impl Fleet {
             cores: 1,
             weight,
             pins,
+            vnodes: 0,
             draining: false,
             map_version: 0,
             highest_epoch: 0,

@@ -428,6 +428,28 @@ fn leases_that_cannot_be_true_are_ignored_and_named() {
     assert_eq!(kinds, ["lease", "lease"]);
 }
 
+#[test]
+fn a_node_with_another_number_of_vnodes_gets_none_and_is_named() {
+    let mut fleet = Fleet::settled(options(64), &["a"]);
+    fleet.start("b").vnodes = 32;
+    // One that follows no map gets more with each step that waits for it in vain.
+    fleet.run(200_000);
+    assert_eq!((fleet.owned("a"), fleet.owned("b")), (64, 0));
+    let [problem] = fleet.control.problems() else {
+        panic!("{:?}", fleet.control.problems());
+    };
+    let text = problem.to_string();
+    assert_eq!(problem.kind(), "lease");
+    assert!(
+        text.contains("\"b\"") && text.contains("cluster.vnodes is 32, and the coordinators' 64"),
+        "{text}"
+    );
+    fleet.start("b").vnodes = 64;
+    fleet.settle();
+    assert_eq!((fleet.owned("a"), fleet.owned("b")), (32, 32));
+    assert!(fleet.control.problems().is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -90,6 +90,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         cores: described.cores,
                         weight: described.weight,
                         pins: described.pins.clone(),
+                        vnodes: place.homes.len() as u32,
                         draining: place.is_leaving(),
                         map_version: followed.get(),
                         highest_epoch: membership.highest_epoch().get(),
@@ -150,6 +151,7 @@ pub(super) async fn keep(link: Link, place: &Place, described: &Described) {
                         place.unusable_maps.fetch_add(1, Ordering::Relaxed);
                     }
                     if found.is_some() || unusable.is_some() {
+                        place.map_left_aside.store(unusable.clone().map(Arc::new));
                         match no_map.turn(unusable) {
                             Some(Turn::Begins(why)) => {
                                 warn!(event = "map_left_aside", "redis: the map is left aside: {why}");

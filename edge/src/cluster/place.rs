@@ -95,6 +95,8 @@ pub(crate) struct Place {
     pub(crate) unrenewed: Failing,
     pub(crate) resyncs: AtomicU64,
     pub(crate) stalls: AtomicU64,
+    /// Why the map that is there cannot be used.
+    pub(crate) map_left_aside: Failing,
     /// Times the map that was there could not be used.
     pub(crate) unusable_maps: AtomicU64,
     /// The node wants to be relieved of its vnodes.
@@ -147,6 +149,7 @@ impl Place {
             unrenewed: Failing::empty(),
             resyncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            map_left_aside: Failing::empty(),
             unusable_maps: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             ending: AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! A node of a cluster whose store and bus have what they should not have, or are not there. Redis
 //! is real; Kafka is librdkafka's mock; the test plays the coordinator and the other node.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use protocol::{Cause, Event, Lease, Record, Status, Version};
 use rdkafka::{
@@ -235,7 +235,31 @@ fn a_map_that_cannot_be_used_is_named_once_counted_and_left_aside() {
         .until_metric_is(unusable, "", |count| count > before + 1.5);
     assert_eq!(cluster.said("it has 1 vnodes, and cluster.vnodes is 2"), 1);
     assert_serves(&cluster.edge, &mut watcher, "second");
-    assert_eq!(cluster.edge.get_admin("/readyz").0, 200);
+    let why = "the map in Redis is left aside: it has 1 vnodes, and cluster.vnodes is 2";
+    let (status, body) = cluster.edge.get_admin("/readyz");
+    assert!(status == 200 && body.contains(why), "{status} {body}");
+    // Who starts now can follow no map.
+    let flags = ["--redis-url", &cluster.redis.url(), "--cluster-vnodes", "2"];
+    let check = Command::new(env!("CARGO_BIN_EXE_online-status-edge"))
+        .args(["config", "check"])
+        .args(flags)
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&check.stderr);
+    assert!(
+        check.status.code() == Some(1) && errors.contains("has 1 vnodes, and cluster.vnodes is 2"),
+        "{errors}"
+    );
+    let brokers = cluster.kafka.bootstrap_servers();
+    let flags = [&flags[..], &["--kafka-brokers", &brokers]].concat();
+    let other = Edge::launch_named("n3", None, &flags);
+    other.until_metric_is(unusable, "", |count| count > 0.5);
+    let (status, body) = other.get_admin("/readyz");
+    assert!(status == 503 && body.contains(why), "{status} {body}");
+    assert_eq!(
+        cluster.leases().iter().map(|lease| lease.vnodes).min(),
+        Some(2)
+    );
 }
 
 #[test]
