@@ -74,11 +74,13 @@ pub(crate) fn check(shared: &Shared, request: &Request) -> Result<Upgrade, Refus
     if request.body_length > 0 {
         return Err(refuse(400, "an upgrade request has no body"));
     }
-    if request
-        .header("origin")
-        .is_some_and(|origin| !shared.allows_origin(origin))
-    {
-        return Err(refuse(403, "this origin is not allowed"));
+    if request.header("origin").is_some() {
+        let Some(origin) = request.only("origin") else {
+            return Err(refuse(400, "the request has more than one origin"));
+        };
+        if !shared.allows_origin(origin) {
+            return Err(refuse(403, "this origin is not allowed"));
+        }
     }
     if shared.is_draining() {
         let mut refused = refuse(503, "the edge is shutting down");

@@ -47,7 +47,8 @@ settings::sections! {
         /// Accepts tokens that are bound to their sender (`cnf`: DPoP, mTLS) as if whoever has one
         /// were who it was made for.
         accept_bound_tokens: bool = "false",
-        /// How far the issuer's clock may be from this one's, for `exp` and `nbf`.
+        /// How far the issuer's clock may be from this one's, for `exp` and `nbf` of a token that is shown.
+        /// A session ends at its token's `exp`.
         leeway: Duration = "0s" in "0s"..="10m",
         /// How far away the end of a token (`exp`) may be; 0s = any time. So long revocations are kept:
         /// with 0s until an administrator takes them back.

@@ -207,7 +207,11 @@ impl Core {
                 let is_target = self.links.target(vnode, link).is_some();
                 let slot = self.users.find(&name);
                 match slot.filter(|slot| is_target && self.users[*slot].interest_sent) {
-                    Some(slot) => self.see(slot, record, Epoch::default(), Heard::Link),
+                    Some(slot) => {
+                        let version = record.version;
+                        self.see(slot, record, Epoch::default(), Heard::Link);
+                        self.owner_has_told(slot, epoch, version);
+                    }
                     None => {
                         // It crossed our word, or is of before a takeover that it did not see.
                         let upstream = self.links.upstream.get_mut(&link);
@@ -262,6 +266,18 @@ impl Core {
             upstream.users.insert(slot);
             self.links.waiting.insert(target.link);
         }
+    }
+
+    /// Has the user's owner, if it is linked, tell the newest state once more.
+    pub(crate) fn ask_owner_again(&mut self, slot: u32) {
+        self.users[slot].interest_sent = false;
+        self.send_interest(slot);
+    }
+
+    /// Whether the user's owner speaks over a link, under this epoch.
+    pub(crate) fn is_linked_under(&self, slot: u32, epoch: Epoch) -> bool {
+        let target = self.links.targets[self.users[slot].vnode.index()];
+        target.is_some_and(|target| target.epoch == epoch)
     }
 
     /// The next message for the owner at the other end of the link; `None` when nothing waits.

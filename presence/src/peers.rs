@@ -23,9 +23,9 @@ pub enum PeerMessage {
     WatcherAhead(Box<str>, Version),
     /// From the owner: the user's newest state.
     State(Box<str>, Record),
-    /// From the owner: the user's newest state, and nobody can have made the version that `WatcherAhead`
-    /// named.
-    Refuted(Box<str>, Record),
+    /// From the owner: the user's newest state, and no version up to this one, which `WatcherAhead`
+    /// named, is found that is newer.
+    Refuted(Box<str>, Record, Version),
 }
 
 impl Core {
@@ -64,18 +64,15 @@ impl Core {
             let user = &mut self.users[slot];
             let (unsent, refuted) = user.with_cores(|cores| {
                 cores.queued &= !bit;
-                let (unsent, refuted) = (cores.unsent & bit != 0, cores.refuted & bit != 0);
-                cores.unsent &= !bit;
-                if unsent {
-                    cores.refuted &= !bit;
-                }
-                (unsent, refuted)
+                let told = (cores.unsent & bit != 0, cores.refuted);
+                cores.sent_to(bit);
+                told
             });
             if unsent {
                 let (name, record) = (user.name.clone(), user.record.clone());
                 return Some(match refuted {
-                    true => PeerMessage::Refuted(name, record),
-                    false => PeerMessage::State(name, record),
+                    Version::NEVER => PeerMessage::State(name, record),
+                    version => PeerMessage::Refuted(name, record, version),
                 });
             }
             let message = match owner {
@@ -149,8 +146,7 @@ impl Core {
                 if let Some(slot) = self.users.find(&name) {
                     self.users[slot].with_cores(|cores| {
                         cores.interested &= !bit;
-                        cores.unsent &= !bit;
-                        cores.refuted &= !bit;
+                        cores.sent_to(bit);
                     });
                     self.send_interest(slot);
                     self.users.sweep_later(slot);
@@ -160,15 +156,15 @@ impl Core {
                 if let Some(slot) = self.users.find(&name) {
                     let waits = self.overtake(slot, known, None);
                     if !waits && self.users[slot].record.version < known {
-                        self.refute(slot, from);
+                        self.refute(slot, bit, known);
                     }
                 }
             }
             PeerMessage::State(name, record) => self.see_peers(&name, record),
-            PeerMessage::Refuted(name, record) => {
+            PeerMessage::Refuted(name, record, version) => {
                 self.see_peers(&name, record);
                 if let Some(slot) = self.users.find(&name) {
-                    self.stop_looking(slot);
+                    self.stop_looking(slot, version);
                 }
             }
         }
@@ -183,32 +179,34 @@ impl Core {
         }
     }
 
-    /// Another core, which asked for a newer version, is not to wait for more than what there is.
-    fn refute(&mut self, slot: u32, core: CoreId) {
+    /// The interested cores of these bits, which look for versions up to `known`, are not to wait for more
+    /// than what there is.
+    pub(crate) fn refute(&mut self, slot: u32, cores: u64, known: Version) {
         let user = &mut self.users[slot];
         let is_known = user.knowledge.has_record();
-        let bit = 1 << core.get();
-        user.with_cores(|cores| {
-            cores.refuted |= bit;
+        user.with_cores(|entry| {
+            entry.refuted = entry.refuted.max(known);
             // What is not known yet is sent when it is.
-            cores.unsent |= if is_known { bit } else { 0 };
+            entry.unsent |= if is_known { cores } else { 0 };
         });
         if is_known {
-            self.queue_for(slot, core);
+            self.queue_for_all(slot, cores);
+        }
+    }
+
+    fn queue_for_all(&mut self, slot: u32, mut cores: u64) {
+        while cores != 0 {
+            self.queue_for(slot, CoreId::new(cores.trailing_zeros() as u16));
+            cores &= cores - 1;
         }
     }
 
     /// Sends the owner's newest state to every core that mirrors the user.
     pub(crate) fn tell_peers(&mut self, slot: u32) {
-        let mut left = self.users[slot].interested();
-        if left == 0 {
-            return;
-        }
-        self.users[slot].with_cores(|cores| cores.unsent = cores.interested);
-        while left != 0 {
-            let core = CoreId::new(left.trailing_zeros() as u16);
-            left &= left - 1;
-            self.queue_for(slot, core);
+        let interested = self.users[slot].interested();
+        if interested != 0 {
+            self.users[slot].with_cores(|cores| cores.unsent = cores.interested);
+            self.queue_for_all(slot, interested);
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::{
 const SEARCH_PATIENCE: u64 = 30_000;
 /// Between two times that the store is asked for it.
 const SEARCH_EVERY: u64 = 300;
+/// How long it is still looked for once the owner, asked over its link, has told an older version: what
+/// the owner had sent before it was asked may be on its way.
+const DENIAL_PATIENCE: u64 = 1_000;
 /// Users of whom it is told in one turn that they did not come back.
 const MISSED_IN_A_TURN: usize = 4_096;
 /// Users for whom that is done at a time, and those of them that one session asks for when half of the
@@ -43,6 +46,8 @@ struct Search {
     /// When to give up, and when to ask the store next, ms of the core's clock.
     until: u64,
     ask_at: u64,
+    /// When the owner told an older version over its link; `None` = it has not, or its link ended since.
+    denied: Option<u64>,
 }
 
 /// The searches under way, at most one a user, whose [`User::searched`] says that there is one. Each
@@ -205,7 +210,12 @@ impl Core {
                 self.outdo(slot, known);
                 self.answer_late(slot);
             }
-            let patient = until > self.time.clock && !(here && self.is_last(slot));
+            if !self.is_linked_under(slot, known.epoch()) {
+                self.searches.0[at].denied = None;
+            }
+            let denied = self.searches.0[at].denied;
+            let until = until.min(denied.map_or(u64::MAX, |at| at + DENIAL_PATIENCE));
+            let patient = until > self.time.clock && !(here && self.has_the_last_word(slot, known));
             let user = &self.users[slot];
             // The bus may show what the watcher knows, so that the end of the wait is told in any case.
             let waited_for = user.late || user.interested() != 0 || (here && self.may_arrive(slot));
@@ -218,27 +228,45 @@ impl Core {
                 continue;
             }
             self.searches.0.remove(at);
-            self.search_over(slot, !patient);
+            self.search_over(slot, (!patient).then_some(known));
         }
     }
 
-    /// Ends the search for a version that the user's home core was told of: the one that is known is
-    /// the newest, whatever watchers claim.
-    pub(crate) fn stop_looking(&mut self, slot: u32) {
+    /// Ends the search for a version up to `refuted`: the one that is known is the newest, whatever watchers
+    /// claim.
+    pub(crate) fn stop_looking(&mut self, slot: u32, refuted: Version) {
         let mut searches = self.searches.0.iter();
-        if let Some(at) = searches.position(|search| search.user == slot && search.home_knows) {
+        if let Some(at) = searches.position(|search| search.user == slot && search.known <= refuted)
+        {
             self.searches.0.swap_remove(at);
-            self.search_over(slot, true);
+            self.search_over(slot, Some(refuted));
         }
     }
 
-    /// Lets go of a user that is not looked for any more; `in_vain`: its watchers get what there is.
-    fn search_over(&mut self, slot: u32, in_vain: bool) {
+    /// The owner, another node's core, has told this version under this epoch. Nobody else makes versions
+    /// of that epoch, so that a newer one that a watcher has of it is denied.
+    pub(crate) fn owner_has_told(&mut self, slot: u32, epoch: Epoch, version: Version) {
+        let now = self.time.clock_now();
+        if let Some(search) = self.searches.find(slot, &self.users[slot])
+            && search.known > version
+            && search.known.epoch() == epoch
+        {
+            search.denied.get_or_insert(now);
+        }
+    }
+
+    /// Lets go of a user that is not looked for any more. `in_vain`: the version that was looked for;
+    /// watchers get what there is.
+    fn search_over(&mut self, slot: u32, in_vain: Option<Version>) {
         let user = &mut self.users[slot];
         user.searched = false;
         user.waiters -= 1;
-        if in_vain {
+        if let Some(known) = in_vain {
             self.answer_late_anyway(slot);
+            let interested = self.users[slot].interested();
+            if interested != 0 {
+                self.refute(slot, interested, known);
+            }
         }
         self.release(slot);
     }
@@ -257,7 +285,8 @@ impl Core {
             return false;
         }
         let owner = self.owner_of(slot);
-        if matches!(owner, Owner::Here(_)) && self.is_last(slot) {
+        if matches!(owner, Owner::Here(_)) && self.has_the_last_word(slot, known) {
+            self.counters.not_believed += u64::from(self.settings.cluster);
             return false;
         }
         let of_session = |search: &&Search| session.is_some() && search.session == session;
@@ -276,6 +305,7 @@ impl Core {
         if let Some(search) = self.searches.find(slot, user) {
             search.home_knows &= !matches!(owner, Owner::Core(_));
             search.known = search.known.max(known);
+            search.denied = None;
         } else {
             user.searched = true;
             user.waiters += 1;
@@ -286,12 +316,16 @@ impl Core {
                 session,
                 until: self.time.clock + SEARCH_PATIENCE,
                 ask_at: self.time.clock + SEARCH_EVERY,
+                denied: None,
             });
         }
         match owner {
             Owner::Here(_) => {}
             Owner::Core(core) => self.queue_for(slot, core),
-            Owner::Elsewhere => self.store_mark(slot),
+            Owner::Elsewhere => {
+                self.store_mark(slot);
+                self.ask_owner_again(slot);
+            }
         }
         true
     }
@@ -308,9 +342,15 @@ impl Core {
         self.users[slot].record.version >= known
     }
 
-    /// Whether nobody can have a newer state of the user: there is no other node.
-    pub(crate) fn is_last(&self, slot: u32) -> bool {
-        !self.settings.cluster && self.users[slot].knowledge == Knowledge::Known
+    /// Whether nobody can have made the version, which is newer than the one that this core, the owner,
+    /// has: there is no other node, or it would be one of this core's own, which has not come so far.
+    fn has_the_last_word(&self, slot: u32, version: Version) -> bool {
+        let user = &self.users[slot];
+        let is_own = || {
+            self.vnodes.epoch(user.vnode) == Some(version.epoch())
+                && !self.vnodes.was_made(user.vnode, version)
+        };
+        user.knowledge == Knowledge::Known && (!self.settings.cluster || is_own())
     }
 
     /// Whether anybody can have made the version, as far as this core has heard.

@@ -67,8 +67,9 @@ pub(crate) struct Cores {
     pub(crate) interested: u64,
     /// The cores of `interested` that lack the newest state.
     pub(crate) unsent: u64,
-    /// The cores of `interested` to tell that nobody has made the version they look for.
-    pub(crate) refuted: u64,
+    /// What the cores of `unsent` are told besides: the newest version that was looked for and not found;
+    /// `NEVER` = none was.
+    pub(crate) refuted: Version,
     /// Those in whose outgoing queue the user waits.
     pub(crate) queued: u64,
     /// The nodes that watch the user, each once.
@@ -76,8 +77,16 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
+    /// The core of this bit has the newest state, or wants it no longer.
+    pub(crate) fn sent_to(&mut self, core: u64) {
+        self.unsent &= !core;
+        if self.unsent == 0 {
+            self.refuted = Version::NEVER;
+        }
+    }
+
     fn is_nothing(&self) -> bool {
-        self.interested | self.unsent | self.refuted | self.queued == 0 && self.mirrors.is_empty()
+        self.interested | self.unsent | self.queued == 0 && self.mirrors.is_empty()
     }
 }
 

@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::{Options, TokenError};
 
+/// How far ahead of this clock an issuer's may be before `iat` says nothing, ms, without the leeway.
+const MAX_AHEAD: u64 = 60_000;
+
 /// What a verified token says of its bearer.
 #[derive(Debug)]
 pub struct Claims {
@@ -14,7 +17,8 @@ pub struct Claims {
     pub expires: u64,
     /// Which users the bearer may watch and ask for.
     pub rule: WatchRule,
-    /// When it was issued (`iat`), ms since 1970; 0 = it does not say.
+    /// When it was issued (`iat`), ms since 1970, by this clock at the latest when it was verified; 0 = it
+    /// does not say, or names a time that is far ahead.
     pub issued: u64,
     /// Its name (`jti`).
     pub id: Option<Box<str>>,
@@ -72,7 +76,10 @@ impl Rules {
         if longest != 0 && expires > now.saturating_add(longest + self.leeway_ms) {
             return Err(TokenError::Lifetime);
         }
-        let issued = time(claims, "iat")?.unwrap_or_default();
+        // Who revokes all tokens so far means those that were shown already, whatever their issuer's clock.
+        let believed = |at: &u64| *at <= now.saturating_add(MAX_AHEAD + self.leeway_ms);
+        let issued = time(claims, "iat")?.filter(believed);
+        let issued = issued.map_or(0, |at| at.min(now));
         if let Some(not_before) = time(claims, "nbf")?
             && not_before > now.saturating_add(self.leeway_ms)
         {

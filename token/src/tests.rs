@@ -50,6 +50,19 @@ fn a_token_is_good_until_its_expiry_and_the_leeway_by_the_callers_clock() {
 }
 
 #[test]
+fn a_token_is_issued_when_it_is_shown_at_the_latest_and_one_dated_far_ahead_at_no_time() {
+    let verifier = Verifier::new(&options()).expect("a key");
+    let issued = |iat, now| {
+        let token = sign(DEVELOPMENT_SECRET, "alice", iat..9_000_000, None);
+        verifier.verify(&token, now).expect("a good token").issued
+    };
+    assert_eq!(issued(3_000, 3_500), 3_000);
+    assert_eq!(issued(4_000, 3_500), 3_500, "the issuer's clock is ahead");
+    assert_eq!(issued(63_000, 3_000), 3_000);
+    assert_eq!(issued(64_000, 3_000), 0, "no clock is so far ahead");
+}
+
+#[test]
 fn an_algorithm_without_a_key_is_named_with_where_one_could_come_from() {
     let wrong = Options {
         algorithms: vec!["HS256".into(), "ES256".into()],

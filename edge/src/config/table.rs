@@ -151,7 +151,7 @@ settings::sections! {
     pub(crate) struct Store in store {
         /// A directory to keep presence in; empty = in memory.
         data: PathBuf = "",
-        /// How long an offline user is remembered.
+        /// How long an offline user is remembered, at least; it is forgotten within an hour after that.
         retention: Duration = "30d" in "1s"..="3650d",
     }
 

@@ -254,6 +254,14 @@ fn bad_upgrades_are_refused_with_a_status() {
             good.replace("Host", "Origin: https://evil.example\r\nHost"),
             403,
         ),
+        (
+            "a good origin and another",
+            good.replace(
+                "Host",
+                "Origin: https://good.example\r\nOrigin: https://evil.example\r\nHost",
+            ),
+            400,
+        ),
         ("a long head", good.replace("Upgrade:", &long), 431),
         (
             "another key",

@@ -232,3 +232,14 @@ fn a_session_is_not_told_that_its_own_user_is_gone_while_its_vnode_is_not_claime
     assert!(bench.was_told_of(&user[0]), "{}", bench.sent);
     assert!(!bench.sent.contains(&gone), "{}", bench.sent);
 }
+
+#[test]
+fn an_owner_answers_at_once_of_a_version_that_it_would_have_made_itself() {
+    let mut bench = Bench::new();
+    let user: Vec<String> = names(0).skip(1).take(1).collect();
+    bench.watch(&user, version(EPOCH, 1_000));
+    bench.run(200);
+    let told = format!("[{{\"user\":\"{}\",\"status\":\"offline\"", user[0]);
+    assert!(bench.sent.contains(&told), "{}", bench.sent);
+    assert_eq!(bench.core.counters().not_believed, 1);
+}

@@ -118,7 +118,7 @@ impl Taker {
     fn told(&mut self, core: CoreId) -> Vec<Record> {
         let mut told = Vec::new();
         while let Some(message) = self.core.next_message_for(core) {
-            if let PeerMessage::State(_, record) | PeerMessage::Refuted(_, record) = message {
+            if let PeerMessage::State(_, record) | PeerMessage::Refuted(_, record, _) = message {
                 told.push(record);
             }
         }

@@ -242,3 +242,54 @@ fn an_owner_answers_interest_tells_each_change_and_forgets_it_with_the_vnode() {
     a.pass(300);
     assert_eq!((says(&mut a), a.core.counters().users), (vec![], 0));
 }
+
+#[test]
+fn what_only_a_watcher_has_seen_of_the_owners_epoch_is_asked_of_the_owner_and_answered_soon() {
+    let mut a = Watching::new();
+    let user = user_of(1);
+    a.core.owner_linked(LINK);
+    a.hear(FromOwner::Owns(Vnode::new(1), Epoch::new(EPOCH)));
+    a.tells(LINK);
+    a.hear(state(EPOCH, 3, Status::Online));
+    let known = version(EPOCH, 9).get();
+    a.say(&format!(r#"{{"type":"unwatch","users":["{user}"]}}"#));
+    let watch = format!(r#"{{"type":"watch","users":["{user}"],"known":{{"{user}":{known}}}}}"#);
+    a.say(&watch);
+    assert_eq!(a.tells(LINK), [interest(EPOCH)], "the owner is asked again");
+    assert_eq!(a.pass(5_000), "", "it has not answered");
+    // What it had sent before it was asked.
+    assert_eq!(a.hear(state(EPOCH, 3, Status::Online)), "");
+    assert_eq!(a.pass(800), "");
+    assert!(
+        a.hear(state(EPOCH, 9, Status::Away)).is_empty(),
+        "the watcher has it"
+    );
+    assert_eq!(a.pass(40_000), "");
+
+    // One that nobody has made.
+    a.say(&format!(r#"{{"type":"unwatch","users":["{user}"]}}"#));
+    a.say(&watch.replace(&known.to_string(), &version(EPOCH, 90).get().to_string()));
+    a.tells(LINK);
+    a.hear(state(EPOCH, 9, Status::Away));
+    let told = a.pass(1_200);
+    assert!(told.contains(r#""status":"away""#), "{told}");
+}
+
+#[test]
+fn an_owner_that_is_lost_denies_nothing() {
+    let mut a = Watching::new();
+    let user = user_of(1);
+    a.core.owner_linked(LINK);
+    a.hear(FromOwner::Owns(Vnode::new(1), Epoch::new(EPOCH)));
+    a.tells(LINK);
+    a.hear(state(EPOCH, 3, Status::Online));
+    a.say(&format!(r#"{{"type":"unwatch","users":["{user}"]}}"#));
+    let known = version(EPOCH, 9).get();
+    a.say(&format!(
+        r#"{{"type":"watch","users":["{user}"],"known":{{"{user}":{known}}}}}"#
+    ));
+    a.tells(LINK);
+    a.hear(state(EPOCH, 3, Status::Online));
+    a.core.unlinked(LINK);
+    assert_eq!(a.pass(20_000), "", "its newest state may be with nobody");
+}
