@@ -47,6 +47,10 @@ fn wrong_file(option: &'static str, path: &Path, error: io::Error) -> OutputErro
 
 /// Finds out whether a file can be written, and leaves what is in it.
 pub(crate) fn check_file(option: &'static str, path: &Path) -> Result<(), OutputError> {
+    if path.as_os_str() == "-" {
+        let error = io::Error::other("standard output has the figures");
+        return Err(wrong_file(option, path, error));
+    }
     let opened = OpenOptions::new().append(true).create(true).open(path);
     opened
         .map(drop)

@@ -39,14 +39,8 @@ pub(crate) struct Ebb {
 }
 
 impl Ebb {
-    /// Gives the core's memory back when it is time: `held` things at `now`, monotonic ms.
-    pub(crate) fn tick(&mut self, held: u64, now: u64) {
-        if self.is_due(held, now) {
-            give_back();
-        }
-    }
-
-    fn is_due(&mut self, held: u64, now: u64) -> bool {
+    /// Whether it is time for the core to give memory back: it holds so many things at `now`, monotonic ms.
+    pub(crate) fn is_due(&mut self, held: u64, now: u64) -> bool {
         self.high = self.high.max(held);
         if self.high - held < FEW.max(self.high / 4) {
             self.low_since = None;

@@ -28,9 +28,19 @@ use tokio::sync::oneshot;
 use self::deadlines::Deadline;
 pub(crate) use self::sockets::Conn;
 use crate::{
-    allocator::Ebb, bus::Bus, clock, cluster::WorkerLinks, mesh::Mesh, metrics::CoreStats,
-    node_side::NodeSide, poll_ring::PollRing, send_ring::SendRing, session::Handoff,
-    shared::Shared, store::Store, websocket::Reader,
+    allocator::{self, Ebb},
+    bus::Bus,
+    clock,
+    cluster::WorkerLinks,
+    mesh::Mesh,
+    metrics::CoreStats,
+    node_side::NodeSide,
+    poll_ring::PollRing,
+    send_ring::SendRing,
+    session::Handoff,
+    shared::Shared,
+    store::Store,
+    websocket::Reader,
 };
 
 /// Time between two ticks of the presence core.
@@ -235,7 +245,10 @@ impl Worker {
                 published = ms;
                 self.publish_stats();
                 let stats = self.stats.borrow();
-                ebb.tick(stats.connections + stats.presence.users, ms);
+                if ebb.is_due(stats.connections + stats.presence.users, ms) {
+                    self.core.borrow_mut().give_back();
+                    allocator::give_back();
+                }
                 idle = self.is_idle(&stats);
             }
             self.schedule_pump();

@@ -169,6 +169,17 @@ impl Core {
         self.users.sweep(&self.vnodes);
     }
 
+    /// Gives back the memory that is held for sessions and users to come.
+    pub fn give_back(&mut self) {
+        self.users.slots.give_back();
+        self.sessions.slots.give_back();
+        self.wheel.give_back();
+        self.due = Vec::new();
+        self.store_queue.shrink_to_fit();
+        self.backlog.give_back();
+        self.peers.iter_mut().for_each(VecDeque::shrink_to_fit);
+    }
+
     /// Whether the process stood still for so long that its vnodes may be another node's by now:
     /// then nobody is judged until [`Core::resume`].
     #[must_use]

@@ -132,6 +132,11 @@ impl Backlog {
         self.queue.len()
     }
 
+    /// Gives back the memory that is held for users to come.
+    pub(crate) fn give_back(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     /// How long the oldest change has waited for the bus to confirm it, ms.
     pub(crate) fn oldest(&self, clock: u64) -> u64 {
         self.unreported.oldest(clock)

@@ -104,6 +104,18 @@ impl<T> Slots<T> {
         if other != at {
             self.chunks[other.max(at)] = None;
         }
+        self.cut_end();
+    }
+
+    /// Gives back the chunk that is kept though it is empty: the allocator may hold pages for it alone.
+    pub(crate) fn give_back(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            self.chunks[spare as usize] = None;
+            self.cut_end();
+        }
+    }
+
+    fn cut_end(&mut self) {
         while matches!(self.chunks.last(), Some(None)) {
             self.chunks.pop();
             let last = self.chunks.len();
@@ -187,6 +199,10 @@ mod tests {
                 let used = model.keys().map(|index| index / 64);
                 let used = used.collect::<std::collections::BTreeSet<u32>>().len();
                 prop_assert!((used..=used + 1).contains(&slots.held()));
+                if chance == 99 {
+                    slots.give_back();
+                    prop_assert_eq!(slots.held(), used);
+                }
             }
             prop_assert!(slots.indexes().eq(model.keys().copied()));
             prop_assert!(model.iter().all(|(index, value)| slots[*index] == *value));
@@ -194,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_everyone_left_holds_one_chunk() {
+    fn a_table_that_everyone_left_holds_one_chunk_until_that_is_wanted_back() {
         let mut slots = Slots::default();
         let indexes: Vec<u32> = (0..10_000).map(|n| slots.insert(n)).collect();
         assert_eq!(slots.held(), 157);
@@ -205,5 +221,9 @@ mod tests {
             (slots.held(), slots.chunks.len(), slots.roomy.len()),
             (1, 1, 1)
         );
+        slots.give_back();
+        let held = (slots.held(), slots.chunks.len(), slots.roomy.len());
+        assert_eq!(held, (0, 0, 0));
+        assert_eq!(slots.insert(7), 0);
     }
 }

@@ -52,6 +52,11 @@ impl Wheel {
         }
     }
 
+    /// Gives back the memory that is held for timers to come.
+    pub(crate) fn give_back(&mut self) {
+        self.timers.give_back();
+    }
+
     /// Arms a timer that fires in the first `advance` that reaches `deadline_ms`, at most one
     /// slot late.
     pub(crate) fn arm(&mut self, deadline_ms: u64, owner: Owner) -> TimerId {

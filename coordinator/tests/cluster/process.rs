@@ -57,22 +57,28 @@ fn told_to_stop_it_is_not_ready_and_does_not_lead_but_answers_on_until_balancers
 }
 
 #[test]
-fn a_second_word_to_stop_ends_it_at_once() {
+fn a_signal_that_is_sent_twice_is_one_and_a_later_one_ends_it_at_once() {
     let redis = RedisServer::start();
     let delay = ["--coordinator-shutdown-delay", "10m"];
     let mut coordinator = Coordinator::start(&redis, "c1", &delay);
     let _a = Edge::start(&redis, "a");
     coordinator.ready();
+    let at_once = |log: &str| log.contains("\"event\":\"stopped_at_once\"");
+    coordinator.signal(Signal::STOP);
     coordinator.signal(Signal::TERM);
+    coordinator.signal(Signal::INT);
+    coordinator.signal(Signal::CONT);
     until("it is not ready", || {
         (coordinator.get("/readyz").status == 503).then_some(())
     });
     // Sooner, it would be the same word.
     std::thread::sleep(std::time::Duration::from_millis(300));
+    let log = coordinator.log();
+    assert!(!at_once(&log), "{log}");
     coordinator.signal(Signal::TERM);
     assert_eq!(coordinator.wait(), Some(0));
     let log = coordinator.log();
-    assert!(log.contains("\"event\":\"stopped_at_once\""), "{log}");
+    assert!(at_once(&log), "{log}");
 }
 
 #[test]
