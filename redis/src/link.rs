@@ -265,7 +265,10 @@ impl Link {
             Err(unusable) => {
                 self.shared.counts.failed_connects.fetch_add(1, Relaxed);
                 let error = match unusable {
-                    Unusable::Failed(error) => self.unavailable(&error, self.advice(&error)),
+                    Unusable::Failed(error) => {
+                        let advice = self.advice(&error, state.generation > 0);
+                        self.unavailable(&error, advice)
+                    }
                     Unusable::Server(why) => {
                         self.watched(|watched| watched.unusable(Some(&why)));
                         self.unusable(&why)
@@ -375,8 +378,9 @@ impl Link {
         StoreError::Unavailable(format!("Redis at {} cannot be used: {why}", self.address()))
     }
 
-    /// What to change in the URL, where the error of a connection's start says so.
-    fn advice(&self, error: &RedisError) -> &'static str {
+    /// What to change in the URL, where the error of a connection's start says so. Whether to speak TLS is
+    /// no question once the link `has_worked`.
+    fn advice(&self, error: &RedisError, has_worked: bool) -> &'static str {
         let is_login = error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
         let was_closed = error.is_connection_dropped() && !error.is_connection_refusal();
@@ -385,6 +389,7 @@ impl Link {
                 "; REDIS_URL has to have the user and the password: redis://user:password@host:6379, or \
                  redis://:password@host:6379"
             }
+            _ if has_worked => "",
             true if error.is_timeout() => {
                 "; where that port does not speak TLS, REDIS_URL has to begin with redis://"
             }

@@ -90,6 +90,27 @@ async fn a_server_that_lets_nobody_in_is_quoted() {
 }
 
 #[tokio::test]
+async fn a_link_that_has_worked_is_not_told_to_speak_tls() {
+    let server = RedisServer::start();
+    let link = impatient(&server.url());
+    until(async || run_one(&link, write(1)).await.ok()).await;
+    let address = ("127.0.0.1", server.port());
+    drop(server);
+    let stranger = TcpListener::bind(address).expect("the port is free");
+    std::thread::spawn(move || stranger.incoming().for_each(drop));
+    let closes = async |link: &Link| {
+        let error = run_one(link, write(1)).await.err()?.to_string();
+        let is_refused = error.contains("refused") || error.contains("too slow");
+        (!is_refused && error.contains("cannot be used")).then_some(error)
+    };
+    let error = until(async || closes(&link).await).await;
+    assert!(!error.contains("rediss://"), "{error}");
+    let other = impatient(&format!("redis://127.0.0.1:{}", address.1));
+    let error = until(async || closes(&other).await).await;
+    assert!(error.contains("rediss://"), "{error}");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_is_given_up_and_found_again() {
     let server = RedisServer::start();
     let link = impatient(&server.url());
