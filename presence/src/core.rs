@@ -74,6 +74,9 @@ pub struct Core {
     pub(crate) fences: VecDeque<(Vnode, Epoch)>,
     pub(crate) searches: Searches,
     pub(crate) returns: Returns,
+    /// When as many records as may be are kept again of users whom watchers alone know, ms of the core's
+    /// clock: see `keeps_one_more`.
+    pub(crate) unseen_until: u64,
     /// Users whom a dead former owner had seen leave, each with when that is published unless the user
     /// has come by then, ms of the core's clock: see `adopt_from_a_dead_owner`.
     pub(crate) absent: VecDeque<(u32, u64)>,
@@ -122,6 +125,7 @@ impl Core {
             fences: VecDeque::new(),
             searches: Searches::default(),
             returns: Returns::new(&settings),
+            unseen_until: 0,
             absent: VecDeque::new(),
             arrivals: BTreeMap::new(),
             suspects: Suspects::default(),

@@ -29,6 +29,10 @@ const MAX_SEARCHES_OF_SESSION: usize = 64;
 /// Epochs before the process's own, which are days where the store is memory, of which a version is
 /// believed to be of a process that was here before. An older one was made up, or is another server's.
 const FORMER_EPOCHS: u32 = 400;
+/// How often a record is kept of a user of whom watchers alone know, ms of the core's clock, and how many
+/// are at once.
+const UNSEEN_EVERY: u64 = 1_000;
+const UNSEEN_AT_ONCE: u64 = 1_000;
 /// By how many epochs a watcher may be ahead of what this core has heard of a vnode: it has met a
 /// newer owner or two. More was made up, or is another cluster's.
 const EPOCHS_AHEAD: u32 = 100;
@@ -337,9 +341,27 @@ impl Core {
         let user = &self.users[slot];
         let knows = user.knowledge.has_record() && !self.may_arrive(slot);
         if knows && user.record.version < known && self.vnodes.was_made(user.vnode, known) {
-            self.restamp(slot, Cause::Resync);
+            if !user.never_was() || self.keeps_one_more() {
+                self.restamp(slot, Cause::Resync);
+            } else {
+                self.users[slot].record.version = self.vnodes.next(self.users[slot].vnode);
+                self.tell_peers(slot);
+            }
         }
         self.users[slot].record.version >= known
+    }
+
+    /// Whether a record may be kept of one more user of whom the store has nothing, since a watcher claims
+    /// to know it. After a loss of the store that puts right what the topic says; but whoever has a token
+    /// may make up names. Counts it.
+    fn keeps_one_more(&mut self) -> bool {
+        let clock = self.time.clock;
+        let next = self.unseen_until.max(clock) + UNSEEN_EVERY;
+        let is_allowed = next <= clock + UNSEEN_AT_ONCE * UNSEEN_EVERY;
+        if is_allowed {
+            self.unseen_until = next;
+        }
+        is_allowed
     }
 
     /// Whether nobody can have made the version, which is newer than the one that this core, the owner,

@@ -426,6 +426,16 @@ impl User {
         self.wanted_here() || self.interested() != 0
     }
 
+    /// Whether the store has never had anything of the user, as far as the record tells.
+    pub(crate) fn never_was(&self) -> bool {
+        let record = &self.record;
+        self.knowledge == Knowledge::Known
+            && (record.status, record.since, record.last_seen) == (Status::Offline, 0, 0)
+            && record.text.is_empty()
+            && self.mode == Mode::Auto
+            && !self.connected()
+    }
+
     /// Whether nothing holds the entry any more; `owned`: by this core.
     pub(crate) fn idle(&self, owned: bool) -> bool {
         !self.connected()

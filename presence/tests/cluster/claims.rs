@@ -243,3 +243,55 @@ fn an_owner_answers_at_once_of_a_version_that_it_would_have_made_itself() {
     assert!(bench.sent.contains(&told), "{}", bench.sent);
     assert_eq!(bench.core.counters().not_believed, 1);
 }
+
+/// The store has nothing of any user but those who came.
+#[test]
+fn of_users_that_never_were_little_is_kept_whatever_clients_claim_to_know() {
+    const AT_ONCE: usize = 1_000;
+    let mut core = Core::new(settings("a", 1), Now::default());
+    let map = Map::empty(vnodes()).apply(vec![node("a", 1)], &[Some(0), Some(0)]);
+    let map = map.raised(MapVersion::new(1), Epoch::new(EPOCH - 1));
+    core.follow(&map, None, &id("a"), 1);
+    crate::support::answer(&mut core, EPOCH);
+    let users: Vec<String> = names(0).take(2_002).collect();
+    let watcher = core.connect(&hello(&users[0])).expect("it is here");
+    core.connect(&hello(&users[1])).expect("it is here");
+    crate::support::answer(&mut core, EPOCH);
+    // How many of them the store, and then the topic, are given.
+    let mut claim = |users: &[String], seq, now| {
+        core.tick(at(now));
+        let known = users
+            .iter()
+            .map(|user| (user.clone(), version(EPOCH, seq).get().into()));
+        let known: serde_json::Map<String, serde_json::Value> = known.collect();
+        let message = serde_json::json!({ "type": "watch", "users": users, "known": known });
+        crate::support::say(&mut core, watcher, &message.to_string());
+        let (mut written, mut published) = (0, 0);
+        while let Some(request) = core.store_requests(1, |_, _| {}).pop() {
+            core.store_reply(match request {
+                StoreRequest::Read { ticket, .. } => {
+                    StoreReply::Read(ticket, Epoch::new(EPOCH), None)
+                }
+                StoreRequest::Write { ticket, .. } => {
+                    written += 1;
+                    StoreReply::Written(ticket)
+                }
+                other => other.failed(),
+            });
+        }
+        while let Some(publication) = core.next_publication() {
+            published += 1;
+            core.bus_reply(publication.ticket, true);
+        }
+        while core.flush(64) {}
+        (written, published)
+    };
+    let (first, second) = users[2..].split_at(AT_ONCE);
+    assert_eq!(claim(first, 1, 100), (AT_ONCE, AT_ONCE));
+    assert_eq!(claim(second, 1, 200), (0, 0));
+    // They have a version all the same, and who was there before one that is kept.
+    assert_eq!(claim(&second[..10], AT_ONCE as u64 + 3, 300), (0, 0));
+    assert_eq!(claim(&users[1..2], AT_ONCE as u64, 400), (1, 1));
+    let other: Vec<String> = names(0).skip(5_000).take(10).collect();
+    assert_eq!(claim(&other, 1, 1_300), (1, 1));
+}

@@ -155,7 +155,12 @@ impl World {
         let lives =
             |process: &Process| process.alive && process.gone.is_none() && process.id != *name;
         let newest = self.names.contains(&Some(before));
-        let waited_for = newest && self.processes.get(before).is_some_and(lives) && before != pid;
+        // A store that went back names one that has heard of its successor and has nothing to release.
+        self.fenced.remove(&(pid, vnode));
+        let waited_for = newest
+            && before != pid
+            && !self.fenced.contains(&(before, vnode))
+            && self.processes.get(before).is_some_and(lives);
         assert!(
             released || !waited_for || !self.calm_for(2 * TRANSIT),
             "I1: {}: vnode {vnode} is taken from a living owner that has not released it",

@@ -87,6 +87,7 @@ impl World {
     pub(super) fn truth_is_fenced(&mut self, pid: usize, vnode: Vnode) {
         let accepted = &mut self.accepted[vnode.index()];
         accepted.let_go |= accepted.taken_by == pid;
+        self.fenced.insert((pid, vnode));
         for index in self.users_of(vnode) {
             let truth = &mut self.truths[index];
             if truth.text_by == pid {
@@ -177,6 +178,14 @@ impl World {
                 self.who(client)
             )
         });
+        // Of its own session a process knows how the device is, should it get the vnode again.
+        let line = self.clients[client].line.as_ref();
+        let is_newest = line.is_some_and(|line| line.id == conn);
+        if let Some(word) = message["status"].as_str().filter(|_| !fenced || is_newest)
+            && let Some(held) = self.truth_of(client).sessions.get_mut(&client)
+        {
+            held.away = word == "away";
+        }
         if fenced {
             if let Some(mode) = message["mode"].as_str() {
                 // It is what the user wants, even if only the one who lost it hears it.
@@ -201,11 +210,6 @@ impl World {
         }
         let has = self.has(pid, vnode);
         let truth = self.truth_of(client);
-        if let (Some(word), Some(held)) =
-            (message["status"].as_str(), truth.sessions.get_mut(&client))
-        {
-            held.away = word == "away";
-        }
         if let Some(text) = message["text"].as_str() {
             truth.set_at = now;
             truth.text = text.to_owned();

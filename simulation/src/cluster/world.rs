@@ -1,11 +1,11 @@
 //! One run of the cluster: what there is in it, and how it passes from the first event to the last check.
 //! Each kind of event has a file of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use presence::How;
 use protocol::{Event as BusEvent, Status};
-use ring::VnodeCount;
+use ring::{Vnode, VnodeCount};
 
 use super::{
     agenda::{Agenda, Event},
@@ -60,6 +60,8 @@ pub struct World {
     /// Every state that a core ever gave away, by user and version.
     pub(crate) made: BTreeMap<(String, u64), (Status, u32, Box<str>)>,
     pub(crate) accepted: Vec<Accepted>,
+    /// Processes whose core has heard that a vnode has a newer epoch, until they claim it again.
+    pub(crate) fenced: BTreeSet<(usize, Vnode)>,
     /// The states that users were given, by user.
     pub(crate) changes: Vec<Changes>,
 }
@@ -98,6 +100,7 @@ impl World {
             losses: 0,
             made: BTreeMap::new(),
             accepted: vec![Accepted::NOTHING; plan.vnodes],
+            fenced: BTreeSet::new(),
             changes: vec![Changes::new(); plan.users as usize],
             plan,
         };
