@@ -75,7 +75,7 @@ before(async () => {
   const { JWT_SECRET, REDIS_URL, ...environment } = process.env;
   coordinator = spawn(BINARY, ['run', '--listen', `127.0.0.1:${port}`, '--coordinator-id', 'c1', '--auth-secret', SECRET,
     '--redis-url', `redis://127.0.0.1:${redisPort}`, '--cluster-vnodes', '256', '--cluster-lease-ttl', '1s',
-    '--coordinator-poll', '100ms', '--coordinator-request-timeout', '4s', '--rebalance-formation', '400ms', '--rebalance-step-timeout', '1s'],
+    '--coordinator-poll', '100ms', '--coordinator-request-timeout', '4s', '--rebalance-formation', '400ms', '--rebalance-step-timeout', '3s'],
   { stdio: ['ignore', 'ignore', 'inherit'], env: environment });
   lease('edge-1', { sessions: 1200, pins: '999' });
   lease('edge-2', { sessions: 1100, slow: 3, outbox_bytes: 70000, slow_closed: 7 });
@@ -105,7 +105,7 @@ async function picture(page, name, fullPage = false) {
 test('the console takes a token, shows the fleet and its moves, drains a node and says when the store is away', async () => {
   const errors = [];
   const foreign = [];
-  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, colorScheme: 'light' });
+  const page = await browser.newPage({ viewport: { width: 1400, height: 900 }, colorScheme: 'light' });
   page.on('pageerror', (error) => errors.push(String(error)));
   // What the page's policy forbids is said on its console.
   page.on('console', (message) => { if (message.text().includes('Content Security Policy')) errors.push(message.text()); });
@@ -153,7 +153,6 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   // A third node comes, and its vnodes are seen to move.
   lease('edge-3', { sessions: 0 });
   await page.getByTestId('heat-text').getByText(/moved .*edge-[12] → edge-3/).waitFor();
-  await picture(page, 'light', true);
   await page.getByTestId('legend').getByText('edge-3 85').waitFor();
   await page.getByTestId('events').getByText('node edge-3 is here').waitFor();
   await accessible(page);
@@ -187,6 +186,10 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   assert.equal(await page.getByTestId('slow-sessions').textContent(), 'edge-2caroledge-2-1-0000770,000122.5 s');
   await accessible(page);
 
+  // A pin that is mended is no problem any more.
+  lease('edge-1', { sessions: 1240 });
+  await page.getByTestId('problems').getByText('vnode 999 does not exist').waitFor({ state: 'detached' });
+
   // Draining is confirmed, and can be called off; all of it by the keyboard.
   const drain = cells('edge-2').getByRole('button', { name: 'drain edge-2', exact: true });
   await drain.focus();
@@ -201,12 +204,10 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
   await page.keyboard.press('Enter');
   await cells('edge-2').getByText(/^(draining|drained)/).waitFor();
   assert.equal(cli('smembers', 'os:drained').trim(), 'edge-2');
-  await cells('edge-2').getByRole('button', { name: 'undrain edge-2' }).click();
-  await page.getByTestId('yes').click();
-  await until('it is no more drained', () => cli('smembers', 'os:drained').trim() === '');
-  await page.getByTestId('events').getByText('node edge-2 is drained, as "ops" asked').waitFor();
-  await page.getByTestId('events').getByText('node edge-2 is drained no more, as "ops" asked').waitFor();
 
+  // While it is relieved of its vnodes.
+  await page.getByTestId('heat-text').getByText(/moved .*edge-2 → edge-/).waitFor();
+  await picture(page, 'light', true);
   await page.emulateMedia({ colorScheme: 'dark' });
   await picture(page, 'dark');
   await page.setViewportSize({ width: 390, height: 844 });
@@ -215,8 +216,14 @@ test('the console takes a token, shows the fleet and its moves, drains a node an
     assert.ok(wide <= 390, `${what}: ${wide} px are wider than a phone`);
   };
   await narrow('the fleet');
-  await accessible(page);
   await picture(page, 'phone');
+  await accessible(page);
+
+  await cells('edge-2').getByRole('button', { name: 'undrain edge-2' }).click();
+  await page.getByTestId('yes').click();
+  await until('it is no more drained', () => cli('smembers', 'os:drained').trim() === '');
+  await page.getByTestId('events').getByText('node edge-2 is drained, as "ops" asked').waitFor();
+  await page.getByTestId('events').getByText('node edge-2 is drained no more, as "ops" asked').waitFor();
 
   // Names are as long as they may be, wherever they stand.
   const [long, user] = ['n'.repeat(64), 'u'.repeat(256)];

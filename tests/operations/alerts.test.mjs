@@ -176,7 +176,12 @@ const cases = {
   OnlineStatusNotPublishing: [
     [of(edge, 'online_status_kafka_oldest_unreported_seconds', still(0.1), still(20))],
     edge,
-    'edge-1:8081 is not publishing: watchers on other edges do not see its users change.',
+    'edge-1:8081 is not publishing: readers of the topic, and watchers on edges without links, do not see its users change.',
+  ],
+  OnlineStatusLinkMissing: [
+    [of(edge, 'online_status_link_missing', still(0), still(2))],
+    edge,
+    'edge-1:8081 does not hear 2 edges over links: its watchers see their users change up to 2 s late.',
   ],
   OnlineStatusKafkaBehind: [
     [of(edge, 'online_status_kafka_lag_records', still(10), still(20000))],

@@ -50,7 +50,7 @@ pub(crate) fn advise(host: &Host) -> String {
         out +=
             "# A session core has a physical core for itself: its sibling would take half of it.\n";
     }
-    out += "# Into /etc/online-status/edge.env:\n";
+    out += "# Into /etc/online-status/edge.env, or edge-standalone.env:\n";
     out += &format!("ONLINE_STATUS_SERVER_CORES={sessions}\nONLINE_STATUS_SERVER_PIN=true\n");
     if !in_order {
         let mut allowed = own.to_vec();

@@ -5,7 +5,10 @@
 mod kafka;
 mod table;
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use ring::VnodeSet;
 use settings::{Kind, Rules, Table};
@@ -128,6 +131,33 @@ impl Config {
             rules.apart(&self.addresses());
         }
         rules.finish()
+    }
+
+    /// What is to be said when edges of other hosts, to which clients' addresses point, cannot link to this
+    /// one; for a node of a cluster.
+    pub(crate) fn links_on_loopback(&self) -> Option<String> {
+        let is_local = |host: &str| {
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        };
+        let host_of = |url: &str| url.parse::<http::Uri>().ok()?.host().map(str::to_owned);
+        let share = &self.share;
+        let (setting, links) = match share.link_address.rsplit_once(':') {
+            Some((host, _)) => ("cluster.link_address", host.to_owned()),
+            None => ("cluster.link_listen", share.link_listen.ip().to_string()),
+        };
+        let clients = match &*self.server.public_url {
+            "" => Some(self.server.listen.ip().to_string()),
+            url => host_of(url),
+        };
+        let clients = clients.filter(|clients| !is_local(clients))?;
+        (share.link_key.is_set() && is_local(&links)).then(|| {
+            format!(
+                "{setting}: other edges are told to link to {links}, and clients are sent to {clients}; edges \
+                 of other hosts hear this one's changes from Redis, up to 2 s late, until \
+                 cluster.link_listen and cluster.link_address are ones that they reach"
+            )
+        })
     }
 
     /// The rules that one setting's syntax does not say.
@@ -494,6 +524,25 @@ mod tests {
         assert_eq!(linger(&[]), 2);
         assert_eq!(linger(&[key]), 50);
         assert_eq!(linger(&[key, ("kafka-linger", "7ms")]), 7);
+    }
+
+    #[test]
+    fn an_edge_that_tells_others_to_link_to_their_own_hosts_is_named() {
+        let key = ("cluster-link-key", "0123456789abcdef0123456789abcdef");
+        let url = ("server-public-url", "wss://edge-1.example/socket");
+        let told = |set: &[(&str, &str)]| load(&[], set).expect("good").links_on_loopback();
+        for address in ["localhost:8082", "127.0.0.2:1", "[::1]:8082"] {
+            let line = told(&[key, url, ("cluster-link-address", address)]);
+            assert!(line.expect(address).starts_with("cluster.link_address: "));
+        }
+        let line = told(&[key, url]).expect("the default is loopback");
+        assert!(line.contains("link to 127.0.0.1, and clients are sent to edge-1.example"));
+        assert_eq!(told(&[url]), None, "it has no links");
+        assert_eq!(told(&[key]), None, "all of it is on one host");
+        let elsewhere = ("cluster-link-address", "edge-1.example:8082");
+        assert_eq!(told(&[key, url, elsewhere]), None);
+        let listen = ("cluster-link-listen", "10.0.0.1:8082");
+        assert_eq!(told(&[key, url, listen]), None);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(crate) fn check(config: &Config, mode: Mode) -> Result<Vec<String>, StartErr
     for (setting, address) in &config.addresses()[..if has_links { 3 } else { 2 }] {
         notes.extend(program::may_listen(setting, *address)?);
     }
+    if mode == Mode::Cluster {
+        notes.extend(config.links_on_loopback());
+    }
     let data = &config.store.data;
     if mode == Mode::Standalone && !data.as_os_str().is_empty() {
         if Durable::check(data)? {

@@ -23,6 +23,12 @@ pub(super) fn announce(shared: &Shared, listen: SocketAddr, admin: SocketAddr, c
     if let Some(line) = program::few_connections(connections, "server.max_connections", wanted) {
         warn!(event = "connections_limited", "{line}");
     }
+    if let Some(line) = config
+        .links_on_loopback()
+        .filter(|_| shared.place.is_some())
+    {
+        warn!(event = "links_on_loopback", "{line}");
+    }
     if program::log::tells_people() {
         greet(shared, listen, &admin, &store);
     }
